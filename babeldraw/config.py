@@ -1,0 +1,105 @@
+"""From an `ml_collections` config to frozen, typed dataclasses: the only place where configs are read.
+
+A default lives in its dataclass and nowhere else; an unknown field, a missing one or a value of the
+wrong type is a `UserError` that names the field by its full path.
+"""
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+from babeldraw.errors import UserError
+
+
+def build(cls: type, config: Mapping[str, Any], path: str = "config") -> Any:
+    """Makes an instance of the dataclass `cls` from `config`, nested dataclasses included.
+
+    Args:
+      cls: a dataclass; field types may be int, float, bool, str, tuple[...], another dataclass, or
+        `X | None`.
+      config: a mapping with a value per field; fields with a default may be absent.
+      path: how the user calls this section, for messages.
+
+    Raises:
+      UserError: unknown field, missing field, or a value of another type than declared; and
+        whatever the dataclass's own `__post_init__` finds wrong.
+    """
+    if not isinstance(config, Mapping) and not hasattr(config, "items"):
+        raise UserError(f"{path} is {config!r}; a section with fields is needed")
+    hints = typing.get_type_hints(cls)
+    fields = {field.name: field for field in dataclasses.fields(cls) if field.init}
+    for name in config:
+        if name not in fields:
+            raise UserError(f"{path}.{name} is not a field; {_suggest(name, fields)}")
+    values = {}
+    for name, field in fields.items():
+        if name in config:
+            values[name] = _convert(hints[name], config[name], f"{path}.{name}")
+        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+            raise UserError(f"{path}.{name} is missing; a value of type {_say(hints[name])} is needed")
+    return cls(**values)
+
+
+def to_dict(value: Any) -> Any:
+    """The inverse of `build`: plain dicts, lists and scalars that JSON can hold."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: to_dict(getattr(value, f.name)) for f in dataclasses.fields(value) if f.init}
+    if isinstance(value, (tuple, list)):
+        return [to_dict(item) for item in value]
+    if isinstance(value, Mapping) or hasattr(value, "items"):
+        return {name: to_dict(item) for name, item in value.items()}
+    return value
+
+
+def require(condition: bool, message: str) -> None:
+    """Raises `UserError(message)` unless the condition holds."""
+    if not condition:
+        raise UserError(message)
+
+
+def _convert(hint: Any, value: Any, path: str) -> Any:
+    if hint is Any:
+        return value
+    if _is_optional(hint):
+        return None if value is None else _convert(_inner(hint), value, path)
+    if dataclasses.is_dataclass(hint):
+        return value if isinstance(value, hint) else build(hint, value, path)
+    if typing.get_origin(hint) is tuple:
+        return _convert_tuple(hint, value, path)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if hint is int and isinstance(value, bool) or not isinstance(value, hint):
+        raise UserError(f"{path} is {value!r}; a value of type {_say(hint)} is needed")
+    return value
+
+
+def _convert_tuple(hint: Any, value: Any, path: str) -> tuple:
+    if not isinstance(value, (tuple, list)):
+        raise UserError(f"{path} is {value!r}; a value of type {_say(hint)} is needed")
+    hints = typing.get_args(hint)
+    if len(hints) == 2 and hints[1] is Ellipsis:
+        hints = (hints[0],) * len(value)
+    if len(hints) != len(value):
+        raise UserError(f"{path} is {tuple(value)!r}; {len(hints)} values are needed")
+    return tuple(_convert(h, v, f"{path}[{i}]") for i, (h, v) in enumerate(zip(hints, value, strict=True)))
+
+
+def _is_optional(hint: Any) -> bool:
+    return typing.get_origin(hint) in (types.UnionType, typing.Union)
+
+
+def _inner(hint: Any) -> Any:
+    (inner,) = (arg for arg in typing.get_args(hint) if arg is not type(None))
+    return inner
+
+
+def _say(hint: Any) -> str:
+    return str(hint) if typing.get_args(hint) else hint.__name__
+
+
+def _suggest(name: str, fields: Mapping[str, Any]) -> str:
+    close = difflib.get_close_matches(name, fields, n=1)
+    return f'did you mean "{close[0]}"?' if close else f"the fields are {', '.join(sorted(fields))}"

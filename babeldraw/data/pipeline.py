@@ -1,0 +1,335 @@
+"""Records to batches: a tf.data pipeline for training, plain NumPy for evaluation.
+
+A training batch is a function of (seed, step) alone. Step s of global batch size B reads positions
+[sB, (s+1)B) of an endless sequence of epochs, each its own permutation of the source; host i of n
+takes the i-th of n equal slices. The whole state is the step, so a run goes on exactly, on any
+number of hosts.
+"""
+
+import functools
+import hashlib
+import os
+import traceback
+import warnings
+import weakref
+from collections.abc import Callable, Iterator
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from absl import logging
+
+from babeldraw.data.image import center_crop
+from babeldraw.data.sources import Record, RecordReader, Source
+from babeldraw.data.text import Vocabulary
+from babeldraw.errors import UserError
+
+CROPS = ("random", "center")
+# Side of a random crop, as a share of the largest crop's.
+MIN_CROP_SCALE = 0.8
+PREFETCHED_BATCHES = 2
+ENDLESS = np.iinfo(np.int64).max
+
+
+@functools.cache
+def tensorflow() -> ModuleType:
+    """TensorFlow, imported on the first call, quiet and kept off the accelerators."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    # It announces oneDNN whatever the log level; nothing here is faster by it.
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import tensorflow as tf
+    tf.config.set_visible_devices([], "GPU")
+    tf.config.set_visible_devices([], "TPU")
+    return tf
+
+
+class TrainBatches:
+    """Endless shuffled batches of this host's share, on tf.data.
+
+    Each batch is {'image': uint8 [b, h, w, 3], 'label': int32 [b]} and, given a vocabulary,
+    'text': int32 [b, text_length], where b is `batch_size / process_count`. A picture that has
+    the size (h, w) already is taken as it is; any other is cropped to the aspect and resized with
+    antialiasing. None is mirrored: pictures hold text.
+
+    Args:
+        source: the data.
+        batch_size: over all hosts.
+        image_size: (h, w).
+        seed: of the order and of the crops.
+        vocabulary: turns captions into ids.
+        text_length: ids per caption, at least 1 with a vocabulary.
+        process_index: which host this is, 0 to process_count - 1.
+        process_count: how many hosts there are.
+        start_step: the first step to give.
+        crop: 'random' (0.8 to 1 of the largest crop, anywhere) or 'center'.
+        workers: records read at the same time.
+        max_bad_share: see `RecordReader`, which replaces bad records.
+
+    Raises:
+        UserError: a value that does not fit; and, while iterating, too many bad records.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        *,
+        batch_size: int,
+        image_size: tuple[int, int],
+        seed: int,
+        vocabulary: Vocabulary | None = None,
+        text_length: int = 0,
+        process_index: int = 0,
+        process_count: int = 1,
+        start_step: int = 0,
+        crop: str = "random",
+        workers: int = 2,
+        max_bad_share: float = 0.01,
+    ):
+        _check_sizes(batch_size, image_size, process_index, process_count)
+        _check_text(vocabulary, text_length)
+        if crop not in CROPS:
+            raise UserError(f"crop={crop!r} is unknown; use 'random' or 'center'")
+        if workers < 1:
+            raise UserError(f"data.workers={workers} must be at least 1")
+        self.reader = RecordReader(source, max_bad_share)
+        self.image_size = (int(image_size[0]), int(image_size[1]))
+        self._batch_size = batch_size
+        self._local_size = batch_size // process_count
+        self._first = process_index * self._local_size
+        self._vocabulary, self._text_length = vocabulary, text_length
+        self._seed, self._step = int(seed), int(start_step)
+        self._crop, self._workers = crop, workers
+        self._fingerprint = fingerprint(source)
+        self._error: Exception | None = None
+        self._closed = False
+        # The tf.data iterator while there is one. It waits for its readers when it is deleted, and
+        # once Python shuts down they never return: it must be gone before.
+        self._running: list[Iterator[dict[str, np.ndarray]]] = []
+        weakref.finalize(self, self._running.clear)
+
+    def __iter__(self) -> "TrainBatches":
+        return self
+
+    def __next__(self) -> dict[str, np.ndarray]:
+        if self._closed:
+            raise StopIteration
+        if not self._running:
+            self._error = None
+            self._running.append(self._dataset().as_numpy_iterator())
+        try:
+            batch = next(self._running[0])
+        except BaseException as error:
+            # tf.data wraps what a reader raised in a page of its own: give the original instead.
+            wrapped = isinstance(error, tensorflow().errors.OpError)
+            failure = (wrapped and self._error) or error
+            # Its frames in a traceback would keep its iterator alive, until too late.
+            traceback.clear_frames(error.__traceback__)
+        else:
+            self._step += 1
+            return batch
+        self._running.clear()
+        raise failure
+
+    def state(self) -> dict[str, Any]:
+        """What `restore` needs: the next step (int), the seed (int), the data's fingerprint."""
+        return {"step": self._step, "seed": self._seed, "fingerprint": self._fingerprint}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Goes on from a state, of any number of hosts; its seed replaces the one given here.
+
+        Data with another fingerprint are read all the same, and a warning says so.
+        """
+        if state["fingerprint"] != self._fingerprint:
+            logging.warning(
+                "the data changed since the checkpoint (%s, %d records now): batches will differ",
+                self.reader.source.name,
+                len(self.reader.source),
+            )
+        self._running.clear()
+        self._step, self._seed = int(state["step"]), int(state["seed"])
+
+    def close(self) -> None:
+        """Stops reading ahead; afterwards there are no more batches."""
+        self._closed = True
+        self._running.clear()
+
+    def _dataset(self) -> Any:
+        tf = tensorflow()
+        local = self._local_size
+        count = tf.data.Dataset.range(self._step * local, ENDLESS)
+        parallel = {"num_parallel_calls": self._workers, "deterministic": True}
+        records = count.map(self._load_example(tf), **parallel)
+        return records.batch(local, drop_remainder=True).prefetch(PREFETCHED_BATCHES)
+
+    def _load_example(self, tf: ModuleType) -> Callable[[Any], dict[str, Any]]:
+        """From a host's own count of examples (int64 []) to one example."""
+        size, seed = len(self.reader.source), self._seed
+
+        def load(count: Any) -> dict[str, Any]:
+            step, offset = count // self._local_size, count % self._local_size
+            position = step * self._batch_size + self._first + offset
+            epoch, offset = position // size, position % size
+            index = tf.random.experimental.index_shuffle(
+                offset, seed=tf.stack([seed, epoch]), max_index=size - 1
+            )
+            image, text, label = tf.numpy_function(
+                self._read, [index], (tf.uint8, tf.int32, tf.int32), stateful=False
+            )
+            image.set_shape([None, None, 3])
+            box_seed = tf.stack([seed, position]) if self._crop == "random" else None
+            example = {"image": resize(image, self.image_size, box_seed), "label": label}
+            example["label"].set_shape([])
+            if self._vocabulary is not None:
+                text.set_shape([self._text_length])
+                example["text"] = text
+            return example
+
+        return tf.autograph.experimental.do_not_convert(load)
+
+    def _read(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        try:
+            record = self.reader.read_at(int(index))
+            return record.image, self._encode(record), np.int32(record.label)
+        except Exception as error:
+            self._error = self._error or error
+            raise
+
+    def _encode(self, record: Record) -> np.ndarray:
+        if self._vocabulary is None:
+            return np.zeros(0, np.int32)
+        return self._vocabulary.encode([record.caption], self._text_length)[0]
+
+
+def resize(image: Any, size: tuple[int, int], seed: Any = None) -> Any:
+    """Crops to the aspect of `size` and resizes with antialiasing, in TensorFlow.
+
+    Args:
+        image: uint8 tensor [H, W, 3].
+        size: (h, w) of the result.
+        seed: int64 tensor [2] of a random crop; None for the centre crop.
+
+    Returns:
+        uint8 tensor [h, w, 3]; the image itself where it has that size already.
+    """
+    tf = tensorflow()
+
+    def cut() -> Any:
+        shape = tf.cast(tf.shape(image)[:2], tf.int64)
+        top, left, height, width = _box(shape, size, seed)
+        part = image[top : top + height, left : left + width]
+        part = tf.image.resize(part, size, method="bilinear", antialias=True)
+        return tf.cast(tf.clip_by_value(tf.round(part), 0, 255), tf.uint8)
+
+    same = tf.reduce_all(tf.equal(tf.shape(image)[:2], size))
+    result = tf.cond(same, lambda: image, cut)
+    result.set_shape([*size, 3])
+    return result
+
+
+def _box(shape: Any, size: tuple[int, int], seed: Any) -> tuple[Any, Any, Any, Any]:
+    """(top, left, height, width) in int64 tensors; the centre box is `image.center_box`."""
+    tf = tensorflow()
+    one = tf.constant(1, tf.int64)
+    height = tf.maximum(one, tf.minimum(shape[0], shape[1] * size[0] // size[1]))
+    width = tf.maximum(one, tf.minimum(shape[1], shape[0] * size[1] // size[0]))
+    if seed is None:
+        return (shape[0] - height) // 2, (shape[1] - width) // 2, height, width
+    scale, down, right = tf.unstack(
+        tf.random.stateless_uniform([3], seed, dtype=tf.float64, alg="philox")
+    )
+    scale = MIN_CROP_SCALE + (1 - MIN_CROP_SCALE) * scale
+    height, width = (tf.maximum(one, _scaled(side, scale)) for side in (height, width))
+    # The uniform draws lie below 1, so an offset lies in [0, room].
+    return _scaled(shape[0] - height + 1, down), _scaled(shape[1] - width + 1, right), height, width
+
+
+def _scaled(length: Any, share: Any) -> Any:
+    tf = tensorflow()
+    return tf.cast(tf.cast(length, tf.float64) * share, tf.int64)
+
+
+def eval_batches(
+    source: Source,
+    *,
+    batch_size: int,
+    image_size: tuple[int, int],
+    vocabulary: Vocabulary | None = None,
+    text_length: int = 0,
+    num_examples: int | None = None,
+    process_index: int = 0,
+    process_count: int = 1,
+    max_bad_share: float = 0.01,
+) -> Iterator[dict[str, Any]]:
+    """The first `num_examples` records (None: all) in order, each once, without TensorFlow.
+
+    Every host gives the same number of batches: the last one is padded with zeros. A bad record
+    leaves its place empty.
+
+    Args:
+        batch_size: over all hosts.
+        image_size: (h, w) of the centre crop.
+        others: as for `TrainBatches`.
+
+    Yields:
+        This host's slice: {'image': uint8 [b, h, w, 3], 'label': int32 [b], 'mask': bool [b],
+        False where there is no record; 'caption': list of b str; 'text': int32 [b, text_length]
+        given a vocabulary}.
+
+    Raises:
+        UserError: a value that does not fit, or too many bad records.
+    """
+    _check_sizes(batch_size, image_size, process_index, process_count)
+    _check_text(vocabulary, text_length)
+    reader = RecordReader(source, max_bad_share)
+    total = len(source) if num_examples is None else min(num_examples, len(source))
+    local = batch_size // process_count
+
+    def batches() -> Iterator[dict[str, Any]]:
+        for start in range(process_index * local, -(-total // batch_size) * batch_size, batch_size):
+            slots = range(start, start + local)
+            records = [reader.try_read_at(i) if i < total else None for i in slots]
+            batch = _collate(records, image_size)
+            if vocabulary is not None:
+                batch["text"] = vocabulary.encode(batch["caption"], text_length)
+            yield batch
+
+    return batches()
+
+
+def _collate(records: list[Record | None], size: tuple[int, int]) -> dict[str, Any]:
+    image = np.zeros((len(records), *size, 3), np.uint8)
+    for slot, record in zip(image, records, strict=True):
+        if record is not None:
+            slot[:] = center_crop(record.image, size)
+    return {
+        "image": image,
+        "label": np.array([-1 if r is None else r.label for r in records], np.int32),
+        "mask": np.array([r is not None for r in records]),
+        "caption": ["" if r is None else r.caption for r in records],
+    }
+
+
+def fingerprint(source: Source) -> str:
+    """16 hexadecimal digits that change when the data do."""
+    return hashlib.sha256(f"{source.name}\n{len(source)}".encode()).hexdigest()[:16]
+
+
+def _check_sizes(
+    batch_size: int, image_size: tuple[int, int], process_index: int, process_count: int
+) -> None:
+    if batch_size < 1 or batch_size % process_count:
+        raise UserError(
+            f"batch_size={batch_size} does not divide over {process_count} hosts; "
+            f"use a multiple of {process_count}"
+        )
+    if not 0 <= process_index < process_count:
+        raise UserError(f"process_index={process_index} must lie in [0, {process_count})")
+    if len(image_size) != 2 or min(image_size) < 1:
+        raise UserError(f"image_size={image_size} must be (height, width), both at least 1")
+
+
+def _check_text(vocabulary: Vocabulary | None, text_length: int) -> None:
+    if vocabulary is not None and text_length < 1:
+        raise UserError(f"text_length={text_length} must be at least 1 to encode captions")

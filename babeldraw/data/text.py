@@ -1,0 +1,143 @@
+"""Captions as ids: a SentencePiece vocabulary, trained from captions and read back.
+
+Ids: 0 is padding, 1 is an unknown piece; there is no begin or end piece.
+"""
+
+import io
+import os
+import random
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import sentencepiece
+from absl import logging
+from etils import epath
+
+from babeldraw.data.image import write_whole
+from babeldraw.errors import UserError
+
+PAD_ID = 0
+UNKNOWN_ID = 1
+MAX_CAPTIONS = 1_000_000
+
+
+def train_vocabulary(captions: Iterable[str], path: str | os.PathLike, size: int = 16_000) -> int:
+    """Trains a unigram vocabulary and writes it to `path`, whole or not at all.
+
+    The same captions in the same order give the same file, byte for byte. Of more than 1,000,000
+    captions a sample of that many is used. 16,000 pieces: Babeldraw's own (arXiv:2206.10789, 2.1).
+
+    Args:
+        captions: any Unicode texts; empty ones are passed over.
+        path: where the SentencePiece model goes.
+        size: how many pieces are wanted.
+
+    Returns:
+        How many pieces it has, padding and unknown included; fewer than `size` (said in one line
+        of the log) where the captions carry no more.
+
+    Raises:
+        UserError: no captions, or `size` too small for their characters.
+    """
+    texts = _sample(filter(None, map(_clean, captions)), MAX_CAPTIONS)
+    if not texts:
+        raise UserError("no captions to train a vocabulary from; give data that has captions")
+    model = _train(texts, size)
+    write_whole(path, model)
+    actual = sentencepiece.SentencePieceProcessor(model_proto=model).get_piece_size()
+    if actual < size:
+        logging.info("vocabulary: the captions carry %d pieces, %d were asked for", actual, size)
+    return actual
+
+
+def _train(texts: list[str], size: int) -> bytes:
+    model = io.BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(texts),
+            model_writer=model,
+            model_type="unigram",
+            vocab_size=size,
+            hard_vocab_limit=False,
+            pad_id=PAD_ID,
+            unk_id=UNKNOWN_ID,
+            bos_id=-1,
+            eos_id=-1,
+            num_threads=1,  # Two threads sum in another order and give another model.
+            minloglevel=2,
+        )
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"no vocabulary of size={size} from these captions: {reason}") from error
+    return model.getvalue()
+
+
+def _sample(texts: Iterable[str], count: int) -> list[str]:
+    """At most `count` of the texts, each as likely as any other (reservoir sampling)."""
+    chosen: list[str] = []
+    rng = random.Random(0)
+    for index, text in enumerate(texts):
+        if index < count:
+            chosen.append(text)
+        elif (slot := rng.randrange(index + 1)) < count:
+            chosen[slot] = text
+    return chosen
+
+
+def _clean(text: str) -> str:
+    # A lone surrogate has no UTF-8 form; a line break would end the sentence for the trainer.
+    return " ".join(text.encode("utf-8", "replace").decode("utf-8").replace("\0", " ").split())
+
+
+class Vocabulary:
+    """A trained vocabulary. Safe to use from threads.
+
+    Args:
+        path: a file that `train_vocabulary` wrote.
+
+    Attributes:
+        size: how many ids there are, padding and unknown included.
+
+    Raises:
+        UserError: the file is missing, is no SentencePiece model, or has other special ids.
+    """
+
+    def __init__(self, path: str | os.PathLike):
+        self._pieces = _load(path)
+        self.size: int = self._pieces.get_piece_size()
+
+    def encode(self, texts: Sequence[str], length: int) -> np.ndarray:
+        """Texts to int32 [len(texts), length], cut at `length` and padded with 0 on the right."""
+        ids = np.full((len(texts), length), PAD_ID, np.int32)
+        for row, pieces in zip(ids, self._encode(texts), strict=True):
+            row[: len(pieces)] = pieces[:length]
+        return ids
+
+    def lengths(self, texts: Sequence[str]) -> list[int]:
+        """How many ids each text has before any cut: more than `length` means it would be cut."""
+        return [len(pieces) for pieces in self._encode(texts)]
+
+    def decode(self, ids: Sequence[int] | np.ndarray) -> str:
+        """One row of ids, int [length], to its text; padding gives nothing."""
+        return self._pieces.decode([int(i) for i in ids if i != PAD_ID])
+
+    def _encode(self, texts: Sequence[str]) -> list[list[int]]:
+        return [self._pieces.encode(_clean(text)) for text in texts]
+
+
+def _load(path: str | os.PathLike) -> sentencepiece.SentencePieceProcessor:
+    try:
+        model = epath.Path(path).read_bytes()
+    except OSError as error:
+        raise UserError(f"vocabulary {path} cannot be read: {error.strerror or error}") from error
+    try:
+        pieces = sentencepiece.SentencePieceProcessor(model_proto=model)
+        ids = (pieces.pad_id(), pieces.unk_id(), pieces.bos_id(), pieces.eos_id())
+    except RuntimeError:
+        ids = ()
+    if ids != (PAD_ID, UNKNOWN_ID, -1, -1):
+        raise UserError(
+            f"vocabulary {path} is no SentencePiece model with ids 0 for padding, 1 for unknown "
+            "and none for begin and end; train one with babeldraw"
+        )
+    return pieces

@@ -1,0 +1,144 @@
+"""Datasets prepared by TensorFlow Datasets as array_record files, read by random access."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from absl import logging
+
+from babeldraw.data.image import decode
+from babeldraw.data.sources import BadRecord, Record
+from babeldraw.errors import UserError
+
+# Text features that describe the picture; others are ids, file names and the like.
+CAPTION_FEATURES = ("caption", "captions", "text")
+
+
+class TfdsSource:
+    """One split of a TFDS dataset with an image, and a caption or a label if it has them.
+
+    The image is the feature 'image', else the first image there is. The caption is the feature
+    'caption', 'captions' or 'text'; the first one of several. The label is the feature 'label',
+    else the first class label, -1 without any.
+
+    Args:
+        name: as TFDS knows it, 'coco_captions' or 'coco_captions:1.1.0'.
+        split: one of the dataset's, or a slice such as 'train[:90%]'.
+        data_dir: where it was prepared; '' for the default of TFDS.
+
+    Raises:
+        UserError: no such dataset or split, no image in it, or it is not prepared with random
+            access.
+    """
+
+    def __init__(self, name: str, split: str, data_dir: str = ""):
+        import tensorflow_datasets as tfds
+
+        builder = _builder(name, data_dir)
+        features = builder.info.features
+        self._image = _feature(features, "image", tfds.features.Image)
+        if self._image is None:
+            raise UserError(f"data.path={name!r} has no image feature; it has {list(features)}")
+        self._caption = next((key for key in CAPTION_FEATURES if key in features), None)
+        self._label = _feature(features, "label", tfds.features.ClassLabel)
+        self._records = _open(builder, name, split, data_dir, self._image)
+        self.name = f"tfds/{builder.info.full_name}/{split}"
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, index: int) -> Record:
+        example = self._example(index)
+        image = decode(example[self._image], self._where(index))
+        label = -1 if self._label is None else int(example[self._label])
+        return Record(image, self._text(example, index), label)
+
+    def captions(self) -> Iterator[str]:
+        """The captions in order, without decoding a picture; nothing where there are none."""
+        for index in range(len(self) if self._caption is not None else 0):
+            try:
+                yield self._text(self._example(index), index)
+            except BadRecord as error:
+                logging.warning("caption skipped: %s", error)
+
+    def _example(self, index: int) -> dict[str, Any]:
+        try:
+            return self._records[index]
+        except Exception as error:  # Readers and decoders of TFDS raise many types.
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise BadRecord(self._where(index), reason) from error
+
+    def _text(self, example: dict[str, Any], index: int) -> str:
+        if self._caption is None:
+            return ""
+        try:
+            return _first_text(example[self._caption])
+        except UnicodeDecodeError as error:
+            raise BadRecord(self._where(index), "the caption is not UTF-8") from error
+
+    def _where(self, index: int) -> str:
+        return f"{self.name}[{index}]"
+
+
+def _builder(name: str, data_dir: str) -> Any:
+    import tensorflow_datasets as tfds
+
+    try:
+        return tfds.builder(name, data_dir=data_dir or None)
+    except tfds.core.DatasetNotFoundError:
+        where = data_dir or "its default folder"
+        raise UserError(
+            f"data.path={name!r} is no TFDS dataset and none is prepared under that name in "
+            f"{where}; see tensorflow.org/datasets/catalog, or set data.data_dir"
+        ) from None
+    except (ValueError, AssertionError) as error:
+        raise UserError(f"data.path={name!r} cannot be opened: {_line(error)}") from error
+
+
+def _open(builder: Any, name: str, split: str, data_dir: str, image: str) -> Any:
+    """The records with the picture still in its file's bytes."""
+    import tensorflow_datasets as tfds
+
+    try:
+        # Decoded by `image.decode`, as everywhere, and not at all where only captions are read.
+        return builder.as_data_source(split=split, decoders={image: tfds.decode.SkipDecoding()})
+    except (ValueError, NotImplementedError, AssertionError) as error:
+        splits = list(builder.info.splits)
+        if builder.is_prepared() and splits and not isinstance(error, NotImplementedError):
+            raise UserError(
+                f"data.split={split!r} is not a split of {name}; use one of {splits}, or a slice "
+                f"such as '{splits[0]}[:90%]'"
+            ) from error
+        raise UserError(
+            f"data.path={name!r} is not prepared with random access in {builder.data_dir}; run "
+            f'`python -c "{_preparation(name, data_dir)}"` (give another data_dir where it lies '
+            "there in another format)"
+        ) from error
+
+
+def _preparation(name: str, data_dir: str) -> str:
+    # Not `tfds build`: that needs Apache Beam even for datasets that do not.
+    where = f"data_dir='{data_dir}', " if data_dir else ""
+    return (
+        "import tensorflow_datasets as tfds; "
+        f"tfds.builder('{name}', {where}file_format='array_record').download_and_prepare()"
+    )
+
+
+def _feature(features: Any, preferred: str, kind: type) -> str | None:
+    keys = [key for key, feature in features.items() if type(feature) is kind]
+    return preferred if preferred in keys else next(iter(keys), None)
+
+
+def _first_text(value: Any) -> str:
+    """One caption of: a string, several, or {'text': either}; '' of none."""
+    if isinstance(value, dict):
+        value = value.get("text", "")
+    texts = np.asarray(value, dtype=object).reshape(-1)
+    first = texts[0] if len(texts) else ""
+    first = first.item() if isinstance(first, np.ndarray) else first
+    return first.decode("utf-8") if isinstance(first, bytes) else str(first)
+
+
+def _line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -1,0 +1,92 @@
+"""Draws held-out prompts of the shapes world and lets a program judge the pictures."""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+
+import jax
+import numpy as np
+
+from babeldraw.config import require
+from babeldraw.data import shapes
+from babeldraw.data.image import to_grid, to_uint8
+from babeldraw.evaluation.base import Context, Value
+from babeldraw.evaluation.shapes_scorer import score_batch
+from babeldraw.objectives.base import TrainState
+from babeldraw.sampling.logits import SamplingConfig, Settings
+
+# Captions of scenes whose colour-shape pairs were seen, and of scenes with a pair never seen.
+SPLITS = {"seen": "test", "unseen": "unseen"}
+
+
+@dataclasses.dataclass(frozen=True)
+class PromptsConfig:
+    """Attributes:
+    num_prompts: of each kind, seen and unseen.
+    batch_size: pictures at a time.
+    sampling: temperature and filters; its guidance is the one reported as `exact_*`.
+    num_shown: pictures in the grid.
+    """
+
+    num_prompts: int = 256
+    batch_size: int = 64
+    sampling: SamplingConfig = SamplingConfig()
+    num_shown: int = 16
+
+    def __post_init__(self):
+        for name in ("num_prompts", "batch_size", "num_shown"):
+            value = getattr(self, name)
+            require(
+                value >= 1, f"config.evaluators.prompts.{name} is {value}; at least 1 is needed"
+            )
+
+
+class Prompts:
+    """Shares of pictures that are right: `exact_seen`, `exact_unseen`, each attribute, pictures.
+
+    With a guidance other than 1 the same is measured without guidance as well
+    (`exact_seen_without_guidance`, ...).
+    """
+
+    def __init__(self, generate: Callable, config: PromptsConfig, context: Context):
+        self._generate = jax.jit(generate)
+        self._config, self._context = config, context
+
+    def run(self, state: TrainState) -> Iterator[tuple[str, Value]]:
+        sampling = self._config.sampling
+        yield "guidance", sampling.guidance
+        for kind, split in SPLITS.items():
+            captions = held_out_captions(split, self._config.num_prompts, self._context.seed)
+            images = self._draw(state, captions, sampling)
+            for name, value in score_batch(images, captions).items():
+                yield f"{name}_{kind}", value
+            yield f"samples_{kind}", _grid(images, self._config.num_shown)
+            if sampling.guidance != 1:
+                plain = dataclasses.replace(sampling, guidance=1.0)
+                scores = score_batch(self._draw(state, captions, plain), captions)
+                yield f"exact_{kind}_without_guidance", scores["exact"]
+
+    def _draw(
+        self, state: TrainState, captions: list[str], sampling: SamplingConfig
+    ) -> np.ndarray:
+        """uint8 [N, height, width, 3]."""
+        context, size = self._context, self._config.batch_size
+        text = context.vocabulary.encode(captions, context.text_length)
+        images = []
+        for start in range(0, len(captions), size):
+            # The last batch is padded: another shape would be another compilation.
+            rows = np.arange(start, start + size) % len(captions)
+            keys_B = jax.vmap(jax.random.key)(rows)
+            settings = Settings.of(sampling)
+            images.append(to_uint8(np.asarray(self._generate(state, text[rows], keys_B, settings))))
+        return np.concatenate(images)[: len(captions)]
+
+
+def held_out_captions(split: str, count: int, seed: int) -> list[str]:
+    """Captions of a split of the shapes world, as often one object as two."""
+    rng = np.random.default_rng([seed, 1])
+    return [shapes.sample_scene(rng, split).caption() for _ in range(count)]
+
+
+def _grid(images: np.ndarray, count: int) -> np.ndarray:
+    count = min(count, len(images))
+    return to_grid(images[:count], min(8, count))

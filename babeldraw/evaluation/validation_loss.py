@@ -1,0 +1,61 @@
+"""The loss on held-out examples."""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+
+import jax
+import numpy as np
+
+from babeldraw.config import require
+from babeldraw.data.pipeline import eval_batches
+from babeldraw.data.sources import open_source
+from babeldraw.evaluation.base import Context, Value
+from babeldraw.objectives.base import TrainState
+from babeldraw.sharding.batch import place_batch
+
+
+@dataclasses.dataclass(frozen=True)
+class ValidationLossConfig:
+    """Attributes:
+    num_examples: held-out examples, at most.
+    batch_size: examples at a time.
+    """
+
+    num_examples: int = 1024
+    batch_size: int = 128
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            require(
+                value >= 1,
+                f"config.evaluators.validation_loss.{field.name} is {value}; at least 1 is needed",
+            )
+
+
+class ValidationLoss:
+    """`loss`: the mean over examples."""
+
+    def __init__(self, loss: Callable, config: ValidationLossConfig, context: Context):
+        self._loss = jax.jit(loss)
+        self._config, self._context = config, context
+
+    def run(self, state: TrainState) -> Iterator[tuple[str, Value]]:
+        context = self._context
+        source = open_source(
+            context.data, context.data.eval_split, context.image_size[0], context.seed
+        )
+        total, count = 0.0, 0
+        for batch in eval_batches(
+            source,
+            batch_size=self._config.batch_size,
+            image_size=context.image_size,
+            vocabulary=context.vocabulary,
+            text_length=context.text_length,
+            num_examples=self._config.num_examples,
+        ):
+            inputs = {name: batch[name] for name in ("image", "text")}
+            loss_B = np.asarray(self._loss(state, place_batch(inputs, context.mesh)))
+            total += float(loss_B[batch["mask"]].sum())
+            count += int(batch["mask"].sum())
+        yield "loss", total / count

@@ -1,0 +1,45 @@
+"""The position-wise networks: the block's feed-forward and the tanh head of ViT-VQGAN."""
+
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from babeldraw.layers.linear import Einsum
+from babeldraw.sharding.constraint import constrain
+
+ACTIVATIONS: dict[str, Callable] = {"relu": jax.nn.relu, "gelu": jax.nn.gelu, "tanh": jnp.tanh}
+
+
+class FeedForward(nn.Module):
+    """Linear D to F, activation, linear F to D."""
+
+    dim: int
+    hidden: int
+    activation: str = "relu"
+    bias: bool = False
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x_BTD: jax.Array) -> jax.Array:
+        with jax.named_scope("ffn"):
+            up = Einsum(
+                "BTD,DF->BTF",
+                (self.dim, self.hidden),
+                ("embed", "mlp"),
+                bias=self.bias,
+                dtype=self.dtype,
+                name="up",
+            )
+            down = Einsum(
+                "BTF,FD->BTD",
+                (self.hidden, self.dim),
+                ("mlp", "embed"),
+                bias=self.bias,
+                dtype=self.dtype,
+                name="down",
+            )
+            hidden_BTF = ACTIVATIONS[self.activation](up(x_BTD))
+            hidden_BTF = constrain(hidden_BTF, ("batch", "length", "activation_mlp"))
+            return constrain(down(hidden_BTF), ("batch", "length", "activation_embed"))

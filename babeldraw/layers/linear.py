@@ -1,0 +1,101 @@
+"""The weighted product, the embedding and the norm: every parameter of a transformer but positions."""
+
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+Axes = tuple[str | None, ...]
+
+
+def fan_in(eqn: str, shape: tuple[int, ...]) -> int:
+    """Number of input values summed into one output value of `eqn`.
+
+    The weight's dimensions that the output does not have are the contracted ones:
+    `fan_in("BTD,DNH->BTNH", (D, N, H)) == D` and `fan_in("BTNH,NHD->BTD", (N, H, D)) == N * H`.
+    """
+    inputs, output = eqn.split("->")
+    weight = inputs.split(",")[1]
+    return math.prod(size for letter, size in zip(weight, shape, strict=True) if letter not in output)
+
+
+class Einsum(nn.Module):
+    """`einsum(eqn, x, weight)`, the only weighted product.
+
+    Attributes:
+      eqn: two operands, the input and the weight; see the legend in `babeldraw.layers`.
+      shape: of the weight, float32, drawn from a truncated normal of variance 1 / fan-in.
+      axes: logical axes of the weight, one per dimension.
+      bias: adds a zero-initialised bias over the weight's dimensions that reach the output.
+      dtype: the product's type; its operands are cast to it.
+      scale: multiplies the initial standard deviation.
+    """
+
+    eqn: str
+    shape: tuple[int, ...]
+    axes: Axes
+    bias: bool = False
+    dtype: jnp.dtype = jnp.float32
+    scale: float = 1.0
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        stddev = self.scale / math.sqrt(fan_in(self.eqn, self.shape))
+        # A normal truncated at two standard deviations has a deviation of 0.8796.
+        init = nn.initializers.truncated_normal(stddev / 0.87962566)
+        weight = self.param("weight", nn.with_logical_partitioning(init, self.axes), self.shape)
+        y = jnp.einsum(self.eqn, x.astype(self.dtype), weight.astype(self.dtype))
+        return y + self._bias(y) if self.bias else y
+
+    def _bias(self, y: jax.Array) -> jax.Array:
+        inputs, output = self.eqn.split("->")
+        kept = [i for i, letter in enumerate(inputs.split(",")[1]) if letter in output]
+        shape = tuple(self.shape[i] for i in kept)
+        init = nn.with_logical_partitioning(nn.initializers.zeros, tuple(self.axes[i] for i in kept))
+        bias = self.param("bias", init, shape)
+        return jnp.broadcast_to(bias.astype(self.dtype), y.shape)
+
+
+class Embedding(nn.Module):
+    """A table of vectors, looked up by int ids.
+
+    Attributes:
+      vocab_size, dim: the table is float32 [vocab_size, dim], normal of deviation `stddev`.
+      axis: logical axis of the rows.
+    """
+
+    vocab_size: int
+    dim: int
+    axis: str | None = "vocab"
+    stddev: float = 0.02
+
+    @nn.compact
+    def __call__(self, ids: jax.Array) -> jax.Array:
+        """ids: int32 [...] in [0, vocab_size) -> float32 [..., dim]."""
+        init = nn.with_logical_partitioning(
+            nn.initializers.normal(self.stddev), (self.axis, "embed")
+        )
+        table_VD = self.param("table", init, (self.vocab_size, self.dim))
+        return jnp.take(table_VD, ids, axis=0, mode="clip")
+
+
+class LayerNorm(nn.Module):
+    """Layer normalisation over the last dimension, computed and returned in float32."""
+
+    epsilon: float = 1e-6
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        dim = x.shape[-1]
+        scale = self.param(
+            "scale", nn.with_logical_partitioning(nn.initializers.ones, ("embed",)), (dim,)
+        )
+        bias = self.param(
+            "bias", nn.with_logical_partitioning(nn.initializers.zeros, ("embed",)), (dim,)
+        )
+        x = x.astype(jnp.float32)
+        mean = jnp.mean(x, axis=-1, keepdims=True)
+        variance = jnp.mean(jnp.square(x - mean), axis=-1, keepdims=True)
+        y = (x - mean) * jax.lax.rsqrt(variance + self.epsilon)
+        return y * jnp.broadcast_to(scale, x.shape) + jnp.broadcast_to(bias, x.shape)

@@ -1,0 +1,1 @@
+"""Stage 2: networks that predict image tokens, one file each."""

@@ -1,0 +1,217 @@
+"""Babeldraw (published as Parti): a text encoder and an autoregressive decoder of image tokens.
+
+Yu et al., "Scaling Autoregressive Models for Content-Rich Text-to-Image Generation", 2022, and its
+patent. What neither states (norm placement, positions, untied softmax) follows the published
+parameter counts: see `docs/unconfirmed.md`.
+"""
+
+import dataclasses
+import functools
+from typing import Any
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from babeldraw.config import require
+from babeldraw.layers.block import DecoderBlock, DecoderCache, EncoderBlock, TransformerConfig
+from babeldraw.layers.linear import Einsum, Embedding, LayerNorm
+from babeldraw.layers.masks import AttentionPattern, Causal, padding_mask
+from babeldraw.layers.positions import GridPositions, LearnedPositions
+from babeldraw.layers.stack import Stack
+from babeldraw.sharding.constraint import constrain
+from babeldraw.tokenizers.base import ImageTokens
+
+
+@dataclasses.dataclass(frozen=True)
+class BabeldrawConfig:
+    """Attributes:
+    encoder, decoder: the two stacks, of the same `dim`.
+    text_vocab_size: pieces of the text vocabulary; 16,000 in the paper.
+    text_length: tokens of a prompt; longer prompts are cut. 128 in the paper.
+    """
+
+    encoder: TransformerConfig
+    decoder: TransformerConfig
+    text_vocab_size: int = 16_000
+    text_length: int = 128
+
+    def __post_init__(self):
+        require(
+            self.encoder.dim == self.decoder.dim,
+            f"model.encoder.dim is {self.encoder.dim} and model.decoder.dim {self.decoder.dim}; "
+            "the decoder reads the encoder's output, so both must be equal",
+        )
+        for name in ("text_vocab_size", "text_length"):
+            value = getattr(self, name)
+            require(value >= 1, f"model.{name} is {value}; at least 1 is needed")
+
+
+@flax.struct.dataclass
+class Cache:
+    """What decoding keeps between steps: a cache per block and the text's mask."""
+
+    blocks: tuple[DecoderCache, ...]
+    text_mask: jax.Array
+
+
+class TextEncoder(nn.Module):
+    """int32 [B, S] -> float32 [B, S, D], with a LayerNorm after the stack."""
+
+    config: BabeldrawConfig
+
+    @nn.compact
+    def __call__(self, text_BS: jax.Array, deterministic: bool = True) -> jax.Array:
+        config = self.config.encoder
+        x_BSD = Embedding(self.config.text_vocab_size, config.dim, name="embed")(text_BS)
+        positions_SD = LearnedPositions(self.config.text_length, config.dim, name="positions")()
+        x_BSD = x_BSD + positions_SD[None, : text_BS.shape[1]]
+        stack = Stack(
+            functools.partial(EncoderBlock, config),
+            config.blocks,
+            config.scan,
+            config.remat,
+            name="stack",
+        )
+        x_BSD = stack(x_BSD, padding_mask(text_BS), deterministic=deterministic)
+        return LayerNorm(name="norm")(x_BSD)
+
+
+class ImageDecoder(nn.Module):
+    """Next-token logits, whole sequences or one step at a time.
+
+    Slot t holds token t - 1 (slot 0 a learned start) and predicts token t; positions belong to
+    slots.
+    """
+
+    config: BabeldrawConfig
+    tokens: ImageTokens
+    pattern: AttentionPattern = Causal()
+
+    def setup(self):
+        config = self.config.decoder
+        # One more row than codes: the start of the sequence.
+        self.embed = Embedding(self.tokens.vocab_size + 1, config.dim, axis=None)
+        self.positions = GridPositions(self.tokens.shape, config.dim)
+        self.stack = Stack(
+            functools.partial(DecoderBlock, config), config.blocks, config.scan, config.remat
+        )
+        self.norm = LayerNorm()
+        self.logits = Einsum(
+            "BTD,DV->BTV", (config.dim, self.tokens.vocab_size), ("embed", "vocab")
+        )
+
+    def __call__(
+        self,
+        image_BT: jax.Array,
+        text_BSD: jax.Array,
+        text_mask: jax.Array,
+        deterministic: bool = True,
+    ) -> jax.Array:
+        start_B1 = jnp.full((image_BT.shape[0], 1), self.tokens.vocab_size, jnp.int32)
+        slots_BT = jnp.concatenate([start_B1, image_BT[:, :-1]], axis=1)
+        x_BTD = self.embed(slots_BT) + self.positions()[None, : image_BT.shape[1]]
+        mask = self.pattern.dense(image_BT.shape[1])[None, None]
+        x_BTD = self.stack(x_BTD, text_BSD, mask, text_mask, deterministic=deterministic)
+        logits_BTV = self.logits(self.norm(x_BTD))
+        return constrain(logits_BTV, ("batch", "length", "activation_vocab"))
+
+    def empty_cache(self, text_BSD: jax.Array, text_mask: jax.Array) -> Cache:
+        block = self.stack.block()
+        blocks = tuple(
+            block.apply({"params": p}, text_BSD, self.tokens.length, method="empty_cache")
+            for p in self.stack.layers()
+        )
+        return Cache(blocks=blocks, text_mask=text_mask)
+
+    def step(
+        self, token_B: jax.Array, index: jax.Array, cache: Cache
+    ) -> tuple[jax.Array, Cache]:
+        length = self.tokens.length
+        token_B = jnp.where(index == 0, self.tokens.vocab_size, token_B)
+        position_1D = jax.lax.dynamic_slice_in_dim(self.positions(), index, 1)
+        x_B1D = self.embed(token_B)[:, None] + position_1D[None]
+        row = self.pattern.row(index, length)[None, None, None]
+        block, blocks = self.stack.block(), []
+        for params, past in zip(self.stack.layers(), cache.blocks, strict=True):
+            x_B1D, past = block.apply(
+                {"params": params}, x_B1D, past, index, row, cache.text_mask, method="step"
+            )
+            blocks.append(past)
+        logits_BV = self.logits(self.norm(x_B1D))[:, 0]
+        return logits_BV, cache.replace(blocks=tuple(blocks))
+
+
+class Babeldraw(nn.Module):
+    """The encoder-decoder; logits are float32."""
+
+    config: BabeldrawConfig
+    tokens: ImageTokens
+
+    def setup(self):
+        self.text_encoder = TextEncoder(self.config)
+        self.image_decoder = ImageDecoder(self.config, self.tokens)
+
+    def __call__(
+        self, text_BS: jax.Array, image_BT: jax.Array, deterministic: bool = True
+    ) -> jax.Array:
+        """Logits of each image token given the text and the tokens before it.
+
+        Args:
+          text_BS: int32, zero is padding; all padding is the empty prompt.
+          image_BT: int32 image tokens in raster order; position t does not see token t.
+          deterministic: False applies dropout, with the rng `dropout`.
+
+        Returns:
+          float32 [B, T, V].
+        """
+        text_BSD = self.text_encoder(text_BS, deterministic)
+        return self.image_decoder(image_BT, text_BSD, padding_mask(text_BS), deterministic)
+
+    def start(self, text_BS: jax.Array) -> Cache:
+        """Encodes the text once and makes an empty cache."""
+        return self.image_decoder.empty_cache(self.text_encoder(text_BS), padding_mask(text_BS))
+
+    def step(
+        self, token_B: jax.Array, index: jax.Array, cache: Cache
+    ) -> tuple[jax.Array, Cache]:
+        """Logits of token `index`, float32 [B, V], given token `index - 1` and the cache.
+
+        `index` is an int32 scalar in [0, T); at 0 the given token is ignored.
+        """
+        return self.image_decoder.step(token_B, index, cache)
+
+
+@dataclasses.dataclass(frozen=True)
+class Generator:
+    """A Babeldraw as pure functions of its parameters: what training and sampling call.
+
+    Attributes:
+      config: sizes of the network.
+      tokens: what it predicts, from the tokenizer.
+    """
+
+    config: BabeldrawConfig
+    tokens: ImageTokens
+
+    @property
+    def network(self) -> Babeldraw:
+        return Babeldraw(self.config, self.tokens)
+
+    def init(self, key: jax.Array) -> Any:
+        """Parameters, boxed with their logical axes."""
+        text_BS = jnp.zeros((1, self.config.text_length), jnp.int32)
+        image_BT = jnp.zeros((1, self.tokens.length), jnp.int32)
+        return self.network.init(key, text_BS, image_BT)["params"]
+
+    def logits(self, params: Any, text_BS: jax.Array, image_BT: jax.Array) -> jax.Array:
+        return self.network.apply({"params": params}, text_BS, image_BT)
+
+    def start(self, params: Any, text_BS: jax.Array) -> Cache:
+        return self.network.apply({"params": params}, text_BS, method="start")
+
+    def step(
+        self, params: Any, token_B: jax.Array, index: jax.Array, cache: Cache
+    ) -> tuple[jax.Array, Cache]:
+        return self.network.apply({"params": params}, token_B, index, cache, method="step")

@@ -1,0 +1,169 @@
+"""Stage 2: next-token prediction of image tokens from text.
+
+Cross-entropy, the mean over all image tokens (Parti, section 5.4). Tokens come from the frozen
+tokenizer inside the step, or ready-made in the batch.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+
+from babeldraw.config import require
+from babeldraw.models.babeldraw import BabeldrawConfig, Generator
+from babeldraw.objectives.base import (
+    Batch,
+    Metrics,
+    TrainState,
+    apply_gradients,
+    to_float,
+)
+from babeldraw.optim.optimizer import OptimizerConfig, make_optimizer, optimizer_axes
+from babeldraw.sampling.decode import decode
+from babeldraw.sampling.logits import Settings
+from babeldraw.sharding.constraint import logical_axes
+from babeldraw.tokenizers.vit_vqgan import ViTVQGANConfig, ViTVQGANTokenizer
+
+
+@dataclasses.dataclass(frozen=True)
+class TextToImageLossConfig:
+    """Attributes:
+    prompt_dropout: share of prompts replaced by padding, which teaches the unconditional branch of
+      classifier-free guidance. Not published for Babeldraw; 0.1 is usual.
+    """
+
+    prompt_dropout: float = 0.1
+
+    def __post_init__(self):
+        require(
+            0 <= self.prompt_dropout <= 1,
+            f"config.loss.prompt_dropout is {self.prompt_dropout}; a share in [0, 1] is needed",
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class TextToImageObjective:
+    """Attributes:
+    model: the generator to train.
+    tokenizer: the frozen tokenizer.
+    optimizer, loss: their constants.
+    batch_size: images per step, over all devices.
+    """
+
+    model: BabeldrawConfig
+    tokenizer: ViTVQGANConfig
+    optimizer: OptimizerConfig
+    loss: TextToImageLossConfig
+    batch_size: int
+
+    def init(self, key: jax.Array) -> TrainState:
+        """The tokenizer's parameters are random here; `with_tokenizer` brings trained ones."""
+        params = nn.unbox(self._generator.init(jax.random.fold_in(key, 0)))
+        return TrainState(
+            step=jnp.zeros((), jnp.int32),
+            params=params,
+            opt_state=self._optimizer.init(params),
+            frozen={"tokenizer": nn.unbox(self._tokenizer.init(jax.random.fold_in(key, 1)))},
+            extra={},
+        )
+
+    def axes(self) -> TrainState:
+        state = jax.eval_shape(self.init, jax.random.key(0))
+        axes = self._parameter_axes
+        tokenizer = jax.eval_shape(self._tokenizer.init, jax.random.key(0))
+        return TrainState(
+            step=(),
+            params=axes,
+            opt_state=optimizer_axes(state.opt_state, state.params, axes),
+            frozen={"tokenizer": logical_axes(tokenizer)},
+            extra={},
+        )
+
+    def batch_spec(self) -> dict[str, jax.ShapeDtypeStruct]:
+        image = (self.batch_size, *self.tokenizer.image_size, 3)
+        text = (self.batch_size, self.model.text_length)
+        return {
+            "image": jax.ShapeDtypeStruct(image, jnp.uint8),
+            "text": jax.ShapeDtypeStruct(text, jnp.int32),
+        }
+
+    def update(
+        self, state: TrainState, batch: Batch, key: jax.Array
+    ) -> tuple[TrainState, Metrics]:
+        """batch: `text` int32 [B, S], and `image` [B, height, width, 3] or `tokens` int32 [B, T]."""
+        dropout_key, prompt_key = jax.random.split(key)
+        tokens_BT = self._tokens(state.frozen, batch)
+        text_BS = self._drop_prompts(batch["text"], prompt_key)
+
+        def loss_fn(params):
+            logits_BTV = self._generator.network.apply(
+                {"params": params}, text_BS, tokens_BT, False, rngs={"dropout": dropout_key}
+            )
+            loss, correct = _cross_entropy(logits_BTV, tokens_BT)
+            return loss, {"loss": loss, "accuracy": correct}
+
+        grads, metrics = jax.grad(loss_fn, has_aux=True)(state.params)
+        metrics["grad_norm"] = optax.global_norm(grads)
+        return apply_gradients(state, grads, self._optimizer), metrics
+
+    def predict_fns(self) -> dict[str, Callable]:
+        def loss(state: TrainState, batch: Batch) -> jax.Array:
+            """Cross-entropy of each example, float32 [B]."""
+            tokens_BT = self._tokens(state.frozen, batch)
+            logits_BTV = self._generator.logits(state.params, batch["text"], tokens_BT)
+            return jnp.mean(_token_losses(logits_BTV, tokens_BT), axis=-1)
+
+        def generate(
+            state: TrainState, text_BS: jax.Array, keys_B: jax.Array, settings: Settings
+        ) -> jax.Array:
+            """Pictures of prompts, float32 [B, height, width, 3] in [0, 1]."""
+            tokens_BT = decode(self._generator, state.params, text_BS, keys_B, settings)
+            return self._tokenizer.decode(state.frozen["tokenizer"], tokens_BT)
+
+        return {"loss": loss, "generate": generate}
+
+    def with_tokenizer(self, state: TrainState, params: Any) -> TrainState:
+        """`state` with these frozen tokenizer parameters."""
+        return state.replace(frozen={"tokenizer": params})
+
+    def _tokens(self, frozen: Any, batch: Batch) -> jax.Array:
+        if "tokens" in batch:
+            return batch["tokens"]
+        return self._tokenizer.encode(frozen["tokenizer"], to_float(batch["image"]))
+
+    def _drop_prompts(self, text_BS: jax.Array, key: jax.Array) -> jax.Array:
+        drop_B1 = jax.random.bernoulli(key, self.loss.prompt_dropout, (text_BS.shape[0], 1))
+        return jnp.where(jnp.broadcast_to(drop_B1, text_BS.shape), 0, text_BS)
+
+    @functools.cached_property
+    def _generator(self) -> Generator:
+        return Generator(self.model, self._tokenizer.tokens)
+
+    @functools.cached_property
+    def _tokenizer(self) -> ViTVQGANTokenizer:
+        return ViTVQGANTokenizer(self.tokenizer)
+
+    @functools.cached_property
+    def _parameter_axes(self):
+        return logical_axes(jax.eval_shape(self._generator.init, jax.random.key(0)))
+
+    @functools.cached_property
+    def _optimizer(self) -> optax.GradientTransformation:
+        return make_optimizer(self.optimizer, self._parameter_axes)
+
+
+def _token_losses(logits_BTV: jax.Array, tokens_BT: jax.Array) -> jax.Array:
+    """-log p of each token, float32 [B, T]."""
+    log_BTV = jax.nn.log_softmax(logits_BTV.astype(jnp.float32))
+    return -jnp.take_along_axis(log_BTV, tokens_BT[..., None], axis=-1)[..., 0]
+
+
+def _cross_entropy(logits_BTV: jax.Array, tokens_BT: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Mean loss and share of tokens whose likeliest prediction is right."""
+    correct_BT = jnp.argmax(logits_BTV, axis=-1) == tokens_BT
+    return jnp.mean(_token_losses(logits_BTV, tokens_BT)), jnp.mean(correct_BT)

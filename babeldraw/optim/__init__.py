@@ -1,0 +1,1 @@
+"""Optimizers as optax transformations: schedules, clipping, config to optax."""

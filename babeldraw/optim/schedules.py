@@ -1,0 +1,73 @@
+"""Learning-rate schedules, as functions of the step."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from babeldraw.config import require
+
+KINDS = ("exponential", "cosine", "constant")
+
+
+@dataclasses.dataclass(frozen=True)
+class ScheduleConfig:
+    """Linear warm-up, a flat part, a decay, constant after.
+
+    The defaults are Babeldraw's (Parti): peak 4.5e-5, 5,000 steps of warm-up, flat to 85,000,
+    exponential (log-linear) to 0.025 of the peak at 450,000.
+
+    Attributes:
+      peak: highest learning rate.
+      warmup_steps: steps from 0 to the peak.
+      decay_start: step at which the decay begins.
+      decay_end: step at which it reaches `final_ratio`.
+      final_ratio: last learning rate over the peak.
+      kind: exponential, cosine or constant.
+    """
+
+    peak: float = 4.5e-5
+    warmup_steps: int = 5_000
+    decay_start: int = 85_000
+    decay_end: int = 450_000
+    final_ratio: float = 0.025
+    kind: str = "exponential"
+
+    def __post_init__(self):
+        path = "config.optimizer.schedule"
+        require(self.kind in KINDS, f"{path}.kind is {self.kind!r}; the kinds are {', '.join(KINDS)}")
+        require(self.peak > 0, f"{path}.peak is {self.peak}; a positive rate is needed")
+        require(self.warmup_steps >= 0, f"{path}.warmup_steps is {self.warmup_steps}; at least 0")
+        require(
+            self.warmup_steps <= self.decay_start < self.decay_end,
+            f"{path} has warmup_steps={self.warmup_steps}, decay_start={self.decay_start}, "
+            f"decay_end={self.decay_end}; they must be in this order",
+        )
+        require(
+            0 < self.final_ratio <= 1,
+            f"{path}.final_ratio is {self.final_ratio}; a ratio in (0, 1] is needed",
+        )
+
+
+def make_schedule(config: ScheduleConfig) -> optax.Schedule:
+    """The learning rate as a function of the number of updates done, float32."""
+
+    def schedule(step: jax.Array | int) -> jax.Array:
+        step = jnp.asarray(step, jnp.float32)
+        warmup = jnp.minimum(step / max(config.warmup_steps, 1), 1.0) if config.warmup_steps else 1.0
+        span = config.decay_end - config.decay_start
+        share = jnp.clip((step - config.decay_start) / span, 0.0, 1.0)
+        return config.peak * warmup * _decay(config, share)
+
+    return schedule
+
+
+def _decay(config: ScheduleConfig, share: jax.Array) -> jax.Array:
+    """The rate over its peak when `share` in [0, 1] of the decay is done."""
+    if config.kind == "exponential":
+        return jnp.power(jnp.float32(config.final_ratio), share)
+    if config.kind == "cosine":
+        wave = 0.5 * (1 + jnp.cos(jnp.pi * share))
+        return config.final_ratio + (1 - config.final_ratio) * wave
+    return jnp.ones_like(share)

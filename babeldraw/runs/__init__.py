@@ -1,0 +1,1 @@
+"""The run folder: its config, its checkpoints. Knows no model."""

@@ -1,0 +1,113 @@
+"""Checkpoints of a run; the one place that knows Orbax.
+
+A checkpoint holds `state`, a tree of arrays, and `progress`, a small tree of plain values (the data
+iterator's state, elapsed seconds). It is whole or not there: Orbax writes beside and renames.
+"""
+
+from typing import Any
+
+import jax
+from etils import epath
+from orbax.checkpoint import v1 as ocp
+
+from babeldraw.errors import UserError
+
+
+class Checkpoints:
+    """Saves asynchronously, keeps the last few, restores onto any mesh.
+
+    Attributes:
+      directory: where the steps lie.
+    """
+
+    def __init__(self, directory: epath.Path, keep: int = 2):
+        """`keep`: number of latest checkpoints that are not deleted."""
+        self.directory = epath.Path(directory)
+        policy = ocp.training.preservation_policies.LatestN(keep)
+        self._checkpointer = ocp.training.Checkpointer(
+            self.directory.absolute() if not str(directory).startswith("gs://") else self.directory,
+            save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
+            preservation_policy=policy,
+            cleanup_tmp_directories=True,
+        )
+
+    def latest_step(self) -> int | None:
+        """The newest whole checkpoint's step, or None."""
+        latest = self._checkpointer.latest
+        return None if latest is None else latest.step
+
+    def save(self, step: int, state: Any, progress: dict[str, Any]) -> None:
+        """Copies `state` off the devices and writes it in the background.
+
+        A step that is already there is left alone.
+        """
+        if self.latest_step() == step:
+            return
+        self._checkpointer.save_checkpointables_async(
+            step, {"state": state, "progress": progress}, force=True
+        )
+
+    def restore(self, step: int, abstract_state: Any) -> tuple[Any, dict[str, Any]]:
+        """State and progress of a step.
+
+        Args:
+          step: one that `latest_step` gave.
+          abstract_state: a `jax.ShapeDtypeStruct` with a sharding for each array.
+
+        Raises:
+          UserError: the checkpoint is of another model than `abstract_state`.
+        """
+        try:
+            loaded = self._checkpointer.load_checkpointables(
+                step, {"state": abstract_state, "progress": None}
+            )
+        except (ValueError, KeyError) as error:
+            raise _mismatch(self.directory / str(step), error) from error
+        return loaded["state"], loaded["progress"]
+
+    def wait(self) -> None:
+        """Until every save has reached the disk; raises what went wrong with one."""
+        self._checkpointer.wait()
+
+    def close(self) -> None:
+        """Waits and frees the background threads."""
+        self._checkpointer.close()
+
+
+def restore_subset(directory: epath.Path, abstract_state: Any) -> tuple[int, Any]:
+    """The part of the latest state that `abstract_state` names, with its step.
+
+    Raises:
+      UserError: there is no checkpoint, or it is of another model.
+    """
+    directory = epath.Path(directory)
+    steps = [int(path.name) for path in directory.iterdir() if path.name.isdigit()] if (
+        directory.exists()
+    ) else []
+    if not steps:
+        raise UserError(f"{directory} holds no checkpoint; train the run first")
+    step = max(steps)
+    context = ocp.Context()
+    context.pytree.loading.partial_load = True
+    path = directory / str(step)
+    path = path if str(path).startswith("gs://") else path.absolute()
+    with context:
+        try:
+            loaded = ocp.load_checkpointables(path, {"state": abstract_state})
+        except (ValueError, KeyError) as error:
+            raise _mismatch(path, error) from error
+    return step, loaded["state"]
+
+
+def placed(abstract: Any, shardings: Any) -> Any:
+    """`abstract` with a sharding on each array: what restoring needs to know."""
+    return jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        abstract,
+        shardings,
+    )
+
+
+def _mismatch(path: epath.Path, error: Exception) -> UserError:
+    reason = " ".join(str(error).split())[:200]
+    return UserError(f"{path} does not fit this config (was the model changed?): {reason}")

@@ -1,0 +1,79 @@
+"""What lies where in a run folder, local or on any path that etils knows (gs://...).
+
+`config.json` · `checkpoints/STEP/` · `metrics/` · `samples/` · `report.json` · `text.model`
+"""
+
+import dataclasses
+import json
+from typing import Any
+
+from etils import epath
+
+from babeldraw.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class RunFolder:
+    """Attributes: path: the folder that `--workdir` names."""
+
+    path: epath.Path
+
+    @classmethod
+    def of(cls, path: str) -> "RunFolder":
+        """The folder of that path, which need not exist yet."""
+        return cls(epath.Path(path).expanduser())
+
+    @property
+    def config_file(self) -> epath.Path:
+        return self.path / "config.json"
+
+    @property
+    def checkpoints(self) -> epath.Path:
+        return self.path / "checkpoints"
+
+    @property
+    def metrics(self) -> epath.Path:
+        return self.path / "metrics"
+
+    @property
+    def samples(self) -> epath.Path:
+        return self.path / "samples"
+
+    @property
+    def report_file(self) -> epath.Path:
+        return self.path / "report.json"
+
+    @property
+    def vocabulary_file(self) -> epath.Path:
+        return self.path / "text.model"
+
+    def write_config(self, config: dict[str, Any]) -> None:
+        """Writes config.json, whole or not at all."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        write_json(self.config_file, config)
+
+    def read_config(self) -> dict[str, Any]:
+        """The config of a run.
+
+        Raises:
+          UserError: the folder is missing, or is not a run folder.
+        """
+        if not self.path.exists():
+            raise UserError(f"the run folder {self.path} does not exist; name one that train made")
+        if not self.config_file.exists():
+            raise UserError(f"{self.path} is not a run folder: it holds no config.json")
+        try:
+            config = json.loads(self.config_file.read_text())
+        except ValueError as error:
+            raise UserError(f"{self.config_file} is not JSON: {error}") from None
+        if not isinstance(config, dict) or "objective" not in config:
+            raise UserError(f"{self.config_file} is not a babeldraw config: no field `objective`")
+        return config
+
+
+def write_json(path: epath.Path, value: Any) -> None:
+    """Writes JSON, whole or not at all."""
+    path = epath.Path(path)
+    partial = path.parent / f".{path.name}.partial"
+    partial.write_text(json.dumps(value, indent=2) + "\n")
+    partial.rename(path)

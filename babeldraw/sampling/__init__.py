@@ -1,0 +1,1 @@
+"""Decode loops as pure functions, guidance, filters on logits."""

@@ -1,0 +1,1 @@
+"""Where arrays live: the mesh, the rule tables, logical constraints. Knows no model."""

@@ -1,0 +1,86 @@
+"""Vector quantizers: the nearest code of a learned codebook."""
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+
+@flax.struct.dataclass
+class Quantized:
+    """Attributes:
+    codes: float32 [..., Q], the chosen codes, with the gradient passed straight through.
+    ids: int32 [...].
+    latents: float32 [..., Q], as compared with the codes (normalised when they are).
+    codebook_loss, commitment_loss: float32 scalars, the two terms of L_VQ without beta.
+    """
+
+    codes: jax.Array
+    ids: jax.Array
+    latents: jax.Array
+    codebook_loss: jax.Array
+    commitment_loss: jax.Array
+
+
+def l2_normalize(x: jax.Array, epsilon: float = 1e-12) -> jax.Array:
+    """x / |x| over the last dimension; a zero vector stays zero."""
+    squares = jnp.sum(jnp.square(x), axis=-1, keepdims=True)
+    return x * jax.lax.rsqrt(jnp.maximum(squares, epsilon))
+
+
+def nearest(z: jax.Array, codes_VQ: jax.Array) -> jax.Array:
+    """Index of the code at the least Euclidean distance. [..., Q] -> int32 [...]."""
+    half_norms_V = 0.5 * jnp.sum(jnp.square(codes_VQ), axis=-1)
+    # argmin |z - e|^2 = argmax z.e - |e|^2 / 2: the term |z|^2 is the same for all codes.
+    scores = jnp.einsum("...Q,VQ->...V", z, codes_VQ)
+    return jnp.argmax(scores - jnp.broadcast_to(half_norms_V, scores.shape), axis=-1)
+
+
+def quantize(z: jax.Array, codes_VQ: jax.Array) -> Quantized:
+    """Replaces each vector by its nearest code, straight-through.
+
+    L_VQ = |sg[z] - e|^2 + beta |z - sg[e]|^2, means over all elements (ViT-VQGAN, equation 1); beta
+    is the caller's. The gradient with respect to the output goes to z unchanged.
+    """
+    with jax.named_scope("quantize"):
+        ids = nearest(jax.lax.stop_gradient(z), jax.lax.stop_gradient(codes_VQ))
+        chosen = jnp.take(codes_VQ, ids, axis=0)
+        return Quantized(
+            codes=z + jax.lax.stop_gradient(chosen - z),
+            ids=ids.astype(jnp.int32),
+            latents=z,
+            codebook_loss=jnp.mean(jnp.square(jax.lax.stop_gradient(z) - chosen)),
+            commitment_loss=jnp.mean(jnp.square(z - jax.lax.stop_gradient(chosen))),
+        )
+
+
+class Codebook(nn.Module):
+    """V codes of Q dimensions, drawn from a standard normal; lookup on the unit sphere.
+
+    With l2-normalised codes and latents, Euclidean distance is cosine similarity (ViT-VQGAN,
+    section 3.1).
+
+    Attributes:
+      size, dim: V and Q.
+      l2_normalized: normalise both sides before the lookup.
+    """
+
+    size: int
+    dim: int
+    l2_normalized: bool = True
+
+    def setup(self):
+        init = nn.with_logical_partitioning(nn.initializers.normal(1.0), ("vocab", "code_dim"))
+        self.table = self.param("table", init, (self.size, self.dim))
+
+    def codes(self) -> jax.Array:
+        """float32 [V, Q], as they are looked up."""
+        return l2_normalize(self.table) if self.l2_normalized else self.table
+
+    def __call__(self, z: jax.Array) -> Quantized:
+        """Quantizes float32 [..., Q]."""
+        return quantize(l2_normalize(z) if self.l2_normalized else z, self.codes())
+
+    def lookup(self, ids: jax.Array) -> jax.Array:
+        """int32 [...] -> float32 [..., Q]."""
+        return jnp.take(self.codes(), ids, axis=0, mode="clip")

@@ -1,0 +1,195 @@
+"""ViT-VQGAN: a vision transformer on each side of a factorized, l2-normalised codebook.
+
+Yu et al., "Vector-quantized Image Modeling with Improved VQGAN", ICLR 2022.
+"""
+
+import dataclasses
+import functools
+from typing import Any
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from babeldraw.config import require
+from babeldraw.layers.block import DTYPES, EncoderBlock, TransformerConfig
+from babeldraw.layers.feed_forward import FeedForward
+from babeldraw.layers.linear import Einsum, LayerNorm
+from babeldraw.layers.positions import GridPositions
+from babeldraw.layers.stack import Stack
+from babeldraw.tokenizers.base import ImageTokens
+from babeldraw.tokenizers.quantizers import Codebook, Quantized
+
+CHANNELS = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class ViTVQGANConfig:
+    """Attributes:
+    encoder, decoder: the two stacks; any pair of sizes.
+    image_size: (height, width) in pixels.
+    patch_size: side of the square patches, 8 in the paper.
+    codebook_size: V, 8192 in the paper.
+    code_dim: Q of the factorized lookup, 32 in the paper.
+    l2_normalized: normalise latents and codes before the lookup.
+    """
+
+    encoder: TransformerConfig
+    decoder: TransformerConfig
+    image_size: tuple[int, int] = (256, 256)
+    patch_size: int = 8
+    codebook_size: int = 8192
+    code_dim: int = 32
+    l2_normalized: bool = True
+
+    def __post_init__(self):
+        for name in ("patch_size", "codebook_size", "code_dim"):
+            value = getattr(self, name)
+            require(value >= 1, f"tokenizer.{name} is {value}; at least 1 is needed")
+        require(
+            self.codebook_size < 2**31,
+            f"tokenizer.codebook_size is {self.codebook_size}; ids are int32, so below {2**31}",
+        )
+        require(
+            min(self.image_size) > 0 and not any(s % self.patch_size for s in self.image_size),
+            f"tokenizer.image_size is {self.image_size}, which patch_size={self.patch_size} does "
+            f"not divide; choose multiples of {self.patch_size}",
+        )
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        return self.image_size[0] // self.patch_size, self.image_size[1] // self.patch_size
+
+
+def to_patches(images: jax.Array, patch: int) -> jax.Array:
+    """[B, height, width, C] -> [B, h * w, patch * patch * C], raster order."""
+    b, height, width, c = images.shape
+    grid = images.reshape(b, height // patch, patch, width // patch, patch, c)
+    return grid.transpose(0, 1, 3, 2, 4, 5).reshape(b, -1, patch * patch * c)
+
+
+def from_patches(patches: jax.Array, grid: tuple[int, int], patch: int) -> jax.Array:
+    """The inverse of `to_patches`."""
+    b, _, width = patches.shape
+    h, w = grid
+    cells = patches.reshape(b, h, w, patch, patch, width // patch**2)
+    return cells.transpose(0, 1, 3, 2, 4, 5).reshape(b, h * patch, w * patch, -1)
+
+
+class Transformer(nn.Module):
+    """Positions, blocks, a final norm and the tanh head.
+
+    The two-layer network with tanh in the middle stands once, at the output of the stack (paper,
+    section 3.1), not in every block. Its hidden width is not published; F is taken.
+    """
+
+    config: TransformerConfig
+    grid: tuple[int, int]
+
+    @nn.compact
+    def __call__(self, x_BTD: jax.Array, deterministic: bool = True) -> jax.Array:
+        config = self.config
+        positions_TD = GridPositions(self.grid, config.dim, name="positions")()
+        x_BTD = x_BTD.astype(jnp.float32) + positions_TD[None]
+        make_block = functools.partial(EncoderBlock, config)
+        stack = Stack(make_block, config.blocks, config.scan, config.remat, name="stack")
+        x_BTD = LayerNorm(name="norm")(stack(x_BTD, None, deterministic=deterministic))
+        head = FeedForward(
+            config.dim, config.hidden, "tanh", True, DTYPES[config.dtype], name="head"
+        )
+        return head(x_BTD).astype(jnp.float32)
+
+
+@flax.struct.dataclass
+class Reconstruction:
+    """Attributes:
+    images: float32 [B, height, width, 3], near [0, 1] but not clipped.
+    quantized: of the encoder's latents, [B, T, ...].
+    """
+
+    images: jax.Array
+    quantized: Quantized
+
+
+class ViTVQGAN(nn.Module):
+    """The network; `ViTVQGANTokenizer` is the face that generators see."""
+
+    config: ViTVQGANConfig
+
+    def setup(self):
+        config = self.config
+        encoder, decoder = config.encoder, config.decoder
+        pixels = config.patch_size**2 * CHANNELS
+        self.embed = Einsum("BTP,PD->BTD", (pixels, encoder.dim), ("patch", "embed"), bias=True)
+        self.encoder = Transformer(encoder, config.grid)
+        self.to_code = Einsum(
+            "BTD,DQ->BTQ", (encoder.dim, config.code_dim), ("embed", "code_dim"), bias=True
+        )
+        self.codebook = Codebook(config.codebook_size, config.code_dim, config.l2_normalized)
+        self.from_code = Einsum(
+            "BTQ,QD->BTD", (config.code_dim, decoder.dim), ("code_dim", "embed"), bias=True
+        )
+        self.decoder = Transformer(decoder, config.grid)
+        self.to_pixels = Einsum(
+            "BTD,DP->BTP", (decoder.dim, pixels), ("embed", "patch"), bias=True
+        )
+
+    def __call__(self, images: jax.Array, deterministic: bool = True) -> Reconstruction:
+        """float32 [B, height, width, 3] in [0, 1], through the codes and back."""
+        quantized = self.codebook(self.latents(images, deterministic))
+        return Reconstruction(self.pixels(quantized.codes, deterministic), quantized)
+
+    def latents(self, images: jax.Array, deterministic: bool = True) -> jax.Array:
+        """float32 [B, T, Q], before normalisation and lookup."""
+        # Networks see values centred on zero; images stay in [0, 1] outside.
+        x_BTD = self.embed(to_patches(2 * images - 1, self.config.patch_size))
+        return self.to_code(self.encoder(x_BTD, deterministic))
+
+    def pixels(self, codes_BTQ: jax.Array, deterministic: bool = True) -> jax.Array:
+        """float32 [B, height, width, 3]; raw values, no activation at the output."""
+        patches = self.to_pixels(self.decoder(self.from_code(codes_BTQ), deterministic))
+        return from_patches(0.5 * (patches + 1), self.config.grid, self.config.patch_size)
+
+    def encode(self, images: jax.Array) -> jax.Array:
+        """float32 [B, height, width, 3] in [0, 1] -> int32 [B, T]."""
+        return self.codebook(self.latents(images)).ids
+
+    def decode(self, ids: jax.Array) -> jax.Array:
+        """int32 [B, T] -> float32 [B, height, width, 3] in [0, 1]."""
+        return jnp.clip(self.pixels(self.codebook.lookup(ids)), 0.0, 1.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class ViTVQGANTokenizer:
+    """`ImageTokenizer` of a ViT-VQGAN: pure functions of its parameters."""
+
+    config: ViTVQGANConfig
+
+    @property
+    def network(self) -> ViTVQGAN:
+        return ViTVQGAN(self.config)
+
+    @property
+    def tokens(self) -> ImageTokens:
+        return ImageTokens(self.config.codebook_size, self.config.grid)
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        return self.config.image_size
+
+    def init(self, key: jax.Array) -> Any:
+        """Parameters, boxed with their logical axes."""
+        images = jnp.zeros((1, *self.image_size, CHANNELS), jnp.float32)
+        return self.network.init(key, images)["params"]
+
+    def encode(self, params: Any, images: jax.Array) -> jax.Array:
+        return self.network.apply({"params": params}, images, method="encode")
+
+    def decode(self, params: Any, ids: jax.Array) -> jax.Array:
+        return self.network.apply({"params": params}, ids, method="decode")
+
+    def reconstruct(self, params: Any, images: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Images in [0, 1] through the tokens and back, and the tokens' ids."""
+        out = self.network.apply({"params": params}, images)
+        return jnp.clip(out.images, 0.0, 1.0), out.quantized.ids

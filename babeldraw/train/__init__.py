@@ -1,0 +1,1 @@
+"""The one training loop: config to experiment, state, metrics, restart rules."""

@@ -1,0 +1,160 @@
+"""A whole config as typed sections, and the objective and evaluators that it describes."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from babeldraw.config import build, require
+from babeldraw.data.sources import DataConfig
+from babeldraw.errors import UserError
+from babeldraw.evaluation.base import Context, Evaluator
+from babeldraw.evaluation.prompts import Prompts, PromptsConfig
+from babeldraw.evaluation.reconstruction import Reconstruction, ReconstructionConfig
+from babeldraw.evaluation.validation_loss import ValidationLoss, ValidationLossConfig
+from babeldraw.models.babeldraw import BabeldrawConfig
+from babeldraw.objectives.base import Objective
+from babeldraw.objectives.image_tokenizer import ImageTokenizerObjective, TokenizerLossConfig
+from babeldraw.objectives.text_to_image import TextToImageLossConfig, TextToImageObjective
+from babeldraw.optim.optimizer import OptimizerConfig
+from babeldraw.sampling.logits import SamplingConfig
+from babeldraw.sharding import rules
+from babeldraw.sharding.mesh import MeshConfig
+from babeldraw.tokenizers.vit_vqgan import ViTVQGANConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """Attributes:
+    steps: updates in all.
+    batch_size: examples per step, over all devices.
+    seed: of the initial weights, the data's order, dropout.
+    log_every: steps between metrics.
+    checkpoint_every: steps between checkpoints; there is always one at the end.
+    eval_every: steps between evaluations and sample grids; 0: only at the end.
+    keep: checkpoints kept.
+    """
+
+    steps: int
+    batch_size: int
+    seed: int = 0
+    log_every: int = 100
+    checkpoint_every: int = 1000
+    eval_every: int = 0
+    keep: int = 2
+
+    def __post_init__(self):
+        least = {"seed": 0, "eval_every": 0}
+        for field in dataclasses.fields(self):
+            value, minimum = getattr(self, field.name), least.get(field.name, 1)
+            require(
+                value >= minimum,
+                f"config.train.{field.name} is {value}; at least {minimum} is needed",
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenizerEvaluators:
+    """Which evaluators judge a tokenizer; None leaves one out."""
+
+    reconstruction: ReconstructionConfig | None = ReconstructionConfig()
+
+
+@dataclasses.dataclass(frozen=True)
+class TextToImageEvaluators:
+    """Which evaluators judge a generator; None leaves one out. `prompts` is for shapes only."""
+
+    validation_loss: ValidationLossConfig | None = ValidationLossConfig()
+    prompts: PromptsConfig | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenizerExperiment:
+    """Stage 1. Each attribute is the config's section of that name."""
+
+    objective: str
+    train: TrainConfig
+    data: DataConfig
+    optimizer: OptimizerConfig
+    tokenizer: ViTVQGANConfig
+    loss: TokenizerLossConfig = TokenizerLossConfig()
+    evaluators: TokenizerEvaluators = TokenizerEvaluators()
+    mesh: MeshConfig = MeshConfig()
+
+    def make_objective(self) -> Objective:
+        return ImageTokenizerObjective(
+            self.tokenizer, self.optimizer, self.loss, self.train.batch_size
+        )
+
+    def make_evaluators(self, objective: Objective, context: Context) -> dict[str, Evaluator]:
+        """The configured evaluators by name."""
+        fns, config = objective.predict_fns(), self.evaluators.reconstruction
+        if config is None:
+            return {}
+        size = self.tokenizer.codebook_size
+        return {"reconstruction": Reconstruction(fns["reconstruct"], config, context, size)}
+
+
+@dataclasses.dataclass(frozen=True)
+class TextToImageExperiment:
+    """Stage 2. Each attribute is the config's section of that name.
+
+    tokenizer_run: run folder of the trained tokenizer, whose network must be `tokenizer`.
+    sampling: what `babeldraw sample` does unless told otherwise.
+    """
+
+    objective: str
+    train: TrainConfig
+    data: DataConfig
+    optimizer: OptimizerConfig
+    tokenizer: ViTVQGANConfig
+    model: BabeldrawConfig
+    tokenizer_run: str = ""
+    loss: TextToImageLossConfig = TextToImageLossConfig()
+    sampling: SamplingConfig = SamplingConfig()
+    evaluators: TextToImageEvaluators = TextToImageEvaluators()
+    mesh: MeshConfig = MeshConfig()
+
+    def __post_init__(self):
+        require(
+            self.evaluators.prompts is None or self.data.source == "shapes",
+            f"config.evaluators.prompts judges the shapes world only and config.data.source is "
+            f"{self.data.source!r}; set config.evaluators.prompts to None",
+        )
+
+    def make_objective(self) -> Objective:
+        return TextToImageObjective(
+            self.model, self.tokenizer, self.optimizer, self.loss, self.train.batch_size
+        )
+
+    def make_evaluators(self, objective: Objective, context: Context) -> dict[str, Evaluator]:
+        """The configured evaluators by name."""
+        fns, made = objective.predict_fns(), {}
+        if self.evaluators.validation_loss is not None:
+            config = self.evaluators.validation_loss
+            made["validation"] = ValidationLoss(fns["loss"], config, context)
+        if self.evaluators.prompts is not None:
+            made["prompts"] = Prompts(fns["generate"], self.evaluators.prompts, context)
+        return made
+
+
+Experiment = TokenizerExperiment | TextToImageExperiment
+EXPERIMENTS: dict[str, type] = {
+    "image_tokenizer": TokenizerExperiment,
+    "text_to_image": TextToImageExperiment,
+}
+
+
+def parse(config: Mapping[str, Any]) -> Experiment:
+    """A config, as `get_config` makes or config.json holds it, to its typed sections.
+
+    Raises:
+      UserError: what `babeldraw.config.build` finds wrong, or an objective that does not exist.
+    """
+    objective = config["objective"] if "objective" in config else None
+    if objective not in EXPERIMENTS:
+        raise UserError(
+            f"config.objective is {objective!r}; the objectives are {', '.join(EXPERIMENTS)}"
+        )
+    experiment = build(EXPERIMENTS[objective], config)
+    rules.table(experiment.mesh.rules)
+    return experiment

@@ -1,0 +1,210 @@
+"""The training loop, for every recipe and any number of devices."""
+
+import collections
+import functools
+import math
+import signal
+import threading
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+
+from babeldraw.config import to_dict
+from babeldraw.errors import UserError
+from babeldraw.evaluation.base import Context, Evaluator
+from babeldraw.objectives.base import Objective, TrainState
+from babeldraw.runs.checkpoints import Checkpoints, placed
+from babeldraw.runs.folder import RunFolder, write_json
+from babeldraw.sharding import rules
+from babeldraw.sharding.batch import place_batch
+from babeldraw.sharding.constraint import layout, shardings
+from babeldraw.sharding.mesh import make_mesh
+from babeldraw.train.experiment import Experiment, parse
+from babeldraw.train.metrics import MetricsWriter
+from babeldraw.train.overview import overview
+from babeldraw.train.progress import ProgressReport, say
+from babeldraw.train.start import check_resume, initial_state, open_batches, resolve
+
+# Steps that may be under way on the device before the host waits for the oldest.
+STEPS_IN_FLIGHT = 4
+
+
+class Interrupted(Exception):
+    """The run was asked to stop and has saved; `step` is where it goes on."""
+
+    def __init__(self, step: int):
+        super().__init__(step)
+        self.step = step
+
+
+def train(config: Mapping[str, Any], workdir: str, label: str = "train") -> dict[str, float]:
+    """Trains one run, from its last checkpoint if it has one, to its last step.
+
+    Args:
+      config: of `get_config`, or the content of a config.json.
+      workdir: the run folder, local or on a path that etils knows.
+      label: names the run in the progress display.
+
+    Returns:
+      The figures of the last evaluation, as report.json holds them.
+
+    Raises:
+      UserError: a mistake in the config, the data or the run folder.
+      Interrupted: SIGTERM; the state is saved.
+    """
+    # ------------------------------------------------------------------ what to do
+    experiment = parse(config)
+    folder = RunFolder.of(workdir)
+    check_resume(folder, experiment)
+    experiment, vocabulary = resolve(experiment, folder)
+    objective = experiment.make_objective()
+    mesh = make_mesh(experiment.mesh)
+    table = rules.table(experiment.mesh.rules)
+    settings, steps = experiment.train, experiment.train.steps
+
+    # ------------------------------------------------------------------ state
+    key = jax.random.key(settings.seed)
+    abstract = jax.eval_shape(objective.init, key)
+    places = shardings(objective.axes(), abstract, mesh, table)
+    checkpoints = Checkpoints(folder.checkpoints, settings.keep)
+    batches = open_batches(experiment, vocabulary)
+    # Restart rules, in order:
+    # 1. the newest whole checkpoint of this run: state, data position and elapsed time;
+    # 2. else fresh weights, with the trained tokenizer where the recipe freezes one.
+    latest = checkpoints.latest_step()
+    if latest is not None:
+        state, progress = checkpoints.restore(latest, placed(abstract, places))
+        batches.restore(progress["batches"])
+        start, elapsed_before = latest, float(progress["elapsed"])
+        say(f"{label}: goes on from step {latest} of {steps}")
+    else:
+        state = initial_state(experiment, objective, key, places)
+        start, elapsed_before = 0, 0.0
+        say(overview(abstract, objective.axes()))
+    folder.write_config(to_dict(experiment))
+
+    # ------------------------------------------------------------------ the step
+    whole = NamedSharding(mesh, PartitionSpec())
+
+    @functools.partial(jax.jit, donate_argnums=0, out_shardings=(places, whole))
+    def update(state: TrainState, batch: dict, key: jax.Array) -> tuple[TrainState, dict]:
+        with layout(mesh, table):
+            return objective.update(state, batch, jax.random.fold_in(key, state.step))
+
+    context = Context(
+        data=experiment.data,
+        image_size=experiment.tokenizer.image_size,
+        seed=settings.seed,
+        mesh=mesh,
+        vocabulary=vocabulary,
+        text_length=experiment.model.text_length if vocabulary is not None else 0,
+    )
+    evaluators = experiment.make_evaluators(objective, context)
+    writer = MetricsWriter(folder) if jax.process_index() == 0 else None
+    stop = _stop_on_sigterm()
+    progress_report = ProgressReport(label, steps, start)
+    began = time.monotonic()
+    pending: collections.deque[tuple[int, dict]] = collections.deque()
+
+    def elapsed() -> float:
+        return elapsed_before + time.monotonic() - began
+
+    def save(step: int) -> None:
+        progress = {"batches": batches.state(), "elapsed": elapsed()}
+        checkpoints.save(step, state, progress)
+
+    # ------------------------------------------------------------------ the loop
+    try:
+        for step in range(start + 1, steps + 1):
+            batch = place_batch(_inputs(next(batches), objective), mesh)
+            state, metrics = update(state, batch, key)
+            pending.append((step, metrics))
+            if len(pending) > STEPS_IN_FLIGHT:
+                jax.block_until_ready(pending[-STEPS_IN_FLIGHT][1])
+            stopping = stop.is_set()
+            if step % settings.log_every == 0 or step == steps or stopping:
+                means = _drain(pending)
+                progress_report.update(step, f"loss {means['loss']:.4f}")
+                if writer is not None:
+                    writer.scalars(step, {f"train/{k}": v for k, v in means.items()}, elapsed())
+            elif step % 10 == 0:
+                progress_report.update(step)
+            if step % settings.checkpoint_every == 0 and step < steps or stopping:
+                save(step)
+            if settings.eval_every and step % settings.eval_every == 0 and step < steps:
+                _evaluate(evaluators, state, step, writer, elapsed(), progress_report)
+            if stopping:
+                raise Interrupted(step)
+
+        # ------------------------------------------------------------------ the end
+        save(steps)
+        figures = _evaluate(evaluators, state, steps, writer, elapsed(), progress_report)
+        figures["seconds"] = elapsed()
+        if writer is not None:
+            write_json(folder.report_file, {"step": steps, **figures})
+        return figures
+    finally:
+        progress_report.close()
+        batches.close()
+        checkpoints.close()
+        if writer is not None:
+            writer.close()
+
+
+def _inputs(batch: dict[str, np.ndarray], objective: Objective) -> dict[str, np.ndarray]:
+    """The part of a batch that the objective wants."""
+    return {name: batch[name] for name in objective.batch_spec()}
+
+
+def _drain(pending: collections.deque) -> dict[str, float]:
+    """Means of all metrics since the last call; stops the run at the first that is not finite."""
+    steps = [step for step, _ in pending]
+    rows = jax.device_get([metrics for _, metrics in pending])
+    pending.clear()
+    for step, row in zip(steps, rows, strict=True):
+        bad = [name for name, value in row.items() if not math.isfinite(value)]
+        # psnr_db is infinite where the reconstruction is perfect, which is no fault.
+        bad = [name for name in bad if name != "psnr_db" or math.isnan(row[name])]
+        if bad:
+            raise UserError(
+                f"step {step}: {', '.join(f'{name} is {row[name]}' for name in sorted(bad))}; the "
+                "last checkpoint is from before; lower config.optimizer.schedule.peak or "
+                "config.optimizer.clip_norm"
+            )
+    return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
+
+
+def _evaluate(
+    evaluators: dict[str, Evaluator],
+    state: TrainState,
+    step: int,
+    writer: MetricsWriter | None,
+    elapsed: float,
+    report: ProgressReport,
+) -> dict[str, float]:
+    """Runs every evaluator; figures are returned, pictures written."""
+    figures = {}
+    for name, evaluator in evaluators.items():
+        for key, value in evaluator.run(state):
+            if isinstance(value, np.ndarray):
+                if writer is not None:
+                    writer.image(step, f"{name}/{key}", value)
+            else:
+                figures[f"{name}/{key}"] = value
+    if figures and writer is not None:
+        writer.scalars(step, figures, elapsed)
+        shown = "  ".join(f"{name} {value:.4g}" for name, value in figures.items())
+        report.say(f"step {step}: {shown}")
+    return figures
+
+
+def _stop_on_sigterm() -> threading.Event:
+    """Set when SIGTERM comes (preemption, maintenance): the loop saves and stops."""
+    event = threading.Event()
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, lambda *_: event.set())
+    return event

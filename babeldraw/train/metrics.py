@@ -1,0 +1,68 @@
+"""Figures and pictures of a run: a line per step in metrics.jsonl, and TensorBoard through clu."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from babeldraw.data.image import save_png
+from babeldraw.runs.folder import RunFolder
+
+
+class MetricsWriter:
+    """Writes under `metrics/` and `samples/` of a run folder. Only the first host makes one."""
+
+    def __init__(self, folder: RunFolder):
+        self._folder = folder
+        folder.metrics.mkdir(parents=True, exist_ok=True)
+        self._lines = (folder.metrics / "metrics.jsonl").open("a")
+        self._board = _tensorboard(str(folder.metrics))
+
+    def scalars(self, step: int, values: Mapping[str, float], elapsed: float) -> None:
+        """`elapsed`: seconds of training, over all restarts."""
+        line = {"step": step, "seconds": round(elapsed, 3), **values}
+        self._lines.write(json.dumps(line) + "\n")
+        self._lines.flush()
+        if self._board is not None:
+            self._board.write_scalars(step, dict(values))
+
+    def image(self, step: int, name: str, picture: np.ndarray) -> None:
+        """uint8 [H, W, 3] to samples/NAME_STEP.png."""
+        self._folder.samples.mkdir(parents=True, exist_ok=True)
+        save_png(self._folder.samples / f"{name.replace('/', '_')}_{step:07d}.png", picture)
+        if self._board is not None:
+            self._board.write_images(step, {name: picture[None]})
+
+    def close(self) -> None:
+        """Flushes both."""
+        self._lines.close()
+        if self._board is not None:
+            self._board.close()
+
+
+def read_scalars(folder: RunFolder) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl in order of steps; of a step trained twice, the later line."""
+    path = folder.metrics / "metrics.jsonl"
+    if not path.exists():
+        return []
+    merged: dict[tuple, dict[str, Any]] = {}
+    for text in path.read_text().splitlines():
+        try:
+            line = json.loads(text)
+        except ValueError:  # A killed run may leave half a line.
+            continue
+        merged[(line["step"], *sorted(line))] = line
+    return sorted(merged.values(), key=lambda line: line["step"])
+
+
+def _tensorboard(folder: str) -> Any:
+    """clu's writer, or None where TensorFlow, which it imports, is not installed."""
+    try:
+        from babeldraw.data.pipeline import tensorflow
+
+        tensorflow()
+        from clu import metric_writers
+    except ImportError:
+        return None
+    return metric_writers.create_default_writer(folder, asynchronous=True)

@@ -1,0 +1,142 @@
+"""How a run begins: what its folder already says, its vocabulary, its tokenizer, its batches."""
+
+import dataclasses
+from typing import Any
+
+import jax
+from absl import logging
+
+from babeldraw.config import to_dict
+from babeldraw.data.pipeline import TrainBatches
+from babeldraw.data.sources import Source, open_source
+from babeldraw.data.text import Vocabulary, train_vocabulary
+from babeldraw.errors import UserError
+from babeldraw.objectives.base import Objective, TrainState
+from babeldraw.objectives.text_to_image import TextToImageObjective
+from babeldraw.runs.checkpoints import placed, restore_subset
+from babeldraw.runs.folder import RunFolder
+from babeldraw.train.experiment import Experiment, TextToImageExperiment
+
+# Sections that a run cannot change once it has begun: its weights and its data would not fit.
+FIXED_SECTIONS = ("objective", "model", "tokenizer", "data")
+
+
+def check_resume(folder: RunFolder, experiment: Experiment) -> None:
+    """Refuses to go on in a folder whose run was another one.
+
+    Raises:
+      UserError: the folder is no run folder, or a field of a fixed section differs.
+    """
+    if not folder.path.exists() or not any(folder.path.iterdir()):
+        return
+    if not folder.config_file.exists():
+        if not {path.name for path in folder.path.iterdir()} <= {"text.model", "checkpoints"}:
+            raise UserError(
+                f"{folder.path} is not empty and holds no config.json; give another --workdir"
+            )
+        return
+    before, now = folder.read_config(), to_dict(experiment)
+    if isinstance(experiment, TextToImageExperiment):
+        # The vocabulary may have fewer pieces than were asked for; the folder knows how many.
+        now["model"]["text_vocab_size"] = before.get("model", {}).get("text_vocab_size")
+    for section in FIXED_SECTIONS:
+        difference = first_difference(before.get(section), now.get(section), f"config.{section}")
+        if difference is not None:
+            field, old, new = difference
+            raise UserError(
+                f"{folder.path} was trained with {field} = {old!r} and now it is {new!r}; set it "
+                "back or give another --workdir"
+            )
+
+
+def first_difference(before: Any, now: Any, path: str) -> tuple[str, Any, Any] | None:
+    """The first field in which two trees of JSON differ, with both values."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        for name in [*before, *(name for name in now if name not in before)]:
+            found = first_difference(before.get(name), now.get(name), f"{path}.{name}")
+            if found is not None:
+                return found
+        return None
+    return None if before == now else (path, before, now)
+
+
+def resolve(
+    experiment: Experiment, folder: RunFolder
+) -> tuple[Experiment, Vocabulary | None]:
+    """Completes a text-to-image experiment: trains its vocabulary, or reads the one there is."""
+    if not isinstance(experiment, TextToImageExperiment):
+        return experiment, None
+    if not folder.vocabulary_file.exists():
+        folder.path.mkdir(parents=True, exist_ok=True)
+        captions = open_train_source(experiment).captions()
+        train_vocabulary(captions, folder.vocabulary_file, experiment.model.text_vocab_size)
+    vocabulary = Vocabulary(folder.vocabulary_file)
+    model = dataclasses.replace(experiment.model, text_vocab_size=vocabulary.size)
+    return dataclasses.replace(experiment, model=model), vocabulary
+
+
+def open_train_source(experiment: Experiment) -> Source:
+    """The data to train on."""
+    return open_source(
+        experiment.data,
+        experiment.data.split,
+        experiment.tokenizer.image_size[0],
+        experiment.train.seed,
+        require_captions=isinstance(experiment, TextToImageExperiment),
+    )
+
+
+def open_batches(experiment: Experiment, vocabulary: Vocabulary | None) -> TrainBatches:
+    """This host's batches from step 0 on."""
+    return TrainBatches(
+        open_train_source(experiment),
+        batch_size=experiment.train.batch_size,
+        image_size=experiment.tokenizer.image_size,
+        seed=experiment.train.seed,
+        vocabulary=vocabulary,
+        text_length=experiment.model.text_length if vocabulary is not None else 0,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+        workers=experiment.data.workers,
+        max_bad_share=experiment.data.max_bad_share,
+    )
+
+
+def initial_state(
+    experiment: Experiment, objective: Objective, key: jax.Array, places: TrainState
+) -> TrainState:
+    """Fresh weights, each made where it lives; stage 2 with its trained tokenizer."""
+    state = jax.jit(objective.init, out_shardings=places)(key)
+    if isinstance(objective, TextToImageObjective):
+        params = trained_tokenizer(experiment, state.frozen["tokenizer"])
+        state = objective.with_tokenizer(state, params)
+    return state
+
+
+def trained_tokenizer(experiment: TextToImageExperiment, params: Any) -> Any:
+    """The parameters of the run that `config.tokenizer_run` names.
+
+    Args:
+      experiment: whose `tokenizer` section must be that run's.
+      params: arrays of the same shapes, placed where the result shall be.
+    """
+    if not experiment.tokenizer_run:
+        raise UserError("config.tokenizer_run is empty; name the run folder of a trained tokenizer")
+    folder = RunFolder.of(experiment.tokenizer_run)
+    before = folder.read_config()
+    if before["objective"] != "image_tokenizer":
+        raise UserError(
+            f"config.tokenizer_run is {experiment.tokenizer_run}, a run of {before['objective']}; "
+            "name one that trained a tokenizer"
+        )
+    difference = first_difference(
+        before["tokenizer"], to_dict(experiment.tokenizer), "config.tokenizer"
+    )
+    if difference is not None:
+        field, old, new = difference
+        raise UserError(f"{field} is {new!r} but {folder.path} was trained with {old!r}; set {old!r}")
+    shapes = jax.tree.map(lambda p: jax.ShapeDtypeStruct(p.shape, p.dtype), params)
+    where = jax.tree.map(lambda p: p.sharding, params)
+    step, loaded = restore_subset(folder.checkpoints, {"params": placed(shapes, where)})
+    logging.info("tokenizer of %s, step %d", folder.path, step)
+    return loaded["params"]

@@ -1,0 +1,117 @@
+"""The vocabulary: round trips, padding, cuts, reproducible training, clear mistakes."""
+
+import itertools
+import logging
+
+import numpy as np
+import pytest
+import sentencepiece
+
+from babeldraw.data import text
+from babeldraw.data.text import Vocabulary, train_vocabulary
+from babeldraw.errors import UserError
+
+COLOURS = ("red", "green", "blue", "yellow")
+THINGS = ("circle", "square", "étoile", "星")
+CAPTIONS = [
+    f"a {c} {a} on a {d} {b}" for c, a, d, b in itertools.product(COLOURS, THINGS, COLOURS, THINGS)
+]
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    path = tmp_path_factory.mktemp("vocabulary") / "deep" / "text.model"
+    train_vocabulary(CAPTIONS, path, size=64)
+    return path
+
+
+@pytest.fixture(scope="module")
+def vocabulary(path):
+    return Vocabulary(path)
+
+
+def test_captions_come_back(vocabulary):
+    length = max(vocabulary.lengths(CAPTIONS))
+    ids = vocabulary.encode(CAPTIONS, length)
+    assert ids.dtype == np.int32 and ids.shape == (len(CAPTIONS), length)
+    assert ids.min() >= 0 and ids.max() < vocabulary.size
+    assert [vocabulary.decode(row) for row in ids] == CAPTIONS
+
+
+def test_rows_are_padded_on_the_right_and_cut(vocabulary):
+    (whole,) = vocabulary.encode(CAPTIONS[:1], 40)
+    (count,) = vocabulary.lengths(CAPTIONS[:1])
+    assert (whole[:count] != 0).all() and (whole[count:] == 0).all()
+    for length in range(1, count):
+        np.testing.assert_array_equal(vocabulary.encode(CAPTIONS[:1], length)[0], whole[:length])
+
+
+@pytest.mark.parametrize("caption", ["", "  ", "\n"])
+def test_an_empty_caption_is_all_padding(vocabulary, caption):
+    np.testing.assert_array_equal(vocabulary.encode([caption], 5), np.zeros((1, 5)))
+    assert vocabulary.lengths([caption]) == [0]
+    assert vocabulary.decode([0] * 5) == ""
+
+
+def test_any_unicode_is_encoded(vocabulary):
+    ids = vocabulary.encode(["red 日本 \ud800 \0 🌟", "مرحبا"], 16)
+    assert (ids == text.UNKNOWN_ID).any()
+    assert vocabulary.encode([], 16).shape == (0, 16)
+
+
+def test_training_twice_gives_the_same_file(path, tmp_path):
+    train_vocabulary(iter(CAPTIONS), tmp_path / "again", size=64)
+    assert (tmp_path / "again").read_bytes() == path.read_bytes()
+    assert [p.name for p in tmp_path.iterdir()] == ["again"]
+
+
+def test_few_captions_carry_fewer_pieces_and_the_log_says_so(tmp_path, caplog):
+    with caplog.at_level(logging.INFO):
+        size = train_vocabulary(["", "a red circle", "a\nblue circle"], tmp_path / "v", 16_000)
+    assert 2 < size < 40
+    assert size == Vocabulary(tmp_path / "v").size
+    assert any(f"{size} pieces, 16000" in message for message in caplog.messages)
+
+
+def test_a_sample_is_of_the_texts_and_uniform():
+    counts = np.zeros(20)
+    for seed in range(300):
+        shuffled = np.random.default_rng(seed).permutation(20)
+        sample = text._sample(map(int, shuffled), 5)
+        assert len(set(sample)) == 5
+        counts[sample] += 1
+    # 300 draws of 5 in 20: 75 each, standard deviation 7.5.
+    assert np.abs(counts - 75).max() < 5 * 7.5
+    assert text._sample(iter("abc"), 5) == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("captions", [[], ["", " "]])
+def test_no_captions_is_the_users_mistake_and_leaves_no_file(captions, tmp_path):
+    with pytest.raises(UserError, match="no captions"):
+        train_vocabulary(captions, tmp_path / "v")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_size_too_small_for_the_letters_is_named(tmp_path):
+    with pytest.raises(UserError, match="size=5"):
+        train_vocabulary(CAPTIONS, tmp_path / "v", size=5)
+    assert not list(tmp_path.iterdir())
+
+
+def test_missing_and_foreign_files_are_named(tmp_path):
+    with pytest.raises(UserError, match=r"gone.*cannot be read"):
+        Vocabulary(tmp_path / "gone")
+    (tmp_path / "junk").write_bytes(b"\x89PNG not a model")
+    (tmp_path / "empty").write_bytes(b"")
+    for name in ("junk", "empty"):
+        with pytest.raises(UserError, match=f"{name} is no SentencePiece model"):
+            Vocabulary(tmp_path / name)
+
+
+def test_a_model_with_other_special_ids_is_refused(tmp_path):
+    with (tmp_path / "bos").open("wb") as model:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(CAPTIONS), model_writer=model, vocab_size=28, minloglevel=2
+        )
+    with pytest.raises(UserError, match="bos is no SentencePiece model with ids 0"):
+        Vocabulary(tmp_path / "bos")

@@ -1,0 +1,132 @@
+"""TFDS: its own mocks, and a small dataset prepared as array_record files, some of it damaged."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+tfds = pytest.importorskip("tensorflow_datasets")
+pytest.importorskip("tensorflow")
+
+from babeldraw.data.sources import BadRecord  # noqa: E402
+from babeldraw.data.tfds import TfdsSource, _first_text  # noqa: E402
+from babeldraw.errors import UserError  # noqa: E402
+
+SIZE = 6
+
+
+class BabeldrawWalls(tfds.core.GeneratorBasedBuilder):
+    """Grey pictures with two captions and a label; 3 is torn, 4 has no caption."""
+
+    VERSION = tfds.core.Version("1.0.0")
+
+    def _info(self):
+        captions = tfds.features.Sequence({"text": tfds.features.Text(), "id": np.int64})
+        features = {
+            "id": tfds.features.Text(),
+            "image": tfds.features.Image(shape=(None, None, 3)),
+            "captions": captions,
+            "label": tfds.features.ClassLabel(num_classes=SIZE),
+        }
+        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+    def _split_generators(self, dl_manager):
+        return {"train": self._generate_examples()}
+
+    def _generate_examples(self):
+        for index in range(SIZE):
+            data = io.BytesIO()
+            Image.fromarray(np.full((3, 2 + index, 3), index, np.uint8)).save(data, "PNG")
+            data = data.getvalue()[:40] if index == 3 else data.getvalue()
+            texts = [] if index == 4 else [f"mur n° {index}", "another"]
+            yield (
+                index,
+                {
+                    "id": f"id{index}",
+                    "image": data,
+                    "captions": [{"text": text, "id": 0} for text in texts],
+                    "label": index,
+                },
+            )
+
+
+def prepare(folder, **options):
+    tfds.disable_progress_bar()
+    BabeldrawWalls(data_dir=folder, **options).download_and_prepare()
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+    return prepare(tmp_path_factory.mktemp("walls"), file_format="array_record")
+
+
+def test_records_hold_picture_first_caption_and_label(data_dir):
+    source = TfdsSource("babeldraw_walls", "train", data_dir)
+    assert len(source) == SIZE
+    seen, torn = {}, 0
+    for index in range(SIZE):
+        try:
+            seen[source[index].label] = source[index]
+        except BadRecord as error:
+            assert error.where == f"{source.name}[{index}]"
+            torn += 1
+    assert torn == 1 and sorted(seen) == [0, 1, 2, 4, 5]
+    for label, record in seen.items():
+        np.testing.assert_array_equal(record.image, np.full((3, 2 + label, 3), label, np.uint8))
+        assert record.caption == ("" if label == 4 else f"mur n° {label}")
+
+
+def test_captions_need_no_picture(data_dir):
+    source = TfdsSource("babeldraw_walls", "train", data_dir)
+    expected = sorted(["", *(f"mur n° {i}" for i in (0, 1, 2, 3, 5))])
+    assert sorted(source.captions()) == expected
+
+
+def test_slices_of_a_split(data_dir):
+    whole = TfdsSource("babeldraw_walls", "train", data_dir)
+    parts = [TfdsSource("babeldraw_walls", f"train[{s}]", data_dir) for s in (":50%", "50%:")]
+    assert [*parts[0].captions(), *parts[1].captions()] == list(whole.captions())
+    assert parts[0].name != whole.name
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"), [("cifar10", (32, 32, 3)), ("imagenet2012", (None, None, 3))]
+)
+def test_mocked_datasets(name, shape):
+    with tfds.testing.mock_data(num_examples=3):
+        source = TfdsSource(name, "train")
+        assert len(source) == 3
+        record = source[1]
+    assert record.image.dtype == np.uint8 and record.image.shape[2] == 3
+    assert shape[0] is None or record.image.shape == shape
+    assert record.caption == "" and record.label >= 0
+    assert list(source.captions()) == []
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["a", b"a", np.array("a"), np.array([b"a", b"b"], object), ["a", "b"], {"text": ["a", "b"]}],
+)
+def test_the_first_of_several_captions(value):
+    assert _first_text(value) == "a"
+    assert _first_text({"text": []}) == "" == _first_text(np.zeros(0, object))
+    assert _first_text([np.array("a"), np.array("b")]) == "a"
+
+
+def test_wrong_names_and_splits_are_told(data_dir):
+    with pytest.raises(UserError, match=r"data\.path='no_such_thing'.*data\.data_dir"):
+        TfdsSource("no_such_thing", "train", data_dir)
+    with pytest.raises(UserError, match=r"data\.split='val'.*\['train'\]"):
+        TfdsSource("babeldraw_walls", "val", data_dir)
+    with pytest.raises(UserError, match="no image feature"):
+        TfdsSource("c4", "train", data_dir)
+
+
+def test_data_not_prepared_is_told_with_the_command_that_prepares_it(data_dir, tmp_path):
+    command = r"tfds\.builder\('{}', data_dir='.*', file_format='array_record'\)\.download_and"
+    with pytest.raises(UserError, match=command.format("cifar10")):
+        TfdsSource("cifar10", "train", data_dir)
+    with pytest.raises(UserError, match=command.format("babeldraw_walls")):
+        TfdsSource("babeldraw_walls", "train", prepare(tmp_path))
