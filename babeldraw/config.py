@@ -1,4 +1,4 @@
-"""From an `ml_collections` config to frozen, typed dataclasses: the only place where configs are read.
+"""From an `ml_collections` config to frozen, typed dataclasses: the one place that reads configs.
 
 A default lives in its dataclass and nowhere else; an unknown field, a missing one or a value of the
 wrong type is a `UserError` that names the field by its full path.
@@ -39,14 +39,18 @@ def build(cls: type, config: Mapping[str, Any], path: str = "config") -> Any:
         if name in config:
             values[name] = _convert(hints[name], config[name], f"{path}.{name}")
         elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
-            raise UserError(f"{path}.{name} is missing; a value of type {_say(hints[name])} is needed")
+            raise UserError(
+                f"{path}.{name} is missing; a value of type {_say(hints[name])} is needed"
+            )
     return cls(**values)
 
 
 def to_dict(value: Any) -> Any:
     """The inverse of `build`: plain dicts, lists and scalars that JSON can hold."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: to_dict(getattr(value, f.name)) for f in dataclasses.fields(value) if f.init}
+        return {
+            f.name: to_dict(getattr(value, f.name)) for f in dataclasses.fields(value) if f.init
+        }
     if isinstance(value, (tuple, list)):
         return [to_dict(item) for item in value]
     if isinstance(value, Mapping) or hasattr(value, "items"):
@@ -84,7 +88,9 @@ def _convert_tuple(hint: Any, value: Any, path: str) -> tuple:
         hints = (hints[0],) * len(value)
     if len(hints) != len(value):
         raise UserError(f"{path} is {tuple(value)!r}; {len(hints)} values are needed")
-    return tuple(_convert(h, v, f"{path}[{i}]") for i, (h, v) in enumerate(zip(hints, value, strict=True)))
+    return tuple(
+        _convert(h, v, f"{path}[{i}]") for i, (h, v) in enumerate(zip(hints, value, strict=True))
+    )
 
 
 def _is_optional(hint: Any) -> bool:

@@ -25,6 +25,7 @@ ROOMS = (
     "sharding",
     "layers",
     "optim",
+    "runs",
     "data",
     "tokenizers",
     "models",

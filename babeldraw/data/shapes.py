@@ -51,7 +51,7 @@ _MIRRORED = {"right of": "left of", "below": "above"}
 # objects never touch, and nothing touches the border; both by half a pixel or more at 32 pixels.
 PAIR_OFFSET = 0.25
 PAIR_JITTER = 0.025
-SINGLE_JITTER = 0.06
+SINGLE_JITTER = 0.03
 
 # At 31 pixels or fewer a small ring loses its hole.
 MIN_IMAGE_SIZE = 32

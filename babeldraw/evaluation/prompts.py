@@ -65,9 +65,7 @@ class Prompts:
                 scores = score_batch(self._draw(state, captions, plain), captions)
                 yield f"exact_{kind}_without_guidance", scores["exact"]
 
-    def _draw(
-        self, state: TrainState, captions: list[str], sampling: SamplingConfig
-    ) -> np.ndarray:
+    def _draw(self, state: TrainState, captions: list[str], sampling: SamplingConfig) -> np.ndarray:
         """uint8 [N, height, width, 3]."""
         context, size = self._context, self._config.batch_size
         text = context.vocabulary.encode(captions, context.text_length)

@@ -10,7 +10,6 @@ dimensions, and einsum strings use the same letters.
   h, w token grid             G pipeline stages          R circular rounds, M microbatches
 
 Logical axes, which `babeldraw.sharding.rules` maps to the mesh: parameters carry `layers`, `embed`
-(D), `heads`, `head_dim`, `mlp` (F), `vocab`, `code_dim`, `position`, `patch`, `classes`; activations
-carry `batch`, `length`, `activation_embed`, `activation_heads`, `activation_mlp`,
-`activation_vocab`.
+(D), `heads`, `head_dim`, `mlp` (F), `vocab`, `code_dim`, `position`, `patch`; activations carry
+`batch`, `length`, `activation_embed`, `activation_heads`, `activation_mlp`, `activation_vocab`.
 """

@@ -74,7 +74,10 @@ class Attention(nn.Module):
         self.key = Einsum("BSD,DNH->BSNH", shape, axes, dtype=self.dtype)
         self.value = Einsum("BSD,DNH->BSNH", shape, axes, dtype=self.dtype)
         self.out = Einsum(
-            "BTNH,NHD->BTD", (*shape[1:], self.dim), ("heads", "head_dim", "embed"), dtype=self.dtype
+            "BTNH,NHD->BTD",
+            (*shape[1:], self.dim),
+            ("heads", "head_dim", "embed"),
+            dtype=self.dtype,
         )
 
     def key_value(self, source_BSD: jax.Array) -> KeyValue:

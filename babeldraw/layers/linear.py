@@ -1,4 +1,4 @@
-"""The weighted product, the embedding and the norm: every parameter of a transformer but positions."""
+"""The weighted product, the embedding and the norm."""
 
 import math
 
@@ -17,7 +17,9 @@ def fan_in(eqn: str, shape: tuple[int, ...]) -> int:
     """
     inputs, output = eqn.split("->")
     weight = inputs.split(",")[1]
-    return math.prod(size for letter, size in zip(weight, shape, strict=True) if letter not in output)
+    return math.prod(
+        size for letter, size in zip(weight, shape, strict=True) if letter not in output
+    )
 
 
 class Einsum(nn.Module):
@@ -52,7 +54,9 @@ class Einsum(nn.Module):
         inputs, output = self.eqn.split("->")
         kept = [i for i, letter in enumerate(inputs.split(",")[1]) if letter in output]
         shape = tuple(self.shape[i] for i in kept)
-        init = nn.with_logical_partitioning(nn.initializers.zeros, tuple(self.axes[i] for i in kept))
+        init = nn.with_logical_partitioning(
+            nn.initializers.zeros, tuple(self.axes[i] for i in kept)
+        )
         bias = self.param("bias", init, shape)
         return jnp.broadcast_to(bias.astype(self.dtype), y.shape)
 

@@ -15,7 +15,7 @@ class LearnedPositions(nn.Module):
 
     length: int
     dim: int
-    stddev: float = 0.02
+    stddev: float = 0.5
 
     @nn.compact
     def __call__(self) -> jax.Array:
@@ -31,7 +31,7 @@ class GridPositions(nn.Module):
 
     grid: tuple[int, ...]
     dim: int
-    stddev: float = 0.02
+    stddev: float = 0.5
 
     @nn.compact
     def __call__(self) -> jax.Array:

@@ -1,10 +1,11 @@
 """A stack of equal blocks, their parameters stacked along a leading `layers` axis.
 
 The stack is a pure function over one block's `apply` and a tree of parameters, so the same weights
-can be scanned, written out, cut into pipeline stages or stepped through with a cache, and dropout is
-a function of (key, layer), never of the order of calls.
+can be scanned, written out, cut into pipeline stages or stepped through with a cache; and dropout
+is a function of (key, layer), never of the order of calls.
 """
 
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -82,7 +83,7 @@ def per_layer(blocks: Any, num_layers: int) -> tuple[Any, ...]:
     """Cuts stacked parameters into one tree per layer; already cut ones pass through."""
     if isinstance(blocks, tuple):
         return blocks
-    return tuple(jax.tree.map(lambda p: p[i], blocks) for i in range(num_layers))
+    return tuple(jax.tree.map(operator.itemgetter(i), blocks) for i in range(num_layers))
 
 
 def unstack(params: Any) -> Any:

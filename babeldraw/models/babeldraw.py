@@ -125,9 +125,7 @@ class ImageDecoder(nn.Module):
         )
         return Cache(blocks=blocks, text_mask=text_mask)
 
-    def step(
-        self, token_B: jax.Array, index: jax.Array, cache: Cache
-    ) -> tuple[jax.Array, Cache]:
+    def step(self, token_B: jax.Array, index: jax.Array, cache: Cache) -> tuple[jax.Array, Cache]:
         length = self.tokens.length
         token_B = jnp.where(index == 0, self.tokens.vocab_size, token_B)
         position_1D = jax.lax.dynamic_slice_in_dim(self.positions(), index, 1)
@@ -173,9 +171,7 @@ class Babeldraw(nn.Module):
         """Encodes the text once and makes an empty cache."""
         return self.image_decoder.empty_cache(self.text_encoder(text_BS), padding_mask(text_BS))
 
-    def step(
-        self, token_B: jax.Array, index: jax.Array, cache: Cache
-    ) -> tuple[jax.Array, Cache]:
+    def step(self, token_B: jax.Array, index: jax.Array, cache: Cache) -> tuple[jax.Array, Cache]:
         """Logits of token `index`, float32 [B, V], given token `index - 1` and the cache.
 
         `index` is an int32 scalar in [0, T); at 0 the given token is ignored.

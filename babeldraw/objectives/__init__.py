@@ -1,1 +1,1 @@
-"""Training recipes, one file each: what is initialised, the loss, the update, what may be called."""
+"""Training recipes, one file each: initial state, loss, update, what evaluators may call."""

@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import optax
 
-
 Metrics = dict[str, jax.Array]
 Batch = dict[str, jax.Array]
 
@@ -43,9 +42,7 @@ class Objective(Protocol):
         """Logical axes of each array of the state, in the same tree."""
         ...
 
-    def update(
-        self, state: TrainState, batch: Batch, key: jax.Array
-    ) -> tuple[TrainState, Metrics]:
+    def update(self, state: TrainState, batch: Batch, key: jax.Array) -> tuple[TrainState, Metrics]:
         """One step; metrics are float32 scalars."""
         ...
 

@@ -22,7 +22,7 @@ from babeldraw.objectives.base import (
 )
 from babeldraw.optim.optimizer import OptimizerConfig, make_optimizer, optimizer_axes
 from babeldraw.sharding.constraint import logical_axes
-from babeldraw.tokenizers.quantizers import Quantized, l2_normalize
+from babeldraw.tokenizers.quantizers import Quantized
 from babeldraw.tokenizers.vit_vqgan import ViTVQGANConfig, ViTVQGANTokenizer
 
 
@@ -85,9 +85,7 @@ class ImageTokenizerObjective:
         shape = (self.batch_size, *self.tokenizer.image_size, 3)
         return {"image": jax.ShapeDtypeStruct(shape, jnp.uint8)}
 
-    def update(
-        self, state: TrainState, batch: Batch, key: jax.Array
-    ) -> tuple[TrainState, Metrics]:
+    def update(self, state: TrainState, batch: Batch, key: jax.Array) -> tuple[TrainState, Metrics]:
         """batch["image"]: uint8, or float32 in [0, 1], [B, height, width, 3]."""
         images = to_float(batch["image"])
         dropout_key, restart_key = jax.random.split(key)
@@ -98,9 +96,7 @@ class ImageTokenizerObjective:
             )
             q = out.quantized
             l2 = jnp.mean(jnp.square(out.images - images))
-            loss = (
-                self.loss.l2 * l2 + q.codebook_loss + self.loss.commitment * q.commitment_loss
-            )
+            loss = self.loss.l2 * l2 + q.codebook_loss + self.loss.commitment * q.commitment_loss
             terms = {"l2": l2, "codebook": q.codebook_loss, "commitment": q.commitment_loss}
             return loss, (terms, q)
 
@@ -138,9 +134,7 @@ class ImageTokenizerObjective:
         idle_VQ = jnp.broadcast_to(idle_V[:, None], table_VQ.shape)
         table_VQ = jnp.where(idle_VQ, latents_NQ[drawn_V], table_VQ)
         params = {**state.params, "codebook": {"table": table_VQ}}
-        return state.replace(
-            params=params, extra={"code_share": jnp.where(idle_V, 1.0, share_V)}
-        )
+        return state.replace(params=params, extra={"code_share": jnp.where(idle_V, 1.0, share_V)})
 
     @functools.cached_property
     def _tokenizer(self) -> ViTVQGANTokenizer:

@@ -92,10 +92,8 @@ class TextToImageObjective:
             "text": jax.ShapeDtypeStruct(text, jnp.int32),
         }
 
-    def update(
-        self, state: TrainState, batch: Batch, key: jax.Array
-    ) -> tuple[TrainState, Metrics]:
-        """batch: `text` int32 [B, S], and `image` [B, height, width, 3] or `tokens` int32 [B, T]."""
+    def update(self, state: TrainState, batch: Batch, key: jax.Array) -> tuple[TrainState, Metrics]:
+        """batch: `text` int32 [B, S]; `image` [B, height, width, 3] or `tokens` int32 [B, T]."""
         dropout_key, prompt_key = jax.random.split(key)
         tokens_BT = self._tokens(state.frozen, batch)
         text_BS = self._drop_prompts(batch["text"], prompt_key)

@@ -88,8 +88,8 @@ def adafactor(
 
     Args:
       learning_rate: function of the number of updates done.
-      stacked: True for each parameter with a leading dimension of layers: factors, root mean squares
-        and int8 scales are then per layer, never over the stack.
+      stacked: True for each parameter with a leading dimension of layers: factors, root mean
+        squares and int8 scales are then per layer, never over the stack.
       b1, b2: decays of the moments.
       weight_decay: times the learning rate and the parameter, subtracted after the momentum.
       decayed: True for each parameter that decays; None: all.
@@ -179,7 +179,9 @@ def _step(grad, old: Leaf, rate, decay, b1, clip_threshold, dtype) -> tuple[jax.
         full = old.full
         row = decay * old.row + (1 - decay) * jnp.mean(squares, axis=-1)
         column = decay * old.column + (1 - decay) * jnp.mean(squares, axis=-2)
-        row_scale = jax.lax.rsqrt(row / jnp.broadcast_to(jnp.mean(row, axis=-1, keepdims=True), row.shape))[..., None]
+        row_scale = jax.lax.rsqrt(
+            row / jnp.broadcast_to(jnp.mean(row, axis=-1, keepdims=True), row.shape)
+        )[..., None]
         update = grad * jnp.broadcast_to(row_scale, grad.shape)
         update = update * jnp.broadcast_to(jax.lax.rsqrt(column)[..., None, :], grad.shape)
     rms = jnp.sqrt(jnp.mean(jnp.square(update)))

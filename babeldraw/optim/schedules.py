@@ -36,7 +36,9 @@ class ScheduleConfig:
 
     def __post_init__(self):
         path = "config.optimizer.schedule"
-        require(self.kind in KINDS, f"{path}.kind is {self.kind!r}; the kinds are {', '.join(KINDS)}")
+        require(
+            self.kind in KINDS, f"{path}.kind is {self.kind!r}; the kinds are {', '.join(KINDS)}"
+        )
         require(self.peak > 0, f"{path}.peak is {self.peak}; a positive rate is needed")
         require(self.warmup_steps >= 0, f"{path}.warmup_steps is {self.warmup_steps}; at least 0")
         require(
@@ -55,7 +57,9 @@ def make_schedule(config: ScheduleConfig) -> optax.Schedule:
 
     def schedule(step: jax.Array | int) -> jax.Array:
         step = jnp.asarray(step, jnp.float32)
-        warmup = jnp.minimum(step / max(config.warmup_steps, 1), 1.0) if config.warmup_steps else 1.0
+        warmup = (
+            jnp.minimum(step / max(config.warmup_steps, 1), 1.0) if config.warmup_steps else 1.0
+        )
         span = config.decay_end - config.decay_start
         share = jnp.clip((step - config.decay_start) / span, 0.0, 1.0)
         return config.peak * warmup * _decay(config, share)

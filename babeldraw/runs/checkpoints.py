@@ -81,9 +81,11 @@ def restore_subset(directory: epath.Path, abstract_state: Any) -> tuple[int, Any
       UserError: there is no checkpoint, or it is of another model.
     """
     directory = epath.Path(directory)
-    steps = [int(path.name) for path in directory.iterdir() if path.name.isdigit()] if (
-        directory.exists()
-    ) else []
+    steps = (
+        [int(path.name) for path in directory.iterdir() if path.name.isdigit()]
+        if (directory.exists())
+        else []
+    )
     if not steps:
         raise UserError(f"{directory} holds no checkpoint; train the run first")
     step = max(steps)

@@ -57,7 +57,9 @@ def partition_spec(names: tuple[str | None, ...], rules: Rules) -> PartitionSpec
       UserError: two dimensions of the array on one mesh axis.
     """
     axes = [None if name is None else rules[name] for name in names]
-    used = [axis for entry in axes for axis in ((entry,) if isinstance(entry, str) else entry or ())]
+    used = [
+        axis for entry in axes for axis in ((entry,) if isinstance(entry, str) else entry or ())
+    ]
     twice = sorted({axis for axis in used if used.count(axis) > 1})
     require(
         not twice, f"the logical axes {names} of one array both lie on mesh axis {', '.join(twice)}"

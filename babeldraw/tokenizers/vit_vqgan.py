@@ -131,9 +131,7 @@ class ViTVQGAN(nn.Module):
             "BTQ,QD->BTD", (config.code_dim, decoder.dim), ("code_dim", "embed"), bias=True
         )
         self.decoder = Transformer(decoder, config.grid)
-        self.to_pixels = Einsum(
-            "BTD,DP->BTP", (decoder.dim, pixels), ("embed", "patch"), bias=True
-        )
+        self.to_pixels = Einsum("BTD,DP->BTP", (decoder.dim, pixels), ("embed", "patch"), bias=True)
 
     def __call__(self, images: jax.Array, deterministic: bool = True) -> Reconstruction:
         """float32 [B, height, width, 3] in [0, 1], through the codes and back."""

@@ -15,7 +15,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from babeldraw.config import to_dict
 from babeldraw.errors import UserError
-from babeldraw.evaluation.base import Context, Evaluator
+from babeldraw.evaluation.base import Evaluator
 from babeldraw.objectives.base import Objective, TrainState
 from babeldraw.runs.checkpoints import Checkpoints, placed
 from babeldraw.runs.folder import RunFolder, write_json
@@ -23,11 +23,18 @@ from babeldraw.sharding import rules
 from babeldraw.sharding.batch import place_batch
 from babeldraw.sharding.constraint import layout, shardings
 from babeldraw.sharding.mesh import make_mesh
-from babeldraw.train.experiment import Experiment, parse
+from babeldraw.train.experiment import parse
 from babeldraw.train.metrics import MetricsWriter
 from babeldraw.train.overview import overview
 from babeldraw.train.progress import ProgressReport, say
-from babeldraw.train.start import check_resume, initial_state, open_batches, resolve
+from babeldraw.train.start import (
+    check_resume,
+    evaluation_context,
+    finished_figures,
+    initial_state,
+    open_batches,
+    resolve,
+)
 
 # Steps that may be under way on the device before the host waits for the oldest.
 STEPS_IN_FLIGHT = 4
@@ -60,6 +67,10 @@ def train(config: Mapping[str, Any], workdir: str, label: str = "train") -> dict
     experiment = parse(config)
     folder = RunFolder.of(workdir)
     check_resume(folder, experiment)
+    finished = finished_figures(folder, experiment)
+    if finished is not None:
+        say(f"{label}: {folder.path} is finished, {experiment.train.steps} steps")
+        return finished
     experiment, vocabulary = resolve(experiment, folder)
     objective = experiment.make_objective()
     mesh = make_mesh(experiment.mesh)
@@ -95,14 +106,7 @@ def train(config: Mapping[str, Any], workdir: str, label: str = "train") -> dict
         with layout(mesh, table):
             return objective.update(state, batch, jax.random.fold_in(key, state.step))
 
-    context = Context(
-        data=experiment.data,
-        image_size=experiment.tokenizer.image_size,
-        seed=settings.seed,
-        mesh=mesh,
-        vocabulary=vocabulary,
-        text_length=experiment.model.text_length if vocabulary is not None else 0,
-    )
+    context = evaluation_context(experiment, mesh, vocabulary)
     evaluators = experiment.make_evaluators(objective, context)
     writer = MetricsWriter(folder) if jax.process_index() == 0 else None
     stop = _stop_on_sigterm()

@@ -1,6 +1,7 @@
 """How a run begins: what its folder already says, its vocabulary, its tokenizer, its batches."""
 
 import dataclasses
+import json
 from typing import Any
 
 import jax
@@ -11,6 +12,7 @@ from babeldraw.data.pipeline import TrainBatches
 from babeldraw.data.sources import Source, open_source
 from babeldraw.data.text import Vocabulary, train_vocabulary
 from babeldraw.errors import UserError
+from babeldraw.evaluation.base import Context
 from babeldraw.objectives.base import Objective, TrainState
 from babeldraw.objectives.text_to_image import TextToImageObjective
 from babeldraw.runs.checkpoints import placed, restore_subset
@@ -49,6 +51,15 @@ def check_resume(folder: RunFolder, experiment: Experiment) -> None:
             )
 
 
+def finished_figures(folder: RunFolder, experiment: Experiment) -> dict[str, float] | None:
+    """The figures of report.json when the run has done all its steps, else None."""
+    if not folder.report_file.exists():
+        return None
+    figures = json.loads(folder.report_file.read_text())
+    step = figures.pop("step")
+    return figures if step >= experiment.train.steps else None
+
+
 def first_difference(before: Any, now: Any, path: str) -> tuple[str, Any, Any] | None:
     """The first field in which two trees of JSON differ, with both values."""
     if isinstance(before, dict) and isinstance(now, dict):
@@ -60,9 +71,7 @@ def first_difference(before: Any, now: Any, path: str) -> tuple[str, Any, Any] |
     return None if before == now else (path, before, now)
 
 
-def resolve(
-    experiment: Experiment, folder: RunFolder
-) -> tuple[Experiment, Vocabulary | None]:
+def resolve(experiment: Experiment, folder: RunFolder) -> tuple[Experiment, Vocabulary | None]:
     """Completes a text-to-image experiment: trains its vocabulary, or reads the one there is."""
     if not isinstance(experiment, TextToImageExperiment):
         return experiment, None
@@ -134,9 +143,25 @@ def trained_tokenizer(experiment: TextToImageExperiment, params: Any) -> Any:
     )
     if difference is not None:
         field, old, new = difference
-        raise UserError(f"{field} is {new!r} but {folder.path} was trained with {old!r}; set {old!r}")
+        raise UserError(
+            f"{field} is {new!r} but {folder.path} was trained with {old!r}; set {old!r}"
+        )
     shapes = jax.tree.map(lambda p: jax.ShapeDtypeStruct(p.shape, p.dtype), params)
     where = jax.tree.map(lambda p: p.sharding, params)
     step, loaded = restore_subset(folder.checkpoints, {"params": placed(shapes, where)})
     logging.info("tokenizer of %s, step %d", folder.path, step)
     return loaded["params"]
+
+
+def evaluation_context(
+    experiment: Experiment, mesh: jax.sharding.Mesh, vocabulary: Vocabulary | None
+) -> Context:
+    """What the run's evaluators need to know."""
+    return Context(
+        data=experiment.data,
+        image_size=experiment.tokenizer.image_size,
+        seed=experiment.train.seed,
+        mesh=mesh,
+        vocabulary=vocabulary,
+        text_length=0 if vocabulary is None else experiment.model.text_length,
+    )

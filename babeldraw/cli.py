@@ -1,0 +1,117 @@
+"""The program `babeldraw`: finds the command, shows help, turns a user's mistake into one line."""
+
+import importlib
+import sys
+from collections.abc import Sequence
+from types import ModuleType
+
+from absl import flags, logging
+
+import babeldraw
+from babeldraw.errors import UserError
+
+COMMANDS = ("demo", "train", "sample", "evaluate", "inspect", "vocabulary")
+USAGE = """babeldraw {version}: models that draw from text by predicting image tokens
+
+usage: babeldraw COMMAND [flags]      babeldraw COMMAND --help
+
+{commands}
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs one command and exits: 0, 2 for a user's mistake, 130 for an interrupt.
+
+    Args:
+      argv: the words after `babeldraw`; those of the process by default.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words or words[0] in ("help", "--help", "-h"):
+        print(_usage())
+        sys.exit(0)
+    if words[0] == "--version":
+        print(babeldraw.__version__)
+        sys.exit(0)
+    debug = "--debug" in words
+    try:
+        sys.exit(_run(words[0], [word for word in words[1:] if word != "--debug"]))
+    except UserError as error:
+        if debug:
+            raise
+        print(f"babeldraw: error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("babeldraw: interrupted", file=sys.stderr)
+        sys.exit(130)
+
+
+def _run(name: str, words: list[str]) -> int:
+    if name not in COMMANDS:
+        raise UserError(f"{name!r} is not a command; the commands are {', '.join(COMMANDS)}")
+    command = importlib.import_module(f"babeldraw.commands.{name}")
+    if "--help" in words or "-h" in words:
+        print(_help(name, command))
+        return 0
+    logging.use_absl_handler()
+    logging.set_verbosity(logging.WARNING)
+    values = _parse(name, command, words)
+    return command.run(values) or 0
+
+
+def _parse(name: str, command: ModuleType, words: list[str]) -> flags.FlagValues:
+    """Flags of one command, values checked; each kind of mistake becomes a `UserError`."""
+    values = flags.FlagValues()
+    argv = [f"babeldraw {name}", *words]
+    command.define(values, argv)
+    try:
+        rest = values(argv)
+    except flags.Error as error:
+        raise UserError(_one_line(error)) from error
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        # ml_collections: a field that the config does not have, or a value of another type.
+        raise UserError(_unknown_field(words, error)) from error
+    except (FileNotFoundError, ImportError, SyntaxError) as error:
+        raise UserError(f"--config: {_one_line(error)}") from error
+    if len(rest) > 1:
+        raise UserError(f"{rest[1]!r} is left over; flags look like --name=value")
+    return values
+
+
+def _unknown_field(words: list[str], error: Exception) -> str:
+    """ml_collections names the last part of a field only; this finds the whole of it."""
+    text = _one_line(error).replace("\\", "")
+    for word in words:
+        field = word.lstrip("-").partition("=")[0]
+        if field.startswith("config.") and f"'{field.rpartition('.')[2]}'" in text:
+            hint = text.partition("Did you mean ")[2].partition(" instead")[0]
+            return f"{field} is not a field" + (f"; did you mean {hint}?" if hint else "")
+    return text
+
+
+def _one_line(error: Exception) -> str:
+    text = error.args[0] if error.args and isinstance(error.args[0], str) else str(error)
+    return " ".join(text.replace("\\n", " ").split())
+
+
+def _usage() -> str:
+    lines = []
+    for name in COMMANDS:
+        doc = importlib.import_module(f"babeldraw.commands.{name}").__doc__ or ""
+        lines.append(f"  {name:<11} {doc.strip().splitlines()[0]}")
+    return USAGE.format(version=babeldraw.__version__, commands="\n".join(lines))
+
+
+def _help(name: str, command: ModuleType) -> str:
+    values = flags.FlagValues()
+    command.define(values, [f"babeldraw {name}"])
+    lines = [f"babeldraw {name}: {(command.__doc__ or '').strip()}", "", "flags:"]
+    for flag_name in sorted(values):
+        flag = values[flag_name]
+        default = "" if flag.default in (None, "") else f" (default: {flag.default})"
+        lines.append(f"  --{flag_name}: {' '.join((flag.help or '').split())}{default}")
+    lines.append("  --debug: show the traceback of a mistake")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

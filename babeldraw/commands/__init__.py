@@ -1,0 +1,1 @@
+"""The commands, one file each: `define(values, argv)` its flags, `run(values)` the exit status."""

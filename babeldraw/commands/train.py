@@ -1,0 +1,37 @@
+"""Trains one run from one config; goes on by itself where it stopped.
+
+Example:
+  babeldraw train --config=configs/demo/tokenizer.py --workdir=runs/tokenizer \\
+      --config.train.steps=100
+"""
+
+from absl import flags
+from ml_collections import config_flags
+
+from babeldraw.commands.flags import required
+from babeldraw.train.loop import Interrupted, train
+from babeldraw.train.progress import say
+
+
+def define(values: flags.FlagValues, argv: list[str]) -> None:
+    config_flags.DEFINE_config_file(
+        "config",
+        None,
+        "A config file; FILE.py:runlocal for a few quick steps; --config.FIELD=VALUE sets a field.",
+        flag_values=values,
+        sys_argv=argv,
+    )
+    flags.DEFINE_string("workdir", None, "The run folder.", flag_values=values)
+
+
+def run(values: flags.FlagValues) -> int:
+    config = required(values, "config")
+    workdir = required(values, "workdir")
+    try:
+        figures = train(config, workdir)
+    except Interrupted as stopped:
+        say(f"stopped after step {stopped.step}, which is saved; the same command goes on from it")
+        return 0
+    for name, value in figures.items():
+        print(f"{name:<40} {value:.6g}")
+    return 0

@@ -1,0 +1,148 @@
+"""Pictures from a trained run: the Python interface of `babeldraw sample`."""
+
+import dataclasses
+import functools
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+
+from babeldraw.config import build
+from babeldraw.data.image import to_uint8
+from babeldraw.data.text import Vocabulary
+from babeldraw.errors import UserError
+from babeldraw.models.babeldraw import BabeldrawConfig, Generator
+from babeldraw.runs.checkpoints import placed, restore_subset
+from babeldraw.runs.folder import RunFolder
+from babeldraw.sampling.decode import decode
+from babeldraw.sampling.logits import SamplingConfig, Settings
+from babeldraw.tokenizers.vit_vqgan import ViTVQGANConfig, ViTVQGANTokenizer
+
+# Batches are padded to one of these sizes, so that few programs are compiled.
+BUCKETS = (1, 2, 4, 8, 16, 32, 64)
+
+
+@dataclasses.dataclass(frozen=True)
+class Picture:
+    """One drawn picture.
+
+    Attributes:
+      prompt: what was asked for.
+      seed: with the prompt and the settings, gives the same picture again.
+      image: uint8 [height, width, 3].
+    """
+
+    prompt: str
+    seed: int
+    image: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampler:
+    """Draws pictures from prompts.
+
+    Attributes:
+      generator, tokenizer: the two networks.
+      params: {"generator": ..., "tokenizer": ...}.
+      vocabulary: of the prompts.
+      defaults: settings of the run.
+      step: the checkpoint's.
+    """
+
+    generator: Generator
+    tokenizer: ViTVQGANTokenizer
+    params: dict[str, Any]
+    vocabulary: Vocabulary
+    defaults: SamplingConfig
+    step: int
+
+    @classmethod
+    def from_run(cls, workdir: str) -> "Sampler":
+        """Reads the run's config, vocabulary and newest checkpoint.
+
+        Raises:
+          UserError: no such folder, not a text-to-image run, or no checkpoint yet.
+        """
+        folder = RunFolder.of(workdir)
+        config = folder.read_config()
+        if config["objective"] != "text_to_image":
+            raise UserError(
+                f"{workdir} is a run of {config['objective']}; sampling from text needs one of "
+                "text_to_image"
+            )
+        tokenizer = ViTVQGANTokenizer(
+            build(ViTVQGANConfig, config["tokenizer"], "config.tokenizer")
+        )
+        model = build(BabeldrawConfig, config["model"], "config.model")
+        generator = Generator(model, tokenizer.tokens)
+        abstract = {
+            "params": _abstract(generator.init),
+            "frozen": {"tokenizer": _abstract(tokenizer.init)},
+        }
+        step, state = restore_subset(folder.checkpoints, abstract)
+        return cls(
+            generator=generator,
+            tokenizer=tokenizer,
+            params={"generator": state["params"], "tokenizer": state["frozen"]["tokenizer"]},
+            vocabulary=Vocabulary(folder.vocabulary_file),
+            defaults=build(SamplingConfig, config["sampling"], "config.sampling"),
+            step=step,
+        )
+
+    def sample(
+        self,
+        prompts: Sequence[str],
+        num: int = 1,
+        seed: int = 0,
+        settings: SamplingConfig | None = None,
+        batch_size: int = 16,
+    ) -> Iterator[Picture]:
+        """Draws `num` pictures of each prompt, in order.
+
+        Args:
+          prompts: an empty one draws without condition; one longer than the model reads is cut
+            (`too_long` tells).
+          num: pictures per prompt, with seeds seed, seed + 1, ...
+          seed: of the first picture of each prompt, at least 0.
+          settings: None for the run's own.
+          batch_size: pictures at a time; does not change any of them.
+        """
+        settings = settings or self.defaults
+        asked = [(prompt, seed + i) for prompt in prompts for i in range(num)]
+        for start in range(0, len(asked), batch_size):
+            batch = asked[start : start + batch_size]
+            images = self._draw([p for p, _ in batch], [s for _, s in batch], settings)
+            for (prompt, own_seed), image in zip(batch, images, strict=True):
+                yield Picture(prompt, own_seed, image)
+
+    def too_long(self, prompts: Sequence[str]) -> list[tuple[str, int]]:
+        """Prompts of more tokens than the model reads, each with its number of tokens."""
+        lengths = self.vocabulary.lengths(list(prompts))
+        limit = self.generator.config.text_length
+        return [(p, n) for p, n in zip(prompts, lengths, strict=True) if n > limit]
+
+    def _draw(self, prompts: list[str], seeds: list[int], settings: SamplingConfig) -> np.ndarray:
+        count = len(prompts)
+        size = next((b for b in BUCKETS if b >= count), count)
+        rows = np.arange(size) % count
+        text = self.vocabulary.encode(prompts, self.generator.config.text_length)[rows]
+        keys_B = jax.vmap(jax.random.key)(np.asarray(seeds)[rows])
+        images = self._program(self.params, text, keys_B, Settings.of(settings))
+        return to_uint8(np.asarray(images))[:count]
+
+    @functools.cached_property
+    def _program(self):
+        def draw(params, text_BS, keys_B, settings):
+            tokens_BT = decode(self.generator, params["generator"], text_BS, keys_B, settings)
+            return self.tokenizer.decode(params["tokenizer"], tokens_BT)
+
+        return jax.jit(draw)
+
+
+def _abstract(init) -> Any:
+    """Shapes of the parameters that `init` makes, placed on the first device."""
+    shapes = nn.unbox(jax.eval_shape(init, jax.random.key(0)))
+    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    return placed(shapes, jax.tree.map(lambda _: here, shapes))

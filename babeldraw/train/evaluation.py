@@ -1,0 +1,56 @@
+"""Evaluates the newest checkpoint of a run folder."""
+
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+
+from babeldraw.data.text import Vocabulary
+from babeldraw.errors import UserError
+from babeldraw.runs.checkpoints import Checkpoints, placed
+from babeldraw.runs.folder import RunFolder
+from babeldraw.sharding import rules
+from babeldraw.sharding.constraint import shardings
+from babeldraw.sharding.mesh import make_mesh
+from babeldraw.train.experiment import TextToImageExperiment, parse
+from babeldraw.train.start import evaluation_context
+
+
+def evaluate_run(workdir: str, only: Sequence[str] = ()) -> dict[str, float]:
+    """The figures of a run's evaluators.
+
+    Args:
+      workdir: the run folder.
+      only: names of evaluators; empty for all.
+
+    Raises:
+      UserError: no run there, no checkpoint yet, or an evaluator that the run does not have.
+    """
+    folder = RunFolder.of(workdir)
+    experiment = parse(folder.read_config())
+    objective = experiment.make_objective()
+    mesh = make_mesh(experiment.mesh)
+    text_to_image = isinstance(experiment, TextToImageExperiment)
+    vocabulary = Vocabulary(folder.vocabulary_file) if text_to_image else None
+    context = evaluation_context(experiment, mesh, vocabulary)
+    evaluators = experiment.make_evaluators(objective, context)
+    unknown = [name for name in only if name not in evaluators]
+    if unknown:
+        raise UserError(
+            f"--only names {', '.join(unknown)}; the evaluators of {workdir} are "
+            f"{', '.join(evaluators) or 'none'}"
+        )
+    abstract = jax.eval_shape(objective.init, jax.random.key(0))
+    places = shardings(objective.axes(), abstract, mesh, rules.table(experiment.mesh.rules))
+    checkpoints = Checkpoints(folder.checkpoints, experiment.train.keep)
+    step = checkpoints.latest_step()
+    if step is None:
+        raise UserError(f"{workdir} holds no checkpoint; train the run first")
+    state, _ = checkpoints.restore(step, placed(abstract, places))
+    checkpoints.close()
+    figures: dict[str, float] = {"step": step}
+    for name in only or evaluators:
+        for key, value in evaluators[name].run(state):
+            if not isinstance(value, np.ndarray):
+                figures[f"{name}/{key}"] = value
+    return figures

@@ -1,0 +1,70 @@
+"""What config files share: all fields open to the command line, and the `runlocal` variant."""
+
+import importlib.util
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from babeldraw.config import to_dict
+from babeldraw.errors import UserError
+from babeldraw.train.experiment import parse
+
+_TINY = {"blocks": 1, "heads": 2, "dim": 32, "hidden": 64}
+
+
+def complete(config: Mapping[str, Any], variant: str = "") -> ConfigDict:
+    """The config with every default written out, so that each field can be overridden.
+
+    Args:
+      config: what a config file sets.
+      variant: the file's argument, after the colon: empty, or `runlocal` for a version of the same
+        recipe that trains a few steps in seconds on any machine.
+
+    Raises:
+      UserError: an unknown variant, or what `parse` finds wrong.
+    """
+    full = to_dict(parse(config))
+    if variant == "runlocal":
+        full = to_dict(parse(_run_local(full)))
+    elif variant:
+        raise UserError(f"the config's argument is {variant!r}; it may be runlocal, or nothing")
+    return ConfigDict(_tuples(full))
+
+
+def _run_local(config: dict[str, Any]) -> dict[str, Any]:
+    for section in (config["tokenizer"], config["model"] if "model" in config else {}):
+        for side in ("encoder", "decoder"):
+            if side in section:
+                section[side].update(_TINY)
+    config["tokenizer"].update(image_size=[32, 32], codebook_size=64, code_dim=8)
+    config["train"].update(steps=4, batch_size=8, log_every=2, checkpoint_every=2)
+    config["data"] = {"source": "shapes", "num_examples": 1000}
+    config["mesh"] = {}
+    config["optimizer"]["schedule"].update(warmup_steps=1, decay_start=2, decay_end=4)
+    for name, evaluator in config["evaluators"].items():
+        if evaluator is not None:
+            count = "num_prompts" if name == "prompts" else "num_examples"
+            evaluator.update({count: 8, "batch_size": 8})
+    if "model" in config:
+        config["model"].update(text_vocab_size=100, text_length=32)
+    return config
+
+
+def _tuples(value: Any) -> Any:
+    """Lists to tuples, which ml_collections can override."""
+    if isinstance(value, list):
+        return tuple(_tuples(item) for item in value)
+    if isinstance(value, dict):
+        return {name: _tuples(item) for name, item in value.items()}
+    return value
+
+
+def load_config(name: str, beside: str | pathlib.Path, variant: str = "") -> ConfigDict:
+    """The config of another file in the folder of the file `beside` (its `__file__`)."""
+    path = pathlib.Path(beside).resolve().parent / name
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config(variant)

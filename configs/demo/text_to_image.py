@@ -1,0 +1,56 @@
+"""The demo's generator: a small encoder-decoder on the shapes world, 64 tokens a picture.
+
+    babeldraw train --config=configs/demo/text_to_image.py --workdir=runs/text_to_image \\
+        --config.tokenizer_run=runs/tokenizer
+"""
+
+from ml_collections import ConfigDict
+
+from babeldraw.train.presets import complete, load_config
+
+TOKENIZER = load_config("tokenizer.py", beside=__file__)["tokenizer"]
+STACK = {"heads": 4, "dim": 128, "hidden": 512, "scan": False}
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    """`variant`: empty, or runlocal for a few quick steps."""
+    steps = 6000
+    config = {
+        "objective": "text_to_image",
+        "train": {
+            "steps": steps,
+            "batch_size": 32,
+            "log_every": 100,
+            "checkpoint_every": 500,
+            "eval_every": 1500,
+        },
+        "data": {"source": "shapes"},
+        "tokenizer": TOKENIZER,
+        "model": {
+            "encoder": {"blocks": 2, **STACK},
+            "decoder": {"blocks": 4, **STACK},
+            "text_vocab_size": 16_000,
+            "text_length": 24,
+        },
+        "optimizer": {
+            "name": "adamw",
+            "b1": 0.9,
+            "b2": 0.98,
+            "weight_decay": 1e-4,
+            "clip_norm": 1.0,
+            "schedule": {
+                "peak": 2e-3,
+                "warmup_steps": 200,
+                "decay_start": 200,
+                "decay_end": steps,
+                "final_ratio": 0.05,
+                "kind": "cosine",
+            },
+        },
+        "sampling": {"guidance": 1.5, "temperature": 1.0},
+        "evaluators": {
+            "prompts": {"num_prompts": 256, "sampling": {"guidance": 1.5}},
+            "validation_loss": {"num_examples": 512},
+        },
+    }
+    return complete(config, variant)

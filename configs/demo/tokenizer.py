@@ -1,0 +1,54 @@
+"""The demo's tokenizer: a small ViT-VQGAN on the shapes world, 64 x 64 px to 8 x 8 tokens.
+
+babeldraw train --config=configs/demo/tokenizer.py --workdir=runs/tokenizer
+"""
+
+from ml_collections import ConfigDict
+
+from babeldraw.train.presets import complete
+
+STACK = {"blocks": 2, "heads": 4, "dim": 128, "hidden": 512, "scan": False}
+TOKENIZER = {
+    "encoder": STACK,
+    "decoder": STACK,
+    "image_size": (64, 64),
+    "patch_size": 8,
+    "codebook_size": 1024,
+    "code_dim": 8,
+}
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    """`variant`: empty, or runlocal for a few quick steps."""
+    steps = 5000
+    config = {
+        "objective": "image_tokenizer",
+        "train": {
+            "steps": steps,
+            "batch_size": 16,
+            "log_every": 100,
+            "checkpoint_every": 500,
+            "eval_every": 1000,
+        },
+        "data": {"source": "shapes"},
+        "tokenizer": TOKENIZER,
+        # Two hundred thousand pictures are few: without restarts ten codes take everything.
+        "loss": {"restart_below": 0.05},
+        "optimizer": {
+            "name": "adamw",
+            "b1": 0.9,
+            "b2": 0.99,
+            "weight_decay": 1e-4,
+            "clip_norm": 1.0,
+            "schedule": {
+                "peak": 2e-3,
+                "warmup_steps": 100,
+                "decay_start": 100,
+                "decay_end": steps,
+                "final_ratio": 0.05,
+                "kind": "cosine",
+            },
+        },
+        "evaluators": {"reconstruction": {"num_examples": 512}},
+    }
+    return complete(config, variant)

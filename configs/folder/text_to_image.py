@@ -1,0 +1,45 @@
+"""A generator for a folder of your own pictures with captions.
+
+    babeldraw train --config=configs/folder/text_to_image.py --workdir=runs/my_generator \\
+        --config.data.path=my_pictures --config.tokenizer_run=runs/my_tokenizer
+
+The tokenizer's sizes must be those of the run that `tokenizer_run` names: set the same fields.
+"""
+
+from ml_collections import ConfigDict
+
+from babeldraw.train.presets import complete, load_config
+
+STACK = {"heads": 4, "dim": 256, "hidden": 1024, "dropout": 0.1}
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    """`variant`: empty, or runlocal for a few quick steps."""
+    steps = 20_000
+    config = {
+        "objective": "text_to_image",
+        "train": {"steps": steps, "batch_size": 32, "checkpoint_every": 500, "eval_every": 2000},
+        "data": {"source": "folder"},
+        "tokenizer": load_config("tokenizer.py", beside=__file__)["tokenizer"],
+        "model": {
+            "encoder": {"blocks": 4, **STACK},
+            "decoder": {"blocks": 8, **STACK},
+            "text_length": 128,
+        },
+        "optimizer": {
+            "name": "adamw",
+            "b2": 0.96,
+            "clip_norm": 1.0,
+            "schedule": {
+                "peak": 1e-3,
+                "warmup_steps": 500,
+                "decay_start": 500,
+                "decay_end": steps,
+                "final_ratio": 0.05,
+                "kind": "cosine",
+            },
+        },
+        "sampling": {"guidance": 1.5},
+        "evaluators": {"validation_loss": {"num_examples": 256, "batch_size": 64}},
+    }
+    return complete(config, variant)

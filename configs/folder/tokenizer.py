@@ -1,0 +1,48 @@
+"""A tokenizer for a folder of your own pictures: ViT-VQGAN, 64 px, 8 x 8 tokens.
+
+    babeldraw train --config=configs/folder/tokenizer.py --workdir=runs/my_tokenizer \\
+        --config.data.path=my_pictures
+
+Sizes for one machine; `--config.tokenizer.image_size="(128, 128)"` and the fields of
+`--config.tokenizer.encoder` make it larger. Captions are not needed here.
+"""
+
+from ml_collections import ConfigDict
+
+from babeldraw.train.presets import complete
+
+STACK = {"blocks": 4, "heads": 4, "dim": 256, "hidden": 1024}
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    """`variant`: empty, or runlocal for a few quick steps."""
+    steps = 20_000
+    config = {
+        "objective": "image_tokenizer",
+        "train": {"steps": steps, "batch_size": 32, "checkpoint_every": 500, "eval_every": 1000},
+        "data": {"source": "folder"},
+        "tokenizer": {
+            "encoder": STACK,
+            "decoder": STACK,
+            "image_size": (64, 64),
+            "codebook_size": 1024,
+            "code_dim": 8,
+        },
+        "loss": {"restart_below": 0.05},
+        "optimizer": {
+            "name": "adamw",
+            "b2": 0.99,
+            "weight_decay": 1e-4,
+            "clip_norm": 1.0,
+            "schedule": {
+                "peak": 1e-3,
+                "warmup_steps": 500,
+                "decay_start": 500,
+                "decay_end": steps,
+                "final_ratio": 0.05,
+                "kind": "cosine",
+            },
+        },
+        "evaluators": {"reconstruction": {"num_examples": 256, "batch_size": 64}},
+    }
+    return complete(config, variant)

@@ -1,0 +1,48 @@
+"""ViT-VQGAN Base: 12 blocks, 12 heads, width 768, feed-forward 3072, on each side (91M).
+
+    babeldraw train --config=configs/vit_vqgan/base.py --workdir=runs/vit_vqgan_base \\
+        --config.data.path=imagenet2012
+
+Yu et al., ICLR 2022, Tables 1 and 2, there on 128 TPU v4 with the perceptual, adversarial and
+logit-Laplace losses: FID of ImageNet reconstructions 1.55. This recipe has the l2 and quantizer
+terms only, so that figure is not to be expected of it.
+"""
+
+from ml_collections import ConfigDict
+
+from babeldraw.train.presets import complete
+
+STACK = {"blocks": 12, "heads": 12, "dim": 768, "hidden": 3072}
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    """`variant`: empty, or runlocal for a few quick steps."""
+    return complete(
+        {
+            "objective": "image_tokenizer",
+            "train": {"steps": 500_000, "batch_size": 256, "checkpoint_every": 5000},
+            "data": {
+                "source": "tfds",
+                "path": "imagenet2012",
+                "eval_split": "validation",
+                "workers": 64,
+            },
+            "tokenizer": {"encoder": STACK, "decoder": STACK},
+            "optimizer": {
+                "name": "adamw",
+                "b1": 0.9,
+                "b2": 0.99,
+                "weight_decay": 1e-4,
+                "clip_norm": 0.0,
+                "schedule": {
+                    "peak": 1e-4,
+                    "warmup_steps": 50_000,
+                    "decay_start": 50_000,
+                    "decay_end": 500_000,
+                    "final_ratio": 0.5,
+                    "kind": "cosine",
+                },
+            },
+        },
+        variant,
+    )

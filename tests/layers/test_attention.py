@@ -1,0 +1,120 @@
+"""Attention against a float64 softmax in NumPy; the cache as a value."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from babeldraw.layers.attention import (
+    Attention,
+    KeyValue,
+    dot_product_attention,
+    empty_key_value,
+)
+
+B, T, S, N, H, D = 2, 3, 5, 2, 4, 6
+RNG = np.random.default_rng(0)
+
+
+def normal(*shape):
+    return RNG.normal(size=shape).astype(np.float32)
+
+
+QUERY, KEYS = normal(B, T, N, H), KeyValue(key=normal(B, S, N, H), value=normal(B, S, N, H))
+# Every query sees something, and no two the same.
+MASK = RNG.random((B, N, T, S)) < 0.5
+MASK[..., 0] = True
+
+
+def reference(query, key, value, mask=None):
+    """softmax(q k^T / sqrt(H)) v, in float64, one query at a time."""
+    query, key, value = (np.asarray(a, np.float64) for a in (query, key, value))
+    out = np.zeros((*query.shape[:3], value.shape[-1]))
+    for b, t, n in np.ndindex(query.shape[:3]):
+        logits = key[b, :, n] @ query[b, t, n] / np.sqrt(query.shape[-1])
+        if mask is not None:
+            logits = np.where(np.broadcast_to(mask, MASK.shape)[b, n, t], logits, -np.inf)
+        weights = np.exp(logits - logits.max())
+        out[b, t, n] = weights / weights.sum() @ value[b, :, n]
+    return out
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [None, MASK, MASK[:, :1], MASK[:1, :1], MASK[:, :1, :1]],
+    ids=["all", "own", "per_row", "shared", "padding"],
+)
+def test_it_is_a_softmax_over_visible_keys(mask):
+    out = dot_product_attention(QUERY, KEYS, mask)
+    np.testing.assert_allclose(out, reference(QUERY, KEYS.key, KEYS.value, mask), atol=1e-5)
+
+
+def test_large_logits_do_not_overflow():
+    out = dot_product_attention(100 * QUERY, KEYS, MASK)
+    np.testing.assert_allclose(out, reference(100 * QUERY, KEYS.key, KEYS.value, MASK), atol=1e-4)
+
+
+def test_hidden_keys_have_no_influence_at_all():
+    mask = np.array([True, True, False, True, False])[None, None, None]
+
+    def total(keys):
+        return jnp.sum(jnp.square(dot_product_attention(QUERY, keys, mask)))
+
+    grads = jax.grad(total)(jax.tree.map(jnp.asarray, KEYS))
+    for grad in (grads.key, grads.value):
+        assert not np.any(np.asarray(grad)[:, [2, 4]])
+        assert np.all(np.any(np.asarray(grad)[:, [0, 1, 3]], axis=(0, 2, 3)))
+
+
+def test_low_precision_queries_still_have_a_float32_softmax():
+    low = jax.tree.map(lambda a: jnp.asarray(a, jnp.bfloat16), (QUERY, KEYS))
+    traced = str(jax.make_jaxpr(dot_product_attention, static_argnums=2)(*low, None))
+    (exp,) = [line for line in traced.splitlines() if " exp " in line]
+    assert ":f32[" in exp
+    assert dot_product_attention(*low, None).dtype == jnp.bfloat16
+
+
+def test_written_positions_are_new_and_the_others_old():
+    new = KeyValue(key=normal(B, 2, N, H), value=normal(B, 2, N, H))
+    old = jax.tree.map(jnp.asarray, KEYS)
+    written = jax.jit(KeyValue.write)(old, jnp.int32(1), new)
+    for name in ("key", "value"):
+        expected = getattr(KEYS, name).copy()
+        expected[:, 1:3] = getattr(new, name)
+        np.testing.assert_array_equal(getattr(written, name), expected)
+        np.testing.assert_array_equal(getattr(old, name), getattr(KEYS, name))
+
+
+def test_a_cache_filled_one_by_one_holds_all_positions_in_its_own_type():
+    cache = empty_key_value(B, S, N, H, jnp.bfloat16)
+    assert not np.any(np.asarray(cache.key, np.float32))
+    for s in range(S):
+        one = jax.tree.map(lambda a, s=s: jnp.asarray(a[:, s : s + 1]), KEYS)
+        cache = cache.write(jnp.int32(s), one)
+    assert cache.key.dtype == cache.value.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(cache.key, jnp.asarray(KEYS.key, jnp.bfloat16))
+    np.testing.assert_array_equal(cache.value, jnp.asarray(KEYS.value, jnp.bfloat16))
+
+
+def test_the_layer_projects_attends_and_projects_back():
+    layer = Attention(N, H, D)
+    x, source = normal(B, T, D), normal(B, S, D)
+    params = nn.unbox(layer.init(jax.random.key(0), x, source, None))["params"]
+    weights = {name: np.asarray(params[name]["weight"]) for name in params}
+    assert set(weights) == {"query", "key", "value", "out"}
+    query = np.einsum("btd,dnh->btnh", x, weights["query"])
+    key, value = (np.einsum("bsd,dnh->bsnh", source, weights[n]) for n in ("key", "value"))
+    seen = reference(query, key, value, MASK)
+    expected = np.einsum("btnh,nhd->btd", seen, weights["out"])
+    out = layer.apply({"params": params}, x, source, MASK)
+    np.testing.assert_allclose(out, expected, atol=1e-5)
+
+
+def test_keys_computed_beforehand_give_the_same():
+    layer = Attention(N, H, D)
+    x, source = normal(B, T, D), normal(B, S, D)
+    params = layer.init(jax.random.key(0), x, source, None)
+    keys = layer.apply(params, source, method="key_value")
+    attended = layer.apply(params, x, keys, MASK, method="attend")
+    np.testing.assert_allclose(attended, layer.apply(params, x, source, MASK), atol=1e-5)

@@ -1,0 +1,148 @@
+"""The stack: the same function of its weights whether scanned, written out, cut or recomputed."""
+
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from babeldraw.layers.linear import Einsum
+from babeldraw.layers.stack import POLICIES, Stack, per_layer, unstack
+
+LAYERS, B, T, D = 3, 2, 4, 8
+RNG = np.random.default_rng(0)
+X, CONTEXT = (jnp.asarray(RNG.normal(size=(B, T, D)), jnp.float32) for _ in range(2))
+DROPOUT = {"dropout": jax.random.key(7)}
+WAYS = [(scan, remat) for scan in (True, False) for remat in POLICIES]
+
+
+class Block(nn.Module):
+    """x + dropout(tanh(x W + context)), small so that many ways compile fast."""
+
+    deterministic: bool = True
+
+    @nn.compact
+    def __call__(self, x, context):
+        y = jnp.tanh(Einsum("BTD,DF->BTF", (D, D), ("embed", "mlp"), bias=True)(x) + context)
+        return x + nn.Dropout(0.3, deterministic=self.deterministic)(y)
+
+
+class Binary(nn.Module):
+    """2 x + 0 or 2: the bits of the sum tell each layer's dropout mask, the last layer's lowest."""
+
+    deterministic: bool = True
+
+    @nn.compact
+    def __call__(self, x):
+        zeros = nn.with_logical_partitioning(nn.initializers.zeros, ("embed",))
+        ones = jnp.ones_like(x) + jnp.broadcast_to(self.param("zero", zeros, x.shape[-1:]), x.shape)
+        return 2 * x + nn.Dropout(0.5, deterministic=self.deterministic)(ones)
+
+
+@pytest.fixture(scope="module")
+def params():
+    return nn.unbox(Stack(Block, LAYERS).init(jax.random.key(0), X, CONTEXT))["params"]
+
+
+def output(params, scan=True, remat="none", deterministic=True):
+    stack = Stack(Block, LAYERS, scan, remat)
+    return stack.apply({"params": params}, X, CONTEXT, deterministic=deterministic, rngs=DROPOUT)
+
+
+def value_and_grad(params, scan, remat, deterministic):
+    def loss(params, x):
+        stack = Stack(Block, LAYERS, scan, remat)
+        y = stack.apply({"params": params}, x, CONTEXT, deterministic=deterministic, rngs=DROPOUT)
+        return jnp.mean(jnp.square(y))
+
+    return jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))(params, X)
+
+
+def assert_trees_close(a, b, atol):
+    jax.tree.map(functools.partial(np.testing.assert_allclose, atol=atol, rtol=0), a, b)
+
+
+def layer_masks(num_layers, scan, remat="none", key=7):
+    stack = Stack(Binary, num_layers, scan, remat)
+    x = jnp.zeros((4, 16))
+    params = stack.init(jax.random.key(0), x)
+    rngs = {"dropout": jax.random.key(key)}
+    bits = np.asarray(stack.apply(params, x, deterministic=False, rngs=rngs)).astype(int) // 2
+    return [bits >> (num_layers - 1 - layer) & 1 for layer in range(num_layers)]
+
+
+def test_parameters_of_the_layers_are_stacked_named_and_different():
+    boxed = Stack(Block, LAYERS).init(jax.random.key(0), X, CONTEXT)["params"]["blocks"]
+    weight = boxed["Einsum_0"]["weight"]
+    assert weight.names == ("layers", "embed", "mlp")
+    assert weight.unbox().shape == (LAYERS, D, D)
+    assert np.unique(np.asarray(weight.unbox()), axis=0).shape[0] == LAYERS
+
+
+def test_it_applies_its_blocks_one_after_another(params):
+    expected = X
+    for layer in per_layer(params["blocks"], LAYERS):
+        expected = Block().apply({"params": layer}, expected, CONTEXT)
+    for scan in (True, False):
+        np.testing.assert_allclose(output(params, scan), expected, atol=1e-5)
+        np.testing.assert_allclose(output(unstack(params), scan), expected, atol=1e-5)
+
+
+def test_the_order_of_layers_matters(params):
+    turned = jax.tree.map(lambda p: p[::-1], params)
+    assert np.abs(output(turned) - output(params)).max() > 1e-2
+
+
+@pytest.mark.parametrize("deterministic", [True, False], ids=["plain", "dropout"])
+@pytest.mark.parametrize(("scan", "remat"), WAYS[1:])
+def test_every_way_has_the_same_value_and_gradient(params, scan, remat, deterministic):
+    expected = value_and_grad(params, *WAYS[0], deterministic)
+    assert_trees_close(value_and_grad(params, scan, remat, deterministic), expected, 1e-5)
+
+
+def test_dropout_needs_the_key_and_follows_it(params):
+    assert np.abs(output(params, deterministic=False) - output(params)).max() > 1e-2
+    again = output(params, deterministic=False)
+    np.testing.assert_array_equal(again, output(params, deterministic=False))
+    stack = Stack(Block, LAYERS)
+    other = stack.apply(
+        {"params": params}, X, CONTEXT, deterministic=False, rngs={"dropout": jax.random.key(8)}
+    )
+    assert np.abs(other - again).max() > 1e-2
+
+
+def test_dropout_of_cut_parameters_is_the_same(params):
+    np.testing.assert_allclose(
+        output(unstack(params), deterministic=False), output(params, deterministic=False), atol=1e-5
+    )
+
+
+@pytest.mark.parametrize(("scan", "remat"), WAYS)
+def test_each_layer_drops_something_else(scan, remat):
+    masks = layer_masks(3, scan, remat)
+    for i, mask in enumerate(masks):
+        assert 0.2 < mask.mean() < 0.8
+        np.testing.assert_array_equal(mask, layer_masks(3, True)[i])
+        assert all((mask != other).mean() > 0.2 for other in masks[:i])
+
+
+def test_what_a_layer_drops_depends_on_key_and_layer_alone():
+    np.testing.assert_array_equal(layer_masks(3, True)[:2], layer_masks(2, True))
+    assert (layer_masks(2, True)[0] != layer_masks(2, True, key=8)[0]).mean() > 0.2
+
+
+def test_unstack_cuts_every_stack_and_nothing_else(params):
+    tree = {"a": {"stack": params, "table": X}, "b": params}
+    cut = unstack(tree)
+    assert cut["a"]["table"] is X
+    for blocks in (cut["a"]["stack"]["blocks"], cut["b"]["blocks"]):
+        assert isinstance(blocks, tuple) and len(blocks) == LAYERS
+        for index, block in enumerate(blocks):
+            jax.tree.map(
+                lambda one, whole, index=index: np.testing.assert_array_equal(one, whole[index]),
+                block,
+                params["blocks"],
+            )
+    assert jax.tree.structure(unstack(cut)) == jax.tree.structure(cut)
