@@ -1,9 +1,9 @@
 """The page of a demo: its figures, pictures and curves in one HTML file that opens offline."""
 
 import base64
+import contextlib
 import dataclasses
 import io
-import itertools
 import json
 import math
 import os
@@ -19,12 +19,9 @@ from babeldraw.data import shapes
 from babeldraw.data.image import decode, write_whole
 from babeldraw.data.sources import BadRecord
 from babeldraw.errors import UserError
-from babeldraw.evaluation.shapes_scorer import score
+from babeldraw.evaluation.shapes_scorer import score_batch
 from babeldraw.runs.folder import RunFolder
 from babeldraw.train.metrics import read_scalars
-
-# More would make a page of many megabytes.
-MAX_CARDS = 48
 
 KINDS = {"seen": "seen pairs", "unseen": "held-out pairs"}
 # Under each label a figure and a note.
@@ -83,7 +80,8 @@ def write_report(folder: str | os.PathLike) -> epath.Path:
     sections = _headline, _pictures, _scores, _reconstructions, _training, _configs
     body = "\n".join(section(demo) for section in sections)
     page = path / "report.html"
-    write_whole(page, f"{_HEAD}<body><main>\n{body}\n</main></body>\n</html>\n".encode())
+    text = f"{_HEAD}<body><main>\n{body}\n</main></body>\n</html>\n"
+    write_whole(page, text.encode(errors="replace"))
     return page
 
 
@@ -109,8 +107,7 @@ class _Run:
     def figures(self, evaluator: str) -> dict[str, float]:
         """The last value of each figure of an evaluator."""
         pairs = [pair for line in self.lines for pair in line.items()]
-        start = f"{evaluator}/"
-        return _numbers({k.removeprefix(start): v for k, v in pairs if k.startswith(start)})
+        return _numbers({k.partition("/")[2]: v for k, v in pairs if k.startswith(f"{evaluator}/")})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,26 +124,27 @@ class _Demo:
         runs = {name: _Run.read(folder / name) for name in ("tokenizer", "text_to_image")}
         tokenizer, generator = runs.values()
         figures = tokenizer.figures("reconstruction") | generator.figures("prompts")
+        with contextlib.suppress(KeyError, TypeError, ValueError, ZeroDivisionError):
+            count = generator.config["evaluators"]["prompts"]["num_prompts"]
+            figures |= {"num_prompts": count, "error": 50 / math.sqrt(count)}
         summary = _read_json(folder / "report.json")
         figures |= _numbers(summary.get("tokenizer")) | _numbers(summary.get("prompts"))
         seconds = {name: run.lines[-1]["seconds"] for name, run in runs.items() if run.lines}
         seconds |= {"total": sum(seconds.values())} if seconds else {}
         seconds |= _numbers(summary.get("seconds"))
         figures |= {name: value / 60 for name, value in seconds.items()}
-        count = _within(generator.config, "evaluators", "prompts", "num_prompts")
-        if _is_number(count) and count > 0:
-            figures |= {"num_prompts": count, "error": 50 / math.sqrt(count)}
         return cls(folder, tokenizer, generator, figures)
 
     def samples(self) -> Iterator[tuple[str, np.ndarray]]:
         """Prompt and picture of each line of the manifest that can be read."""
         manifest = self.folder / "samples" / "manifest.jsonl"
-        for text in manifest.read_text().splitlines() if manifest.exists() else []:
-            try:
-                line = json.loads(text)
-                yield str(line["prompt"]), decode(manifest.parent / epath.Path(line["file"]).name)
-            except (ValueError, KeyError, TypeError, BadRecord):
-                continue
+        text = manifest.read_bytes().decode(errors="replace") if manifest.exists() else ""
+        for line in text.splitlines():
+            with contextlib.suppress(ValueError, KeyError, TypeError, BadRecord):
+                sample = json.loads(line)
+                # The name alone: no line of a manifest reads a file from elsewhere.
+                path = manifest.parent / epath.Path(sample["file"]).name
+                yield str(sample["prompt"]), decode(path)
 
 
 def _read_json(path: epath.Path) -> dict[str, Any]:
@@ -157,13 +155,6 @@ def _read_json(path: epath.Path) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _read_picture(path: epath.Path) -> np.ndarray | None:
-    try:
-        return decode(path)
-    except BadRecord:
-        return None
-
-
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and math.isfinite(value)
 
@@ -171,13 +162,6 @@ def _is_number(value: Any) -> bool:
 def _numbers(values: Any) -> dict[str, float]:
     values = values if isinstance(values, dict) else {}
     return {name: value for name, value in values.items() if _is_number(value)}
-
-
-def _within(tree: Any, *names: str) -> Any:
-    """The value at a path of a config, None where it is missing."""
-    for name in names:
-        tree = tree.get(name) if isinstance(tree, dict) else None
-    return tree
 
 
 # ------------------------------------------------------------------ sections
@@ -192,21 +176,18 @@ def _headline(demo: _Demo) -> str:
     return (
         "<header><h1>babeldraw demo</h1>\n<p>An image tokenizer and a text-to-image transformer, "
         "trained from scratch on captioned pictures of shapes. A program reads each picture and "
-        "compares it with its prompt; exact is right in everything.</p></header>\n"
+        "compares it with its prompt; exact is the share right in everything.</p></header>\n"
         f'<div class="tiles">{tiles or "<p>There are no figures yet.</p>"}</div>'
     )
 
 
 def _pictures(demo: _Demo) -> str:
-    samples = list(itertools.islice(demo.samples(), MAX_CARDS))
-    grid = _read_picture(demo.folder / "samples.png")
-    body = ""
-    if samples:
-        cards = "".join(_card(prompt, picture) for prompt, picture in samples)
-        body = f'<div class="cards">{cards}</div>'
-    elif grid is not None:
-        body = f"<figure>{_img(grid, 'drawn pictures')}</figure>"
-    return _section("Pictures", body, "No pictures have been drawn yet.")
+    cards = "".join(_card(prompt, picture) for prompt, picture in demo.samples())
+    body = f'<div class="cards">{cards}</div>' if cards else ""
+    if not cards:
+        with contextlib.suppress(BadRecord):
+            body = _img(decode(demo.folder / "samples.png"), "drawn pictures")
+    return _section("Pictures", body, "No pictures have been drawn for prompts yet.")
 
 
 def _card(prompt: str, picture: np.ndarray) -> str:
@@ -216,16 +197,14 @@ def _card(prompt: str, picture: np.ndarray) -> str:
 
 def _verdict(prompt: str, picture: np.ndarray) -> str:
     """What is wrong in the picture; empty for a prompt or a picture that cannot be judged."""
-    scene = shapes.parse_caption(prompt)
-    if scene is None:
-        return ""
     try:
-        answers = score(picture, scene).as_dict()
-    except UserError:  # It is not square, or tiny.
+        answers = score_batch(picture[None], [prompt])
+    except UserError:
         return ""
     wrong = [name for name, right in answers.items() if not right and name != "exact"]
     answer = f"✗ {', '.join(wrong)}" if wrong else "<b>✓ as asked</b>"
-    return f"<small>{answer}{' · held-out pair' if scene.split() == 'unseen' else ''}</small>"
+    held_out = shapes.parse_caption(prompt).split() == "unseen"
+    return f"<small>{answer}{' · held-out pair' if held_out else ''}</small>"
 
 
 def _scores(demo: _Demo) -> str:
@@ -249,28 +228,26 @@ def _share_cell(share: float | None) -> str:
 
 
 def _reconstructions(demo: _Demo) -> str:
-    run, body = demo.tokenizer, ""
-    grids = sorted(run.samples.glob("reconstruction_reconstructions_*.png"))
-    grid = _read_picture(grids[-1]) if grids else None
-    for original, image in _cut_pairs(grid, _within(run.config, "tokenizer", "image_size")):
-        body += f"<div>{_img(original, 'original')}{_img(image, 'reconstruction')}</div>\n"
+    body = "".join(
+        f"<div>{_img(original, 'original')}{_img(image, 'reconstruction')}</div>\n"
+        for original, image in _latest_pairs(demo.tokenizer)
+    )
     if body:
-        text = (
-            "Held-out pictures, left, and what the tokenizer gives back from their tokens, right."
-        )
+        text = "Left a held-out picture, right what the tokenizer gives back from its tokens."
         body = f'<p>{text}</p>\n<div class="cards pairs">{body}</div>'
     return _section("Reconstructions", body, "The tokenizer has not been evaluated yet.")
 
 
-def _cut_pairs(grid: np.ndarray | None, size: Any) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Originals with their reconstructions from a grid [H, W, 3] whose rows alternate between them.
+def _latest_pairs(run: _Run) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Originals with their reconstructions, cut from the latest grid, whose rows alternate.
 
-    Empty without a grid, or without a `size` [height, width] that fits it.
+    Empty without a grid, or without a config that tells the size of its pictures.
     """
     try:
-        height, width = size
+        grid = decode(max(run.samples.glob("reconstruction_reconstructions_*.png")))
+        height, width = run.config["tokenizer"]["image_size"]
         cells = grid.reshape(-1, 2, height, grid.shape[1] // width, width, 3)
-    except (AttributeError, TypeError, ValueError, ZeroDivisionError):
+    except (BadRecord, KeyError, TypeError, ValueError, ZeroDivisionError):
         return []
     return [(row[0, :, at], row[1, :, at]) for row in cells for at in range(cells.shape[3])]
 
@@ -288,7 +265,7 @@ def _training(demo: _Demo) -> str:
         _chart("Tokenizer: loss", "steps", losses, [tokenizer("train/loss")], log=True)
         + _chart("Tokenizer: PSNR in dB", "steps", losses, psnr)
         + _chart("Generator: loss in nats per token", "steps", losses, loss)
-        + _chart("Generator: prompts drawn right, %", "minutes of its training", kinds, exact)
+        + _chart("Generator: % of prompts exact", "minutes of its training", kinds, exact)
     )
     body = f'<div class="charts">{body}</div>' if body else ""
     return _section("Training", body, "No steps have been recorded yet.")
@@ -324,9 +301,7 @@ def _img(picture: np.ndarray, alt: str) -> str:
     buffer = io.BytesIO()
     Image.fromarray(picture).save(buffer, "PNG")
     data = base64.b64encode(buffer.getvalue()).decode()
-    height, width = picture.shape[:2]
-    size = f'width="{width}" height="{height}"'
-    return f'<img {size} alt="{escape(alt)}" src="data:image/png;base64,{data}">'
+    return f'<img alt="{escape(alt)}" src="data:image/png;base64,{data}">'
 
 
 def _chart(title: str, x: str, labels: tuple, curves: Iterable[Points], log: bool = False) -> str:
@@ -339,11 +314,11 @@ def _chart(title: str, x: str, labels: tuple, curves: Iterable[Points], log: boo
     with rc_context(_CHART_STYLE | {"svg.hashsalt": title}):
         figure = Figure(figsize=(4.4, 2.2), layout="constrained", facecolor="none")
         axes = figure.add_subplot(facecolor="none", yscale="log" if log else "linear")
-        for number, (label, points) in enumerate(zip(labels, curves, strict=False)):
-            if points:
-                dot = "o" if len(points) < 30 else ""
-                axes.plot(*zip(*points, strict=True), dot + "-", color=_CURVES[number])
-                legend += f"<small>{label} {points[-1][1]:.3g}</small>"
+        drawn = [pair for pair in zip(labels, curves, strict=False) if pair[1]]
+        for colour, (label, points) in zip(_CURVES, drawn, strict=False):
+            dot = "o" if len(points) < 30 else ""
+            axes.plot(*zip(*points, strict=True), f"{dot}-", color=colour)
+            legend += f"<small>{label} {points[-1][1]:.3g}</small>"
         axes.set_xlabel(x, loc="right")
         axes.set_xlim(left=0)
         axes.tick_params(axis="y", which="both", length=0)
@@ -351,7 +326,7 @@ def _chart(title: str, x: str, labels: tuple, curves: Iterable[Points], log: boo
             axes.yaxis.set(major_locator=LogLocator(subs=(1, 2, 5)), major_formatter="{x:g}")
             axes.yaxis.set_minor_locator(NullLocator())
         file = io.StringIO()
-        figure.savefig(file, format="svg", metadata=dict.fromkeys(_SVG_METADATA))
+        figure.savefig(file, format="svg", metadata={"Date": None})
     svg = file.getvalue()
     for colour, variable in _COLOURS.items():
         svg = svg.replace(colour, f"var(--{variable})")
@@ -362,7 +337,6 @@ def _chart(title: str, x: str, labels: tuple, curves: Iterable[Points], log: boo
 # Stand-ins for variables of the style sheet: charts are light or dark as the page is.
 _COLOURS = {"#00000a": "quiet", "#00000b": "rule", "#00000c": "first", "#00000d": "second"}
 _QUIET, _RULE, *_CURVES = _COLOURS
-_SVG_METADATA = ("Creator", "Date", "Format", "Type")
 _CHART_STYLE = {
     "svg.fonttype": "none",
     "font.size": 9,
@@ -381,12 +355,11 @@ _HEAD = """<!doctype html>
 <meta charset="utf-8">
 <title>babeldraw demo</title>
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
 <meta http-equiv="Content-Security-Policy"
   content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
 <style>
-:root { --paper: #fcfcfa; --ink: #1d1f23; --quiet: #666a73; --rule: #e1e1dc;
-  --first: #2a63b8; --second: #c25a12; --good: #24763c }
+:root { color-scheme: light dark; --paper: #fcfcfa; --ink: #1d1f23; --quiet: #666a73;
+  --rule: #e1e1dc; --first: #2a63b8; --second: #c25a12; --good: #24763c }
 @media (prefers-color-scheme: dark) { :root { --paper: #16181b; --ink: #e6e6e3; --quiet: #9a9ea7;
   --rule: #34383e; --first: #7cb0f5; --second: #f2a25f; --good: #7ccb90 } }
 * { box-sizing: border-box; margin: 0; padding: 0 }
@@ -397,8 +370,8 @@ h1 { font-size: 1.9rem; letter-spacing: -.02em; margin: 0 }
 p { max-width: 42rem; margin-bottom: 1rem; text-wrap: pretty }
 p, dl, small, th, summary { color: var(--quiet); font-weight: 400 }
 small { display: block; font-size: .8rem }
-img { width: 100%; height: auto; display: block; image-rendering: pixelated; border-radius: 3px;
-  outline: 1px solid var(--rule) }
+img, svg { display: block; width: 100%; height: auto }
+img { image-rendering: pixelated; border-radius: 3px; outline: 1px solid var(--rule) }
 .tiles, .cards, .charts { display: grid; gap: 1.2rem 1rem }
 .tiles { grid-template-columns: repeat(auto-fit, minmax(9.5rem, 1fr)); margin-top: 1.6rem }
 dl { border-top: 2px solid var(--ink); padding-top: .5rem; font-size: .85rem; line-height: 1.35 }
@@ -409,13 +382,14 @@ dt + dd { color: var(--ink); font-size: 1.9rem; font-weight: 600; letter-spacing
 .pairs div { display: flex; gap: 3px }
 table { border-collapse: collapse; width: 100%; max-width: 42rem; text-align: left }
 th, td { border-bottom: 1px solid var(--rule); padding: .4rem 1rem .4rem 0; vertical-align: top }
+th[scope=row] { color: var(--ink) }
 td { font-variant-numeric: tabular-nums; width: 28% }
 td i { display: block; height: 4px; background: var(--first) }
 td + td i { background: var(--second) }
 .charts { grid-template-columns: repeat(auto-fit, minmax(min(100%, 24rem), 1fr)); gap: 2rem }
-.charts svg { width: 100%; height: auto }
 .charts text { font-family: inherit !important }
-.charts small { display: inline; margin-left: 1rem; color: var(--first) }
+.charts figcaption { display: flex; flex-wrap: wrap; align-items: baseline; gap: 0 1rem }
+.charts small { color: var(--first) }
 .charts small + small { color: var(--second) }
 pre { overflow-x: auto; font-size: .8rem; line-height: 1.4; padding: .5rem 0 1rem }
 </style>

@@ -5,20 +5,23 @@ from typing import Any
 
 import jax
 import optax
+import optax.contrib
 
 from babeldraw.config import require
 from babeldraw.optim.adafactor import MOMENT_DTYPES, AdafactorState, adafactor, leaf_axes
 from babeldraw.optim.schedules import ScheduleConfig, make_schedule
 
-NAMES = ("adafactor", "adamw")
+NAMES = ("adafactor", "adamw", "muon")
 
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
     """Attributes:
     schedule: the learning rate.
-    name: adafactor (Babeldraw) or adamw (ViT-VQGAN).
-    b1, b2: decay of the first and second moments.
+    name: adafactor (Babeldraw), adamw (ViT-VQGAN) or muon (small runs: it learns in a fraction of
+      the steps). Muon orthogonalises the updates of matrices, scaled to the size of Adam's; all
+      else, embeddings and the output included, goes to Adam at the same rate.
+    b1, b2: decay of the first and second moments; Muon's own momentum is optax's.
     weight_decay: decoupled, on arrays of two or more dimensions per layer.
     clip_norm: largest global norm of the gradient; 0 clips nothing.
     moment_dtype: of Adafactor's first moment: int8, bfloat16 or float32.
@@ -70,6 +73,8 @@ def make_optimizer(config: OptimizerConfig, axes) -> optax.GradientTransformatio
             schedule, config.b1, config.b2, weight_decay=config.weight_decay, mask=matrices
         )
         core = _with_standard_promotion(core)
+    elif config.name == "muon":
+        core = _with_standard_promotion(_muon(config, schedule, axes, matrices))
     else:
         core = adafactor(
             schedule,
@@ -86,25 +91,63 @@ def make_optimizer(config: OptimizerConfig, axes) -> optax.GradientTransformatio
 def optimizer_axes(opt_state: Any, params: Any, axes: Any) -> Any:
     """Logical axes of each array of an optimizer's state, in the same tree.
 
+    An array that stands at a parameter's place in the tree and has its shape carries its names;
+    Adafactor's factors derive theirs; anything else is whole on every device.
+
     Args:
       opt_state: abstract state of what `make_optimizer` made.
       params: abstract parameters.
       axes: logical names of each parameter.
     """
     structure = jax.tree.structure(params)
+    flat = jax.tree_util.tree_leaves_with_path(params)
+    names = structure.flatten_up_to(axes)
+    known = {path: (leaf.shape, n) for (path, leaf), n in zip(flat, names, strict=True)}
 
-    def is_known(node: Any) -> bool:
-        return isinstance(node, AdafactorState) or jax.tree.structure(node) == structure
-
-    def names(node: Any) -> Any:
+    def of_node(path: tuple, node: Any) -> Any:
         if isinstance(node, AdafactorState):
-            flat = structure.flatten_up_to(axes)
             leaves = structure.flatten_up_to(node.leaves)
-            named = [leaf_axes(a, leaf) for a, leaf in zip(flat, leaves, strict=True)]
+            named = [leaf_axes(n, leaf) for n, leaf in zip(names, leaves, strict=True)]
             return AdafactorState(count=(), leaves=structure.unflatten(named))
-        return axes if is_known(node) else (None,) * node.ndim
+        for start in range(len(path)):
+            shape, own = known.get(path[start:], (None, None))
+            if shape == node.shape:
+                return own
+        return (None,) * node.ndim
 
-    return jax.tree.map(names, opt_state, is_leaf=is_known)
+    return jax.tree_util.tree_map_with_path(
+        of_node, opt_state, is_leaf=lambda node: isinstance(node, AdafactorState)
+    )
+
+
+def _muon(
+    config: OptimizerConfig, schedule: optax.Schedule, axes: Any, matrices: Any
+) -> optax.GradientTransformation:
+    return optax.contrib.muon(
+        schedule,
+        # The root mean square of Adam's updates, so that one schedule serves both.
+        consistent_rms=0.2,
+        weight_decay=config.weight_decay,
+        weight_decay_mask=matrices,
+        adam_b1=config.b1,
+        adam_b2=config.b2,
+        adam_weight_decay=config.weight_decay,
+        muon_weight_dimension_numbers=jax.tree.map(_matrix_dimensions, axes, is_leaf=is_tuple),
+    )
+
+
+def _matrix_dimensions(
+    names: tuple[str | None, ...],
+) -> optax.contrib.MuonDimensionNumbers | None:
+    """Which dimensions of a weight are its inputs and which its outputs; None: not a matrix."""
+    first = int(names[:1] == ("layers",))
+    own = names[first:]
+    if len(own) < 2 or {"vocab", "position", None} & set(own):
+        return None
+    # Heads and their dimension are one side of the product.
+    inputs = 2 if own[0] == "heads" else 1
+    dims = tuple(range(first, len(names)))
+    return optax.contrib.MuonDimensionNumbers(dims[:inputs], dims[inputs:])
 
 
 def _with_standard_promotion(tx: optax.GradientTransformation) -> optax.GradientTransformation:

@@ -14,15 +14,15 @@ STACK = {"heads": 4, "dim": 128, "hidden": 512, "scan": False}
 
 def get_config(variant: str = "") -> ConfigDict:
     """`variant`: empty, or runlocal for a few quick steps."""
-    steps = 6000
+    steps = 4000
     config = {
         "objective": "text_to_image",
         "train": {
             "steps": steps,
             "batch_size": 32,
             "log_every": 100,
-            "checkpoint_every": 500,
-            "eval_every": 1500,
+            "checkpoint_every": 250,
+            "eval_every": 1000,
         },
         "data": {"source": "shapes"},
         "tokenizer": TOKENIZER,
@@ -33,13 +33,12 @@ def get_config(variant: str = "") -> ConfigDict:
             "text_length": 24,
         },
         "optimizer": {
-            "name": "adamw",
-            "b1": 0.9,
+            "name": "muon",
             "b2": 0.98,
-            "weight_decay": 1e-4,
+            "weight_decay": 0.0,
             "clip_norm": 1.0,
             "schedule": {
-                "peak": 2e-3,
+                "peak": 3e-3,
                 "warmup_steps": 200,
                 "decay_start": 200,
                 "decay_end": steps,

@@ -13,35 +13,34 @@ TOKENIZER = {
     "decoder": STACK,
     "image_size": (64, 64),
     "patch_size": 8,
-    "codebook_size": 1024,
+    "codebook_size": 512,
     "code_dim": 8,
 }
 
 
 def get_config(variant: str = "") -> ConfigDict:
     """`variant`: empty, or runlocal for a few quick steps."""
-    steps = 5000
+    steps = 2500
     config = {
         "objective": "image_tokenizer",
         "train": {
             "steps": steps,
             "batch_size": 16,
             "log_every": 100,
-            "checkpoint_every": 500,
-            "eval_every": 1000,
+            "checkpoint_every": 250,
+            "eval_every": 500,
         },
         "data": {"source": "shapes"},
         "tokenizer": TOKENIZER,
-        # Two hundred thousand pictures are few: without restarts ten codes take everything.
+        # Forty thousand pictures are few: without restarts ten codes take everything.
         "loss": {"restart_below": 0.05},
         "optimizer": {
-            "name": "adamw",
-            "b1": 0.9,
+            "name": "muon",
             "b2": 0.99,
-            "weight_decay": 1e-4,
+            "weight_decay": 0.0,
             "clip_norm": 1.0,
             "schedule": {
-                "peak": 2e-3,
+                "peak": 3e-3,
                 "warmup_steps": 100,
                 "decay_start": 100,
                 "decay_end": steps,

@@ -27,7 +27,7 @@ def get_config(variant: str = "") -> ConfigDict:
             "text_length": 128,
         },
         "optimizer": {
-            "name": "adamw",
+            "name": "muon",
             "b2": 0.96,
             "clip_norm": 1.0,
             "schedule": {

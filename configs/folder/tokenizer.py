@@ -30,7 +30,7 @@ def get_config(variant: str = "") -> ConfigDict:
         },
         "loss": {"restart_below": 0.05},
         "optimizer": {
-            "name": "adamw",
+            "name": "muon",
             "b2": 0.99,
             "weight_decay": 1e-4,
             "clip_norm": 1.0,

@@ -47,7 +47,7 @@ def draws(config, logits, count):
     """`count` tokens of one row of logits."""
     keys = jax.random.split(jax.random.key(0), count)
     rows = jnp.broadcast_to(jnp.asarray(logits)[None], (count, len(logits)))
-    return np.asarray(sample_tokens(keys, rows, Settings.of(config)))
+    return np.asarray(jax.jit(sample_tokens)(keys, rows, Settings.of(config)))
 
 
 def test_guidance_runs_from_unconditional_through_conditional_and_beyond():

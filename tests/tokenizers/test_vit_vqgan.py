@@ -29,6 +29,9 @@ CONFIG = ViTVQGANConfig(
     code_dim=4,
 )
 TOKENIZER = ViTVQGANTokenizer(CONFIG)
+encode, decode, reconstruct = map(
+    jax.jit, (TOKENIZER.encode, TOKENIZER.decode, TOKENIZER.reconstruct)
+)
 IMAGES = np.random.default_rng(0).random((3, 8, 12, 3), np.float32)
 
 
@@ -81,17 +84,17 @@ def test_pictures_become_tokens_and_pictures_of_any_shape(size):
 
 
 def test_through_the_tokens_and_back_is_one_reconstruction(params):
-    ids = TOKENIZER.encode(params, IMAGES)
-    images, same_ids = TOKENIZER.reconstruct(params, IMAGES)
+    ids = encode(params, IMAGES)
+    images, same_ids = reconstruct(params, IMAGES)
     assert len(np.unique(ids)) > 3 and ids.min() >= 0 and ids.max() < 32
     np.testing.assert_array_equal(same_ids, ids)
-    np.testing.assert_allclose(TOKENIZER.decode(params, ids), images, atol=1e-5)
+    np.testing.assert_allclose(decode(params, ids), images, atol=1e-5)
 
 
 def test_each_picture_is_coded_alone(params):
-    together = TOKENIZER.encode(params, IMAGES)
+    together = encode(params, IMAGES)
     for index in range(3):
-        alone = TOKENIZER.encode(params, IMAGES[index : index + 1])
+        alone = encode(params, IMAGES[index : index + 1])
         np.testing.assert_array_equal(alone[0], together[index])
 
 
@@ -99,18 +102,18 @@ def test_training_sees_raw_values_and_pictures_are_clipped(params):
     loud = {**params, "to_pixels": {**params["to_pixels"]}}
     loud["to_pixels"]["weight"] = 20 * params["to_pixels"]["weight"]
 
+    @jax.jit
     def raw(params):
         return TOKENIZER.network.apply({"params": params}, IMAGES).images
 
     pixels = raw(loud)
     outside = (pixels < 0) | (pixels > 1)
     assert outside.mean() > 0.5
-    ids = TOKENIZER.encode(loud, IMAGES)
-    shown = TOKENIZER.decode(loud, ids)
+    shown = decode(loud, encode(loud, IMAGES))
     np.testing.assert_allclose(shown, np.clip(pixels, 0, 1), atol=1e-4)
-    np.testing.assert_allclose(TOKENIZER.reconstruct(loud, IMAGES)[0], shown, atol=1e-4)
+    np.testing.assert_allclose(reconstruct(loud, IMAGES)[0], shown, atol=1e-4)
     # A pixel far outside still learns: the gradient of its value is not cut.
-    grads = jax.grad(lambda p: jnp.sum(jnp.where(outside, raw(p), 0.0)))(loud)
+    grads = jax.jit(jax.grad(lambda p: jnp.sum(jnp.where(outside, raw(p), 0.0))))(loud)
     bias = np.asarray(grads["to_pixels"]["bias"])
     expected = 0.5 * to_patches(outside.astype(np.float32), 4).sum(axis=(0, 1))
     np.testing.assert_allclose(bias, expected, atol=1e-4)
@@ -121,7 +124,7 @@ def test_gradients_reach_the_encoder_through_the_codes(params):
         out = TOKENIZER.network.apply({"params": params}, IMAGES)
         return jnp.mean(jnp.square(out.images - IMAGES))
 
-    grads = jax.grad(loss)(params)
+    grads = jax.jit(jax.grad(loss))(params)
     assert np.any(grads["embed"]["weight"]) and np.any(grads["decoder"]["head"]["up"]["weight"])
     # The table learns from the codebook loss alone.
     np.testing.assert_array_equal(grads["codebook"]["table"], np.zeros((32, 4)))

@@ -1,0 +1,190 @@
+"""Stage 2: the loss falls, the tokenizer does not move, any number of devices does the same."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+from babeldraw.errors import UserError
+from babeldraw.layers.block import TransformerConfig
+from babeldraw.models.babeldraw import BabeldrawConfig
+from babeldraw.objectives.text_to_image import TextToImageLossConfig, TextToImageObjective
+from babeldraw.optim.optimizer import OptimizerConfig
+from babeldraw.optim.schedules import ScheduleConfig
+from babeldraw.sampling.logits import SamplingConfig, Settings
+from babeldraw.sharding.batch import place_batch
+from babeldraw.sharding.constraint import is_names, layout, shardings
+from babeldraw.sharding.mesh import MeshConfig, make_mesh
+from babeldraw.sharding.rules import TABLES
+from babeldraw.tokenizers.vit_vqgan import ViTVQGANConfig
+
+B, T, V = 8, 4, 32
+STACK = TransformerConfig(blocks=1, heads=2, dim=16, hidden=32)
+OBJECTIVE = TextToImageObjective(
+    model=BabeldrawConfig(STACK, STACK, text_vocab_size=20, text_length=5),
+    tokenizer=ViTVQGANConfig(STACK, STACK, (8, 8), patch_size=4, codebook_size=V, code_dim=4),
+    optimizer=OptimizerConfig(ScheduleConfig(1e-2, 0, 0, 1, kind="constant")),
+    loss=TextToImageLossConfig(prompt_dropout=0.0),
+    batch_size=B,
+)
+KEY = jax.random.key(0)
+RNG = np.random.default_rng(0)
+BATCH = {
+    "image": RNG.integers(0, 256, (B, 8, 8, 3), dtype=np.uint8),
+    "text": RNG.integers(1, 20, (B, 5), dtype=np.int32),
+}
+
+
+@functools.cache
+def initial():
+    return jax.jit(OBJECTIVE.init)(KEY)
+
+
+@functools.cache
+def compiled(objective):
+    return jax.jit(objective.update)
+
+
+def with_prompt_dropout(share):
+    return dataclasses.replace(OBJECTIVE, loss=TextToImageLossConfig(share))
+
+
+def losses_on(objective, devices, table, steps=3):
+    """The loss of each step, compiled for a mesh as the training loop does it."""
+    mesh, rules = make_mesh(MeshConfig(), devices), TABLES[table]
+    places = shardings(objective.axes(), jax.eval_shape(objective.init, KEY), mesh, rules)
+    whole = NamedSharding(mesh, PartitionSpec())
+
+    @functools.partial(jax.jit, donate_argnums=0, out_shardings=(places, whole))
+    def update(state, batch):
+        with layout(mesh, rules):
+            return objective.update(state, batch, jax.random.fold_in(KEY, state.step))
+
+    state = jax.device_put(jax.device_get(initial()), places)
+    losses = []
+    for _ in range(steps):
+        state, metrics = update(state, place_batch(BATCH, mesh))
+        losses.append(float(metrics["loss"]))
+    return losses
+
+
+def tokens_of(state):
+    images = BATCH["image"].astype(np.float32) / 255
+    return np.asarray(OBJECTIVE._tokenizer.encode(state.frozen["tokenizer"], images))
+
+
+def test_the_loss_is_the_mean_cross_entropy_of_all_tokens():
+    state = initial()
+    _, metrics = compiled(OBJECTIVE)(state, BATCH, KEY)
+    tokens = tokens_of(state)
+    logits = np.asarray(OBJECTIVE._generator.logits(state.params, BATCH["text"], tokens), float)
+    shares = np.exp(logits) / np.exp(logits).sum(axis=-1, keepdims=True)
+    chosen = np.take_along_axis(shares, tokens[..., None], axis=-1)[..., 0]
+    np.testing.assert_allclose(metrics["loss"], -np.log(chosen).mean(), atol=1e-5)
+    np.testing.assert_allclose(metrics["accuracy"], np.mean(logits.argmax(-1) == tokens))
+    each = jax.jit(OBJECTIVE.predict_fns()["loss"])(state, BATCH)
+    np.testing.assert_allclose(each, -np.log(chosen).mean(axis=1), atol=1e-5)
+
+
+def test_metrics_are_finite_float32_scalars_and_steps_are_counted():
+    state, metrics = compiled(OBJECTIVE)(initial(), BATCH, KEY)
+    assert int(state.step) == 1 and state.step.dtype == jnp.int32
+    for name, value in metrics.items():
+        assert value.shape == () and value.dtype == jnp.float32 and np.isfinite(value), name
+
+
+def test_ready_made_tokens_are_those_of_the_pictures():
+    state = initial()
+    ready = {"text": BATCH["text"], "tokens": tokens_of(state)}
+    from_pictures, _ = compiled(OBJECTIVE)(state, BATCH, KEY)
+    from_tokens, _ = compiled(OBJECTIVE)(state, ready, KEY)
+    compare = functools.partial(np.testing.assert_allclose, atol=1e-6)
+    jax.tree.map(compare, from_tokens.params, from_pictures.params)
+
+
+def test_the_loss_falls_and_the_tokenizer_stays_bit_for_bit():
+    state, losses = initial(), []
+    before = jax.device_get(state)
+    for step in range(20):
+        state, metrics = compiled(OBJECTIVE)(state, BATCH, jax.random.fold_in(KEY, step))
+        losses.append(float(metrics["loss"]))
+    assert losses[-1] < 0.5 * losses[0]
+    jax.tree.map(np.testing.assert_array_equal, state.frozen, before.frozen)
+    for moved, old in zip(
+        jax.tree.leaves(state.params), jax.tree.leaves(before.params), strict=True
+    ):
+        assert np.any(np.asarray(moved) != old)
+
+
+def test_a_trained_tokenizer_takes_the_place_of_the_random_one():
+    state = initial()
+    other = jax.tree.map(lambda p: p + 1, state.frozen["tokenizer"])
+    changed = OBJECTIVE.with_tokenizer(state, other)
+    assert changed.frozen["tokenizer"] is other and changed.params is state.params
+
+
+@pytest.mark.parametrize(("share", "depends"), [(1.0, False), (0.0, True)])
+def test_a_dropped_prompt_tells_nothing(share, depends):
+    update = compiled(with_prompt_dropout(share))
+    other = {**BATCH, "text": BATCH["text"][::-1]}
+    (_, first), (_, second) = (update(initial(), batch, KEY) for batch in (BATCH, other))
+    assert (first["loss"] != second["loss"]) == depends
+    empty = {**BATCH, "text": 0 * BATCH["text"]}
+    _, without = update(initial(), empty, KEY)
+    assert (first["loss"] != without["loss"]) == depends
+
+
+def test_whole_prompts_are_dropped_at_their_share():
+    text = jnp.ones((4000, 5), jnp.int32)
+    dropped = np.asarray(with_prompt_dropout(0.1)._drop_prompts(text, KEY))
+    assert set(dropped.sum(axis=1)) == {0, 5}
+    # Five standard deviations.
+    assert abs(np.mean(dropped[:, 0] == 0) - 0.1) < 5 * np.sqrt(0.1 * 0.9 / 4000)
+
+
+@pytest.mark.parametrize("moment_dtype", ["int8", "float32"])
+def test_one_device_and_eight_take_the_same_steps(moment_dtype):
+    stack = dataclasses.replace(STACK, dropout=0.1)
+    objective = dataclasses.replace(
+        with_prompt_dropout(0.5),
+        model=dataclasses.replace(OBJECTIVE.model, encoder=stack, decoder=stack),
+        optimizer=dataclasses.replace(OBJECTIVE.optimizer, moment_dtype=moment_dtype),
+    )
+    expected = losses_on(objective, jax.devices()[:1], "data_parallel")
+    assert len(set(expected)) == 3
+    for table in TABLES:
+        np.testing.assert_allclose(losses_on(objective, None, table), expected, atol=1e-5)
+
+
+def test_the_axes_are_the_state_s():
+    state, axes = jax.eval_shape(OBJECTIVE.init, KEY), OBJECTIVE.axes()
+    assert jax.tree.structure(axes, is_leaf=is_names) == jax.tree.structure(state)
+    for names, leaf in zip(
+        jax.tree.leaves(axes, is_leaf=is_names), jax.tree.leaves(state), strict=True
+    ):
+        assert len(names) == leaf.ndim
+
+
+def test_the_batch_is_what_the_spec_says():
+    spec = OBJECTIVE.batch_spec()
+    assert spec.keys() == BATCH.keys()
+    for name, array in BATCH.items():
+        assert spec[name].shape == array.shape and spec[name].dtype == array.dtype
+
+
+def test_prompts_become_pictures():
+    generate = jax.jit(OBJECTIVE.predict_fns()["generate"])
+    keys = jax.random.split(KEY, 3)
+    images = generate(initial(), BATCH["text"][:3], keys, Settings.of(SamplingConfig()))
+    assert images.shape == (3, 8, 8, 3) and images.dtype == jnp.float32
+    assert images.min() >= 0 and images.max() <= 1
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.1])
+def test_a_share_that_is_none_is_named(share):
+    with pytest.raises(UserError, match=f"config.loss.prompt_dropout is {share}; "):
+        TextToImageLossConfig(share)
