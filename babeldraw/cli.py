@@ -10,7 +10,7 @@ from absl import flags, logging
 import babeldraw
 from babeldraw.errors import UserError
 
-COMMANDS = ("demo", "train", "sample", "evaluate", "inspect", "vocabulary")
+COMMANDS = ("demo", "train", "sample", "evaluate", "inspect", "vocabulary", "tokenize")
 USAGE = """babeldraw {version}: models that draw from text by predicting image tokens
 
 usage: babeldraw COMMAND [flags]      babeldraw COMMAND --help

@@ -49,7 +49,8 @@ class TrainBatches:
     """Endless shuffled batches of this host's share, on tf.data.
 
     Each batch is {'image': uint8 [b, h, w, 3], 'label': int32 [b]} and, given a vocabulary,
-    'text': int32 [b, text_length], where b is `batch_size / process_count`. A picture that has
+    'text': int32 [b, text_length], where b is `batch_size / process_count`. A source of stored
+    tokens gives 'tokens': int32 [b, T] in place of 'image'. A picture that has
     the size (h, w) already is taken as it is; any other is cropped to the aspect and resized with
     antialiasing. None is mirrored: pictures hold text.
 
@@ -101,6 +102,7 @@ class TrainBatches:
         self._vocabulary, self._text_length = vocabulary, text_length
         self._seed, self._step = int(seed), int(start_step)
         self._crop, self._workers = crop, workers
+        self._token_length = getattr(source, "token_length", 0)
         self._fingerprint = fingerprint(source)
         self._error: Exception | None = None
         self._closed = False
@@ -174,13 +176,18 @@ class TrainBatches:
             index = tf.random.experimental.index_shuffle(
                 offset, seed=tf.stack([seed, epoch]), max_index=size - 1
             )
-            image, text, label = tf.numpy_function(
-                self._read, [index], (tf.uint8, tf.int32, tf.int32), stateful=False
+            image, tokens, text, label = tf.numpy_function(
+                self._read, [index], (tf.uint8, tf.int32, tf.int32, tf.int32), stateful=False
             )
-            image.set_shape([None, None, 3])
-            box_seed = tf.stack([seed, position]) if self._crop == "random" else None
-            example = {"image": resize(image, self.image_size, box_seed), "label": label}
-            example["label"].set_shape([])
+            label.set_shape([])
+            example = {"label": label}
+            if self._token_length:
+                tokens.set_shape([self._token_length])
+                example["tokens"] = tokens
+            else:
+                image.set_shape([None, None, 3])
+                box_seed = tf.stack([seed, position]) if self._crop == "random" else None
+                example["image"] = resize(image, self.image_size, box_seed)
             if self._vocabulary is not None:
                 text.set_shape([self._text_length])
                 example["text"] = text
@@ -188,10 +195,11 @@ class TrainBatches:
 
         return tf.autograph.experimental.do_not_convert(load)
 
-    def _read(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _read(self, index: np.ndarray) -> tuple[np.ndarray, ...]:
         try:
             record = self.reader.read_at(int(index))
-            return record.image, self._encode(record), np.int32(record.label)
+            tokens = np.zeros(0, np.int32) if record.tokens is None else record.tokens
+            return record.image, tokens, self._encode(record), np.int32(record.label)
         except Exception as error:
             self._error = self._error or error
             raise
@@ -299,16 +307,25 @@ def eval_batches(
 
 
 def _collate(records: list[Record | None], size: tuple[int, int]) -> dict[str, Any]:
-    image = np.zeros((len(records), *size, 3), np.uint8)
-    for slot, record in zip(image, records, strict=True):
-        if record is not None:
-            slot[:] = center_crop(record.image, size)
     return {
-        "image": image,
+        **_pictures(records, size),
         "label": np.array([-1 if r is None else r.label for r in records], np.int32),
         "mask": np.array([r is not None for r in records]),
         "caption": ["" if r is None else r.caption for r in records],
     }
+
+
+def _pictures(records: list[Record | None], size: tuple[int, int]) -> dict[str, np.ndarray]:
+    """The batch's pictures, or its stored tokens; zeros where there is no record."""
+    stored = [r.tokens for r in records if r is not None and r.tokens is not None]
+    if stored:
+        empty = np.zeros_like(stored[0])
+        return {"tokens": np.stack([empty if r is None else r.tokens for r in records])}
+    image = np.zeros((len(records), *size, 3), np.uint8)
+    for slot, record in zip(image, records, strict=True):
+        if record is not None:
+            slot[:] = center_crop(record.image, size)
+    return {"image": image}
 
 
 def fingerprint(source: Source) -> str:

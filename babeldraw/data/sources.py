@@ -29,11 +29,13 @@ class Record:
         image: uint8 [H, W, 3], RGB.
         caption: any Unicode text, '' where there is none.
         label: class index, -1 where there is none.
+        tokens: int32 [T], stored image tokens; the image is then empty.
     """
 
     image: np.ndarray
     caption: str
     label: int = -1
+    tokens: np.ndarray | None = None
 
 
 class BadRecord(Exception):
@@ -70,10 +72,10 @@ class DataConfig:
     """Which data to read.
 
     Attributes:
-        source: 'shapes' (drawn on the fly), 'folder' or 'tfds'.
-        path: the folder, or the TFDS name such as 'coco_captions' or 'coco_captions:1.1.0'.
-        split: the part to train on. shapes: train, test, unseen; folder: train, test, all; tfds:
-            any of its splits, slices such as 'train[:90%]' included.
+        source: 'shapes' (drawn on the fly), 'folder', 'tfds', or 'tokens' of `babeldraw tokenize`.
+        path: the folder of pictures or tokens, or the TFDS name such as 'coco_captions:1.1.0'.
+        split: the part to train on. shapes: train, test, unseen; folder, tokens: train, test, all;
+            tfds: any of its splits, slices such as 'train[:90%]' included.
         eval_split: the part to evaluate on.
         num_examples: length of one epoch of shapes, whose world has no end; others ignore it.
         data_dir: where TFDS keeps prepared data; '' for its default.
@@ -129,7 +131,13 @@ def open_source(
         from babeldraw.data.tfds import TfdsSource
 
         return TfdsSource(config.path, split, config.data_dir)
-    raise UserError(f"data.source={config.source!r} is unknown; use 'shapes', 'folder' or 'tfds'")
+    if config.source == "tokens":
+        from babeldraw.data.tokens import TokenSource
+
+        return TokenSource(config.path, split)
+    raise UserError(
+        f"data.source={config.source!r} is unknown; use 'shapes', 'folder', 'tfds' or 'tokens'"
+    )
 
 
 class ShapesSource:

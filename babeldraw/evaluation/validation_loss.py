@@ -54,7 +54,7 @@ class ValidationLoss:
             text_length=context.text_length,
             num_examples=self._config.num_examples,
         ):
-            inputs = {name: batch[name] for name in ("image", "text")}
+            inputs = {name: batch[name] for name in ("image", "tokens", "text") if name in batch}
             loss_B = np.asarray(self._loss(state, place_batch(inputs, context.mesh)))
             total += float(loss_B[batch["mask"]].sum())
             count += int(batch["mask"].sum())

@@ -53,6 +53,7 @@ class TextToImageObjective:
     tokenizer: the frozen tokenizer.
     optimizer, loss: their constants.
     batch_size: images per step, over all devices.
+    stored_tokens: batches hold ready-made tokens, not images.
     """
 
     model: BabeldrawConfig
@@ -60,6 +61,7 @@ class TextToImageObjective:
     optimizer: OptimizerConfig
     loss: TextToImageLossConfig
     batch_size: int
+    stored_tokens: bool = False
 
     def init(self, key: jax.Array) -> TrainState:
         """The tokenizer's parameters are random here; `with_tokenizer` brings trained ones."""
@@ -86,11 +88,12 @@ class TextToImageObjective:
 
     def batch_spec(self) -> dict[str, jax.ShapeDtypeStruct]:
         image = (self.batch_size, *self.tokenizer.image_size, 3)
+        tokens = (self.batch_size, self._tokenizer.tokens.length)
         text = (self.batch_size, self.model.text_length)
-        return {
-            "image": jax.ShapeDtypeStruct(image, jnp.uint8),
-            "text": jax.ShapeDtypeStruct(text, jnp.int32),
-        }
+        pictures = {"image": jax.ShapeDtypeStruct(image, jnp.uint8)}
+        if self.stored_tokens:
+            pictures = {"tokens": jax.ShapeDtypeStruct(tokens, jnp.int32)}
+        return {**pictures, "text": jax.ShapeDtypeStruct(text, jnp.int32)}
 
     def update(self, state: TrainState, batch: Batch, key: jax.Array) -> tuple[TrainState, Metrics]:
         """batch: `text` int32 [B, S]; `image` [B, height, width, 3] or `tokens` int32 [B, T]."""

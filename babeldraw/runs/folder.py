@@ -76,4 +76,4 @@ def write_json(path: epath.Path, value: Any) -> None:
     path = epath.Path(path)
     partial = path.parent / f".{path.name}.partial"
     partial.write_text(json.dumps(value, indent=2) + "\n")
-    partial.rename(path)
+    partial.replace(path)

@@ -10,6 +10,7 @@ from babeldraw.errors import UserError
 from babeldraw.evaluation.base import Context, Evaluator
 from babeldraw.evaluation.prompts import Prompts, PromptsConfig
 from babeldraw.evaluation.reconstruction import Reconstruction, ReconstructionConfig
+from babeldraw.evaluation.samples import Samples, SamplesConfig
 from babeldraw.evaluation.validation_loss import ValidationLoss, ValidationLossConfig
 from babeldraw.models.babeldraw import BabeldrawConfig
 from babeldraw.objectives.base import Objective
@@ -64,6 +65,7 @@ class TextToImageEvaluators:
     """Which evaluators judge a generator; None leaves one out. `prompts` is for shapes only."""
 
     validation_loss: ValidationLossConfig | None = ValidationLossConfig()
+    samples: SamplesConfig | None = SamplesConfig()
     prompts: PromptsConfig | None = None
 
 
@@ -79,6 +81,12 @@ class TokenizerExperiment:
     loss: TokenizerLossConfig = TokenizerLossConfig()
     evaluators: TokenizerEvaluators = TokenizerEvaluators()
     mesh: MeshConfig = MeshConfig()
+
+    def __post_init__(self):
+        require(
+            self.data.source != "tokens",
+            "config.data.source is 'tokens', which hold no pictures for a tokenizer to learn from",
+        )
 
     def make_objective(self) -> Objective:
         return ImageTokenizerObjective(
@@ -123,7 +131,12 @@ class TextToImageExperiment:
 
     def make_objective(self) -> Objective:
         return TextToImageObjective(
-            self.model, self.tokenizer, self.optimizer, self.loss, self.train.batch_size
+            self.model,
+            self.tokenizer,
+            self.optimizer,
+            self.loss,
+            self.train.batch_size,
+            stored_tokens=self.data.source == "tokens",
         )
 
     def make_evaluators(self, objective: Objective, context: Context) -> dict[str, Evaluator]:
@@ -132,6 +145,8 @@ class TextToImageExperiment:
         if self.evaluators.validation_loss is not None:
             config = self.evaluators.validation_loss
             made["validation"] = ValidationLoss(fns["loss"], config, context)
+        if self.evaluators.samples is not None:
+            made["samples"] = Samples(fns["generate"], self.evaluators.samples, context)
         if self.evaluators.prompts is not None:
             made["prompts"] = Prompts(fns["generate"], self.evaluators.prompts, context)
         return made

@@ -145,6 +145,8 @@ def train(config: Mapping[str, Any], workdir: str, label: str = "train") -> dict
                 raise Interrupted(step)
 
         # ------------------------------------------------------------------ the end
+        if batches.reader.bad:
+            say(f"{label}: {batches.reader.bad} records could not be read and were skipped")
         save(steps)
         figures = _evaluate(evaluators, state, steps, writer, elapsed(), progress_report)
         figures["seconds"] = elapsed()

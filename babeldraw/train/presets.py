@@ -11,6 +11,12 @@ from babeldraw.config import to_dict
 from babeldraw.errors import UserError
 from babeldraw.train.experiment import parse
 
+_TINY_EVALUATORS = {
+    "reconstruction": {"num_examples": 8, "batch_size": 8},
+    "validation_loss": {"num_examples": 8, "batch_size": 8},
+    "prompts": {"num_prompts": 8, "batch_size": 8},
+    "samples": {"num": 2},
+}
 _TINY = {"blocks": 1, "heads": 2, "dim": 32, "hidden": 64}
 
 
@@ -45,8 +51,7 @@ def _run_local(config: dict[str, Any]) -> dict[str, Any]:
     config["optimizer"]["schedule"].update(warmup_steps=1, decay_start=2, decay_end=4)
     for name, evaluator in config["evaluators"].items():
         if evaluator is not None:
-            count = "num_prompts" if name == "prompts" else "num_examples"
-            evaluator.update({count: 8, "batch_size": 8})
+            evaluator.update(_TINY_EVALUATORS[name])
     if "model" in config:
         config["model"].update(text_vocab_size=100, text_length=32)
     return config

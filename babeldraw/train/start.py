@@ -1,6 +1,7 @@
 """How a run begins: what its folder already says, its vocabulary, its tokenizer, its batches."""
 
 import dataclasses
+import itertools
 import json
 from typing import Any
 
@@ -18,7 +19,11 @@ from babeldraw.objectives.text_to_image import TextToImageObjective
 from babeldraw.runs.checkpoints import placed, restore_subset
 from babeldraw.runs.folder import RunFolder
 from babeldraw.train.experiment import Experiment, TextToImageExperiment
+from babeldraw.train.progress import say
+from babeldraw.train.tokenizer_run import identity
 
+# Captions whose lengths are looked at before training.
+CAPTIONS_CHECKED = 2000
 # Sections that a run cannot change once it has begun: its weights and its data would not fit.
 FIXED_SECTIONS = ("objective", "model", "tokenizer", "data")
 
@@ -78,10 +83,26 @@ def resolve(experiment: Experiment, folder: RunFolder) -> tuple[Experiment, Voca
     if not folder.vocabulary_file.exists():
         folder.path.mkdir(parents=True, exist_ok=True)
         captions = open_train_source(experiment).captions()
-        train_vocabulary(captions, folder.vocabulary_file, experiment.model.text_vocab_size)
+        asked = experiment.model.text_vocab_size
+        size = train_vocabulary(captions, folder.vocabulary_file, asked)
+        fewer = "" if size >= asked else f" ({asked} were asked for; the captions carry no more)"
+        say(f"vocabulary of {size} pieces in {folder.vocabulary_file}{fewer}")
     vocabulary = Vocabulary(folder.vocabulary_file)
+    _say_what_is_cut(experiment, vocabulary)
     model = dataclasses.replace(experiment.model, text_vocab_size=vocabulary.size)
     return dataclasses.replace(experiment, model=model), vocabulary
+
+
+def _say_what_is_cut(experiment: TextToImageExperiment, vocabulary: Vocabulary) -> None:
+    limit = experiment.model.text_length
+    captions = list(itertools.islice(open_train_source(experiment).captions(), CAPTIONS_CHECKED))
+    lengths = vocabulary.lengths(captions)
+    cut = sum(length > limit for length in lengths)
+    if cut:
+        say(
+            f"{cut} of the first {len(lengths)} captions have more than "
+            f"config.model.text_length={limit} tokens (up to {max(lengths)}) and are cut"
+        )
 
 
 def open_train_source(experiment: Experiment) -> Source:
@@ -150,7 +171,18 @@ def trained_tokenizer(experiment: TextToImageExperiment, params: Any) -> Any:
     where = jax.tree.map(lambda p: p.sharding, params)
     step, loaded = restore_subset(folder.checkpoints, {"params": placed(shapes, where)})
     logging.info("tokenizer of %s, step %d", folder.path, step)
+    if experiment.data.source == "tokens":
+        _check_same_tokenizer(experiment, identity(before["tokenizer"], loaded["params"]))
     return loaded["params"]
+
+
+def _check_same_tokenizer(experiment: TextToImageExperiment, own: str) -> None:
+    stored = open_train_source(experiment).tokenizer
+    if stored != own:
+        raise UserError(
+            f"config.data.path={experiment.data.path} holds tokens of the tokenizer {stored} and "
+            f"config.tokenizer_run={experiment.tokenizer_run} is {own}; name the run that made them"
+        )
 
 
 def evaluation_context(

@@ -30,7 +30,7 @@ def get_config(variant: str = "") -> ConfigDict:
             "encoder": {"blocks": 2, **STACK},
             "decoder": {"blocks": 4, **STACK},
             "text_vocab_size": 16_000,
-            "text_length": 24,
+            "text_length": 16,
         },
         "optimizer": {
             "name": "muon",
@@ -50,6 +50,8 @@ def get_config(variant: str = "") -> ConfigDict:
         "evaluators": {
             "prompts": {"num_prompts": 256, "sampling": {"guidance": 1.5}},
             "validation_loss": {"num_examples": 512},
+            # `prompts` draws a grid of its own.
+            "samples": None,
         },
     }
     return complete(config, variant)

@@ -1,0 +1,125 @@
+"""Stored image tokens with their captions: what `babeldraw tokenize` writes and stage 2 may read.
+
+A folder of shards `tokens-00000.npz` (arrays only: `tokens` int32 [n, T], `label` int32 [n],
+`captions` uint8, the UTF-8 texts one after another, `ends` int64 [n], where each ends) and
+`manifest.json`, which names the tokenizer, the counts and each shard's SHA-256.
+"""
+
+import bisect
+import hashlib
+import io
+import itertools
+import json
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from babeldraw.data.image import write_whole
+from babeldraw.data.sources import Record
+from babeldraw.errors import UserError
+
+MANIFEST = "manifest.json"
+# One token set in this many is held out for evaluation.
+TEST_EVERY = 20
+
+
+def write_shard(path: Path, tokens_NT: np.ndarray, records: Sequence[Record]) -> dict[str, Any]:
+    """Writes one shard, whole or not at all; returns its entry of the manifest."""
+    texts = [record.caption.encode("utf-8", "replace") for record in records]
+    buffer = io.BytesIO()
+    np.savez_compressed(
+        buffer,
+        tokens=tokens_NT.astype(np.int32),
+        label=np.array([record.label for record in records], np.int32),
+        captions=np.frombuffer(b"".join(texts), np.uint8),
+        ends=np.cumsum([len(text) for text in texts], dtype=np.int64),
+    )
+    data = buffer.getvalue()
+    write_whole(path, data)
+    return {"file": path.name, "count": len(records), "sha256": hashlib.sha256(data).hexdigest()}
+
+
+def is_whole(folder: Path, entry: dict[str, Any]) -> bool:
+    """Whether a shard of the manifest is there, byte for byte."""
+    path = folder / entry["file"]
+    return path.exists() and hashlib.sha256(path.read_bytes()).hexdigest() == entry["sha256"]
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a folder of token shards. Raises `UserError` when there is none."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"data.path={folder} holds no readable {MANIFEST}; make one with `babeldraw tokenize`"
+        ) from error
+    if not isinstance(manifest, dict) or not {"tokenizer", "shards", "shape"} <= set(manifest):
+        raise UserError(f"{folder / MANIFEST} is not a manifest of token shards")
+    return manifest
+
+
+class TokenSource:
+    """Random access to stored tokens; one record in twenty is the split 'test'.
+
+    Attributes:
+        name: says which data and which tokenizer.
+        token_length: T.
+        tokenizer: identity of the tokenizer that made them.
+    """
+
+    def __init__(self, path: str | os.PathLike, split: str):
+        if split not in ("train", "test", "all"):
+            raise UserError(f"split {split!r} is not of stored tokens; use 'train', 'test', 'all'")
+        self._folder = Path(path)
+        manifest = read_manifest(self._folder)
+        if not manifest.get("complete"):
+            raise UserError(f"{path} is not complete; run the same `babeldraw tokenize` once more")
+        self._split, self._shards = split, manifest["shards"]
+        self._starts = [0, *itertools.accumulate(shard["count"] for shard in self._shards)]
+        self._loaded: dict[int, dict[str, np.ndarray]] = {}
+        self.tokenizer = manifest["tokenizer"]
+        self.token_length = int(np.prod(manifest["shape"]))
+        self.name = f"tokens:{manifest['name']}:{self.tokenizer}:{split}"
+
+    def __len__(self) -> int:
+        total = self._starts[-1]
+        tests = -(-total // TEST_EVERY)
+        return {"all": total, "test": tests, "train": total - tests}[self._split]
+
+    def __getitem__(self, index: int) -> Record:
+        position = self._position(index)
+        shard = bisect.bisect_right(self._starts, position) - 1
+        arrays, row = self._load(shard), position - self._starts[shard]
+        ends = arrays["ends"]
+        start = int(ends[row - 1]) if row else 0
+        caption = arrays["captions"][start : int(ends[row])].tobytes().decode("utf-8")
+        none = np.zeros((0, 0, 3), np.uint8)
+        return Record(none, caption, int(arrays["label"][row]), arrays["tokens"][row])
+
+    def captions(self) -> Iterator[str]:
+        for index in range(len(self)):
+            yield self[index].caption
+
+    def _position(self, index: int) -> int:
+        """Index within the split to the position over all shards."""
+        if self._split == "all":
+            return index
+        if self._split == "test":
+            return index * TEST_EVERY
+        return index + index // (TEST_EVERY - 1) + 1
+
+    def _load(self, shard: int) -> dict[str, np.ndarray]:
+        """Tokens are small: a shard stays in memory once read."""
+        if shard not in self._loaded:
+            entry = self._shards[shard]
+            if not is_whole(self._folder, entry):
+                raise UserError(
+                    f"{self._folder / entry['file']} is missing or damaged; run the same "
+                    "`babeldraw tokenize` once more"
+                )
+            with np.load(self._folder / entry["file"], allow_pickle=False) as arrays:
+                self._loaded[shard] = dict(arrays)
+        return self._loaded[shard]
