@@ -11,6 +11,8 @@ import babeldraw
 from babeldraw.errors import UserError
 
 COMMANDS = ("demo", "train", "sample", "evaluate", "inspect", "vocabulary", "tokenize")
+# By what Python says of a value that a flag cannot take: what it takes.
+NEEDED = {"int()": "a whole number", "to float": "a number", "boolean": "true or false"}
 USAGE = """babeldraw {version}: models that draw from text by predicting image tokens
 
 usage: babeldraw COMMAND [flags]      babeldraw COMMAND --help
@@ -35,7 +37,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     debug = "--debug" in words
     try:
         sys.exit(_run(words[0], [word for word in words[1:] if word != "--debug"]))
-    except UserError as error:
+    except (UserError, OSError) as error:
+        # An OSError is a full disk or a folder without the right to write: the user's to mend.
         if debug:
             raise
         print(f"babeldraw: error: {error}", file=sys.stderr)
@@ -65,25 +68,39 @@ def _parse(name: str, command: ModuleType, words: list[str]) -> flags.FlagValues
     command.define(values, argv)
     try:
         rest = values(argv)
+    except flags.IllegalFlagValueError as error:
+        raise UserError(_bad_value(error)) from error
     except flags.Error as error:
         raise UserError(_one_line(error)) from error
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         # ml_collections: a field that the config does not have, or a value of another type.
         raise UserError(_unknown_field(words, error)) from error
-    except (FileNotFoundError, ImportError, SyntaxError) as error:
+    except (OSError, ImportError, SyntaxError) as error:
         raise UserError(f"--config: {_one_line(error)}") from error
     if len(rest) > 1:
         raise UserError(f"{rest[1]!r} is left over; flags look like --name=value")
     return values
 
 
+def _bad_value(error: Exception) -> str:
+    """absl and ml_collections give Python's own words; this says what the flag takes."""
+    text = _one_line(error)
+    flag, _, reason = text.removeprefix("flag ").partition(": ")
+    for sign, needed in NEEDED.items():
+        if sign in reason:
+            return f"{flag}: {needed} is needed"
+    return text
+
+
 def _unknown_field(words: list[str], error: Exception) -> str:
-    """ml_collections names the last part of a field only; this finds the whole of it."""
+    """ml_collections names the part of a field that it did not find; this adds those before it."""
     text = _one_line(error).replace("\\", "")
     for word in words:
-        field = word.lstrip("-").partition("=")[0]
-        if field.startswith("config.") and f"'{field.rpartition('.')[2]}'" in text:
+        parts = word.lstrip("-").partition("=")[0].split(".")
+        unknown = [i for i, part in enumerate(parts) if i and f"'{part}'" in text]
+        if parts[0] == "config" and unknown:
             hint = text.partition("Did you mean ")[2].partition(" instead")[0]
+            field = ".".join(parts[: unknown[-1] + 1])
             return f"{field} is not a field" + (f"; did you mean {hint}?" if hint else "")
     return text
 

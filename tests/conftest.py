@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
+ROOT = Path(__file__).parents[1]
 DEVICES = 8
 # Where pytest keeps its own cache, so that `pytest --cache-clear` empties it.
-COMPILED = Path(__file__).parents[1] / ".pytest_cache" / "d" / "jax"
+COMPILED = ROOT / ".pytest_cache" / "d" / "jax"
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = " ".join(
@@ -35,3 +36,50 @@ def pytest_sessionstart(session):
     devices = jax.devices()
     if len(devices) != DEVICES or devices[0].platform != "cpu":
         raise pytest.UsageError(f"tests need {DEVICES} CPU devices, jax shows {devices}")
+
+
+def pytest_addoption(parser):
+    parser.addoption("--rewrite", action="store_true", help="write the golden files anew")
+
+
+@pytest.fixture(scope="session")
+def runlocal():
+    """`runlocal("demo/tokenizer.py")`: that config, with sizes for a few quick steps."""
+    from babeldraw.train.presets import load_config
+
+    return lambda name: load_config(f"configs/{name}", ROOT / "pyproject.toml", "runlocal")
+
+
+@pytest.fixture(scope="session")
+def tokenizer_run(runlocal, tmp_path_factory):
+    """The folder of a finished run of configs/demo/tokenizer.py:runlocal. Only to be read."""
+    from babeldraw.train.loop import train
+
+    folder = tmp_path_factory.mktemp("tokenizer") / "run"
+    train(runlocal("demo/tokenizer.py"), str(folder))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def generator_run(runlocal, tokenizer_run, tmp_path_factory):
+    """The folder of a finished run of configs/demo/text_to_image.py:runlocal. Only to be read."""
+    from babeldraw.train.loop import train
+
+    config = runlocal("demo/text_to_image.py")
+    config.tokenizer_run = str(tokenizer_run)
+    folder = tmp_path_factory.mktemp("text_to_image") / "run"
+    train(config, str(folder))
+    return folder
+
+
+@pytest.fixture
+def cli(capsys):
+    """`cli("train", ...)`: exit status, stdout and stderr of a command in this process."""
+    from babeldraw.cli import main
+
+    def run(*words):
+        with pytest.raises(SystemExit) as stopped:
+            main([str(word) for word in words])
+        return stopped.value.code, *capsys.readouterr()
+
+    return run

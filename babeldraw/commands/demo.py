@@ -45,6 +45,7 @@ def run(values: flags.FlagValues) -> int:
     try:
         summary = demo(folder, values.variant)
     except Interrupted as stopped:
+        write_report(folder.path)
         say(f"stopped after step {stopped.step}, which is saved; the same command goes on from it")
         return 0
     print(json.dumps(summary, indent=2))

@@ -5,10 +5,12 @@ Example:
 """
 
 import json
+from pathlib import Path
 
 from absl import flags
 
-from babeldraw.commands.flags import required
+from babeldraw.commands.flags import make_folder, required
+from babeldraw.runs.folder import write_json
 from babeldraw.train.evaluation import evaluate_run
 
 
@@ -21,11 +23,12 @@ def define(values: flags.FlagValues, argv: list[str]) -> None:
 
 
 def run(values: flags.FlagValues) -> int:
-    figures = evaluate_run(required(values, "workdir"), values.only)
-    text = json.dumps(figures, indent=2)
+    workdir = required(values, "workdir")
     if values.out:
-        with open(values.out, "w") as file:
-            file.write(text + "\n")
+        make_folder(Path(values.out).parent, f"--out={values.out}")
+    figures = evaluate_run(workdir, values.only)
+    if values.out:
+        write_json(Path(values.out), figures)
     else:
-        print(text)
+        print(json.dumps(figures, indent=2))
     return 0

@@ -1,5 +1,6 @@
 """What commands ask of their flags."""
 
+from pathlib import Path
 from typing import Any
 
 from absl import flags
@@ -8,8 +9,31 @@ from babeldraw.errors import UserError
 
 
 def required(values: flags.FlagValues, name: str) -> Any:
-    """The value of a flag that has no default. Raises `UserError` when it was not given."""
-    value = values[name].value
-    if value in (None, "", []):
+    """The value of a flag that has no default.
+
+    Raises:
+      UserError: it was not given, or it is a config file that cannot be read.
+    """
+    try:
+        value = values[name].value
+        missing = value in (None, "", [])
+    except OSError as error:
+        # ml_collections keeps to itself that a file cannot be read until the config is used.
+        reason = str(error).splitlines()[-1].rpartition("] ")[2]
+        raise UserError(f"--{name} cannot be read: {reason}") from error
+    if missing:
         raise UserError(f"--{name} is missing; see --help for an example")
     return value
+
+
+def make_folder(folder: Path, flag: str) -> Path:
+    """Makes the folder that `flag`, such as "--out=pictures", asks for.
+
+    Raises:
+      UserError: it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{flag} cannot be made: {error}") from error
+    return folder

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from absl import flags
 
-from babeldraw.commands.flags import required
+from babeldraw.commands.flags import make_folder, required
 from babeldraw.data.image import save_png, to_grid
 from babeldraw.errors import UserError
 from babeldraw.sampling.logits import SamplingConfig
@@ -46,7 +46,7 @@ def run(values: flags.FlagValues) -> int:
     changed = {name: value for name, value in given.items() if value is not None}
     settings = dataclasses.replace(sampler.defaults, **changed)
     _say_what_will_differ(sampler, prompts)
-    folder = _make_folder(values.out)
+    folder = make_folder(Path(values.out), f"--out={values.out}")
     pictures = write_pictures(
         sampler, prompts, folder, values.num, values.seed, settings, values.batch_size
     )
@@ -83,6 +83,9 @@ def _check_counts(values: flags.FlagValues) -> None:
         value = values[name].value
         if value < least:
             raise UserError(f"--{name} is {value}; at least {least} is needed")
+    # Seeds are 32-bit: a larger one would draw the picture of a smaller one.
+    if values.seed + values.num > 2**31:
+        raise UserError(f"--seed is {values.seed}; at most {2**31 - values.num} is needed")
 
 
 def _say_what_will_differ(sampler: Sampler, prompts: list[str]) -> None:
@@ -91,15 +94,6 @@ def _say_what_will_differ(sampler: Sampler, prompts: list[str]) -> None:
         say(f"the prompt has {length} tokens and is cut to {limit}: {prompt[:60]!r}...")
     if any(not prompt.strip() for prompt in prompts):
         say("an empty prompt draws without condition")
-
-
-def _make_folder(out: str) -> Path:
-    folder = Path(out)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--out={out} cannot be made: {error}") from error
-    return folder
 
 
 def write_pictures(

@@ -110,6 +110,12 @@ def placed(abstract: Any, shardings: Any) -> Any:
     )
 
 
+def on_first_device(abstract: Any) -> Any:
+    """`abstract` to be restored onto one device, as sampling on one machine wants it."""
+    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    return placed(abstract, jax.tree.map(lambda _: here, abstract))
+
+
 def _mismatch(path: epath.Path, error: Exception) -> UserError:
     reason = " ".join(str(error).split())[:200]
     return UserError(f"{path} does not fit this config (was the model changed?): {reason}")

@@ -14,7 +14,7 @@ from babeldraw.data.image import to_uint8
 from babeldraw.data.text import Vocabulary
 from babeldraw.errors import UserError
 from babeldraw.models.babeldraw import BabeldrawConfig, Generator
-from babeldraw.runs.checkpoints import placed, restore_subset
+from babeldraw.runs.checkpoints import on_first_device, restore_subset
 from babeldraw.runs.folder import RunFolder
 from babeldraw.sampling.decode import decode
 from babeldraw.sampling.logits import SamplingConfig, Settings
@@ -77,11 +77,12 @@ class Sampler:
         )
         model = build(BabeldrawConfig, config["model"], "config.model")
         generator = Generator(model, tokenizer.tokens)
+        key = jax.random.key(0)
         abstract = {
-            "params": _abstract(generator.init),
-            "frozen": {"tokenizer": _abstract(tokenizer.init)},
+            "params": nn.unbox(jax.eval_shape(generator.init, key)),
+            "frozen": {"tokenizer": nn.unbox(jax.eval_shape(tokenizer.init, key))},
         }
-        step, state = restore_subset(folder.checkpoints, abstract)
+        step, state = restore_subset(folder.checkpoints, on_first_device(abstract))
         return cls(
             generator=generator,
             tokenizer=tokenizer,
@@ -139,10 +140,3 @@ class Sampler:
             return self.tokenizer.decode(params["tokenizer"], tokens_BT)
 
         return jax.jit(draw)
-
-
-def _abstract(init) -> Any:
-    """Shapes of the parameters that `init` makes, placed on the first device."""
-    shapes = nn.unbox(jax.eval_shape(init, jax.random.key(0)))
-    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    return placed(shapes, jax.tree.map(lambda _: here, shapes))

@@ -48,13 +48,19 @@ class Interrupted(Exception):
         self.step = step
 
 
-def train(config: Mapping[str, Any], workdir: str, label: str = "train") -> dict[str, float]:
+def train(
+    config: Mapping[str, Any],
+    workdir: str,
+    label: str = "train",
+    devices: list[jax.Device] | None = None,
+) -> dict[str, float]:
     """Trains one run, from its last checkpoint if it has one, to its last step.
 
     Args:
       config: of `get_config`, or the content of a config.json.
       workdir: the run folder, local or on a path that etils knows.
       label: names the run in the progress display.
+      devices: those to train on; None for all.
 
     Returns:
       The figures of the last evaluation, as report.json holds them.
@@ -73,7 +79,7 @@ def train(config: Mapping[str, Any], workdir: str, label: str = "train") -> dict
         return finished
     experiment, vocabulary = resolve(experiment, folder)
     objective = experiment.make_objective()
-    mesh = make_mesh(experiment.mesh)
+    mesh = make_mesh(experiment.mesh, devices)
     table = rules.table(experiment.mesh.rules)
     settings, steps = experiment.train, experiment.train.steps
 
@@ -130,14 +136,16 @@ def train(config: Mapping[str, Any], workdir: str, label: str = "train") -> dict
             if len(pending) > STEPS_IN_FLIGHT:
                 jax.block_until_ready(pending[-STEPS_IN_FLIGHT][1])
             stopping = stop.is_set()
-            if step % settings.log_every == 0 or step == steps or stopping:
+            saving = step % settings.checkpoint_every == 0 or step == steps or stopping
+            # Looked at before every save: a checkpoint never holds a state that is not finite.
+            if step % settings.log_every == 0 or saving:
                 means = _drain(pending)
                 progress_report.update(step, f"loss {means['loss']:.4f}")
                 if writer is not None:
                     writer.scalars(step, {f"train/{k}": v for k, v in means.items()}, elapsed())
             elif step % 10 == 0:
                 progress_report.update(step)
-            if step % settings.checkpoint_every == 0 and step < steps or stopping:
+            if saving:
                 save(step)
             if settings.eval_every and step % settings.eval_every == 0 and step < steps:
                 _evaluate(evaluators, state, step, writer, elapsed(), progress_report)
@@ -147,7 +155,6 @@ def train(config: Mapping[str, Any], workdir: str, label: str = "train") -> dict
         # ------------------------------------------------------------------ the end
         if batches.reader.bad:
             say(f"{label}: {batches.reader.bad} records could not be read and were skipped")
-        save(steps)
         figures = _evaluate(evaluators, state, steps, writer, elapsed(), progress_report)
         figures["seconds"] = elapsed()
         if writer is not None:

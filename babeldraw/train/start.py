@@ -26,6 +26,8 @@ from babeldraw.train.tokenizer_run import identity
 CAPTIONS_CHECKED = 2000
 # Sections that a run cannot change once it has begun: its weights and its data would not fit.
 FIXED_SECTIONS = ("objective", "model", "tokenizer", "data")
+# How the data are read, not which data: may change.
+FREE_DATA_FIELDS = ("workers", "max_bad_share", "data_dir")
 
 
 def check_resume(folder: RunFolder, experiment: Experiment) -> None:
@@ -34,15 +36,12 @@ def check_resume(folder: RunFolder, experiment: Experiment) -> None:
     Raises:
       UserError: the folder is no run folder, or a field of a fixed section differs.
     """
-    if not folder.path.exists() or not any(folder.path.iterdir()):
-        return
     if not folder.config_file.exists():
-        if not {path.name for path in folder.path.iterdir()} <= {"text.model", "checkpoints"}:
-            raise UserError(
-                f"{folder.path} is not empty and holds no config.json; give another --workdir"
-            )
+        _check_fresh(folder, experiment)
         return
     before, now = folder.read_config(), to_dict(experiment)
+    for name in FREE_DATA_FIELDS:
+        now["data"][name] = before.get("data", {}).get(name)
     if isinstance(experiment, TextToImageExperiment):
         # The vocabulary may have fewer pieces than were asked for; the folder knows how many.
         now["model"]["text_vocab_size"] = before.get("model", {}).get("text_vocab_size")
@@ -54,6 +53,21 @@ def check_resume(folder: RunFolder, experiment: Experiment) -> None:
                 f"{folder.path} was trained with {field} = {old!r} and now it is {new!r}; set it "
                 "back or give another --workdir"
             )
+
+
+def _check_fresh(folder: RunFolder, experiment: Experiment) -> None:
+    """What can be said before anything is made: the folder is free, the tokenizer is there."""
+    if folder.path.exists():
+        if not folder.path.is_dir():
+            raise UserError(f"--workdir={folder.path} is a file; name a folder")
+        # Hidden ones are what a kill leaves of a file that was being written.
+        names = {path.name for path in folder.path.iterdir() if not path.name.startswith(".")}
+        if not names <= {"text.model", "checkpoints"}:
+            raise UserError(
+                f"{folder.path} is not empty and holds no config.json; give another --workdir"
+            )
+    if isinstance(experiment, TextToImageExperiment):
+        tokenizer_folder(experiment)
 
 
 def finished_figures(folder: RunFolder, experiment: Experiment) -> dict[str, float] | None:
@@ -143,12 +157,11 @@ def initial_state(
     return state
 
 
-def trained_tokenizer(experiment: TextToImageExperiment, params: Any) -> Any:
-    """The parameters of the run that `config.tokenizer_run` names.
+def tokenizer_folder(experiment: TextToImageExperiment) -> RunFolder:
+    """The folder that `config.tokenizer_run` names: of a tokenizer with the config's sizes.
 
-    Args:
-      experiment: whose `tokenizer` section must be that run's.
-      params: arrays of the same shapes, placed where the result shall be.
+    Raises:
+      UserError: it is none.
     """
     if not experiment.tokenizer_run:
         raise UserError("config.tokenizer_run is empty; name the run folder of a trained tokenizer")
@@ -167,12 +180,24 @@ def trained_tokenizer(experiment: TextToImageExperiment, params: Any) -> Any:
         raise UserError(
             f"{field} is {new!r} but {folder.path} was trained with {old!r}; set {old!r}"
         )
+    return folder
+
+
+def trained_tokenizer(experiment: TextToImageExperiment, params: Any) -> Any:
+    """The parameters of the run that `config.tokenizer_run` names.
+
+    Args:
+      experiment: whose `tokenizer` section must be that run's.
+      params: arrays of the same shapes, placed where the result shall be.
+    """
+    folder = tokenizer_folder(experiment)
     shapes = jax.tree.map(lambda p: jax.ShapeDtypeStruct(p.shape, p.dtype), params)
     where = jax.tree.map(lambda p: p.sharding, params)
     step, loaded = restore_subset(folder.checkpoints, {"params": placed(shapes, where)})
     logging.info("tokenizer of %s, step %d", folder.path, step)
     if experiment.data.source == "tokens":
-        _check_same_tokenizer(experiment, identity(before["tokenizer"], loaded["params"]))
+        config = folder.read_config()["tokenizer"]
+        _check_same_tokenizer(experiment, identity(config, loaded["params"]))
     return loaded["params"]
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from babeldraw.config import build
 from babeldraw.errors import UserError
 from babeldraw.objectives.base import to_float
-from babeldraw.runs.checkpoints import placed, restore_subset
+from babeldraw.runs.checkpoints import on_first_device, restore_subset
 from babeldraw.runs.folder import RunFolder
 from babeldraw.tokenizers.base import ImageTokens
 from babeldraw.tokenizers.vit_vqgan import ViTVQGANConfig, ViTVQGANTokenizer
@@ -44,9 +44,7 @@ class TokenizerRun:
             build(ViTVQGANConfig, config["tokenizer"], "config.tokenizer")
         )
         shapes = nn.unbox(jax.eval_shape(tokenizer.init, jax.random.key(0)))
-        here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-        abstract = placed(shapes, jax.tree.map(lambda _: here, shapes))
-        _, state = restore_subset(folder.checkpoints, {"params": abstract})
+        _, state = restore_subset(folder.checkpoints, {"params": on_first_device(shapes)})
         return cls(tokenizer, state["params"], identity(config["tokenizer"], state["params"]))
 
     @property

@@ -9,20 +9,21 @@ from ml_collections import ConfigDict
 from babeldraw.train.presets import complete, load_config
 
 TOKENIZER = load_config("tokenizer.py", beside=__file__)["tokenizer"]
+SAMPLING = {"guidance": 1.5, "temperature": 0.5}
 STACK = {"heads": 4, "dim": 128, "hidden": 512, "scan": False}
 
 
 def get_config(variant: str = "") -> ConfigDict:
     """`variant`: empty, or runlocal for a few quick steps."""
-    steps = 4000
+    steps = 2800
     config = {
         "objective": "text_to_image",
         "train": {
             "steps": steps,
-            "batch_size": 32,
+            "batch_size": 16,
             "log_every": 100,
-            "checkpoint_every": 250,
-            "eval_every": 1000,
+            "checkpoint_every": 200,
+            "eval_every": 700,
         },
         "data": {"source": "shapes"},
         "tokenizer": TOKENIZER,
@@ -46,9 +47,9 @@ def get_config(variant: str = "") -> ConfigDict:
                 "kind": "cosine",
             },
         },
-        "sampling": {"guidance": 1.5, "temperature": 1.0},
+        "sampling": SAMPLING,
         "evaluators": {
-            "prompts": {"num_prompts": 256, "sampling": {"guidance": 1.5}},
+            "prompts": {"num_prompts": 256, "sampling": SAMPLING},
             "validation_loss": {"num_examples": 512},
             # `prompts` draws a grid of its own.
             "samples": None,

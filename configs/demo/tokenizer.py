@@ -20,19 +20,19 @@ TOKENIZER = {
 
 def get_config(variant: str = "") -> ConfigDict:
     """`variant`: empty, or runlocal for a few quick steps."""
-    steps = 2500
+    steps = 2200
     config = {
         "objective": "image_tokenizer",
         "train": {
             "steps": steps,
             "batch_size": 16,
             "log_every": 100,
-            "checkpoint_every": 250,
-            "eval_every": 500,
+            "checkpoint_every": 200,
+            "eval_every": 550,
         },
         "data": {"source": "shapes"},
         "tokenizer": TOKENIZER,
-        # Forty thousand pictures are few: without restarts ten codes take everything.
+        # Thirty-five thousand pictures are few: without restarts ten codes take everything.
         "loss": {"restart_below": 0.05},
         "optimizer": {
             "name": "muon",

@@ -1,0 +1,33 @@
+"""The evaluators on a finished run give the figures that training left."""
+
+import json
+
+import pytest
+
+
+@pytest.fixture
+def report(tokenizer_run):
+    """The figures of the tokenizer's run."""
+    figures = json.loads((tokenizer_run / "report.json").read_text())
+    return {name: value for name, value in figures.items() if name != "seconds"}
+
+
+def test_the_figures_are_those_of_the_report(cli, tokenizer_run, report):
+    status, printed, _ = cli("evaluate", f"--workdir={tokenizer_run}")
+    assert status == 0
+    assert json.loads(printed) == pytest.approx(report, rel=1e-5)
+
+
+def test_the_figures_go_to_a_file(cli, tokenizer_run, report, tmp_path):
+    out = tmp_path / "new" / "figures.json"
+    status, printed, _ = cli("evaluate", f"--workdir={tokenizer_run}", f"--out={out}")
+    assert (status, printed) == (0, "")
+    assert json.loads(out.read_text()).keys() == report.keys()
+
+
+def test_only_the_named_evaluators_run(cli, generator_run):
+    words = [f"--workdir={generator_run}", "--only=validation"]
+    status, printed, _ = cli("evaluate", *words)
+    figures, report = json.loads(printed), json.loads((generator_run / "report.json").read_text())
+    assert status == 0 and figures.keys() == {"step", "validation/loss"}
+    assert figures["validation/loss"] == pytest.approx(report["validation/loss"], rel=1e-5)

@@ -1,0 +1,63 @@
+"""The run folder: its config goes in and out whole; what is no run folder is said in one line."""
+
+import json
+
+import pytest
+
+from babeldraw.errors import UserError
+from babeldraw.runs.folder import RunFolder, write_json
+
+CONFIG = {"objective": "image_tokenizer", "train": {"steps": 3}, "prompts": ["Käse", "貓"]}
+
+
+def test_the_config_comes_back(tmp_path):
+    folder = RunFolder.of(str(tmp_path / "runs" / "one"))
+    folder.write_config(CONFIG)
+    assert folder.read_config() == CONFIG
+    folder.write_config({**CONFIG, "train": {"steps": 4}})
+    assert folder.read_config()["train"] == {"steps": 4}
+
+
+def test_everything_lies_inside(tmp_path):
+    folder = RunFolder.of(str(tmp_path))
+    names = ("config_file", "checkpoints", "metrics", "samples", "report_file", "vocabulary_file")
+    paths = [getattr(folder, name) for name in names]
+    assert {path.parent for path in paths} == {folder.path} and len(set(paths)) == len(names)
+
+
+def test_a_tilde_is_the_home(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert RunFolder.of("~/runs").path == tmp_path / "runs"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "is not a run folder: it holds no config.json"),
+        ("{", "config.json is not JSON"),
+        ("[]", "config.json is not a babeldraw config: no field `objective`"),
+        ('{"model": {}}', "config.json is not a babeldraw config: no field `objective`"),
+    ],
+)
+def test_a_foreign_folder_is_named(tmp_path, content, message):
+    (tmp_path / "notes.txt").touch()
+    if content is not None:
+        (tmp_path / "config.json").write_text(content)
+    with pytest.raises(UserError) as error:
+        RunFolder.of(str(tmp_path)).read_config()
+    assert str(tmp_path) in str(error.value) and message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_missing_folder_is_named(tmp_path):
+    with pytest.raises(UserError, match=f"the run folder {tmp_path}/none does not exist; "):
+        RunFolder.of(str(tmp_path / "none")).read_config()
+
+
+def test_json_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    path = tmp_path / "report.json"
+    write_json(path, {"step": 1})
+    with pytest.raises(TypeError):
+        write_json(path, {"step": object()})
+    assert json.loads(path.read_text()) == {"step": 1}
+    assert [*tmp_path.iterdir()] == [path]

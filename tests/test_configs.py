@@ -1,0 +1,187 @@
+"""Every config loads, says how it is run and trains when small; sizes are the published ones."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import flax.linen as nn
+import jax
+import pytest
+
+from babeldraw.errors import UserError
+from babeldraw.models.babeldraw import Generator
+from babeldraw.optim.schedules import make_schedule
+from babeldraw.tokenizers.vit_vqgan import ViTVQGANTokenizer
+from babeldraw.train.experiment import TextToImageExperiment, parse
+from babeldraw.train.loop import train
+from babeldraw.train.presets import load_config
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+NAMES = sorted(path.relative_to(CONFIGS).as_posix() for path in CONFIGS.rglob("*.py"))
+BABELDRAW = {
+    # Blocks of encoder and decoder, heads, dim, hidden; millions of parameters in the blocks.
+    # Parti, Table 1.
+    "350m": (12, 12, 16, 1024, 4096, 352.4),
+    "750m": (12, 36, 16, 1024, 4096, 755.2),
+    "3b": (12, 36, 32, 2048, 8192, 3_020),
+    "20b": (16, 64, 64, 4096, 16384, 20_400),
+}
+VIT_VQGAN = {
+    # Blocks, heads, dim, hidden of encoder and decoder. ViT-VQGAN, Table 1 and section 4.1.
+    "small": ((8, 8, 512, 2048), (8, 8, 512, 2048)),
+    "base": ((12, 12, 768, 3072), (12, 12, 768, 3072)),
+    "large": ((8, 8, 512, 2048), (32, 16, 1280, 5120)),
+}
+
+
+def load(name, variant=""):
+    return load_config(name, CONFIGS / "README", variant)
+
+
+def sizes(stack):
+    return stack.blocks, stack.heads, stack.dim, stack.hidden
+
+
+def key(config):
+    return config.to_json(sort_keys=True)
+
+
+def of_stage_2(name):
+    return isinstance(parse(load(name)), TextToImageExperiment)
+
+
+# ------------------------------------------------------------------ every config
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_config_loads_and_says_how_it_is_run(name):
+    experiment = parse(load(name))
+    spec = importlib.util.spec_from_file_location("config", CONFIGS / name)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert f"babeldraw train --config=configs/{name} --workdir=" in module.__doc__
+    assert ("--config.tokenizer_run=" in module.__doc__) == of_stage_2(name)
+    if experiment.data.source != "shapes":
+        assert "--config.data.path=" in module.__doc__
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_another_variant_is_refused(name):
+    with pytest.raises(UserError, match="the config's argument is 'huge'; it may be runlocal"):
+        load(name, "huge")
+
+
+@pytest.fixture(scope="module")
+def trained(tokenizer_run, generator_run, tmp_path_factory):
+    """`trained(config)`: the folder of its run; equal configs share one."""
+    folders = {
+        key(load("demo/tokenizer.py", "runlocal")): tokenizer_run,
+        key(load("demo/text_to_image.py", "runlocal")): generator_run,
+    }
+
+    def run(config):
+        same = key(config)
+        if same not in folders:
+            folders[same] = tmp_path_factory.mktemp("runlocal") / "run"
+            if config.objective == "text_to_image":
+                config.tokenizer_run = str(run(tokenizer_of(config)))
+            train(config, str(folders[same]))
+        return folders[same]
+
+    return run
+
+
+def tokenizer_of(config):
+    """The config of stage 1 whose `runlocal` trains the tokenizer that this one needs."""
+    asked = parse(config).tokenizer
+    for name in NAMES:
+        found = load(name, "runlocal")
+        if found.objective == "image_tokenizer" and parse(found).tokenizer == asked:
+            return found
+    raise AssertionError(f"no config trains {asked}")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_runlocal_trains_to_its_end(name, trained):
+    folder = trained(load(name, "runlocal"))
+    report = json.loads((folder / "report.json").read_text())
+    assert report["step"] == 4
+    figure = "validation/loss" if of_stage_2(name) else "reconstruction/psnr_db"
+    assert report[figure] > 0
+    assert (folder / "text.model").exists() == of_stage_2(name)
+    assert [*(folder / "samples").glob("*.png")]
+
+
+def test_each_generator_has_a_tokenizer_to_go_with():
+    made = {parse(load(other)).tokenizer for other in NAMES if not of_stage_2(other)}
+    for name in filter(of_stage_2, NAMES):
+        assert parse(load(name)).tokenizer in made, name
+
+
+# ------------------------------------------------------------------ as published
+
+
+@pytest.mark.parametrize("name", BABELDRAW)
+def test_babeldraw_has_its_published_size(name):
+    experiment = parse(load(f"babeldraw/{name}.py"))
+    encoder, decoder, *same, millions = BABELDRAW[name]
+    assert sizes(experiment.model.encoder) == (encoder, *same)
+    assert sizes(experiment.model.decoder) == (decoder, *same)
+    tokens = ViTVQGANTokenizer(experiment.tokenizer).tokens
+    assert (tokens.vocab_size, tokens.shape) == (8192, (32, 32))
+    assert (experiment.model.text_vocab_size, experiment.model.text_length) == (16_000, 128)
+
+    network = Generator(experiment.model, tokens)
+    params = nn.unbox(jax.eval_shape(network.init, jax.random.key(0)))
+    blocks = [params[side]["stack"]["blocks"] for side in ("text_encoder", "image_decoder")]
+    total = sum(
+        leaf.size
+        for path, leaf in jax.tree_util.tree_leaves_with_path(blocks)
+        if not any("norm" in str(key) for key in path)
+    )
+    assert abs(total / (millions * 1e6) - 1) < 0.01
+
+
+@pytest.mark.parametrize("name", BABELDRAW)
+def test_babeldraw_is_trained_as_published(name):
+    experiment = parse(load(f"babeldraw/{name}.py"))
+    assert (experiment.train.steps, experiment.train.batch_size) == (450_000, 8192)
+    assert experiment.model.encoder.dropout == experiment.model.decoder.dropout == 0.1
+    optimizer = experiment.optimizer
+    assert (optimizer.name, optimizer.b1, optimizer.b2) == ("adafactor", 0.9, 0.96)
+    assert (optimizer.weight_decay, optimizer.clip_norm) == (4.5e-2, 4.0)
+    assert optimizer.moment_dtype == "int8"
+    rate = make_schedule(optimizer.schedule)
+    for step, value in {
+        0: 0,
+        1_000: 0.9e-5,
+        5_000: 4.5e-5,
+        85_000: 4.5e-5,
+        # Half of a log-linear decay to a fortieth.
+        267_500: 4.5e-5 * 0.025**0.5,
+        450_000: 1.125e-6,
+        600_000: 1.125e-6,
+    }.items():
+        assert float(rate(step)) == pytest.approx(value, rel=1e-6)
+
+
+@pytest.mark.parametrize("name", VIT_VQGAN)
+def test_vit_vqgan_has_its_published_sizes(name):
+    experiment = parse(load(f"vit_vqgan/{name}.py"))
+    config = experiment.tokenizer
+    assert (sizes(config.encoder), sizes(config.decoder)) == VIT_VQGAN[name]
+    assert (config.image_size, config.patch_size) == ((256, 256), 8)
+    assert (config.codebook_size, config.code_dim, config.l2_normalized) == (8192, 32, True)
+
+
+@pytest.mark.parametrize("name", VIT_VQGAN)
+def test_vit_vqgan_is_trained_as_published(name):
+    experiment = parse(load(f"vit_vqgan/{name}.py"))
+    optimizer = experiment.optimizer
+    assert (experiment.train.steps, experiment.train.batch_size) == (500_000, 256)
+    assert (optimizer.name, optimizer.b1, optimizer.b2) == ("adamw", 0.9, 0.99)
+    assert (optimizer.weight_decay, optimizer.clip_norm) == (1e-4, 0.0)
+    assert experiment.loss.commitment == 0.25 and experiment.loss.restart_below == 0
+    rate = make_schedule(optimizer.schedule)
+    for step, value in {0: 0, 25_000: 5e-5, 50_000: 1e-4, 500_000: 5e-5}.items():
+        assert float(rate(step)) == pytest.approx(value, rel=1e-6)
