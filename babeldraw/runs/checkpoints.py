@@ -25,7 +25,7 @@ class Checkpoints:
         self.directory = epath.Path(directory)
         policy = ocp.training.preservation_policies.LatestN(keep)
         self._checkpointer = ocp.training.Checkpointer(
-            self.directory.absolute() if not str(directory).startswith("gs://") else self.directory,
+            _absolute(self.directory),
             save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
             preservation_policy=policy,
             cleanup_tmp_directories=True,
@@ -57,6 +57,7 @@ class Checkpoints:
         Raises:
           UserError: the checkpoint is of another model than `abstract_state`.
         """
+        _check_shapes(self.directory / str(step), abstract_state)
         try:
             loaded = self._checkpointer.load_checkpointables(
                 step, {"state": abstract_state, "progress": None}
@@ -89,10 +90,10 @@ def restore_subset(directory: epath.Path, abstract_state: Any) -> tuple[int, Any
     if not steps:
         raise UserError(f"{directory} holds no checkpoint; train the run first")
     step = max(steps)
+    _check_shapes(directory / str(step), abstract_state)
     context = ocp.Context()
     context.pytree.loading.partial_load = True
-    path = directory / str(step)
-    path = path if str(path).startswith("gs://") else path.absolute()
+    path = _absolute(directory / str(step))
     with context:
         try:
             loaded = ocp.load_checkpointables(path, {"state": abstract_state})
@@ -116,6 +117,32 @@ def on_first_device(abstract: Any) -> Any:
     return placed(abstract, jax.tree.map(lambda _: here, abstract))
 
 
-def _mismatch(path: epath.Path, error: Exception) -> UserError:
+def _check_shapes(path: epath.Path, abstract_state: Any) -> None:
+    """Refuses a checkpoint of other names or shapes before any array of it is read."""
+    stored = ocp.checkpointables_metadata(_absolute(path)).metadata["state"]
+    shapes = {
+        _names(where): leaf.shape
+        for where, leaf in jax.tree_util.tree_leaves_with_path(stored)
+        if hasattr(leaf, "shape")
+    }
+    for where, leaf in jax.tree_util.tree_leaves_with_path(abstract_state):
+        name, shape = "/".join(_names(where)), shapes.get(_names(where))
+        if shape is None:
+            raise _mismatch(path, f"it holds no {name}")
+        if tuple(shape) != tuple(leaf.shape):
+            raise _mismatch(path, f"{name} is {tuple(shape)} there and {tuple(leaf.shape)} here")
+
+
+def _names(path: tuple) -> tuple[str, ...]:
+    """A place in a tree by names alone: Orbax gives tuples and dataclasses back as dicts."""
+    return tuple(str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k)))) for k in path)
+
+
+def _absolute(path: epath.Path) -> epath.Path:
+    """Orbax wants absolute paths; those of a bucket are already."""
+    return path if "://" in str(path) else path.absolute()
+
+
+def _mismatch(path: epath.Path, error: Exception | str) -> UserError:
     reason = " ".join(str(error).split())[:200]
     return UserError(f"{path} does not fit this config (was the model changed?): {reason}")

@@ -226,7 +226,7 @@ def test_every_array_of_the_state_has_the_names_of_its_dimensions(config):
         assert tuple(SIZE[name] for name in names) == leaf.shape
 
 
-@pytest.mark.parametrize("config", CONFIGS, ids=lambda c: f"{c.name}-{c.moment_dtype}")
+@pytest.mark.parametrize("config", [CONFIGS[0], CONFIGS[4]], ids=lambda c: c.name)
 def test_a_state_split_over_devices_takes_the_same_steps(config):
     optimizer = make_optimizer(config, AXES)
     params, grads = example_params(), example_params(seed=1)
@@ -238,16 +238,19 @@ def test_a_state_split_over_devices_takes_the_same_steps(config):
     split_up = {leaf.shape for leaf in jax.tree.leaves(split) if not leaf.is_fully_replicated}
     assert {shape[-2:] for shape in split_up} >= {(8,), (5, 8), (8, 16)}
 
-    def two_steps(state, params, grads):
-        for _ in range(2):
-            updates, state = optimizer.update(grads, state, params)
-            params = optax.apply_updates(params, updates)
-        return params, state
+    def step(state, params, grads):
+        updates, state = optimizer.update(grads, state, params)
+        return state, optax.apply_updates(params, updates)
 
-    expected, _ = jax.jit(two_steps)(optimizer.init(params), params, grads)
-    step = jax.jit(two_steps, out_shardings=(weights, places))
-    found, state = step(split, *jax.device_put((params, grads), (weights, weights)))
-    jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-5), found, expected)
+    on_one, on_all = jax.jit(step), jax.jit(step, out_shardings=(places, weights))
+    expected = optimizer.init(params), params
+    found = split, jax.device_put(params, weights)
+    for _ in range(2):
+        expected = on_one(*expected, grads)
+        found = on_all(*found, jax.device_put(grads, weights))
+    close = functools.partial(np.testing.assert_allclose, atol=1e-5)
+    jax.tree.map(close, found[1], expected[1])
+    state, _ = found
     for leaf, place in zip(jax.tree.leaves(state), jax.tree.leaves(places), strict=True):
         assert leaf.sharding.is_equivalent_to(place, leaf.ndim)
 
@@ -279,22 +282,24 @@ def test_what_decays_is_what_has_two_dimensions_per_layer():
 
 
 def test_the_gradient_is_clipped_by_its_global_norm_first():
-    params, grads = example_params(), example_params(seed=1)
-    norm = np.sqrt(sum(np.square(np.float64(g)).sum() for g in jax.tree.leaves(grads)))
+    axes = {name: AXES[name] for name in ("norm", "table")}
+    params, grads = ({name: tree[name] for name in axes} for tree in map(example_params, (0, 1)))
+    norm = np.sqrt(sum(np.square(np.float64(g)).sum() for g in grads.values()))
     assert norm > 4
-    scaled = jax.tree.map(lambda g: g * np.float32(4 / norm), grads)
+    scaled = {name: g * np.float32(4 / norm) for name, g in grads.items()}
 
     def state_after(grads, clip_norm):
-        config = OptimizerConfig(constant(), clip_norm=clip_norm)
-        optimizer = make_optimizer(config, AXES)
+        optimizer = make_optimizer(OptimizerConfig(constant(), clip_norm=clip_norm), axes)
         return jax.jit(optimizer.update)(grads, optimizer.init(params), params)[1][1].leaves
 
     # The second moments tell the gradient's size, which the update itself does not.
     found, expected = state_after(grads, 4.0), state_after(scaled, 0.0)
-    compare = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-7)
-    compare(found["table"].row, expected["table"].row)
-    compare(found["norm"].full, expected["norm"].full)
-    compare(found["stack"]["up"].column, expected["stack"]["up"].column)
+    for arrays in zip(
+        (found["table"].row, found["table"].column, found["norm"].full),
+        (expected["table"].row, expected["table"].column, expected["norm"].full),
+        strict=True,
+    ):
+        np.testing.assert_allclose(*arrays, rtol=1e-5)
 
 
 @pytest.mark.parametrize(
