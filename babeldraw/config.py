@@ -42,7 +42,11 @@ def build(cls: type, config: Mapping[str, Any], path: str = "config") -> Any:
             raise UserError(
                 f"{path}.{name} is missing; a value of type {_say(hints[name])} is needed"
             )
-    return cls(**values)
+    try:
+        return cls(**values)
+    except UserError as error:
+        text = str(error)
+        raise UserError(text if text.startswith(path) else f"{path}: {text}") from None
 
 
 def to_dict(value: Any) -> Any:
@@ -76,7 +80,9 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if hint is int and isinstance(value, bool) or not isinstance(value, hint):
-        raise UserError(f"{path} is {value!r}; a value of type {_say(hint)} is needed")
+        # A section in place of a value prints over several lines.
+        shown = " ".join(repr(value).split())
+        raise UserError(f"{path} is {shown}; a value of type {_say(hint)} is needed")
     return value
 
 

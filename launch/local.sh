@@ -14,7 +14,7 @@ usage() {
     "" \
     "  demo [FLAGS]        the whole path on this machine; the page is written to ./runs/demo" \
     "  test [PYTEST ARGS]  the tests, in the repository's root: test tests/data -m slow" \
-    "  WORDS...            any other command of babeldraw: sample --workdir=runs/demo" \
+    "  WORDS...            any other command of babeldraw: sample --workdir=runs/demo/text_to_image" \
     "  --which-python      print the Python that a set-up would take" \
     "  --help              print this" \
     "" \

@@ -58,4 +58,5 @@ class ValidationLoss:
             loss_B = np.asarray(self._loss(state, place_batch(inputs, context.mesh)))
             total += float(loss_B[batch["mask"]].sum())
             count += int(batch["mask"].sum())
+        require(count > 0, f"no held-out record of {source.name} could be read")
         yield "loss", total / count

@@ -22,7 +22,7 @@ class TransformerConfig:
 
     Attributes:
       blocks, heads, dim, hidden: number of blocks, attention heads, D and F.
-      dropout: rate, on the output of each attention and feed-forward and on the activation's sum.
+      dropout: rate, on the output of each attention and feed-forward.
       activation: of the feed-forward: relu, gelu or tanh.
       bias: biases in the feed-forward.
       dtype: of attention projections and feed-forward: float32 or bfloat16. Norms, softmax and the

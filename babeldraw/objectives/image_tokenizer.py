@@ -106,7 +106,7 @@ class ImageTokenizerObjective:
             **terms,
             "psnr_db": -10 * jnp.log10(terms["l2"]),
             "codes_used": jnp.mean(_counts(q.ids, self.tokenizer.codebook_size) > 0),
-            "grad_norm": optax.global_norm(grads),
+            "grad_norm": optax.tree.norm(grads),
         }
         state = apply_gradients(state, grads, self._optimizer)
         if self.loss.restart_below > 0:

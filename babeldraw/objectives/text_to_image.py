@@ -109,7 +109,7 @@ class TextToImageObjective:
             return loss, {"loss": loss, "accuracy": correct}
 
         grads, metrics = jax.grad(loss_fn, has_aux=True)(state.params)
-        metrics["grad_norm"] = optax.global_norm(grads)
+        metrics["grad_norm"] = optax.tree.norm(grads)
         return apply_gradients(state, grads, self._optimizer), metrics
 
     def predict_fns(self) -> dict[str, Callable]:

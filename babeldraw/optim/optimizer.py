@@ -24,7 +24,8 @@ class OptimizerConfig:
     b1, b2: decay of the first and second moments; Muon's own momentum is optax's.
     weight_decay: decoupled, on arrays of two or more dimensions per layer.
     clip_norm: largest global norm of the gradient; 0 clips nothing.
-    moment_dtype: of Adafactor's first moment: int8, bfloat16 or float32.
+    moment_dtype: of Adafactor's first moment: int8, int16, bfloat16 or float32; the others keep
+      float32 whatever it says.
     """
 
     schedule: ScheduleConfig = ScheduleConfig()

@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from babeldraw.config import build
+from babeldraw.config import build, require
 from babeldraw.data.image import to_uint8
 from babeldraw.data.text import Vocabulary
 from babeldraw.errors import UserError
@@ -108,8 +108,9 @@ class Sampler:
           num: pictures per prompt, with seeds seed, seed + 1, ...
           seed: of the first picture of each prompt, at least 0.
           settings: None for the run's own.
-          batch_size: pictures at a time; does not change any of them.
+          batch_size: pictures at a time, at least 1; changes none of them beyond rounding.
         """
+        require(batch_size >= 1, f"batch_size is {batch_size}; at least 1 is needed")
         settings = settings or self.defaults
         asked = [(prompt, seed + i) for prompt in prompts for i in range(num)]
         for start in range(0, len(asked), batch_size):

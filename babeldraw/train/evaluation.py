@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
+from babeldraw.data.image import save_png
 from babeldraw.data.text import Vocabulary
 from babeldraw.errors import UserError
 from babeldraw.runs.checkpoints import Checkpoints, placed
@@ -17,7 +18,7 @@ from babeldraw.train.start import evaluation_context
 
 
 def evaluate_run(workdir: str, only: Sequence[str] = ()) -> dict[str, float]:
-    """The figures of a run's evaluators.
+    """The figures of a run's evaluators; their pictures go to `samples/`.
 
     Args:
       workdir: the run folder.
@@ -51,6 +52,8 @@ def evaluate_run(workdir: str, only: Sequence[str] = ()) -> dict[str, float]:
     figures: dict[str, float] = {"step": step}
     for name in only or evaluators:
         for key, value in evaluators[name].run(state):
-            if not isinstance(value, np.ndarray):
+            if isinstance(value, np.ndarray):
+                save_png(folder.samples / f"{name}_{key}_{step:07d}.png", value)
+            else:
                 figures[f"{name}/{key}"] = value
     return figures

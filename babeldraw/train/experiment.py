@@ -126,7 +126,7 @@ class TextToImageExperiment:
         require(
             self.evaluators.prompts is None or self.data.source == "shapes",
             f"config.evaluators.prompts judges the shapes world only and config.data.source is "
-            f"{self.data.source!r}; set config.evaluators.prompts to None",
+            f"{self.data.source!r}; take a config without it: configs/folder/text_to_image.py",
         )
 
     def make_objective(self) -> Objective:
@@ -172,4 +172,9 @@ def parse(config: Mapping[str, Any]) -> Experiment:
         )
     experiment = build(EXPERIMENTS[objective], config)
     rules.table(experiment.mesh.rules)
+    require(
+        experiment.mesh.model == 1,
+        f"config.mesh.model is {experiment.mesh.model}; no rule table splits over `model` yet, so "
+        "1 is needed",
+    )
     return experiment

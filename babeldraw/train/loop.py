@@ -6,14 +6,14 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from babeldraw.config import to_dict
+from babeldraw.config import require, to_dict
 from babeldraw.errors import UserError
 from babeldraw.evaluation.base import Evaluator
 from babeldraw.objectives.base import Objective, TrainState
@@ -79,9 +79,26 @@ def train(
         return finished
     experiment, vocabulary = resolve(experiment, folder)
     objective = experiment.make_objective()
+    require(
+        jax.process_count() == 1,
+        f"there are {jax.process_count()} hosts; training on several is not here yet, start one",
+    )
     mesh = make_mesh(experiment.mesh, devices)
     table = rules.table(experiment.mesh.rules)
     settings, steps = experiment.train, experiment.train.steps
+    shares = mesh.shape["data"] * mesh.shape["stage"]
+    require(
+        settings.batch_size % shares == 0,
+        f"config.train.batch_size is {settings.batch_size}, which {shares} devices do not divide; "
+        f"choose a multiple of {shares}",
+    )
+    schedule = experiment.optimizer.schedule
+    if schedule.kind != "constant" and schedule.decay_end > steps:
+        say(
+            f"{label}: config.train.steps={steps} ends before "
+            f"config.optimizer.schedule.decay_end={schedule.decay_end}: the learning rate will not "
+            "come down to its end; set both for a shorter run"
+        )
 
     # ------------------------------------------------------------------ state
     key = jax.random.key(settings.seed)
@@ -96,6 +113,11 @@ def train(
     if latest is not None:
         state, progress = checkpoints.restore(latest, placed(abstract, places))
         batches.restore(progress["batches"])
+        require(
+            latest <= steps,
+            f"{folder.path} has done {latest} steps, config.train.steps is {steps}; set at least "
+            f"{latest} or give another --workdir",
+        )
         start, elapsed_before = latest, float(progress["elapsed"])
         say(f"{label}: goes on from step {latest} of {steps}")
     else:
@@ -115,7 +137,7 @@ def train(
     context = evaluation_context(experiment, mesh, vocabulary)
     evaluators = experiment.make_evaluators(objective, context)
     writer = MetricsWriter(folder) if jax.process_index() == 0 else None
-    stop = _stop_on_sigterm()
+    stop, restore_sigterm = _stop_on_sigterm()
     progress_report = ProgressReport(label, steps, start)
     began = time.monotonic()
     pending: collections.deque[tuple[int, dict]] = collections.deque()
@@ -159,8 +181,11 @@ def train(
         figures["seconds"] = elapsed()
         if writer is not None:
             write_json(folder.report_file, {"step": steps, **figures})
+        if stop.is_set():
+            raise Interrupted(steps)
         return figures
     finally:
+        restore_sigterm()
         progress_report.close()
         batches.close()
         checkpoints.close()
@@ -215,9 +240,10 @@ def _evaluate(
     return figures
 
 
-def _stop_on_sigterm() -> threading.Event:
-    """Set when SIGTERM comes (preemption, maintenance): the loop saves and stops."""
+def _stop_on_sigterm() -> tuple[threading.Event, Callable[[], None]]:
+    """Set when SIGTERM comes (preemption, maintenance); and how to put the old handler back."""
     event = threading.Event()
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, lambda *_: event.set())
-    return event
+    if threading.current_thread() is not threading.main_thread():
+        return event, lambda: None
+    before = signal.signal(signal.SIGTERM, lambda *_: event.set())
+    return event, lambda: signal.signal(signal.SIGTERM, before)

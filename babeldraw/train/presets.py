@@ -36,7 +36,7 @@ def complete(config: Mapping[str, Any], variant: str = "") -> ConfigDict:
         full = to_dict(parse(_run_local(full)))
     elif variant:
         raise UserError(f"the config's argument is {variant!r}; it may be runlocal, or nothing")
-    return ConfigDict(_tuples(full))
+    return ConfigDict(_tuples(full)).lock()
 
 
 def _run_local(config: dict[str, Any]) -> dict[str, Any]:

@@ -25,7 +25,9 @@ from babeldraw.train.tokenizer_run import identity
 # Captions whose lengths are looked at before training.
 CAPTIONS_CHECKED = 2000
 # Sections that a run cannot change once it has begun: its weights and its data would not fit.
-FIXED_SECTIONS = ("objective", "model", "tokenizer", "data")
+FIXED_SECTIONS = ("objective", "model", "tokenizer", "tokenizer_run", "data")
+# And fields of `train`: the order of the data and what a step covers hang on them.
+FIXED_FIELDS = ("seed", "batch_size")
 # How the data are read, not which data: may change.
 FREE_DATA_FIELDS = ("workers", "max_bad_share", "data_dir")
 
@@ -45,14 +47,20 @@ def check_resume(folder: RunFolder, experiment: Experiment) -> None:
     if isinstance(experiment, TextToImageExperiment):
         # The vocabulary may have fewer pieces than were asked for; the folder knows how many.
         now["model"]["text_vocab_size"] = before.get("model", {}).get("text_vocab_size")
-    for section in FIXED_SECTIONS:
-        difference = first_difference(before.get(section), now.get(section), f"config.{section}")
+    parts = [(f"config.{name}", before.get(name), now.get(name)) for name in FIXED_SECTIONS]
+    trained = before.get("train", {})
+    parts += [(f"config.train.{n}", trained.get(n), now["train"][n]) for n in FIXED_FIELDS]
+    for path, old_part, new_part in parts:
+        difference = first_difference(old_part, new_part, path)
         if difference is not None:
             field, old, new = difference
             raise UserError(
                 f"{folder.path} was trained with {field} = {old!r} and now it is {new!r}; set it "
                 "back or give another --workdir"
             )
+    changed = first_difference(before, now, "config")
+    if changed is not None:
+        say(f"{changed[0]} was {changed[1]!r} before in {folder.path} and is {changed[2]!r} now")
 
 
 def _check_fresh(folder: RunFolder, experiment: Experiment) -> None:

@@ -108,7 +108,13 @@ def test_shapes_are_a_source():
 @pytest.mark.parametrize(
     ("config", "split", "size", "seed", "line"),
     [
-        ({"source": "shape"}, "train", 32, 0, "data.source='shape'.*'shapes', 'folder' or 'tfds'"),
+        (
+            {"source": "shape"},
+            "train",
+            32,
+            0,
+            "data.source='shape'.*'shapes', 'folder', 'tfds' or 'tokens'",
+        ),
         ({}, "val", 32, 0, "data.split='val'.*train, test, unseen"),
         ({}, "train", 8, 0, "image_size=8"),
         ({}, "train", 32, -1, "seed=-1"),
