@@ -14,14 +14,14 @@ def required(values: flags.FlagValues, name: str) -> Any:
     Raises:
       UserError: it was not given, or it is a config file that cannot be read.
     """
+    value = values[name].value
     try:
-        value = values[name].value
-        missing = value in (None, "", [])
+        # ml_collections says that a file cannot be read only when the config is used.
+        getattr(value, "items", None)
     except OSError as error:
-        # ml_collections keeps to itself that a file cannot be read until the config is used.
         reason = str(error).splitlines()[-1].rpartition("] ")[2]
         raise UserError(f"--{name} cannot be read: {reason}") from error
-    if missing:
+    if value in (None, "", []):
         raise UserError(f"--{name} is missing; see --help for an example")
     return value
 

@@ -90,6 +90,12 @@ def test_defaults_are_written_out():
             0,
             "config.evaluators.reconstruction.num_examples is 0; at least 1 is needed",
         ),
+        (
+            TOKENIZER,
+            "mesh.model",
+            2,
+            "config.mesh.model is 2; no rule table splits over `model` yet",
+        ),
         (GENERATOR, "loss.commitment", 1, "config.loss.commitment is not a field; the fields are"),
         (GENERATOR, "evaluators.samples.num", 0, "config.evaluators.samples.num is 0; at least 1"),
     ],
@@ -124,6 +130,6 @@ def test_evaluators_are_those_that_are_not_none():
 
 
 def test_a_mesh_that_does_not_fit_the_devices_is_refused():
-    experiment = parse(changed(TOKENIZER, "mesh.model", 3))
+    experiment = parse(changed(TOKENIZER, "mesh.data", 3))
     with pytest.raises(UserError, match=f"but there are {jax.device_count()}; choose sizes"):
         make_mesh(experiment.mesh)

@@ -99,8 +99,15 @@ def test_resumed_equals_never_stopped_bit_for_bit(recipe, undisturbed, name, tmp
     assert_same_run(tmp_path, undisturbed(name))
 
 
-@pytest.mark.parametrize("rules", ["data_parallel", "fsdp"])
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize(
+    ("name", "rules"),
+    [
+        ("tokenizer", "data_parallel"),
+        ("generator", "fsdp"),
+        pytest.param("tokenizer", "fsdp", marks=pytest.mark.slow),
+        pytest.param("generator", "data_parallel", marks=pytest.mark.slow),
+    ],
+)
 def test_eight_devices_equal_one(recipe, undisturbed, name, rules, tmp_path):
     config = recipe(name)
     config.mesh.rules = rules
@@ -184,6 +191,10 @@ def test_no_step_that_is_not_finite_is_saved(exploded):
 
 
 # ------------------------------------------------------------------ signals
+
+
+def test_afterwards_sigterm_ends_the_process_as_before(exploded):
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
 def start(folder, steps, **train_fields):

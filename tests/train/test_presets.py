@@ -14,7 +14,7 @@ CONFIG = {
     "tokenizer": {"encoder": STACK, "decoder": STACK},
     "model": {"encoder": {**STACK, "dtype": "bfloat16"}, "decoder": STACK},
     "optimizer": {"moment_dtype": "bfloat16"},
-    "mesh": {"rules": "fsdp", "model": 2},
+    "mesh": {"rules": "fsdp", "data": 64},
     "evaluators": {"samples": None},
 }
 
@@ -49,7 +49,7 @@ def test_runlocal_is_the_same_recipe_with_other_sizes():
     assert small.optimizer.moment_dtype == whole.optimizer.moment_dtype
     assert small.loss == whole.loss
     assert small.evaluators.samples is None
-    assert (small.data.source, small.mesh.model, small.mesh.rules) == ("shapes", 1, "data_parallel")
+    assert (small.data.source, small.mesh.data, small.mesh.rules) == ("shapes", -1, "data_parallel")
     assert small.train.steps < 10 and small.optimizer.schedule.decay_end <= small.train.steps
 
 
