@@ -1,6 +1,7 @@
 """Transformer blocks: normalise, attend or transform, add (pre-LN)."""
 
 import dataclasses
+import functools
 
 import flax.linen as nn
 import flax.struct
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 
 from babeldraw.config import require
 from babeldraw.layers.attention import Attention, KeyValue, empty_key_value
+from babeldraw.layers.dropout import dropout
 from babeldraw.layers.feed_forward import ACTIVATIONS, FeedForward
 from babeldraw.layers.linear import LayerNorm
 from babeldraw.layers.stack import POLICIES
@@ -25,8 +27,8 @@ class TransformerConfig:
       dropout: rate, on the output of each attention and feed-forward.
       activation: of the feed-forward: relu, gelu or tanh.
       bias: biases in the feed-forward.
-      dtype: of attention projections and feed-forward: float32 or bfloat16. Norms, softmax and the
-        residual sum are float32 always.
+      dtype: of attention projections, feed-forward and the residual stream: float32 or bfloat16.
+        Norms and softmax are float32 always.
       scan: one compiled block looped over, or all blocks written out (quicker for small stacks).
       remat: what the backward pass recomputes: none, dots, full.
     """
@@ -74,20 +76,19 @@ class EncoderBlock(nn.Module):
     """Self-attention and feed-forward."""
 
     config: TransformerConfig
-    deterministic: bool = True
 
     def setup(self):
         self.attention_norm, self.ffn_norm = LayerNorm(), LayerNorm()
         self.attention = _attention(self.config)
         self.ffn = _feed_forward(self.config)
-        self.dropout = nn.Dropout(self.config.dropout, deterministic=self.deterministic)
 
-    def __call__(self, x_BTD: jax.Array, mask: jax.Array | None) -> jax.Array:
+    def __call__(
+        self, x_BTD: jax.Array, mask: jax.Array | None, keys: jax.Array | None = None
+    ) -> jax.Array:
+        add = functools.partial(_add, self.config.dropout, keys)
         y_BTD = self.attention_norm(x_BTD)
-        y_BTD = self.attention(y_BTD, y_BTD, mask)
-        x_BTD = x_BTD + self.dropout(y_BTD.astype(jnp.float32))
-        y_BTD = self.ffn(self.ffn_norm(x_BTD))
-        return x_BTD + self.dropout(y_BTD.astype(jnp.float32))
+        x_BTD = add(x_BTD, self.attention(y_BTD, y_BTD, mask), 0)
+        return add(x_BTD, self.ffn(self.ffn_norm(x_BTD)), 1)
 
 
 @flax.struct.dataclass
@@ -102,27 +103,28 @@ class DecoderBlock(nn.Module):
     """Causal self-attention, attention to the text, feed-forward."""
 
     config: TransformerConfig
-    deterministic: bool = True
 
     def setup(self):
         self.self_norm, self.text_norm, self.ffn_norm = LayerNorm(), LayerNorm(), LayerNorm()
         self.self_attention = _attention(self.config)
         self.text_attention = _attention(self.config)
         self.ffn = _feed_forward(self.config)
-        self.dropout = nn.Dropout(self.config.dropout, deterministic=self.deterministic)
-
-    def _add(self, x_BTD: jax.Array, y_BTD: jax.Array) -> jax.Array:
-        return x_BTD + self.dropout(y_BTD.astype(jnp.float32))
 
     def __call__(
-        self, x_BTD: jax.Array, text_BSD: jax.Array, mask: jax.Array, text_mask: jax.Array
+        self,
+        x_BTD: jax.Array,
+        text_BSD: jax.Array,
+        mask: jax.Array,
+        text_mask: jax.Array,
+        keys: jax.Array | None = None,
     ) -> jax.Array:
         """All T positions at once, as in training."""
+        add = functools.partial(_add, self.config.dropout, keys)
         y_BTD = self.self_norm(x_BTD)
-        x_BTD = self._add(x_BTD, self.self_attention(y_BTD, y_BTD, mask))
+        x_BTD = add(x_BTD, self.self_attention(y_BTD, y_BTD, mask), 0)
         y_BTD = self.text_norm(x_BTD)
-        x_BTD = self._add(x_BTD, self.text_attention(y_BTD, text_BSD, text_mask))
-        return self._add(x_BTD, self.ffn(self.ffn_norm(x_BTD)))
+        x_BTD = add(x_BTD, self.text_attention(y_BTD, text_BSD, text_mask), 1)
+        return add(x_BTD, self.ffn(self.ffn_norm(x_BTD)), 2)
 
     def empty_cache(self, text_BSD: jax.Array, length: int) -> DecoderCache:
         """A cache for `length` positions, the text's keys and values computed once."""
@@ -141,10 +143,16 @@ class DecoderBlock(nn.Module):
         text_mask: jax.Array,
     ) -> tuple[jax.Array, DecoderCache]:
         """One position. `index`: int32 scalar; `row`: bool [1, 1, 1, T], the keys it sees."""
+        add = functools.partial(_add, 0.0, None)
         y_B1D = self.self_norm(x_B1D)
         with jax.named_scope("cache_update"):
             past = cache.past.write(index, self.self_attention.key_value(y_B1D))
-        x_B1D = self._add(x_B1D, self.self_attention.attend(y_B1D, past, row))
+        x_B1D = add(x_B1D, self.self_attention.attend(y_B1D, past, row), 0)
         y_B1D = self.text_norm(x_B1D)
-        x_B1D = self._add(x_B1D, self.text_attention.attend(y_B1D, cache.text, text_mask))
-        return self._add(x_B1D, self.ffn(self.ffn_norm(x_B1D))), cache.replace(past=past)
+        x_B1D = add(x_B1D, self.text_attention.attend(y_B1D, cache.text, text_mask), 1)
+        return add(x_B1D, self.ffn(self.ffn_norm(x_B1D)), 2), cache.replace(past=past)
+
+
+def _add(rate: float, keys: jax.Array | None, x: jax.Array, y: jax.Array, place: int) -> jax.Array:
+    """The residual sum, in the type of x."""
+    return x + dropout(y.astype(x.dtype), rate, keys, place)

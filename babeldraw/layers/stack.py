@@ -13,6 +13,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from babeldraw.layers.dropout import fold
+from babeldraw.sharding.constraint import constrain, divisible, is_names, logical_axes
+from babeldraw.sharding.layout import current
+from babeldraw.sharding.pipeline import pipeline
+from babeldraw.sharding.rules import partition_spec
+
 POLICIES: dict[str, Any] = {
     "none": None,
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
@@ -23,29 +29,42 @@ POLICIES: dict[str, Any] = {
 class Stack(nn.Module):
     """Applies `num_layers` blocks one after another.
 
+    Where the layout in force is a pipelined one, the blocks are its stages.
+
     Attributes:
-      make_block: makes one unbound block; called with `deterministic=` and `parent=None`. A block
-        is called with `(x, *context)` and returns the next x.
+      make_block: makes one block; called with `parent=None`. A block is called with
+        `(x, *context, keys=)`, `keys` being those of dropout, one per example, or None, and returns
+        the next x.
       num_layers: number of blocks.
       scan: loop over one compiled block, or write all blocks out.
-      remat: name in `POLICIES`.
+      remat: name in `POLICIES`. A pipeline recomputes in full whatever this says.
+      dtype: matrices are read, and x is handed from block to block, in this type.
     """
 
     make_block: Callable[..., nn.Module]
     num_layers: int
     scan: bool = True
     remat: str = "none"
+    dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array, *context: Any, deterministic: bool = True) -> jax.Array:
-        block = self.block(deterministic)
-        stacked = self._parameters(block, x, *context)
-        key = None if deterministic else self.make_rng("dropout")
+    def __call__(self, x: jax.Array, *context: Any, keys: jax.Array | None = None) -> jax.Array:
+        """x: float [B, ...]; context: arrays or None; keys: of dropout, [B], or None."""
+        x = x.astype(self.dtype)
+        stacked = self._parameters(x, *context)
+        layout = current()
+        if layout is not None and layout.pipelined and not self.is_initializing():
+            return self._pipelined(stacked, x, context, keys, layout)
+        if layout is not None and not isinstance(stacked, tuple):
+            per_layer_axes = self._axes(x, *context)
+            if not layout.preset.gather_per_layer:
+                stacked = _used(stacked, per_layer_axes, "layers")
 
         def apply(x, layer):
             params, index = layer
-            rngs = None if key is None else {"dropout": jax.random.fold_in(key, index)}
-            return block.apply({"params": params}, x, *context, rngs=rngs), None
+            if layout is not None and layout.preset.gather_per_layer:
+                params = _used(params, self._axes(x, *context))
+            return self._apply(params, index, x, context, keys), None
 
         if self.remat != "none":
             apply = jax.checkpoint(apply, policy=POLICIES[self.remat], prevent_cse=not self.scan)
@@ -55,21 +74,48 @@ class Stack(nn.Module):
             x, _ = apply(x, (params, index))
         return x
 
-    def block(self, deterministic: bool = True) -> nn.Module:
+    @property
+    def block(self) -> nn.Module:
         """One block, without parameters."""
-        return self.make_block(deterministic=deterministic, parent=None)
+        return self.make_block(parent=None)
 
     def layers(self) -> tuple[Any, ...]:
         """Parameters of each block."""
         return per_layer(self.get_variable("params", "blocks"), self.num_layers)
 
-    def _parameters(self, block: nn.Module, *inputs: Any) -> Any:
+    def _apply(self, params, index, x, context, keys):
+        return self.block.apply({"params": params}, x, *context, keys=fold(keys, index))
+
+    def _pipelined(self, stacked, x, context, keys, layout):
+        axes = jax.tree.map(lambda n: ("layers", *n), self._axes(x, *context), is_leaf=is_names)
+        specs = jax.tree.map(
+            lambda names, leaf: divisible(
+                partition_spec(names, layout.preset.stored), leaf.shape, layout.mesh
+            ),
+            axes,
+            stacked,
+            is_leaf=is_names,
+        )
+
+        def layer(params, index, x, context_and_keys):
+            context, raw = context_and_keys
+            keys = None if raw is None else jax.random.wrap_key_data(raw)
+            return self._apply(params, index, x, context, keys)
+
+        raw = None if keys is None else jax.random.key_data(keys)
+        return pipeline(layer, stacked, specs, x, (context, raw), layout, self.dtype)
+
+    def _axes(self, *inputs: Any) -> Any:
+        """Logical axes of one block's parameters."""
+        return logical_axes(jax.eval_shape(self.block.init, jax.random.key(0), *inputs)["params"])
+
+    def _parameters(self, *inputs: Any) -> Any:
         if self.has_variable("params", "blocks"):
             return self.get_variable("params", "blocks")
 
         def init(key):
             keys = jax.random.split(key, self.num_layers)
-            stacked = jax.vmap(lambda k: block.init(k, *inputs)["params"])(keys)
+            stacked = jax.vmap(lambda k: self.block.init(k, *inputs)["params"])(keys)
             return jax.tree.map(
                 lambda box: box.add_axis(0, {nn.PARTITION_NAME: "layers"}),
                 stacked,
@@ -77,6 +123,13 @@ class Stack(nn.Module):
             )
 
         return nn.unbox(self.param("blocks", init))
+
+
+def _used(params: Any, axes: Any, *leading: str) -> Any:
+    """`params` laid out as a step reads them."""
+    return jax.tree.map(
+        lambda names, leaf: constrain(leaf, (*leading, *names)), axes, params, is_leaf=is_names
+    )
 
 
 def per_layer(blocks: Any, num_layers: int) -> tuple[Any, ...]:

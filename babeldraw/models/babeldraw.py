@@ -15,7 +15,14 @@ import jax
 import jax.numpy as jnp
 
 from babeldraw.config import require
-from babeldraw.layers.block import DecoderBlock, DecoderCache, EncoderBlock, TransformerConfig
+from babeldraw.layers.block import (
+    DTYPES,
+    DecoderBlock,
+    DecoderCache,
+    EncoderBlock,
+    TransformerConfig,
+)
+from babeldraw.layers.dropout import fold
 from babeldraw.layers.linear import Einsum, Embedding, LayerNorm
 from babeldraw.layers.masks import AttentionPattern, Causal, padding_mask
 from babeldraw.layers.positions import GridPositions, LearnedPositions
@@ -62,19 +69,21 @@ class TextEncoder(nn.Module):
     config: BabeldrawConfig
 
     @nn.compact
-    def __call__(self, text_BS: jax.Array, deterministic: bool = True) -> jax.Array:
+    def __call__(self, text_BS: jax.Array, keys: jax.Array | None = None) -> jax.Array:
         config = self.config.encoder
         x_BSD = Embedding(self.config.text_vocab_size, config.dim, name="embed")(text_BS)
         positions_SD = LearnedPositions(self.config.text_length, config.dim, name="positions")()
         x_BSD = x_BSD + positions_SD[None, : text_BS.shape[1]]
+        x_BSD = constrain(x_BSD, ("batch", "length", "activation_embed"))
         stack = Stack(
             functools.partial(EncoderBlock, config),
             config.blocks,
             config.scan,
             config.remat,
+            DTYPES[config.dtype],
             name="stack",
         )
-        x_BSD = stack(x_BSD, padding_mask(text_BS), deterministic=deterministic)
+        x_BSD = stack(x_BSD, padding_mask(text_BS), keys=fold(keys, 0))
         return LayerNorm(name="norm")(x_BSD)
 
 
@@ -95,7 +104,11 @@ class ImageDecoder(nn.Module):
         self.embed = Embedding(self.tokens.vocab_size + 1, config.dim, axis=None)
         self.positions = GridPositions(self.tokens.shape, config.dim)
         self.stack = Stack(
-            functools.partial(DecoderBlock, config), config.blocks, config.scan, config.remat
+            functools.partial(DecoderBlock, config),
+            config.blocks,
+            config.scan,
+            config.remat,
+            DTYPES[config.dtype],
         )
         self.norm = LayerNorm()
         self.logits = Einsum(
@@ -107,20 +120,24 @@ class ImageDecoder(nn.Module):
         image_BT: jax.Array,
         text_BSD: jax.Array,
         text_mask: jax.Array,
-        deterministic: bool = True,
+        keys: jax.Array | None = None,
     ) -> jax.Array:
         start_B1 = jnp.full((image_BT.shape[0], 1), self.tokens.vocab_size, jnp.int32)
         slots_BT = jnp.concatenate([start_B1, image_BT[:, :-1]], axis=1)
         x_BTD = self.embed(slots_BT) + self.positions()[None, : image_BT.shape[1]]
+        x_BTD = constrain(x_BTD, ("batch", "length", "activation_embed"))
         mask = self.pattern.dense(image_BT.shape[1])[None, None]
-        x_BTD = self.stack(x_BTD, text_BSD, mask, text_mask, deterministic=deterministic)
+        # Read by every block: kept in the blocks' own type.
+        text_BSD = text_BSD.astype(self.stack.dtype)
+        x_BTD = self.stack(x_BTD, text_BSD, mask, text_mask, keys=fold(keys, 1))
         logits_BTV = self.logits(self.norm(x_BTD))
         return constrain(logits_BTV, ("batch", "length", "activation_vocab"))
 
     def empty_cache(self, text_BSD: jax.Array, text_mask: jax.Array) -> Cache:
-        block = self.stack.block()
         blocks = tuple(
-            block.apply({"params": p}, text_BSD, self.tokens.length, method="empty_cache")
+            self.stack.block.apply(
+                {"params": p}, text_BSD, self.tokens.length, method="empty_cache"
+            )
             for p in self.stack.layers()
         )
         return Cache(blocks=blocks, text_mask=text_mask)
@@ -130,8 +147,9 @@ class ImageDecoder(nn.Module):
         token_B = jnp.where(index == 0, self.tokens.vocab_size, token_B)
         position_1D = jax.lax.dynamic_slice_in_dim(self.positions(), index, 1)
         x_B1D = self.embed(token_B)[:, None] + position_1D[None]
+        x_B1D = x_B1D.astype(self.stack.dtype)
         row = self.pattern.row(index, length)[None, None, None]
-        block, blocks = self.stack.block(), []
+        block, blocks = self.stack.block, []
         for params, past in zip(self.stack.layers(), cache.blocks, strict=True):
             x_B1D, past = block.apply(
                 {"params": params}, x_B1D, past, index, row, cache.text_mask, method="step"
@@ -152,20 +170,20 @@ class Babeldraw(nn.Module):
         self.image_decoder = ImageDecoder(self.config, self.tokens)
 
     def __call__(
-        self, text_BS: jax.Array, image_BT: jax.Array, deterministic: bool = True
+        self, text_BS: jax.Array, image_BT: jax.Array, keys: jax.Array | None = None
     ) -> jax.Array:
         """Logits of each image token given the text and the tokens before it.
 
         Args:
           text_BS: int32, zero is padding; all padding is the empty prompt.
           image_BT: int32 image tokens in raster order; position t does not see token t.
-          deterministic: False applies dropout, with the rng `dropout`.
+          keys: of dropout, one per example (`layers.dropout.example_keys`); None: no dropout.
 
         Returns:
           float32 [B, T, V].
         """
-        text_BSD = self.text_encoder(text_BS, deterministic)
-        return self.image_decoder(image_BT, text_BSD, padding_mask(text_BS), deterministic)
+        text_BSD = self.text_encoder(text_BS, keys)
+        return self.image_decoder(image_BT, text_BSD, padding_mask(text_BS), keys)
 
     def start(self, text_BS: jax.Array) -> Cache:
         """Encodes the text once and makes an empty cache."""

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import optax
 
 from babeldraw.config import require
+from babeldraw.layers.dropout import example_keys
 from babeldraw.models.babeldraw import BabeldrawConfig, Generator
 from babeldraw.objectives.base import (
     Batch,
@@ -103,7 +104,7 @@ class TextToImageObjective:
 
         def loss_fn(params):
             logits_BTV = self._generator.network.apply(
-                {"params": params}, text_BS, tokens_BT, False, rngs={"dropout": dropout_key}
+                {"params": params}, text_BS, tokens_BT, example_keys(dropout_key, len(text_BS))
             )
             loss, correct = _cross_entropy(logits_BTV, tokens_BT)
             return loss, {"loss": loss, "accuracy": correct}

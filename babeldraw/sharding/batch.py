@@ -5,12 +5,12 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
 from babeldraw.sharding.constraint import divisible
-from babeldraw.sharding.rules import TABLES, partition_spec
+from babeldraw.sharding.rules import WHOLE, partition_spec
 
 
 def batch_sharding(mesh: Mesh, shape: tuple[int, ...]) -> NamedSharding:
     """Split over the first dimension, as far as the mesh divides it."""
-    spec = partition_spec(("batch",), TABLES["data_parallel"])
+    spec = partition_spec(("batch",), WHOLE)
     return NamedSharding(mesh, divisible(spec, shape, mesh))
 
 

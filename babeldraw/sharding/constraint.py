@@ -1,55 +1,57 @@
 """Logical names to shardings, for whole trees and inside a traced program."""
 
-import contextlib
-import contextvars
-from collections.abc import Iterator
+import math
+import re
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from babeldraw.config import require
+from babeldraw.sharding.layout import current
 from babeldraw.sharding.rules import Rules, partition_spec
-
-_LAYOUT: contextvars.ContextVar[tuple[Mesh, Rules] | None] = contextvars.ContextVar(
-    "layout", default=None
-)
-
-
-@contextlib.contextmanager
-def layout(mesh: Mesh, rules: Rules) -> Iterator[None]:
-    """While tracing in this context, `constrain` places arrays on `mesh` by `rules`."""
-    token = _LAYOUT.set((mesh, rules))
-    try:
-        yield
-    finally:
-        _LAYOUT.reset(token)
 
 
 def constrain(x: jax.Array, names: tuple[str | None, ...]) -> jax.Array:
-    """Asks the partitioner to split `x` by logical names; outside of `layout`, does nothing."""
-    active = _LAYOUT.get()
+    """Asks the partitioner to split `x` by logical names; outside of a layout, does nothing."""
+    active = current()
     if active is None:
         return x
-    mesh, rules = active
-    spec = partition_spec(names, rules)
-    return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, divisible(spec, x.shape, mesh)))
+    spec = divisible(partition_spec(names, active.preset.used), x.shape, active.mesh)
+    if active.manual:
+        spec = without(spec, active.manual)
+        return jax.lax.with_sharding_constraint(x, spec)
+    return jax.lax.with_sharding_constraint(x, NamedSharding(active.mesh, spec))
+
+
+def without(spec: PartitionSpec, axes: frozenset[str]) -> PartitionSpec:
+    """`spec` with these mesh axes struck out."""
+
+    def kept(entry):
+        left = tuple(axis for axis in entry_axes(entry) if axis not in axes)
+        return left[0] if len(left) == 1 else left or None
+
+    return PartitionSpec(*map(kept, spec))
+
+
+def entry_axes(entry: str | tuple[str, ...] | None) -> tuple[str, ...]:
+    """The mesh axes of one entry of a spec."""
+    return (entry,) if isinstance(entry, str) else tuple(entry or ())
 
 
 def divisible(spec: PartitionSpec, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
-    """`spec` without the mesh axes that do not divide the dimension: such an array stays whole."""
+    """`spec` without mesh axes that do not divide the dimension, the last ones first."""
 
-    def size(entry) -> int:
-        names = (entry,) if isinstance(entry, str) else entry or ()
-        total = 1
-        for name in names:
-            total *= mesh.shape[name]
-        return total
+    def fitting(entry, size: int):
+        axes = entry_axes(entry)
+        while axes and size % math.prod(mesh.shape[axis] for axis in axes):
+            axes = axes[:-1]
+        return axes[0] if len(axes) == 1 else axes or None
 
     padded = (*spec, *(None,) * (len(shape) - len(spec)))
-    return PartitionSpec(
-        *(e if n % size(e) == 0 else None for e, n in zip(padded, shape, strict=True))
-    )
+    return PartitionSpec(*(fitting(e, n) for e, n in zip(padded, shape, strict=True)))
 
 
 def is_names(value: Any) -> bool:
@@ -75,3 +77,34 @@ def shardings(axes: Any, abstract: Any, mesh: Mesh, rules: Rules) -> Any:
         return NamedSharding(mesh, divisible(partition_spec(names, rules), leaf.shape, mesh))
 
     return jax.tree.map(sharding, axes, abstract, is_leaf=is_names)
+
+
+def override(axes: Any, overrides: Mapping[str, tuple[str | None, ...]]) -> Any:
+    """`axes` with the names of some parameters replaced.
+
+    Args:
+      axes: a tree of logical names.
+      overrides: a regular expression, searched in "path/to/parameter", to that parameter's names.
+
+    Raises:
+      UserError: an expression that finds no parameter, or names of another number.
+    """
+    found = set()
+
+    def of(path, names):
+        where = "/".join(str(key.key) for key in path)
+        for pattern, new in overrides.items():
+            if re.search(pattern, where):
+                require(
+                    len(new) == len(names),
+                    f"config.mesh.overrides[{pattern!r}] has {len(new)} names and {where} has "
+                    f"{len(names)} dimensions, {names}",
+                )
+                found.add(pattern)
+                return tuple(new)
+        return names
+
+    result = jax.tree_util.tree_map_with_path(of, axes, is_leaf=is_names)
+    missed = sorted(set(overrides) - found)
+    require(not missed, f"config.mesh.overrides[{missed and missed[0]!r}] matches no parameter")
+    return result

@@ -1,8 +1,10 @@
 """The device mesh: axes `data`, `stage`, `model`."""
 
 import dataclasses
+from typing import Any
 
 import jax
+import numpy as np
 from jax.experimental import mesh_utils
 
 from babeldraw.config import require
@@ -15,43 +17,80 @@ class MeshConfig:
     """Devices along each axis; `data` of -1 takes all that are left.
 
     Attributes:
-      data: data parallelism.
-      stage: pipeline stages.
+      data: data parallelism; several slices lie along it.
+      stage: pipeline stages, or more data parallelism where `rules` is no pipeline.
       model: in-layer model parallelism.
-      rules: name of the table in `babeldraw.sharding.rules`.
+      rules: name of the layout in `babeldraw.sharding.rules`.
+      zero1: master weights and optimizer state are split over `data` too, and gathered once a step.
+      microbatches: of a pipelined stack, a multiple of `stage`; 0: `stage`.
+      overrides: from a regular expression over parameter names to the logical axes of those that
+        it finds, in place of their own; their optimizer state follows.
     """
 
     data: int = -1
     stage: int = 1
     model: int = 1
     rules: str = "data_parallel"
+    zero1: bool = False
+    microbatches: int = 0
+    overrides: Any = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self):
+        require(
+            self.stage >= 1 and self.model >= 1 and (self.data >= 1 or self.data == -1),
+            f"config.mesh has data={self.data}, stage={self.stage}, model={self.model}; sizes of "
+            "at least 1 are needed (data may be -1: all that are left)",
+        )
+        require(
+            self.microbatches >= 0,
+            f"config.mesh.microbatches is {self.microbatches}; 0 (as many as stages) or a multiple "
+            "of config.mesh.stage is needed",
+        )
+        require(
+            hasattr(self.overrides, "items"),
+            f"config.mesh.overrides is {self.overrides!r}; a mapping from regular expressions to "
+            "tuples of logical axes is needed",
+        )
 
 
 def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None) -> jax.sharding.Mesh:
     """A mesh over all devices, or over the given ones.
 
-    `data` is the slowest axis, so that `model`, which talks most, lies on the fastest links.
+    `data` is the slowest axis, so that `model`, which talks most, lies on the fastest links: on a
+    TPU slice each axis is a ring of the torus where the sizes allow it.
 
     Raises:
       UserError: the axes do not multiply to the number of devices.
     """
     devices = jax.devices() if devices is None else devices
     inner = config.stage * config.model
-    require(
-        config.stage >= 1 and config.model >= 1 and (config.data >= 1 or config.data == -1),
-        f"config.mesh has data={config.data}, stage={config.stage}, model={config.model}; sizes of "
-        "at least 1 are needed (data may be -1: all that are left)",
-    )
     data = len(devices) // inner if config.data == -1 else config.data
     require(
         data * inner == len(devices),
         f"config.mesh needs data {config.data} x stage {config.stage} x model {config.model} "
         f"devices but there are {len(devices)}; choose sizes whose product is {len(devices)}",
     )
-    shape = (data, config.stage, config.model)
     # The default axis type, Explicit, turns sharding constraints into failing assertions.
     return jax.sharding.Mesh(
-        mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True),
+        _ordered((data, config.stage, config.model), devices),
         AXES,
         axis_types=(jax.sharding.AxisType.Auto,) * len(AXES),
+    )
+
+
+def _ordered(shape: tuple[int, int, int], devices: list[jax.Device]) -> np.ndarray:
+    """Devices in the shape of the mesh, slices of a multi-slice system along `data`."""
+    slices = {getattr(device, "slice_index", 0) for device in devices}
+    if len(slices) == 1:
+        return mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+    require(
+        shape[0] % len(slices) == 0,
+        f"config.mesh.data is {shape[0]}, which the {len(slices)} slices do not divide; stages and "
+        "in-layer parallelism stay within a slice",
+    )
+    return mesh_utils.create_hybrid_device_mesh(
+        (shape[0] // len(slices), *shape[1:]),
+        (len(slices), 1, 1),
+        devices,
+        allow_split_physical_axes=True,
     )

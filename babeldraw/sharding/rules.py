@@ -1,9 +1,12 @@
 """Rule tables: each logical axis to the mesh axis, or axes, that split it.
 
-A table is written out in full; `None` means whole on every device. The batch is always split over
-`data` (and over `stage` where no pipeline runs).
+A layout has two tables. `stored` is how parameters and optimizer state rest between steps; `used`
+is how a step reads parameters and holds activations. Where they differ, the step gathers: `fsdp`
+one layer at a time, inside the loop over layers; the others a whole stack at once, before it.
+Each is written out in full; `None` means whole on every device.
 """
 
+import dataclasses
 from collections.abc import Mapping
 
 from jax.sharding import PartitionSpec
@@ -13,7 +16,8 @@ from babeldraw.config import require
 MeshAxes = str | tuple[str, ...] | None
 Rules = Mapping[str, MeshAxes]
 
-_WHOLE: dict[str, MeshAxes] = {
+# Every device holds all weights and a share of the batch.
+WHOLE: Rules = {
     # Parameters.
     "layers": None,
     "embed": None,
@@ -33,20 +37,70 @@ _WHOLE: dict[str, MeshAxes] = {
     "activation_vocab": None,
 }
 
-TABLES: dict[str, Rules] = {
-    # Every device holds all weights and a share of the batch.
-    "data_parallel": _WHOLE,
-    # As data_parallel, each weight split over the data axis along its model dimension.
-    "fsdp": {**_WHOLE, "embed": "data"},
+# Weights and what lies inside a block split over heads and feed-forward; outputs of attention and
+# feed-forward whole: an all-reduce each. Least latency for the small tensors of decoding.
+IN_LAYER_SERVING: Rules = {
+    **WHOLE,
+    "heads": "model",
+    "mlp": "model",
+    "vocab": "model",
+    "activation_heads": "model",
+    "activation_mlp": "model",
+    "activation_vocab": "model",
+}
+
+# As IN_LAYER_SERVING, the outputs of a block split too: reduce-scatter and all-gather in place of
+# all-reduce, and a quarter of the residual stream on each of four devices (Parti, section 3.2.1).
+IN_LAYER: Rules = {**IN_LAYER_SERVING, "activation_embed": "model"}
+
+# The batch over every device, for a frozen tokenizer inside the step of a larger model.
+ALL_DATA: Rules = {**WHOLE, "batch": ("data", "stage", "model")}
+
+
+@dataclasses.dataclass(frozen=True)
+class Preset:
+    """Attributes:
+    used: how a step reads parameters and holds activations.
+    stored: how parameters and optimizer state rest.
+    gather_per_layer: gather each layer where it is used, not a whole stack before it.
+    pipelined: the stage axis carries stages inside stacks; outside it is data parallelism.
+    """
+
+    used: Rules
+    stored: Rules
+    gather_per_layer: bool = False
+    pipelined: bool = False
+
+
+PRESETS: dict[str, Preset] = {
+    "data_parallel": Preset(WHOLE, WHOLE),
+    "fsdp": Preset(IN_LAYER, {**IN_LAYER, "embed": ("data", "stage")}, gather_per_layer=True),
+    "in_layer": Preset(IN_LAYER, IN_LAYER),
+    "in_layer_serving": Preset(IN_LAYER_SERVING, IN_LAYER_SERVING),
+    # Each device keeps a slice of every layer and gets the whole layers of its stage once a step:
+    # stored so, a checkpoint knows nothing of stages.
+    "pipeline": Preset(IN_LAYER, {**IN_LAYER, "embed": "stage"}, pipelined=True),
 }
 
 
-def table(name: str) -> Rules:
-    """The rule table of that name. Raises `UserError` when there is none."""
+def preset(name: str, zero1: bool = False) -> Preset:
+    """The layout of that name.
+
+    Args:
+      name: a key of `PRESETS`.
+      zero1: master weights and optimizer state are split over `data` as well.
+
+    Raises:
+      UserError: there is no such layout.
+    """
     require(
-        name in TABLES, f"config.mesh.rules is {name!r}; the tables are {', '.join(sorted(TABLES))}"
+        name in PRESETS,
+        f"config.mesh.rules is {name!r}; the tables are {', '.join(sorted(PRESETS))}",
     )
-    return TABLES[name]
+    chosen = PRESETS[name]
+    if not zero1:
+        return chosen
+    return dataclasses.replace(chosen, stored={**chosen.stored, "embed": ("data", "stage")})
 
 
 def partition_spec(names: tuple[str | None, ...], rules: Rules) -> PartitionSpec:

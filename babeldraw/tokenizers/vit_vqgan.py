@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from babeldraw.config import require
 from babeldraw.layers.block import DTYPES, EncoderBlock, TransformerConfig
+from babeldraw.layers.dropout import example_keys
 from babeldraw.layers.feed_forward import FeedForward
 from babeldraw.layers.linear import Einsum, LayerNorm
 from babeldraw.layers.positions import GridPositions
@@ -92,9 +93,17 @@ class Transformer(nn.Module):
         config = self.config
         positions_TD = GridPositions(self.grid, config.dim, name="positions")()
         x_BTD = x_BTD.astype(jnp.float32) + positions_TD[None]
-        make_block = functools.partial(EncoderBlock, config)
-        stack = Stack(make_block, config.blocks, config.scan, config.remat, name="stack")
-        x_BTD = LayerNorm(name="norm")(stack(x_BTD, None, deterministic=deterministic))
+        stack = Stack(
+            functools.partial(EncoderBlock, config),
+            config.blocks,
+            config.scan,
+            config.remat,
+            DTYPES[config.dtype],
+            name="stack",
+        )
+        rng = None if deterministic or not config.dropout else self.make_rng("dropout")
+        keys = None if rng is None else example_keys(rng, x_BTD.shape[0])
+        x_BTD = LayerNorm(name="norm")(stack(x_BTD, None, keys=keys))
         head = FeedForward(
             config.dim, config.hidden, "tanh", True, DTYPES[config.dtype], name="head"
         )

@@ -18,8 +18,8 @@ from babeldraw.objectives.image_tokenizer import ImageTokenizerObjective, Tokeni
 from babeldraw.objectives.text_to_image import TextToImageLossConfig, TextToImageObjective
 from babeldraw.optim.optimizer import OptimizerConfig
 from babeldraw.sampling.logits import SamplingConfig
-from babeldraw.sharding import rules
 from babeldraw.sharding.mesh import MeshConfig
+from babeldraw.sharding.rules import preset
 from babeldraw.tokenizers.vit_vqgan import ViTVQGANConfig
 
 
@@ -171,10 +171,5 @@ def parse(config: Mapping[str, Any]) -> Experiment:
             f"config.objective is {objective!r}; the objectives are {', '.join(EXPERIMENTS)}"
         )
     experiment = build(EXPERIMENTS[objective], config)
-    rules.table(experiment.mesh.rules)
-    require(
-        experiment.mesh.model == 1,
-        f"config.mesh.model is {experiment.mesh.model}; no rule table splits over `model` yet, so "
-        "1 is needed",
-    )
+    preset(experiment.mesh.rules, experiment.mesh.zero1)
     return experiment

@@ -19,9 +19,9 @@ from babeldraw.evaluation.base import Evaluator
 from babeldraw.objectives.base import Objective, TrainState
 from babeldraw.runs.checkpoints import Checkpoints, placed
 from babeldraw.runs.folder import RunFolder, write_json
-from babeldraw.sharding import rules
 from babeldraw.sharding.batch import place_batch
-from babeldraw.sharding.constraint import layout, shardings
+from babeldraw.sharding.constraint import shardings
+from babeldraw.sharding.layout import make_layout, use
 from babeldraw.sharding.mesh import make_mesh
 from babeldraw.train.experiment import parse
 from babeldraw.train.metrics import MetricsWriter
@@ -84,7 +84,7 @@ def train(
         f"there are {jax.process_count()} hosts; training on several is not here yet, start one",
     )
     mesh = make_mesh(experiment.mesh, devices)
-    table = rules.table(experiment.mesh.rules)
+    layout = make_layout(experiment.mesh, mesh)
     settings, steps = experiment.train, experiment.train.steps
     shares = mesh.shape["data"] * mesh.shape["stage"]
     require(
@@ -103,7 +103,7 @@ def train(
     # ------------------------------------------------------------------ state
     key = jax.random.key(settings.seed)
     abstract = jax.eval_shape(objective.init, key)
-    places = shardings(objective.axes(), abstract, mesh, table)
+    places = shardings(objective.axes(), abstract, mesh, layout.preset.stored)
     checkpoints = Checkpoints(folder.checkpoints, settings.keep)
     batches = open_batches(experiment, vocabulary)
     # Restart rules, in order:
@@ -131,7 +131,7 @@ def train(
 
     @functools.partial(jax.jit, donate_argnums=0, out_shardings=(places, whole))
     def update(state: TrainState, batch: dict, key: jax.Array) -> tuple[TrainState, dict]:
-        with layout(mesh, table):
+        with use(layout):
             return objective.update(state, batch, jax.random.fold_in(key, state.step))
 
     context = evaluation_context(experiment, mesh, vocabulary)

@@ -8,37 +8,34 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from babeldraw.layers.dropout import dropout, example_keys
 from babeldraw.layers.linear import Einsum
 from babeldraw.layers.stack import POLICIES, Stack, per_layer, unstack
 
 LAYERS, B, T, D = 3, 2, 4, 8
 RNG = np.random.default_rng(0)
 X, CONTEXT = (jnp.asarray(RNG.normal(size=(B, T, D)), jnp.float32) for _ in range(2))
-DROPOUT = {"dropout": jax.random.key(7)}
+KEYS = example_keys(jax.random.key(7), B)
 WAYS = [(scan, remat) for scan in (True, False) for remat in POLICIES]
 
 
 class Block(nn.Module):
     """x + dropout(tanh(x W + context)), small so that many ways compile fast."""
 
-    deterministic: bool = True
-
     @nn.compact
-    def __call__(self, x, context):
+    def __call__(self, x, context, keys=None):
         y = jnp.tanh(Einsum("BTD,DF->BTF", (D, D), ("embed", "mlp"), bias=True)(x) + context)
-        return x + nn.Dropout(0.3, deterministic=self.deterministic)(y)
+        return x + dropout(y, 0.3, keys, 0)
 
 
 class Binary(nn.Module):
     """2 x + 0 or 2: the bits of the sum tell each layer's dropout mask, the last layer's lowest."""
 
-    deterministic: bool = True
-
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x, keys=None):
         zeros = nn.with_logical_partitioning(nn.initializers.zeros, ("embed",))
         ones = jnp.ones_like(x) + jnp.broadcast_to(self.param("zero", zeros, x.shape[-1:]), x.shape)
-        return 2 * x + nn.Dropout(0.5, deterministic=self.deterministic)(ones)
+        return 2 * x + dropout(ones, 0.5, keys, 0)
 
 
 @pytest.fixture(scope="module")
@@ -48,13 +45,14 @@ def params():
 
 def output(params, scan=True, remat="none", deterministic=True):
     stack = Stack(Block, LAYERS, scan, remat)
-    return stack.apply({"params": params}, X, CONTEXT, deterministic=deterministic, rngs=DROPOUT)
+    keys = None if deterministic else KEYS
+    return stack.apply({"params": params}, X, CONTEXT, keys=keys)
 
 
 def value_and_grad(params, scan, remat, deterministic):
     def loss(params, x):
         stack = Stack(Block, LAYERS, scan, remat)
-        y = stack.apply({"params": params}, x, CONTEXT, deterministic=deterministic, rngs=DROPOUT)
+        y = stack.apply({"params": params}, x, CONTEXT, keys=None if deterministic else KEYS)
         return jnp.mean(jnp.square(y))
 
     return jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))(params, X)
@@ -68,8 +66,8 @@ def layer_masks(num_layers, scan, remat="none", key=7):
     stack = Stack(Binary, num_layers, scan, remat)
     x = jnp.zeros((4, 16))
     params = stack.init(jax.random.key(0), x)
-    rngs = {"dropout": jax.random.key(key)}
-    bits = np.asarray(stack.apply(params, x, deterministic=False, rngs=rngs)).astype(int) // 2
+    keys = example_keys(jax.random.key(key), x.shape[0])
+    bits = np.asarray(stack.apply(params, x, keys=keys)).astype(int) // 2
     return [bits >> (num_layers - 1 - layer) & 1 for layer in range(num_layers)]
 
 
@@ -107,9 +105,8 @@ def test_dropout_needs_the_key_and_follows_it(params):
     again = output(params, deterministic=False)
     np.testing.assert_array_equal(again, output(params, deterministic=False))
     stack = Stack(Block, LAYERS)
-    other = stack.apply(
-        {"params": params}, X, CONTEXT, deterministic=False, rngs={"dropout": jax.random.key(8)}
-    )
+    keys = example_keys(jax.random.key(8), B)
+    other = stack.apply({"params": params}, X, CONTEXT, keys=keys)
     assert np.abs(other - again).max() > 1e-2
 
 

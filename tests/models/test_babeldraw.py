@@ -11,6 +11,7 @@ import pytest
 
 from babeldraw.errors import UserError
 from babeldraw.layers.block import TransformerConfig
+from babeldraw.layers.dropout import example_keys
 from babeldraw.layers.stack import unstack
 from babeldraw.models.babeldraw import BabeldrawConfig, Generator
 from babeldraw.tokenizers.base import ImageTokens
@@ -142,9 +143,8 @@ def test_each_row_of_a_batch_is_alone(params):
 def test_dropout_is_the_same_scanned_and_unrolled(params):
     def forward(scan):
         network = Generator(with_stacks(CONFIG, scan=scan, dropout=0.3), TOKENS).network
-        rngs = {"dropout": jax.random.key(3)}
-        apply = functools.partial(network.apply, deterministic=False, rngs=rngs)
-        return jax.jit(apply)({"params": params}, TEXT, IMAGE)
+        keys = example_keys(jax.random.key(3), len(TEXT))
+        return jax.jit(network.apply)({"params": params}, TEXT, IMAGE, keys)
 
     scanned = forward(True)
     np.testing.assert_allclose(scanned, forward(False), atol=1e-4, rtol=1e-5)

@@ -18,7 +18,7 @@ from babeldraw.optim.optimizer import OptimizerConfig, make_optimizer, optimizer
 from babeldraw.optim.schedules import ScheduleConfig
 from babeldraw.sharding.constraint import is_names, shardings
 from babeldraw.sharding.mesh import MeshConfig, make_mesh
-from babeldraw.sharding.rules import TABLES
+from babeldraw.sharding.rules import PRESETS
 
 STEPS = 4
 DTYPES = ("int8", "int16", "bfloat16", "float32")
@@ -230,7 +230,7 @@ def test_every_array_of_the_state_has_the_names_of_its_dimensions(config):
 def test_a_state_split_over_devices_takes_the_same_steps(config):
     optimizer = make_optimizer(config, AXES)
     params, grads = example_params(), example_params(seed=1)
-    mesh, table = make_mesh(MeshConfig()), TABLES["fsdp"]
+    mesh, table = make_mesh(MeshConfig()), PRESETS["fsdp"].stored
     abstract = jax.eval_shape(optimizer.init, params)
     places = shardings(optimizer_axes(abstract, params, AXES), abstract, mesh, table)
     weights = shardings(AXES, params, mesh, table)

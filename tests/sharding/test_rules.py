@@ -15,12 +15,12 @@ from babeldraw.sharding.constraint import (
     constrain,
     divisible,
     is_names,
-    layout,
     logical_axes,
     shardings,
 )
+from babeldraw.sharding.layout import Layout, use
 from babeldraw.sharding.mesh import AXES, MeshConfig, make_mesh
-from babeldraw.sharding.rules import TABLES, partition_spec, table
+from babeldraw.sharding.rules import PRESETS, Preset, partition_spec, preset
 from babeldraw.tokenizers.base import ImageTokens
 from babeldraw.tokenizers.vit_vqgan import ViTVQGANConfig, ViTVQGANTokenizer
 
@@ -31,6 +31,10 @@ RULES = {
     "heads": "model",
     "mlp": "model",
     "length": None,
+}
+LAYOUT = Layout(MESH, Preset(RULES, RULES))
+TABLES = {
+    f"{name}_{part}": getattr(p, part) for name, p in PRESETS.items() for part in ("used", "stored")
 }
 STACK = TransformerConfig(blocks=2, heads=2, dim=16, hidden=32, bias=True)
 NETWORKS = {
@@ -61,16 +65,16 @@ def test_a_name_that_no_table_knows_is_a_programming_error():
 
 
 def test_an_unknown_table_brings_the_choice():
-    assert table("fsdp") is TABLES["fsdp"]
+    assert preset("fsdp") is PRESETS["fsdp"]
     with pytest.raises(UserError) as caught:
-        table("fspd")
+        preset("fspd")
     message = str(caught.value)
     assert message.startswith("config.mesh.rules is 'fspd'")
-    assert all(name in message for name in TABLES)
+    assert all(name in message for name in PRESETS)
 
 
 def test_all_tables_know_the_same_names_and_only_axes_of_the_mesh():
-    names = set(TABLES["data_parallel"])
+    names = set(PRESETS["data_parallel"].used)
     for rules in TABLES.values():
         assert set(rules) == names
         entries = [(e,) if isinstance(e, str) else e or () for e in rules.values()]
@@ -89,15 +93,15 @@ def test_every_parameter_of_every_network_has_a_place_in_every_table(network, na
     places = shardings(axes, abstract, MESH, TABLES[name])
     assert jax.tree.structure(places) == jax.tree.structure(abstract)
     split = sum(not place.is_fully_replicated for place in jax.tree.leaves(places))
-    assert (split > 0) == (name == "fsdp")
+    assert (split > 0) == (not name.startswith("data_parallel"))
 
 
-def test_fsdp_leaves_a_quarter_of_each_matrix_on_each_of_four():
+def test_fsdp_leaves_an_eighth_of_each_matrix_on_each_of_four_by_two():
     boxed = jax.eval_shape(NETWORKS["babeldraw"], jax.random.key(0))
-    places = shardings(logical_axes(boxed), nn.unbox(boxed), MESH, TABLES["fsdp"])
+    places = shardings(logical_axes(boxed), nn.unbox(boxed), MESH, PRESETS["fsdp"].stored)
     up = places["image_decoder"]["stack"]["blocks"]["ffn"]["up"]["weight"]
-    assert up.spec == PartitionSpec(None, "data", None)
-    assert up.shard_shape((2, 16, 32)) == (2, 4, 32)
+    assert up.spec == PartitionSpec(None, ("data", "stage"), "model")
+    assert up.shard_shape((2, 16, 32)) == (2, 4, 16)
 
 
 def test_a_dimension_that_the_mesh_does_not_divide_stays_whole():
@@ -105,7 +109,7 @@ def test_a_dimension_that_the_mesh_does_not_divide_stays_whole():
     assert divisible(wanted, (8, 6), MESH) == wanted
     assert divisible(wanted, (6, 6), MESH) == PartitionSpec(None, "model")
     assert divisible(wanted, (8, 3, 5), MESH) == PartitionSpec("data", None, None)
-    assert divisible(PartitionSpec(("data", "model")), (4,), MESH) == PartitionSpec(None)
+    assert divisible(PartitionSpec(("data", "model")), (4,), MESH) == PartitionSpec("data")
 
 
 def test_boxes_become_names_and_bare_arrays_nameless():
@@ -127,7 +131,7 @@ def test_a_constraint_in_a_layout_splits_and_changes_no_value():
     x = np.arange(48, dtype=np.float32).reshape(8, 6)
 
     def double(x):
-        with layout(MESH, RULES):
+        with use(LAYOUT):
             return constrain(2 * x, ("batch", "mlp"))
 
     y = jax.jit(double)(x)
@@ -139,7 +143,7 @@ def test_a_constraint_in_a_layout_splits_and_changes_no_value():
 
 
 def test_the_layout_ends_with_an_exception_too():
-    with pytest.raises(ZeroDivisionError), layout(MESH, RULES):
+    with pytest.raises(ZeroDivisionError), use(LAYOUT):
         raise ZeroDivisionError
     x = jnp.ones((8, 6))
     assert constrain(x, ("batch", "mlp")) is x
@@ -147,7 +151,7 @@ def test_the_layout_ends_with_an_exception_too():
 
 def test_the_gradient_of_a_constraint_is_the_identity():
     def total(x):
-        with layout(MESH, RULES):
+        with use(LAYOUT):
             return jnp.sum(constrain(x, ("batch", "mlp")) ** 3)
 
     x = np.arange(48, dtype=np.float32).reshape(8, 6)
