@@ -64,6 +64,39 @@ def apply_gradients(
     return state.replace(step=state.step + 1, params=params, opt_state=opt_state)
 
 
+def accumulate(
+    loss_fn: Callable[[Any, Batch], tuple[jax.Array, Metrics]],
+    params: Any,
+    batch: Batch,
+    parts: int,
+) -> tuple[Any, Metrics]:
+    """Gradients and metrics of the mean over `parts` equal shares of a batch, one after another.
+
+    Every device keeps its examples: a share takes some from each. Sums are float32.
+
+    Args:
+      loss_fn: of (params, share of the batch), with its metrics.
+      params: to differentiate by.
+      batch: arrays with a leading batch dimension, which `parts` divides.
+      parts: 1 is a plain gradient.
+    """
+    grad_fn = jax.grad(loss_fn, has_aux=True)
+    if parts == 1:
+        return grad_fn(params, batch)
+
+    def share(a):
+        return jnp.moveaxis(a.reshape(a.shape[0] // parts, parts, *a.shape[1:]), 1, 0)
+
+    def add(total, share):
+        return jax.tree.map(jnp.add, total, grad_fn(params, share)), None
+
+    shares = jax.tree.map(share, batch)
+    like = jax.eval_shape(grad_fn, params, jax.tree.map(lambda a: a[0], shares))
+    zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), like)
+    total, _ = jax.lax.scan(add, zeros, shares)
+    return jax.tree.map(lambda a: a / parts, total)
+
+
 def to_float(images: jax.Array) -> jax.Array:
     """uint8 images, as hosts send them, to float32 in [0, 1]; floats pass through."""
     if images.dtype == jnp.uint8:

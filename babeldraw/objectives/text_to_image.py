@@ -6,7 +6,7 @@ tokenizer inside the step, or ready-made in the batch.
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -21,13 +21,15 @@ from babeldraw.objectives.base import (
     Batch,
     Metrics,
     TrainState,
+    accumulate,
     apply_gradients,
     to_float,
 )
 from babeldraw.optim.optimizer import OptimizerConfig, make_optimizer, optimizer_axes
 from babeldraw.sampling.decode import decode
 from babeldraw.sampling.logits import Settings
-from babeldraw.sharding.constraint import logical_axes
+from babeldraw.sharding.constraint import constrain, logical_axes, override
+from babeldraw.sharding.layout import over_all_devices, use
 from babeldraw.tokenizers.vit_vqgan import ViTVQGANConfig, ViTVQGANTokenizer
 
 
@@ -55,6 +57,8 @@ class TextToImageObjective:
     optimizer, loss: their constants.
     batch_size: images per step, over all devices.
     stored_tokens: batches hold ready-made tokens, not images.
+    accumulation: parts of a batch whose gradients are summed before an update.
+    overrides: logical axes of some parameters, by regular expression over their names.
     """
 
     model: BabeldrawConfig
@@ -63,6 +67,8 @@ class TextToImageObjective:
     loss: TextToImageLossConfig
     batch_size: int
     stored_tokens: bool = False
+    accumulation: int = 1
+    overrides: Mapping[str, tuple] = dataclasses.field(default_factory=dict, hash=False)
 
     def init(self, key: jax.Array) -> TrainState:
         """The tokenizer's parameters are random here; `with_tokenizer` brings trained ones."""
@@ -99,17 +105,20 @@ class TextToImageObjective:
     def update(self, state: TrainState, batch: Batch, key: jax.Array) -> tuple[TrainState, Metrics]:
         """batch: `text` int32 [B, S]; `image` [B, height, width, 3] or `tokens` int32 [B, T]."""
         dropout_key, prompt_key = jax.random.split(key)
-        tokens_BT = self._tokens(state.frozen, batch)
-        text_BS = self._drop_prompts(batch["text"], prompt_key)
+        inputs = {
+            "text": self._drop_prompts(batch["text"], prompt_key),
+            "tokens": self._tokens(state.frozen, batch),
+            "keys": example_keys(dropout_key, self.batch_size),
+        }
 
-        def loss_fn(params):
+        def loss_fn(params, inputs):
             logits_BTV = self._generator.network.apply(
-                {"params": params}, text_BS, tokens_BT, example_keys(dropout_key, len(text_BS))
+                {"params": params}, inputs["text"], inputs["tokens"], inputs["keys"]
             )
-            loss, correct = _cross_entropy(logits_BTV, tokens_BT)
+            loss, correct = _cross_entropy(logits_BTV, inputs["tokens"])
             return loss, {"loss": loss, "accuracy": correct}
 
-        grads, metrics = jax.grad(loss_fn, has_aux=True)(state.params)
+        grads, metrics = accumulate(loss_fn, state.params, inputs, self.accumulation)
         metrics["grad_norm"] = optax.tree.norm(grads)
         return apply_gradients(state, grads, self._optimizer), metrics
 
@@ -136,7 +145,10 @@ class TextToImageObjective:
     def _tokens(self, frozen: Any, batch: Batch) -> jax.Array:
         if "tokens" in batch:
             return batch["tokens"]
-        return self._tokenizer.encode(frozen["tokenizer"], to_float(batch["image"]))
+        with use(over_all_devices()):
+            images = constrain(to_float(batch["image"]), ("batch", None, None, None))
+            tokens_BT = self._tokenizer.encode(frozen["tokenizer"], images)
+        return constrain(tokens_BT, ("batch", "length"))
 
     def _drop_prompts(self, text_BS: jax.Array, key: jax.Array) -> jax.Array:
         drop_B1 = jax.random.bernoulli(key, self.loss.prompt_dropout, (text_BS.shape[0], 1))
@@ -152,7 +164,8 @@ class TextToImageObjective:
 
     @functools.cached_property
     def _parameter_axes(self):
-        return logical_axes(jax.eval_shape(self._generator.init, jax.random.key(0)))
+        axes = logical_axes(jax.eval_shape(self._generator.init, jax.random.key(0)))
+        return override(axes, self.overrides)
 
     @functools.cached_property
     def _optimizer(self) -> optax.GradientTransformation:

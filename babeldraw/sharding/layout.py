@@ -9,7 +9,7 @@ from jax.sharding import AbstractMesh, Mesh
 
 from babeldraw.config import require
 from babeldraw.sharding.mesh import MeshConfig
-from babeldraw.sharding.rules import Preset, preset
+from babeldraw.sharding.rules import ALL_DATA, Preset, preset
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,20 +30,34 @@ class Layout:
     def pipelined(self) -> bool:
         return self.preset.pipelined and self.mesh.shape["stage"] > 1 and not self.manual
 
+    def without_pipeline(self) -> "Layout":
+        """The same places with plain stacks, each layer gathered where it is used.
+
+        For evaluation and sampling, whose batches are no multiple of the microbatches.
+        """
+        preset = dataclasses.replace(self.preset, pipelined=False, gather_per_layer=True)
+        return dataclasses.replace(self, preset=preset, microbatches=0) if self.pipelined else self
+
 
 _LAYOUT: contextvars.ContextVar[Layout | None] = contextvars.ContextVar("layout", default=None)
 
 
 def make_layout(config: MeshConfig, mesh: Mesh) -> Layout:
-    """The layout that a config describes, on a mesh.
+    """The layout that a config describes, on a mesh."""
+    chosen = check_mesh(config)
+    microbatches = config.microbatches or mesh.shape["stage"]
+    return Layout(mesh, chosen, microbatches if chosen.pipelined else 0)
+
+
+def check_mesh(config: MeshConfig) -> Preset:
+    """The rules of a config, once its sizes fit them.
 
     Raises:
-      UserError: the sizes do not fit the rules.
+      UserError: they do not.
     """
-    chosen = preset(config.rules, config.zero1)
-    stages, path = mesh.shape["stage"], "config.mesh"
+    chosen, path = preset(config.rules, config.zero1), "config.mesh"
     require(
-        mesh.shape["model"] == 1 or chosen.used["heads"] is not None,
+        config.model == 1 or chosen.used["heads"] is not None,
         f"{path}.model is {config.model} and {path}.rules={config.rules} splits nothing over "
         "`model`; set model to 1 or take in_layer, fsdp or pipeline",
     )
@@ -52,12 +66,12 @@ def make_layout(config: MeshConfig, mesh: Mesh) -> Layout:
         f"{path}.microbatches is {config.microbatches} and {path}.rules={config.rules} is no "
         "pipeline; set it to 0 or take rules=pipeline",
     )
-    microbatches = config.microbatches or stages
     require(
-        not chosen.pipelined or microbatches % stages == 0,
-        f"{path}.microbatches is {microbatches}, which is no multiple of {path}.stage={stages}",
+        config.microbatches % config.stage == 0,
+        f"{path}.microbatches is {config.microbatches}, which {path}.stage={config.stage} does not "
+        f"divide; choose a multiple of {config.stage}",
     )
-    return Layout(mesh, chosen, microbatches if chosen.pipelined else 0)
+    return chosen
 
 
 @contextlib.contextmanager
@@ -68,6 +82,14 @@ def use(layout: Layout | None) -> Iterator[None]:
         yield
     finally:
         _LAYOUT.reset(token)
+
+
+def over_all_devices() -> Layout | None:
+    """The layout in force with the batch over every device and all weights whole."""
+    layout = current()
+    if layout is None:
+        return None
+    return dataclasses.replace(layout, preset=Preset(ALL_DATA, ALL_DATA), microbatches=0)
 
 
 def current() -> Layout | None:

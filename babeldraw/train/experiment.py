@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from babeldraw.config import build, require
+from babeldraw.config import build, require, to_dict
 from babeldraw.data.sources import DataConfig
 from babeldraw.errors import UserError
 from babeldraw.evaluation.base import Context, Evaluator
@@ -18,9 +18,10 @@ from babeldraw.objectives.image_tokenizer import ImageTokenizerObjective, Tokeni
 from babeldraw.objectives.text_to_image import TextToImageLossConfig, TextToImageObjective
 from babeldraw.optim.optimizer import OptimizerConfig
 from babeldraw.sampling.logits import SamplingConfig
+from babeldraw.sharding.layout import Layout, check_mesh
 from babeldraw.sharding.mesh import MeshConfig
-from babeldraw.sharding.rules import preset
 from babeldraw.tokenizers.vit_vqgan import ViTVQGANConfig
+from babeldraw.train.layout_checks import check_layout
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +34,8 @@ class TrainConfig:
     checkpoint_every: steps between checkpoints; there is always one at the end.
     eval_every: steps between evaluations and sample grids; 0: only at the end.
     keep: checkpoints kept.
+    accumulation: parts of a batch whose gradients are summed before an update; less memory, the
+      same step.
     """
 
     steps: int
@@ -42,6 +45,7 @@ class TrainConfig:
     checkpoint_every: int = 1000
     eval_every: int = 0
     keep: int = 2
+    accumulation: int = 1
 
     def __post_init__(self):
         least = {"seed": 0, "eval_every": 0}
@@ -87,6 +91,18 @@ class TokenizerExperiment:
             self.data.source != "tokens",
             "config.data.source is 'tokens', which hold no pictures for a tokenizer to learn from",
         )
+        require(
+            self.train.accumulation == 1,
+            f"config.train.accumulation is {self.train.accumulation}; a tokenizer, whose losses "
+            "look at a batch as a whole, needs 1",
+        )
+
+    def check_layout(self, layout: Layout) -> None:
+        """Raises `UserError` when the config does not fit a mesh."""
+        stacks = {
+            f"config.tokenizer.{n}": getattr(self.tokenizer, n) for n in ("encoder", "decoder")
+        }
+        check_layout(layout, self.train.batch_size, 1, stacks)
 
     def make_objective(self) -> Objective:
         return ImageTokenizerObjective(
@@ -137,7 +153,14 @@ class TextToImageExperiment:
             self.loss,
             self.train.batch_size,
             stored_tokens=self.data.source == "tokens",
+            accumulation=self.train.accumulation,
+            overrides=to_dict(self.mesh.overrides),
         )
+
+    def check_layout(self, layout: Layout) -> None:
+        """Raises `UserError` when the config does not fit a mesh."""
+        stacks = {f"config.model.{n}": getattr(self.model, n) for n in ("encoder", "decoder")}
+        check_layout(layout, self.train.batch_size, self.train.accumulation, stacks)
 
     def make_evaluators(self, objective: Objective, context: Context) -> dict[str, Evaluator]:
         """The configured evaluators by name."""
@@ -171,5 +194,5 @@ def parse(config: Mapping[str, Any]) -> Experiment:
             f"config.objective is {objective!r}; the objectives are {', '.join(EXPERIMENTS)}"
         )
     experiment = build(EXPERIMENTS[objective], config)
-    preset(experiment.mesh.rules, experiment.mesh.zero1)
+    check_mesh(experiment.mesh)
     return experiment

@@ -86,12 +86,7 @@ def train(
     mesh = make_mesh(experiment.mesh, devices)
     layout = make_layout(experiment.mesh, mesh)
     settings, steps = experiment.train, experiment.train.steps
-    shares = mesh.shape["data"] * mesh.shape["stage"]
-    require(
-        settings.batch_size % shares == 0,
-        f"config.train.batch_size is {settings.batch_size}, which {shares} devices do not divide; "
-        f"choose a multiple of {shares}",
-    )
+    experiment.check_layout(layout)
     schedule = experiment.optimizer.schedule
     if schedule.kind != "constant" and schedule.decay_end > steps:
         say(
@@ -170,14 +165,16 @@ def train(
             if saving:
                 save(step)
             if settings.eval_every and step % settings.eval_every == 0 and step < steps:
-                _evaluate(evaluators, state, step, writer, elapsed(), progress_report)
+                with use(layout.without_pipeline()):
+                    _evaluate(evaluators, state, step, writer, elapsed(), progress_report)
             if stopping:
                 raise Interrupted(step)
 
         # ------------------------------------------------------------------ the end
         if batches.reader.bad:
             say(f"{label}: {batches.reader.bad} records could not be read and were skipped")
-        figures = _evaluate(evaluators, state, steps, writer, elapsed(), progress_report)
+        with use(layout.without_pipeline()):
+            figures = _evaluate(evaluators, state, steps, writer, elapsed(), progress_report)
         figures["seconds"] = elapsed()
         if writer is not None:
             write_json(folder.report_file, {"step": steps, **figures})

@@ -17,9 +17,10 @@ from babeldraw.optim.optimizer import OptimizerConfig
 from babeldraw.optim.schedules import ScheduleConfig
 from babeldraw.sampling.logits import SamplingConfig, Settings
 from babeldraw.sharding.batch import place_batch
-from babeldraw.sharding.constraint import is_names, layout, shardings
+from babeldraw.sharding.constraint import is_names, shardings
+from babeldraw.sharding.layout import Layout, use
 from babeldraw.sharding.mesh import MeshConfig, make_mesh
-from babeldraw.sharding.rules import TABLES
+from babeldraw.sharding.rules import PRESETS
 from babeldraw.tokenizers.base import ImageTokens
 from babeldraw.tokenizers.vit_vqgan import ViTVQGANConfig, ViTVQGANTokenizer
 
@@ -57,13 +58,13 @@ def initial():
 @functools.cache
 def compiled(objective, count=1, table="data_parallel"):
     """`update` compiled for a mesh of `count` devices, as the training loop does it."""
-    mesh, rules = make_mesh(MeshConfig(), jax.devices()[:count]), TABLES[table]
-    places = shardings(objective.axes(), jax.eval_shape(objective.init, KEY), mesh, rules)
+    mesh, preset = make_mesh(MeshConfig(), jax.devices()[:count]), PRESETS[table]
+    places = shardings(objective.axes(), jax.eval_shape(objective.init, KEY), mesh, preset.stored)
     whole = NamedSharding(mesh, PartitionSpec())
 
     @functools.partial(jax.jit, out_shardings=(places, whole))
     def update(state, batch, key):
-        with layout(mesh, rules):
+        with use(Layout(mesh, preset)):
             return objective.update(state, batch, key)
 
     def place_and_update(state, batch, key):

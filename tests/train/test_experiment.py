@@ -94,7 +94,7 @@ def test_defaults_are_written_out():
             TOKENIZER,
             "mesh.model",
             2,
-            "config.mesh.model is 2; no rule table splits over `model` yet",
+            "config.mesh.model is 2 and config.mesh.rules=data_parallel splits nothing",
         ),
         (GENERATOR, "loss.commitment", 1, "config.loss.commitment is not a field; the fields are"),
         (GENERATOR, "evaluators.samples.num", 0, "config.evaluators.samples.num is 0; at least 1"),
