@@ -1,7 +1,6 @@
 """The training loop, for every recipe and any number of devices."""
 
 import collections
-import functools
 import math
 import signal
 import threading
@@ -11,7 +10,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
 
 from babeldraw.config import require, to_dict
 from babeldraw.errors import UserError
@@ -20,7 +18,6 @@ from babeldraw.objectives.base import Objective, TrainState
 from babeldraw.runs.checkpoints import Checkpoints, placed
 from babeldraw.runs.folder import RunFolder, write_json
 from babeldraw.sharding.batch import place_batch
-from babeldraw.sharding.constraint import shardings
 from babeldraw.sharding.layout import make_layout, use
 from babeldraw.sharding.mesh import make_mesh
 from babeldraw.train.experiment import parse
@@ -35,6 +32,7 @@ from babeldraw.train.start import (
     open_batches,
     resolve,
 )
+from babeldraw.train.step import make_step, state_shardings
 
 # Steps that may be under way on the device before the host waits for the oldest.
 STEPS_IN_FLIGHT = 4
@@ -98,7 +96,7 @@ def train(
     # ------------------------------------------------------------------ state
     key = jax.random.key(settings.seed)
     abstract = jax.eval_shape(objective.init, key)
-    places = shardings(objective.axes(), abstract, mesh, layout.preset.stored)
+    places = state_shardings(objective, layout)
     checkpoints = Checkpoints(folder.checkpoints, settings.keep)
     batches = open_batches(experiment, vocabulary)
     # Restart rules, in order:
@@ -122,13 +120,7 @@ def train(
     folder.write_config(to_dict(experiment))
 
     # ------------------------------------------------------------------ the step
-    whole = NamedSharding(mesh, PartitionSpec())
-
-    @functools.partial(jax.jit, donate_argnums=0, out_shardings=(places, whole))
-    def update(state: TrainState, batch: dict, key: jax.Array) -> tuple[TrainState, dict]:
-        with use(layout):
-            return objective.update(state, batch, jax.random.fold_in(key, state.step))
-
+    update = make_step(objective, layout, places)
     context = evaluation_context(experiment, mesh, vocabulary)
     evaluators = experiment.make_evaluators(objective, context)
     writer = MetricsWriter(folder) if jax.process_index() == 0 else None
