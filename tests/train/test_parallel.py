@@ -94,6 +94,7 @@ def test_an_int8_state_of_a_pipelined_run_comes_back_bit_for_bit(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, jax.tree.map(np.asarray, restored), kept)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["fsdp", "pipeline_two_rounds_zero1"])
 def test_two_processes_of_four_devices_have_the_losses_of_one_device(name):
     with socket.socket() as free:

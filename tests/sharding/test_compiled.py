@@ -1,0 +1,99 @@
+"""What the TPU's own compiler makes of a layout: read from the compiled program, not from us."""
+
+import functools
+import importlib.util
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import pytest
+
+from babeldraw.errors import UserError
+from babeldraw.layers.block import DecoderBlock, TransformerConfig
+from babeldraw.layers.masks import Causal, padding_mask
+from babeldraw.layers.stack import Stack
+from babeldraw.sharding.aot import topology_devices
+from babeldraw.sharding.constraint import logical_axes, shardings
+from babeldraw.sharding.layout import make_layout, use
+from babeldraw.sharding.mesh import MeshConfig, make_mesh
+from babeldraw.sharding.program import collectives
+
+needs_libtpu = pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None,
+    reason="libtpu is not installed: pip install 'babeldraw[tpu]'",
+)
+B, T, S, D = 8, 512, 128, 1024
+CONFIG = TransformerConfig(blocks=3, heads=16, dim=D, hidden=4096, dtype="bfloat16", remat="full")
+
+
+def compiled(mesh_config, backward):
+    """Text of a decoder stack, with its gradient or alone, compiled for four v4 chips."""
+    stack = Stack(
+        functools.partial(DecoderBlock, CONFIG),
+        CONFIG.blocks,
+        remat="full",
+        dtype=DTYPES["bfloat16"],
+    )
+    layout = make_layout(mesh_config, make_mesh(mesh_config, topology_devices("v4:2x2x1")))
+    x = jax.ShapeDtypeStruct((B, T, D), jnp.bfloat16)
+    text = jax.ShapeDtypeStruct((B, S, D), jnp.bfloat16)
+    ids = jax.ShapeDtypeStruct((B, S), jnp.int32)
+
+    def context(text, ids):
+        return text, Causal().dense(T)[None, None], padding_mask(ids)
+
+    def init(key, x, text, ids):
+        return stack.init(key, x, *context(text, ids))["params"]
+
+    boxed = jax.eval_shape(init, jax.random.key(0), x, text, ids)
+    params = nn.unbox(boxed)
+    places = shardings(logical_axes(boxed), params, layout.mesh, layout.preset.stored)
+
+    def forward(params, x, text, ids):
+        with use(layout):
+            return stack.apply({"params": params}, x, *context(text, ids))
+
+    def loss(*inputs):
+        return jnp.sum(jnp.square(forward(*inputs).astype(jnp.float32)))
+
+    program = jax.jit(jax.grad(loss, argnums=(0, 1)) if backward else forward)
+    params = jax.tree.map(
+        lambda a, place: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=place), params, places
+    )
+    inputs = jax.tree.map(
+        lambda a: jax.ShapeDtypeStruct(
+            a.shape, a.dtype, sharding=jax.sharding.NamedSharding(layout.mesh, jax.P())
+        ),
+        (x, text, ids),
+    )
+    return collectives(program.lower(params, *inputs).compile().as_text())
+
+
+def of(kind, found, at_least):
+    return [c for c in found if c.kind == kind and c.in_loop and c.elements >= at_least]
+
+
+@needs_libtpu
+def test_in_layer_training_scatters_and_gathers_and_never_reduces_an_activation():
+    found = compiled(MeshConfig(model=4, rules="in_layer"), backward=True)
+    # A block output is B * T * D values, a quarter of them on each chip.
+    assert of("reduce-scatter", found, B * T * D // 4)
+    assert of("all-gather", found, B * T * D)
+    assert not of("all-reduce", found, B * S * D // 4)
+    # What is reduced are sums over the split dimension for the norms: a value per token.
+    assert all(c.elements <= B * T for c in of("all-reduce", found, 0))
+
+
+@needs_libtpu
+def test_in_layer_serving_reduces_and_does_nothing_else():
+    found = compiled(MeshConfig(model=4, rules="in_layer_serving"), backward=False)
+    assert len(of("all-reduce", found, B * T * D)) == 3
+    assert not of("all-gather", found, 0) and not of("reduce-scatter", found, 0)
+
+
+@needs_libtpu
+def test_an_unknown_topology_is_told():
+    with pytest.raises(UserError, match="libtpu knows no topology v4:3x5x7"):
+        topology_devices("v4:3x5x7")
+    with pytest.raises(UserError, match="the topology is 'v3'; a generation"):
+        topology_devices("v3")
