@@ -32,7 +32,7 @@ def compiled(mesh_config, backward):
         functools.partial(DecoderBlock, CONFIG),
         CONFIG.blocks,
         remat="full",
-        dtype=DTYPES["bfloat16"],
+        dtype=jnp.bfloat16,
     )
     layout = make_layout(mesh_config, make_mesh(mesh_config, topology_devices("v4:2x2x1")))
     x = jax.ShapeDtypeStruct((B, T, D), jnp.bfloat16)
