@@ -6,7 +6,7 @@ tokenizer inside the step, or ready-made in the batch.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -28,7 +28,7 @@ from babeldraw.objectives.base import (
 from babeldraw.optim.optimizer import OptimizerConfig, make_optimizer, optimizer_axes
 from babeldraw.sampling.decode import decode
 from babeldraw.sampling.logits import Settings
-from babeldraw.sharding.constraint import constrain, logical_axes, override
+from babeldraw.sharding.constraint import Overrides, constrain, logical_axes, override
 from babeldraw.sharding.layout import over_all_devices, use
 from babeldraw.tokenizers.vit_vqgan import ViTVQGANConfig, ViTVQGANTokenizer
 
@@ -68,7 +68,7 @@ class TextToImageObjective:
     batch_size: int
     stored_tokens: bool = False
     accumulation: int = 1
-    overrides: Mapping[str, tuple] = dataclasses.field(default_factory=dict, hash=False)
+    overrides: Overrides = ()
 
     def init(self, key: jax.Array) -> TrainState:
         """The tokenizer's parameters are random here; `with_tokenizer` brings trained ones."""

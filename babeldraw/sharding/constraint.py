@@ -2,7 +2,6 @@
 
 import math
 import re
-from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -12,6 +11,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from babeldraw.config import require
 from babeldraw.sharding.layout import current
 from babeldraw.sharding.rules import Rules, partition_spec
+
+Overrides = tuple[tuple[str, tuple[str | None, ...]], ...]
 
 
 def constrain(x: jax.Array, names: tuple[str | None, ...]) -> jax.Array:
@@ -79,12 +80,13 @@ def shardings(axes: Any, abstract: Any, mesh: Mesh, rules: Rules) -> Any:
     return jax.tree.map(sharding, axes, abstract, is_leaf=is_names)
 
 
-def override(axes: Any, overrides: Mapping[str, tuple[str | None, ...]]) -> Any:
+def override(axes: Any, overrides: Overrides) -> Any:
     """`axes` with the names of some parameters replaced.
 
     Args:
       axes: a tree of logical names.
-      overrides: a regular expression, searched in "path/to/parameter", to that parameter's names.
+      overrides: pairs of a regular expression, searched in "path/to/parameter", and that
+        parameter's names; the first that is found counts.
 
     Raises:
       UserError: an expression that finds no parameter, or names of another number.
@@ -93,11 +95,11 @@ def override(axes: Any, overrides: Mapping[str, tuple[str | None, ...]]) -> Any:
 
     def of(path, names):
         where = "/".join(str(key.key) for key in path)
-        for pattern, new in overrides.items():
+        for pattern, new in overrides:
             if re.search(pattern, where):
                 require(
                     len(new) == len(names),
-                    f"config.mesh.overrides[{pattern!r}] has {len(new)} names and {where} has "
+                    f"config.mesh.overrides has for {pattern!r} {len(new)} names and {where} has "
                     f"{len(names)} dimensions, {names}",
                 )
                 found.add(pattern)
@@ -105,6 +107,6 @@ def override(axes: Any, overrides: Mapping[str, tuple[str | None, ...]]) -> Any:
         return names
 
     result = jax.tree_util.tree_map_with_path(of, axes, is_leaf=is_names)
-    missed = sorted(set(overrides) - found)
-    require(not missed, f"config.mesh.overrides[{missed and missed[0]!r}] matches no parameter")
+    missed = [pattern for pattern, _ in overrides if pattern not in found]
+    require(not missed, f"config.mesh.overrides: {', '.join(missed)} finds no parameter")
     return result

@@ -1,7 +1,6 @@
 """The device mesh: axes `data`, `stage`, `model`."""
 
 import dataclasses
-from typing import Any
 
 import jax
 import numpy as np
@@ -23,8 +22,8 @@ class MeshConfig:
       rules: name of the layout in `babeldraw.sharding.rules`.
       zero1: master weights and optimizer state are split over `data` too, and gathered once a step.
       microbatches: of a pipelined stack, a multiple of `stage`; 0: `stage`.
-      overrides: from a regular expression over parameter names to the logical axes of those that
-        it finds, in place of their own; their optimizer state follows.
+      overrides: pairs of a regular expression over parameter names and the logical axes of those
+        that it finds, in place of their own; their optimizer state follows.
     """
 
     data: int = -1
@@ -33,7 +32,7 @@ class MeshConfig:
     rules: str = "data_parallel"
     zero1: bool = False
     microbatches: int = 0
-    overrides: Any = dataclasses.field(default_factory=dict)
+    overrides: tuple[tuple[str, tuple[str | None, ...]], ...] = ()
 
     def __post_init__(self):
         require(
@@ -45,11 +44,6 @@ class MeshConfig:
             self.microbatches >= 0,
             f"config.mesh.microbatches is {self.microbatches}; 0 (as many as stages) or a multiple "
             "of config.mesh.stage is needed",
-        )
-        require(
-            hasattr(self.overrides, "items"),
-            f"config.mesh.overrides is {self.overrides!r}; a mapping from regular expressions to "
-            "tuples of logical axes is needed",
         )
 
 

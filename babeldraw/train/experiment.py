@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from babeldraw.config import build, require, to_dict
+from babeldraw.config import build, require
 from babeldraw.data.sources import DataConfig
 from babeldraw.errors import UserError
 from babeldraw.evaluation.base import Context, Evaluator
@@ -154,7 +154,7 @@ class TextToImageExperiment:
             self.train.batch_size,
             stored_tokens=self.data.source == "tokens",
             accumulation=self.train.accumulation,
-            overrides=to_dict(self.mesh.overrides),
+            overrides=self.mesh.overrides,
         )
 
     def check_layout(self, layout: Layout) -> None:

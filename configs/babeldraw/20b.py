@@ -4,8 +4,9 @@
         --config.tokenizer_run=runs/vit_vqgan_small --config.data.path=laion400m
 
 Parti, Table 1; 20.40B parameters in the blocks. Batch 8192, 450,000 steps. Zero-shot FID on
-MS-COCO 7.23 there, from data that are not public. Layout of the paper: 16 pipeline stages by
-64-way data parallelism; this file shards weights over `data` (fsdp) instead.
+MS-COCO 7.23 there, from data that are not public. Layout of the paper: pipelines of 16 stages, the
+encoder's with one round and the decoder's with four, by 64-way data parallelism, 1,024 devices.
+`--config.mesh.rules=fsdp` with `--config.mesh.stage=1` splits the weights over all devices instead.
 """
 
 from ml_collections import ConfigDict
@@ -43,7 +44,7 @@ def get_config(variant: str = "") -> ConfigDict:
             },
             # Adafactor, its constants and the schedule are the defaults: see OptimizerConfig.
             "optimizer": {},
-            "mesh": {"rules": "fsdp"},
+            "mesh": {"stage": 16, "rules": "pipeline", "zero1": True},
         },
         variant,
     )

@@ -5,7 +5,8 @@
 
 Parti, Table 1; 3.02B parameters in the blocks. Batch 8192, 450,000 steps. Zero-shot FID on
 MS-COCO 8.10 there, from data that are not public. Layout of the paper: 4-way in-layer model
-parallelism by 128-way data parallelism; this file shards weights over `data` (fsdp) instead.
+parallelism by 128-way data parallelism, 512 devices. `--config.mesh.rules=fsdp` with
+`--config.mesh.model=1` splits the weights over all devices instead.
 """
 
 from ml_collections import ConfigDict
@@ -43,7 +44,7 @@ def get_config(variant: str = "") -> ConfigDict:
             },
             # Adafactor, its constants and the schedule are the defaults: see OptimizerConfig.
             "optimizer": {},
-            "mesh": {"rules": "fsdp"},
+            "mesh": {"model": 4, "rules": "in_layer"},
         },
         variant,
     )
