@@ -2,15 +2,30 @@
 
 Example:
   babeldraw inspect --config=configs/babeldraw/3b.py
+
+What lies on one of 1,024 devices, none of which need exist:
+  babeldraw inspect --config=configs/babeldraw/20b.py --devices=1024
 """
+
+import math
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 from absl import flags
 from ml_collections import config_flags
 
 from babeldraw.commands.flags import required
-from babeldraw.train.experiment import parse
+from babeldraw.errors import UserError
+from babeldraw.objectives.base import Objective, TrainState
+from babeldraw.sharding.batch import batch_sharding
+from babeldraw.sharding.constraint import entry_axes
+from babeldraw.sharding.layout import Layout, make_layout
+from babeldraw.sharding.mesh import MeshConfig, abstract_mesh
+from babeldraw.sharding.pipeline import make_schedule
+from babeldraw.train.experiment import Experiment, parse
 from babeldraw.train.overview import count, nbytes, overview
+from babeldraw.train.step import state_shardings
 
 
 def define(values: flags.FlagValues, argv: list[str]) -> None:
@@ -22,21 +37,124 @@ def define(values: flags.FlagValues, argv: list[str]) -> None:
         sys_argv=argv,
     )
     flags.DEFINE_integer("depth", 2, "Levels of the parameter tree.", flag_values=values)
+    flags.DEFINE_integer(
+        "devices",
+        0,
+        "Shows what lies on each of so many devices, which need not exist; 0: nothing of that.",
+        flag_values=values,
+    )
 
 
 def run(values: flags.FlagValues) -> int:
     experiment = parse(required(values, "config"))
+    if values.devices < 0:
+        raise UserError(f"--devices is {values.devices}; at least 1 is needed, or 0 for none")
+    layout = _layout(experiment, values.devices) if values.devices else None
     objective = experiment.make_objective()
     abstract = jax.eval_shape(objective.init, jax.random.key(0))
     print(overview(abstract, objective.axes(), values.depth))
-    parts = {
-        "parameters": abstract.params,
-        "optimizer state": abstract.opt_state,
-        "frozen": abstract.frozen,
-        "one batch": objective.batch_spec(),
-    }
+    parts = _parts(abstract, objective.batch_spec())
     for name, tree in parts.items():
         print(f"{name:<16} {count(tree):>18,} values {nbytes(tree) / 2**20:>14,.1f} MiB")
     per_parameter = nbytes((abstract.params, abstract.opt_state)) / count(abstract.params)
     print(f"{'bytes per trained parameter':<36} {per_parameter:>18.2f}")
+    if layout is not None:
+        print(f"\n{_on_one_device(experiment, objective, layout, abstract, values.depth)}")
     return 0
+
+
+def _parts(state: TrainState, batch: Any) -> dict[str, Any]:
+    return {
+        "parameters": state.params,
+        "optimizer state": state.opt_state,
+        "frozen": state.frozen,
+        "one batch": batch,
+    }
+
+
+def _layout(experiment: Experiment, devices: int) -> Layout:
+    """The config's layout, its sizes checked as training does."""
+    layout = make_layout(experiment.mesh, abstract_mesh(experiment.mesh, devices))
+    experiment.check_layout(layout)
+    return layout
+
+
+def _on_one_device(
+    experiment: Experiment, objective: Objective, layout: Layout, abstract: TrainState, depth: int
+) -> str:
+    """The mesh, a table of what is stored, totals, and the schedule of each pipeline."""
+    places, batch = state_shardings(objective, layout), objective.batch_spec()
+    batch_places = {name: batch_sharding(layout.mesh, leaf.shape) for name, leaf in batch.items()}
+    rows = [("at rest", "largest array", "split over", "on one device", "MiB there")]
+    rows += _rows("trained", abstract.params, places.params, depth)
+    rows += _rows("frozen", abstract.frozen, places.frozen, depth)
+    lines = [_describe(experiment.mesh, layout), *_columns(rows)]
+    where = _parts(places, batch_places)
+    for name, tree in _parts(abstract, batch).items():
+        here = sum(map(_bytes_here, jax.tree.leaves(tree), jax.tree.leaves(where[name])))
+        lines.append(f"{name:<16} on one device {here / 2**20:>14,.1f} MiB")
+    if layout.pipelined:
+        share = experiment.train.batch_size // layout.mesh.shape["data"]
+        share //= experiment.train.accumulation
+        for path, stack in experiment.stacks.items():
+            lines.append(f"{path}: {_schedule(stack.blocks, layout, share)}")
+    return "\n".join(lines)
+
+
+def _describe(config: MeshConfig, layout: Layout) -> str:
+    sizes: Mapping[str, int] = layout.mesh.shape
+    mesh = " x ".join(f"{axis} {size}" for axis, size in sizes.items())
+    zero1 = ", zero1" if config.zero1 else ""
+    return f"mesh {mesh} = {math.prod(sizes.values()):,} devices; rules {config.rules}{zero1}"
+
+
+def _schedule(blocks: int, layout: Layout, share: int) -> str:
+    """`share`: examples of a data group that go through the pipeline at once."""
+    schedule = make_schedule(blocks, layout)
+    return (
+        f"{schedule.stages} stages, rounds {schedule.rounds}, {schedule.microbatches} microbatches "
+        f"of {share // schedule.microbatches} examples, {schedule.iterations} iterations, bubble "
+        f"{schedule.bubble:.0%}"
+    )
+
+
+def _rows(title: str, params: Any, places: Any, depth: int) -> list[tuple[str, ...]]:
+    """A row per part of the tree, with its largest array and the bytes of all its arrays."""
+    parts: dict[str, list] = {}
+    leaves = zip(jax.tree_util.tree_leaves_with_path(params), jax.tree.leaves(places), strict=True)
+    for (path, leaf), place in leaves:
+        words = [title, *(str(key.key) for key in path)]
+        parts.setdefault("/".join(words[: depth + 1]), []).append((leaf, place))
+    rows = []
+    for part, members in parts.items():
+        leaf, place = max(members, key=lambda pair: math.prod(pair[0].shape))
+        split = ["+".join(_cutting(entry, place)) or "-" for entry in place.spec]
+        mebibytes = sum(_bytes_here(*member) for member in members) / 2**20
+        rows.append(
+            (
+                part,
+                f"{leaf.dtype} {list(leaf.shape)}",
+                ", ".join(split),
+                str(list(place.shard_shape(leaf.shape))),
+                f"{mebibytes:,.1f}",
+            )
+        )
+    return rows
+
+
+def _cutting(entry: Any, place: jax.sharding.NamedSharding) -> list[str]:
+    """The axes of an entry of a spec that have more than one device."""
+    return [axis for axis in entry_axes(entry) if place.mesh.shape[axis] > 1]
+
+
+def _bytes_here(leaf: jax.ShapeDtypeStruct, place: jax.sharding.NamedSharding) -> int:
+    return nbytes(jax.ShapeDtypeStruct(place.shard_shape(leaf.shape), leaf.dtype))
+
+
+def _columns(rows: list[tuple[str, ...]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(f"{cell:<{width}}" for cell, width in zip(row[:-1], widths, strict=False))
+        + f"  {row[-1]:>{widths[-1]}}"
+        for row in rows
+    ]

@@ -89,18 +89,25 @@ def override(axes: Any, overrides: Overrides) -> Any:
         parameter's names; the first that is found counts.
 
     Raises:
-      UserError: an expression that finds no parameter, or names of another number.
+      UserError: an expression that finds no parameter; names of another number; `layers`, by which
+        the optimizer knows a stack, taken away or given.
     """
-    found = set()
+    found, places = set(), []
 
     def of(path, names):
         where = "/".join(str(key.key) for key in path)
+        places.append(where)
         for pattern, new in overrides:
             if re.search(pattern, where):
+                field = f"config.mesh.overrides has for {pattern!r} the names {new}"
                 require(
                     len(new) == len(names),
-                    f"config.mesh.overrides has for {pattern!r} {len(new)} names and {where} has "
-                    f"{len(names)} dimensions, {names}",
+                    f"{field} and {where} has {len(names)} dimensions, {names}; one name for each "
+                    "is needed",
+                )
+                require(
+                    [n == "layers" for n in new] == [n == "layers" for n in names],
+                    f"{field} and {where} has {names}; 'layers' stays where it is",
                 )
                 found.add(pattern)
                 return tuple(new)
@@ -108,5 +115,9 @@ def override(axes: Any, overrides: Overrides) -> Any:
 
     result = jax.tree_util.tree_map_with_path(of, axes, is_leaf=is_names)
     missed = [pattern for pattern, _ in overrides if pattern not in found]
-    require(not missed, f"config.mesh.overrides: {', '.join(missed)} finds no parameter")
+    require(
+        not missed,
+        f"config.mesh.overrides has {missed and missed[0]!r}, which finds no parameter (or only "
+        f"those that one before it finds); names look like {places[0]}",
+    )
     return result

@@ -3,13 +3,15 @@
 import contextlib
 import contextvars
 import dataclasses
+import re
 from collections.abc import Iterator
 
 from jax.sharding import AbstractMesh, Mesh
 
 from babeldraw.config import require
+from babeldraw.errors import UserError
 from babeldraw.sharding.mesh import MeshConfig
-from babeldraw.sharding.rules import ALL_DATA, Preset, preset
+from babeldraw.sharding.rules import ACTIVATIONS, ALL_DATA, Preset, partition_spec, preset
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +61,7 @@ def check_mesh(config: MeshConfig) -> Preset:
     require(
         config.model == 1 or chosen.used["heads"] is not None,
         f"{path}.model is {config.model} and {path}.rules={config.rules} splits nothing over "
-        "`model`; set model to 1 or take in_layer, fsdp or pipeline",
+        "`model`; set model to 1 or take in_layer, in_layer_serving, fsdp or pipeline",
     )
     require(
         chosen.pipelined or not config.microbatches,
@@ -71,7 +73,29 @@ def check_mesh(config: MeshConfig) -> Preset:
         f"{path}.microbatches is {config.microbatches}, which {path}.stage={config.stage} does not "
         f"divide; choose a multiple of {config.stage}",
     )
+    for pattern, names in config.overrides:
+        _check_override(f"{path}.overrides for {pattern!r}", pattern, names, chosen)
     return chosen
+
+
+def _check_override(where: str, pattern: str, names: tuple, chosen: Preset) -> None:
+    """What can be said of an override before there are parameters; the rest says `override`."""
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise UserError(f"{where}: that is no regular expression: {error}") from error
+    known = [name for name in chosen.used if name not in ACTIVATIONS]
+    unknown = [name for name in names if name is not None and name not in known]
+    require(
+        not unknown,
+        f"{where} has the name {', '.join(unknown)}; the logical axes of parameters are "
+        f"{', '.join(known)}, or None",
+    )
+    for rules in (chosen.used, chosen.stored):
+        try:
+            partition_spec(names, rules)
+        except UserError as error:
+            raise UserError(f"{where}: {error}; put None in place of one") from error
 
 
 @contextlib.contextmanager

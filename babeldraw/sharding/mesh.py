@@ -9,6 +9,8 @@ from jax.experimental import mesh_utils
 from babeldraw.config import require
 
 AXES = ("data", "stage", "model")
+# The default axis type, Explicit, turns sharding constraints into failing assertions.
+_AUTO = (jax.sharding.AxisType.Auto,) * len(AXES)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,19 +59,34 @@ def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None) -> ja
       UserError: the axes do not multiply to the number of devices.
     """
     devices = jax.devices() if devices is None else devices
-    inner = config.stage * config.model
-    data = len(devices) // inner if config.data == -1 else config.data
-    require(
-        data * inner == len(devices),
-        f"config.mesh needs data {config.data} x stage {config.stage} x model {config.model} "
-        f"devices but there are {len(devices)}; choose sizes whose product is {len(devices)}",
-    )
-    # The default axis type, Explicit, turns sharding constraints into failing assertions.
+    shape = mesh_shape(config, len(devices))
     return jax.sharding.Mesh(
-        _ordered((data, config.stage, config.model), devices),
+        _ordered(shape, devices),
         AXES,
-        axis_types=(jax.sharding.AxisType.Auto,) * len(AXES),
+        axis_types=_AUTO,
     )
+
+
+def abstract_mesh(config: MeshConfig, count: int) -> jax.sharding.AbstractMesh:
+    """The mesh over `count` devices that need not exist; raises what `make_mesh` raises."""
+    return jax.sharding.AbstractMesh(mesh_shape(config, count), AXES, axis_types=_AUTO)
+
+
+def mesh_shape(config: MeshConfig, count: int) -> tuple[int, int, int]:
+    """Devices along `data`, `stage` and `model`, of `count` in all.
+
+    Raises:
+      UserError: the axes do not multiply to the number of devices.
+    """
+    inner = config.stage * config.model
+    # At least one, so that a mesh larger than the devices is told by its size.
+    data = max(count // inner, 1) if config.data == -1 else config.data
+    require(
+        data * inner == count,
+        f"config.mesh needs data {data} x stage {config.stage} x model {config.model} = "
+        f"{data * inner} devices but there are {count}; choose sizes whose product is {count}",
+    )
+    return data, config.stage, config.model
 
 
 def _ordered(shape: tuple[int, int, int], devices: list[jax.Device]) -> np.ndarray:

@@ -36,6 +36,8 @@ WHOLE: Rules = {
     "activation_mlp": None,
     "activation_vocab": None,
 }
+# What a parameter cannot be named.
+ACTIVATIONS = ("batch", "length", *(name for name in WHOLE if name.startswith("activation_")))
 
 # Weights and what lies inside a block split over heads and feed-forward; outputs of attention and
 # feed-forward whole: an all-reduce each. Least latency for the small tensors of decoding.

@@ -12,6 +12,7 @@ from babeldraw.evaluation.prompts import Prompts, PromptsConfig
 from babeldraw.evaluation.reconstruction import Reconstruction, ReconstructionConfig
 from babeldraw.evaluation.samples import Samples, SamplesConfig
 from babeldraw.evaluation.validation_loss import ValidationLoss, ValidationLossConfig
+from babeldraw.layers.block import TransformerConfig
 from babeldraw.models.babeldraw import BabeldrawConfig
 from babeldraw.objectives.base import Objective
 from babeldraw.objectives.image_tokenizer import ImageTokenizerObjective, TokenizerLossConfig
@@ -99,10 +100,17 @@ class TokenizerExperiment:
 
     def check_layout(self, layout: Layout) -> None:
         """Raises `UserError` when the config does not fit a mesh."""
-        stacks = {
-            f"config.tokenizer.{n}": getattr(self.tokenizer, n) for n in ("encoder", "decoder")
-        }
-        check_layout(layout, self.train.batch_size, 1, stacks)
+        require(
+            not self.mesh.overrides,
+            f"config.mesh.overrides is {self.mesh.overrides}; a tokenizer's parameters follow the "
+            "rules alone, so () is needed",
+        )
+        check_layout(layout, self.train.batch_size, 1, self.stacks)
+
+    @property
+    def stacks(self) -> dict[str, TransformerConfig]:
+        """The transformers to be trained, by their path in the config."""
+        return {f"config.tokenizer.{n}": getattr(self.tokenizer, n) for n in ("encoder", "decoder")}
 
     def make_objective(self) -> Objective:
         return ImageTokenizerObjective(
@@ -159,8 +167,15 @@ class TextToImageExperiment:
 
     def check_layout(self, layout: Layout) -> None:
         """Raises `UserError` when the config does not fit a mesh."""
-        stacks = {f"config.model.{n}": getattr(self.model, n) for n in ("encoder", "decoder")}
-        check_layout(layout, self.train.batch_size, self.train.accumulation, stacks)
+        check_layout(layout, self.train.batch_size, self.train.accumulation, self.stacks)
+        if self.mesh.overrides:
+            # To learn the parameters' names takes a while; without overrides nothing can be wrong.
+            self.make_objective().axes()
+
+    @property
+    def stacks(self) -> dict[str, TransformerConfig]:
+        """The transformers to be trained, by their path in the config."""
+        return {f"config.model.{n}": getattr(self.model, n) for n in ("encoder", "decoder")}
 
     def make_evaluators(self, objective: Objective, context: Context) -> dict[str, Evaluator]:
         """The configured evaluators by name."""

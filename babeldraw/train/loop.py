@@ -75,16 +75,17 @@ def train(
     if finished is not None:
         say(f"{label}: {folder.path} is finished, {experiment.train.steps} steps")
         return finished
-    experiment, vocabulary = resolve(experiment, folder)
-    objective = experiment.make_objective()
     require(
         jax.process_count() == 1,
         f"there are {jax.process_count()} hosts; training on several is not here yet, start one",
     )
     mesh = make_mesh(experiment.mesh, devices)
     layout = make_layout(experiment.mesh, mesh)
-    settings, steps = experiment.train, experiment.train.steps
+    # Before anything is written into the folder.
     experiment.check_layout(layout)
+    experiment, vocabulary = resolve(experiment, folder)
+    objective = experiment.make_objective()
+    settings, steps = experiment.train, experiment.train.steps
     schedule = experiment.optimizer.schedule
     if schedule.kind != "constant" and schedule.decay_end > steps:
         say(

@@ -42,3 +42,82 @@ def test_the_largest_model_needs_no_memory_here(cli, moment, most):
     parameters, _ = numbers(printed, "parameters")
     assert 20.4e9 < parameters < 20.8e9
     assert most - 0.1 < numbers(printed, "bytes per trained parameter")[0] < most
+
+
+# ------------------------------------------------------------------ devices that need not exist
+
+
+def of_devices(cli, config, devices, *words):
+    """What is printed of one device, below what is printed without `--devices`."""
+    status, printed, said = cli(
+        "inspect", f"--config={CONFIGS}/{config}", *words, f"--devices={devices}"
+    )
+    assert status == 0, said
+    return printed.split("\n\n")[1]
+
+
+def on_one_device(printed, name):
+    (number,) = re.findall(rf"^{name} +on one device +([\d,.]+) MiB$", printed, re.MULTILINE)
+    return float(number.replace(",", ""))
+
+
+def test_the_20b_on_a_thousand_devices(cli):
+    printed = of_devices(cli, "babeldraw/20b.py", 1024, "--depth=5")
+    assert printed.startswith(
+        "mesh data 64 x stage 16 x model 1 = 1,024 devices; rules pipeline, zero1"
+    )
+    # ZeRO-1 over all devices: a 1,024th of the width 4,096 rests on each.
+    row = r"ffn/up +float32 \[64, 4096, 16384\] +-, data\+stage, - +\[64, 4, 16384\] +16\.0"
+    assert re.search(row, printed)
+    # Float32 weights: a 1,024th of four bytes for each of 20.5 billion.
+    assert on_one_device(printed, "parameters") == pytest.approx(
+        20.54e9 * 4 / 1024 / 2**20, rel=0.01
+    )
+    # 8,192 pictures of 256 x 256 x 3 bytes over all devices, and their text.
+    assert on_one_device(printed, "one batch") == pytest.approx(8 * 3 * 2**16 / 2**20, rel=0.01)
+    encoder, decoder = printed.splitlines()[-2:]
+    # Parti, section 3.2.2: four rounds in the decoder. Iterations are R * M + G - 1.
+    assert encoder == (
+        "config.model.encoder: 16 stages, rounds 1, 16 microbatches of 8 examples, 31 iterations, "
+        "bubble 48%"
+    )
+    assert decoder.endswith("rounds 4, 16 microbatches of 8 examples, 79 iterations, bubble 19%")
+
+
+def test_the_3b_has_a_quarter_of_each_split_weight(cli):
+    printed = of_devices(cli, "babeldraw/3b.py", 512, "--depth=5")
+    assert printed.startswith("mesh data 128 x stage 1 x model 4 = 512 devices; rules in_layer\n")
+    quarter = r"blocks/ffn/up +float32 \[36, 2048, 8192\] +-, -, model +\[36, 2048, 2048\] +576\.0"
+    assert re.search(quarter, printed)
+    assert "bubble" not in printed
+
+
+def test_one_device_holds_everything(cli):
+    whole = cli("inspect", f"--config={CONFIGS}/demo/tokenizer.py")[1]
+    printed = of_devices(cli, "demo/tokenizer.py", 1)
+    for name in ("parameters", "optimizer state", "one batch"):
+        assert on_one_device(printed, name) == numbers(whole, name)[1]
+
+
+@pytest.mark.parametrize(
+    ("devices", "words", "line"),
+    [
+        (-1, [], "--devices is -1; at least 1 is needed, or 0 for none"),
+        (
+            1000,
+            [],
+            "config.mesh needs data 62 x stage 16 x model 1 = 992 devices but there are 1000",
+        ),
+        (8, [], "config.mesh needs data 1 x stage 16 x model 1 = 16 devices but there are 8"),
+        (
+            1024,
+            ["--config.model.encoder.blocks=24"],
+            "config.model.encoder.blocks is 24, which config.mesh.stage=16 does not divide",
+        ),
+    ],
+)
+def test_sizes_that_do_not_fit_are_told_as_in_training(cli, devices, words, line):
+    config = f"--config={CONFIGS}/babeldraw/20b.py"
+    status, printed, said = cli("inspect", config, *words, f"--devices={devices}")
+    assert (status, printed) == (2, "") and said.startswith(f"babeldraw: error: {line}")
+    assert len(said.splitlines()) == 1
