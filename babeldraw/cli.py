@@ -10,7 +10,19 @@ from absl import flags, logging
 import babeldraw
 from babeldraw.errors import UserError
 
-COMMANDS = ("demo", "train", "sample", "evaluate", "inspect", "vocabulary", "tokenize")
+COMMANDS = (
+    "demo",
+    "train",
+    "sample",
+    "evaluate",
+    "inspect",
+    "vocabulary",
+    "tokenize",
+    "reconstruct",
+    "import",
+)
+# A module cannot be called `import`.
+MODULES = {"import": "import_weights"}
 # By what Python says of a value that a flag cannot take: what it takes.
 NEEDED = {"int()": "a whole number", "to float": "a number", "boolean": "true or false"}
 USAGE = """babeldraw {version}: models that draw from text by predicting image tokens
@@ -51,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _run(name: str, words: list[str]) -> int:
     if name not in COMMANDS:
         raise UserError(f"{name!r} is not a command; the commands are {', '.join(COMMANDS)}")
-    command = importlib.import_module(f"babeldraw.commands.{name}")
+    command = _module(name)
     if "--help" in words or "-h" in words:
         print(_help(name, command))
         return 0
@@ -59,6 +71,10 @@ def _run(name: str, words: list[str]) -> int:
     logging.set_verbosity(logging.WARNING)
     values = _parse(name, command, words)
     return command.run(values) or 0
+
+
+def _module(name: str) -> ModuleType:
+    return importlib.import_module(f"babeldraw.commands.{MODULES.get(name, name)}")
 
 
 def _parse(name: str, command: ModuleType, words: list[str]) -> flags.FlagValues:
@@ -113,7 +129,7 @@ def _one_line(error: Exception) -> str:
 def _usage() -> str:
     lines = []
     for name in COMMANDS:
-        doc = importlib.import_module(f"babeldraw.commands.{name}").__doc__ or ""
+        doc = _module(name).__doc__ or ""
         lines.append(f"  {name:<11} {doc.strip().splitlines()[0]}")
     return USAGE.format(version=babeldraw.__version__, commands="\n".join(lines))
 

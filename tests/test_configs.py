@@ -10,9 +10,17 @@ import pytest
 
 from babeldraw.errors import UserError
 from babeldraw.models.babeldraw import Generator
+from babeldraw.objectives.adversarial import DiscriminatorConfig
 from babeldraw.optim.schedules import make_schedule
-from babeldraw.tokenizers.vit_vqgan import ViTVQGANTokenizer
-from babeldraw.train.experiment import TextToImageExperiment, parse
+from babeldraw.tokenizers.super_resolution import Upscaler
+from babeldraw.tokenizers.vit_vqgan import ENCODER_FIELDS, ViTVQGANTokenizer
+from babeldraw.train.experiment import (
+    OnTokenizer,
+    SuperResolutionExperiment,
+    TextToImageExperiment,
+    TokenizerExperiment,
+    parse,
+)
 from babeldraw.train.loop import train
 from babeldraw.train.presets import load_config
 
@@ -34,6 +42,13 @@ VIT_VQGAN = {
 }
 
 
+FIGURES = {
+    "image_tokenizer": "reconstruction/psnr_db",
+    "text_to_image": "validation/loss",
+    "super_resolution": "upscaling/psnr_db",
+}
+
+
 def load(name, variant=""):
     return load_config(name, CONFIGS / "README", variant)
 
@@ -50,6 +65,11 @@ def of_stage_2(name):
     return isinstance(parse(load(name)), TextToImageExperiment)
 
 
+def needs_tokenizer(experiment):
+    """Whether it begins from the run of a trained tokenizer."""
+    return isinstance(experiment, OnTokenizer) or experiment.decoder_only
+
+
 # ------------------------------------------------------------------ every config
 
 
@@ -60,7 +80,7 @@ def test_a_config_loads_and_says_how_it_is_run(name):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     assert f"babeldraw train --config=configs/{name} --workdir=" in module.__doc__
-    assert ("--config.tokenizer_run=" in module.__doc__) == of_stage_2(name)
+    assert ("--config.tokenizer_run=" in module.__doc__) == needs_tokenizer(experiment)
     if experiment.data.source != "shapes":
         assert "--config.data.path=" in module.__doc__
 
@@ -83,7 +103,7 @@ def trained(tokenizer_run, generator_run, tmp_path_factory):
         same = key(config)
         if same not in folders:
             folders[same] = tmp_path_factory.mktemp("runlocal") / "run"
-            if config.objective == "text_to_image":
+            if needs_tokenizer(parse(config)):
                 config.tokenizer_run = str(run(tokenizer_of(config)))
             train(config, str(folders[same]))
         return folders[same]
@@ -93,12 +113,22 @@ def trained(tokenizer_run, generator_run, tmp_path_factory):
 
 def tokenizer_of(config):
     """The config of stage 1 whose `runlocal` trains the tokenizer that this one needs."""
-    asked = parse(config).tokenizer
+    asked = parse(config)
     for name in NAMES:
-        found = load(name, "runlocal")
-        if found.objective == "image_tokenizer" and parse(found).tokenizer == asked:
-            return found
-    raise AssertionError(f"no config trains {asked}")
+        found = parse(load(name, "runlocal"))
+        if isinstance(found, TokenizerExperiment) and fits(asked, found):
+            return load(name, "runlocal")
+    raise AssertionError(f"no config trains {asked.tokenizer}")
+
+
+def fits(asked, found):
+    """Whether the tokenizer that `found` trains is the one that `asked` begins from."""
+    if isinstance(asked, OnTokenizer):
+        return asked.tokenizer == found.tokenizer
+    # A new decoder: for the encoder and the codebook of another run.
+    fields = (getattr(asked.tokenizer, name) for name in ENCODER_FIELDS)
+    own = (getattr(found.tokenizer, name) for name in ENCODER_FIELDS)
+    return not found.decoder_only and [*fields] == [*own]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -106,16 +136,16 @@ def test_runlocal_trains_to_its_end(name, trained):
     folder = trained(load(name, "runlocal"))
     report = json.loads((folder / "report.json").read_text())
     assert report["step"] == 4
-    figure = "validation/loss" if of_stage_2(name) else "reconstruction/psnr_db"
-    assert report[figure] > 0
+    assert report[FIGURES[load(name).objective]] > 0
     assert (folder / "text.model").exists() == of_stage_2(name)
     assert [*(folder / "samples").glob("*.png")]
 
 
-def test_each_generator_has_a_tokenizer_to_go_with():
-    made = {parse(load(other)).tokenizer for other in NAMES if not of_stage_2(other)}
-    for name in filter(of_stage_2, NAMES):
-        assert parse(load(name)).tokenizer in made, name
+def test_what_needs_a_tokenizer_has_one_to_go_with():
+    experiments = [parse(load(name)) for name in NAMES]
+    makers = [e for e in experiments if isinstance(e, TokenizerExperiment)]
+    for asked in filter(needs_tokenizer, experiments):
+        assert any(fits(asked, found) for found in makers), asked.tokenizer
 
 
 # ------------------------------------------------------------------ as published
@@ -181,7 +211,27 @@ def test_vit_vqgan_is_trained_as_published(name):
     assert (experiment.train.steps, experiment.train.batch_size) == (500_000, 256)
     assert (optimizer.name, optimizer.b1, optimizer.b2) == ("adamw", 0.9, 0.99)
     assert (optimizer.weight_decay, optimizer.clip_norm) == (1e-4, 0.0)
-    assert experiment.loss.commitment == 0.25 and experiment.loss.restart_below == 0
+    loss = experiment.loss
+    weights = loss.l2, loss.perceptual, loss.adversarial, loss.logit_laplace, loss.commitment
+    assert weights == (1.0, 0.1, 0.1, 0.1, 0.25) and loss.restart_below == 0
+    assert experiment.tokenizer.output == "logit_laplace"
+    assert experiment.discriminator == DiscriminatorConfig("stylegan")
+    assert experiment.discriminator_optimizer == optimizer
     rate = make_schedule(optimizer.schedule)
     for step, value in {0: 0, 25_000: 5e-5, 50_000: 1e-4, 500_000: 5e-5}.items():
         assert float(rate(step)) == pytest.approx(value, rel=1e-6)
+
+
+@pytest.mark.parametrize(("name", "side", "millions"), [("512", 512, 15), ("1024", 1024, 30)])
+def test_super_resolution_is_as_published(name, side, millions):
+    experiment = parse(load(f"super_resolution/{name}.py"))
+    assert isinstance(experiment, SuperResolutionExperiment)
+    assert (experiment.tokenizer.image_size, experiment.image_size) == ((256, 256), (side, side))
+    network = experiment.super_resolution
+    assert (network.blocks, network.channels) == (12, 128)
+    params = nn.unbox(jax.eval_shape(Upscaler(network).init, jax.random.key(0)))
+    total = sum(leaf.size for leaf in jax.tree.leaves(params))
+    assert total == pytest.approx(millions * 1e6, rel=0.06)
+    loss = experiment.loss
+    assert (loss.l2, loss.perceptual, loss.adversarial) == (1.0, 0.1, 0.1)
+    assert experiment.discriminator.kind == "stylegan"

@@ -29,6 +29,15 @@ def define(values: flags.FlagValues, argv: list[str]) -> None:
     flags.DEFINE_string("prompts", "", "A text file with a prompt per line.", flag_values=values)
     flags.DEFINE_integer("num", 1, "Pictures per prompt.", flag_values=values)
     flags.DEFINE_integer("seed", 0, "Seed of each prompt's first picture.", flag_values=values)
+    flags.DEFINE_string(
+        "super_resolution", "", "A super-resolution run folder; none: as drawn.", flag_values=values
+    )
+    flags.DEFINE_string(
+        "tokenizer_run",
+        "",
+        "A tokenizer run folder whose decoder draws; none: the one that the run was trained with.",
+        flag_values=values,
+    )
     flags.DEFINE_string("out", "pictures", "The folder to write to.", flag_values=values)
     flags.DEFINE_integer("batch_size", 16, "Pictures drawn at a time.", flag_values=values)
     for field in dataclasses.fields(SamplingConfig):
@@ -41,7 +50,11 @@ def define(values: flags.FlagValues, argv: list[str]) -> None:
 def run(values: flags.FlagValues) -> int:
     prompts = read_prompts(values.prompt, values.prompts)
     _check_counts(values)
-    sampler = Sampler.from_run(required(values, "workdir"))
+    sampler = Sampler.from_run(
+        required(values, "workdir"),
+        super_resolution=values.super_resolution,
+        tokenizer_run=values.tokenizer_run,
+    )
     given = {f.name: values[f.name].value for f in dataclasses.fields(SamplingConfig)}
     changed = {name: value for name, value in given.items() if value is not None}
     settings = dataclasses.replace(sampler.defaults, **changed)

@@ -1,12 +1,16 @@
-"""Turns the pictures of a data source into token shards with a trained tokenizer.
+"""Turns the pictures of a data source into token shards with a trained tokenizer, and back.
 
 Goes on where it stopped. Stage 2 reads the shards with --config.data.source=tokens and
---config.data.path=DIR, and then needs no pictures.
+--config.data.path=DIR, and then needs no pictures. With --decode the shards in --path become
+pictures again, with captions.jsonl, as the source `folder` reads them.
 
 Example:
   babeldraw tokenize --workdir=runs/my_tokenizer --source=folder --path=my_pictures --out=my_tokens
+  babeldraw tokenize --decode --workdir=runs/my_tokenizer --path=my_tokens --out=seen_again
 """
 
+import hashlib
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,18 +19,22 @@ import jax
 import numpy as np
 from absl import flags
 
-from babeldraw.commands.flags import required
-from babeldraw.data.image import center_crop
+from babeldraw.commands.flags import make_folder, required
+from babeldraw.data.image import center_crop, save_png, write_whole
 from babeldraw.data.sources import DataConfig, Record, RecordReader, Source, open_source
-from babeldraw.data.tokens import MANIFEST, is_whole, read_manifest, write_shard
+from babeldraw.data.tokens import MANIFEST, TokenSource, is_whole, read_manifest, write_shard
 from babeldraw.errors import UserError
 from babeldraw.runs.folder import write_json
 from babeldraw.train.progress import ProgressReport, say
 from babeldraw.train.tokenizer_run import TokenizerRun
 
+# What a folder of decoded pictures says of itself.
+DECODED = "decoded.json"
+
 
 def define(values: flags.FlagValues, argv: list[str]) -> None:
     flags.DEFINE_string("workdir", None, "Run folder of a tokenizer.", flag_values=values)
+    flags.DEFINE_boolean("decode", False, "Token shards to pictures.", flag_values=values)
     flags.DEFINE_string("source", "folder", "shapes, folder or tfds.", flag_values=values)
     flags.DEFINE_string("path", "", "The folder, or the TFDS name.", flag_values=values)
     flags.DEFINE_string("split", "all", "The part of the data to read.", flag_values=values)
@@ -40,16 +48,29 @@ def run(values: flags.FlagValues) -> int:
     for name, least in (("num", 0), ("shard_size", 1), ("batch_size", 1)):
         if values[name].value < least:
             raise UserError(f"--{name} is {values[name].value}; at least {least} is needed")
-    tokenizer = TokenizerRun.open(required(values, "workdir"))
-    out = Path(required(values, "out"))
+    workdir, out = required(values, "workdir"), Path(required(values, "out"))
+    if not values.decode and values.source == "tokens":
+        raise UserError("--source=tokens are tokens already; --decode makes them pictures again")
+    tokenizer = TokenizerRun.open(workdir)
+    if values.decode:
+        source = _open_tokens(values.path, values.split, tokenizer, workdir)
+        make_folder(out, f"--out={out}")
+        count = min(values.num or len(source), len(source))
+        _decode(out, source, count, tokenizer, values.batch_size)
+        say(f"{count} pictures in {out}")
+        return 0
     data = DataConfig(source=values.source, path=values.path, split=values.split)
-    source = open_source(data, data.split, tokenizer.image_size[0], 0, require_captions=False)
+    side = max(tokenizer.image_size)
+    source = open_source(data, data.split, side, 0, require_captions=False)
     count = min(values.num or len(source), len(source))
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out, f"--out={out}")
     manifest = _manifest(out, tokenizer, source, count, values.shard_size)
     _write(out, manifest, source, tokenizer, values.batch_size)
     say(f"{manifest['count']} token sets in {out}; {manifest['bad']} records were skipped")
     return 0
+
+
+# ------------------------------------------------------------------ pictures to tokens
 
 
 def _manifest(
@@ -121,3 +142,64 @@ def _encode(
         tokens.append(np.asarray(jax.device_get(tokenizer.encode(images)))[: len(part)])
         progress(first + start + len(part))
     return np.concatenate(tokens)
+
+
+# ------------------------------------------------------------------ tokens to pictures
+
+
+def _open_tokens(path: str, split: str, tokenizer: TokenizerRun, workdir: str) -> TokenSource:
+    """The shards, which this tokenizer must have made."""
+    source = TokenSource(path, split)
+    if source.tokenizer != tokenizer.identity:
+        raise UserError(
+            f"--path={path} holds tokens of the tokenizer {source.tokenizer} and "
+            f"--workdir={workdir} is {tokenizer.identity}; name the run that made them"
+        )
+    return source
+
+
+def _decode(
+    out: Path, source: TokenSource, count: int, tokenizer: TokenizerRun, batch_size: int
+) -> None:
+    """Writes the pictures that are not there yet, then captions.jsonl."""
+    _claim(out, source, count, tokenizer)
+    names = [f"{index:08d}.png" for index in range(count)]
+    missing = [index for index, name in enumerate(names) if not (out / name).exists()]
+    report = ProgressReport("decode", count, start=count - len(missing), unit="pictures")
+    for start in range(0, len(missing), batch_size):
+        part = missing[start : start + batch_size]
+        ids_BT = np.zeros((batch_size, source.token_length), np.int32)
+        for slot, index in zip(ids_BT, part, strict=False):
+            slot[:] = source[index].tokens
+        images = np.asarray(jax.device_get(tokenizer.decode(ids_BT)))
+        for index, image in zip(part, images, strict=False):
+            save_png(out / names[index], image)
+        report.update(count - len(missing) + start + len(part))
+    report.close()
+    lines = []
+    for index, name in enumerate(names):
+        record = source[index]
+        line = {"file": name, "caption": record.caption, "label": record.label}
+        lines.append(json.dumps(line, ensure_ascii=False) + "\n")
+    write_whole(out / "captions.jsonl", "".join(lines).encode())
+
+
+def _claim(out: Path, source: TokenSource, count: int, tokenizer: TokenizerRun) -> None:
+    """Says whose pictures the folder holds, and refuses one that holds others."""
+    digest = hashlib.sha256()
+    for leaf in jax.tree.leaves(tokenizer.params):
+        digest.update(np.ascontiguousarray(jax.device_get(leaf)).tobytes())
+    # Decoders differ where tokens are the same: the weights are those of the whole network.
+    work = {"tokens": source.name, "count": count, "weights": digest.hexdigest()[:16]}
+    if not (out / DECODED).exists():
+        # Hidden ones are what a kill leaves of a file that was being written.
+        if any(not path.name.startswith(".") for path in out.iterdir()):
+            raise UserError(f"--out={out} is not empty and holds no {DECODED}; give another --out")
+        write_json(out / DECODED, work)
+        return
+    try:
+        before = json.loads((out / DECODED).read_text())
+    except ValueError:
+        before = None
+    if before != work:
+        raise UserError(f"--out={out} holds pictures of other tokens; give another --out")

@@ -44,11 +44,12 @@ class FolderSource:
 
     About 5 % of the pictures are the split 'test', the rest 'train', by a hash of the relative
     path: a picture stays in its split when others come or go. Of two or more pictures each split
-    has at least one. 'all' gives both.
+    has at least one. 'all' gives both. A name that ends in a slash, such as 'holidays/', is the
+    split of all pictures in the sub-folder of that name.
 
     Args:
         path: the folder.
-        split: 'train', 'test' or 'all'.
+        split: 'train', 'test', 'all' or 'SUBFOLDER/'.
         require_captions: whether pictures without caption are left out (their number is logged)
             or kept with an empty one.
 
@@ -58,8 +59,11 @@ class FolderSource:
     """
 
     def __init__(self, path: str | os.PathLike, split: str, require_captions: bool = True):
-        if split not in SPLITS:
-            raise UserError(f"data.split={split!r} is unknown to a folder; use {', '.join(SPLITS)}")
+        if split not in SPLITS and not split.endswith("/"):
+            raise UserError(
+                f"data.split={split!r} is unknown to a folder; use {', '.join(SPLITS)}, or "
+                "'NAME/' for the pictures in sub-folder NAME"
+            )
         self._root = Path(path)
         if not str(path) or not self._root.is_dir():
             raise UserError(f"data.path={str(path)!r} is not a folder; give a folder of pictures")
@@ -71,6 +75,11 @@ class FolderSource:
         if require_captions:
             names = self._captioned(names)
         self._names = _split(names, split)
+        if not self._names and split.endswith("/"):
+            raise UserError(
+                f"data.split={split!r}: there are no pictures in a sub-folder of that name of "
+                f"data.path={path}"
+            )
         if not self._names:
             raise UserError(
                 f"data.path={path} holds {len(names)} picture, none of them in split {split!r}; "
@@ -157,6 +166,8 @@ def _sidecar(name: str) -> str:
 def _split(names: list[str], split: str) -> list[str]:
     if split == "all":
         return names
+    if split.endswith("/"):
+        return [name for name in names if name.startswith(split)]
     ranks = {name: _rank(name) for name in names}
     test = {name for name in names if ranks[name] < TEST_SHARE}
     if len(names) > 1:

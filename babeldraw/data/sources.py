@@ -75,7 +75,8 @@ class DataConfig:
         source: 'shapes' (drawn on the fly), 'folder', 'tfds', or 'tokens' of `babeldraw tokenize`.
         path: the folder of pictures or tokens, or the TFDS name such as 'coco_captions:1.1.0'.
         split: the part to train on. shapes: train, test, unseen; folder, tokens: train, test, all;
-            tfds: any of its splits, slices such as 'train[:90%]' included.
+            folder also 'NAME/', the pictures in that sub-folder; tfds: any of its splits, slices
+            such as 'train[:90%]' included.
         eval_split: the part to evaluate on.
         num_examples: length of one epoch of shapes, whose world has no end; others ignore it.
         data_dir: where TFDS keeps prepared data; '' for its default.

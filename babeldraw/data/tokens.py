@@ -2,7 +2,8 @@
 
 A folder of shards `tokens-00000.npz` (arrays only: `tokens` int32 [n, T], `label` int32 [n],
 `captions` uint8, the UTF-8 texts one after another, `ends` int64 [n], where each ends) and
-`manifest.json`, which names the tokenizer, the counts and each shard's SHA-256.
+`manifest.json`, which names the tokenizer, the counts and each shard's size and SHA-256. Both are
+written whole or not at all, the manifest after each shard, so a kill at any moment loses one shard.
 """
 
 import bisect
@@ -22,6 +23,20 @@ from babeldraw.data.sources import Record
 from babeldraw.errors import UserError
 
 MANIFEST = "manifest.json"
+# What a manifest says of the whole, and of each shard.
+FIELDS = {
+    "tokenizer": str,
+    "name": str,
+    "shape": list,
+    "vocab_size": int,
+    "records": int,
+    "shard_size": int,
+    "count": int,
+    "bad": int,
+    "complete": bool,
+    "shards": list,
+}
+SHARD_FIELDS = {"file": str, "count": int, "bad": int, "bytes": int, "sha256": str}
 # One token set in this many is held out for evaluation.
 TEST_EVERY = 20
 
@@ -39,26 +54,49 @@ def write_shard(path: Path, tokens_NT: np.ndarray, records: Sequence[Record]) ->
     )
     data = buffer.getvalue()
     write_whole(path, data)
-    return {"file": path.name, "count": len(records), "sha256": hashlib.sha256(data).hexdigest()}
+    digest = hashlib.sha256(data).hexdigest()
+    return {"file": path.name, "count": len(records), "bytes": len(data), "sha256": digest}
+
+
+def is_there(folder: Path, entry: dict[str, Any]) -> bool:
+    """Whether a shard of the manifest is there and of its size."""
+    path = folder / entry["file"]
+    return path.is_file() and path.stat().st_size == entry["bytes"]
 
 
 def is_whole(folder: Path, entry: dict[str, Any]) -> bool:
     """Whether a shard of the manifest is there, byte for byte."""
-    path = folder / entry["file"]
-    return path.exists() and hashlib.sha256(path.read_bytes()).hexdigest() == entry["sha256"]
+    if not is_there(folder, entry):
+        return False
+    return hashlib.sha256((folder / entry["file"]).read_bytes()).hexdigest() == entry["sha256"]
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of a folder of token shards. Raises `UserError` when there is none."""
+    """The manifest of a folder of token shards.
+
+    Raises:
+        UserError: there is none, or it lacks a field or holds one of another type.
+    """
     try:
         manifest = json.loads((folder / MANIFEST).read_text())
     except (OSError, ValueError) as error:
         raise UserError(
             f"data.path={folder} holds no readable {MANIFEST}; make one with `babeldraw tokenize`"
         ) from error
-    if not isinstance(manifest, dict) or not {"tokenizer", "shards", "shape"} <= set(manifest):
+    if not _has(manifest, FIELDS) or not all(_is_shard(entry) for entry in manifest["shards"]):
         raise UserError(f"{folder / MANIFEST} is not a manifest of token shards")
     return manifest
+
+
+def _has(value: Any, fields: dict[str, type]) -> bool:
+    if not isinstance(value, dict):
+        return False
+    return all(isinstance(value.get(name), kind) for name, kind in fields.items())
+
+
+def _is_shard(entry: Any) -> bool:
+    """The name alone of a file: no manifest reads one from elsewhere."""
+    return _has(entry, SHARD_FIELDS) and Path(entry["file"]).name == entry["file"]
 
 
 class TokenSource:
@@ -75,9 +113,13 @@ class TokenSource:
             raise UserError(f"split {split!r} is not of stored tokens; use 'train', 'test', 'all'")
         self._folder = Path(path)
         manifest = read_manifest(self._folder)
-        if not manifest.get("complete"):
+        if not manifest["complete"]:
             raise UserError(f"{path} is not complete; run the same `babeldraw tokenize` once more")
         self._split, self._shards = split, manifest["shards"]
+        # Sizes are looked at now, checksums when a shard is read.
+        for entry in self._shards:
+            if not is_there(self._folder, entry):
+                raise self._damaged(entry)
         self._starts = [0, *itertools.accumulate(shard["count"] for shard in self._shards)]
         self._loaded: dict[int, dict[str, np.ndarray]] = {}
         self.tokenizer = manifest["tokenizer"]
@@ -116,10 +158,13 @@ class TokenSource:
         if shard not in self._loaded:
             entry = self._shards[shard]
             if not is_whole(self._folder, entry):
-                raise UserError(
-                    f"{self._folder / entry['file']} is missing or damaged; run the same "
-                    "`babeldraw tokenize` once more"
-                )
+                raise self._damaged(entry)
             with np.load(self._folder / entry["file"], allow_pickle=False) as arrays:
                 self._loaded[shard] = dict(arrays)
         return self._loaded[shard]
+
+    def _damaged(self, entry: dict[str, Any]) -> UserError:
+        return UserError(
+            f"{self._folder / entry['file']} is missing or damaged; run the same "
+            "`babeldraw tokenize` once more"
+        )

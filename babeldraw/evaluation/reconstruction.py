@@ -1,48 +1,90 @@
 """How well a tokenizer gives pictures back, and how much of its codebook it uses."""
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Iterator
 
+import flax.struct
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from babeldraw.config import require
-from babeldraw.data.image import to_grid, to_uint8
 from babeldraw.data.pipeline import eval_batches
-from babeldraw.data.sources import open_source
+from babeldraw.data.sources import Source
+from babeldraw.evaluation import measures
 from babeldraw.evaluation.base import Context, Value
-from babeldraw.objectives.base import TrainState
-from babeldraw.sharding.batch import place_batch
+from babeldraw.evaluation.pictures import (
+    Distance,
+    masked_sums,
+    mean_figures,
+    open_pictures,
+    pairs_grid,
+    picture_measures,
+    picture_pairs,
+    place_pictures,
+)
+from babeldraw.objectives.base import Batch, TrainState, to_float
 
 
 @dataclasses.dataclass(frozen=True)
 class ReconstructionConfig:
     """Attributes:
     num_examples: held-out pictures, at most.
-    batch_size: pictures at a time; also those over which codebook usage is counted (256 in the
-      ViT-VQGAN paper, Table 4).
+    batch_size: pictures at a time.
+    usage_batch: pictures over which codebook usage is counted, a multiple of `batch_size`; 256 in
+      the ViT-VQGAN paper (Table 4).
     num_shown: pictures in the grid.
     """
 
     num_examples: int = 1024
     batch_size: int = 256
+    usage_batch: int = 256
     num_shown: int = 16
 
     def __post_init__(self):
+        path = "config.evaluators.reconstruction"
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            require(
-                value >= 1,
-                f"config.evaluators.reconstruction.{field.name} is {value}; at least 1 is needed",
-            )
+            require(value >= 1, f"{path}.{field.name} is {value}; at least 1 is needed")
+        require(
+            self.usage_batch % self.batch_size == 0,
+            f"{path}.usage_batch is {self.usage_batch}, which batch_size={self.batch_size} does "
+            "not divide; choose a batch_size that does",
+        )
+
+
+@flax.struct.dataclass
+class _Totals:
+    """What is added up over batches, on the devices.
+
+    Attributes:
+      sums: of each measure, over pictures; `pictures` is their number.
+      counts_V: int32, how often each code occurred.
+      group_V, group_pictures: the same of the pictures over which usage is being counted.
+    """
+
+    sums: dict[str, jax.Array]
+    pictures: jax.Array
+    counts_V: jax.Array
+    group_V: jax.Array
+    group_pictures: jax.Array
 
 
 class Reconstruction:
-    """psnr_db, l1, l2, codebook_usage, perplexity and the grid `reconstructions`.
+    """psnr_db, ssim, l1, l2, lpips, codebook use and the grid `reconstructions`.
 
-    psnr_db is that of the mean squared error over all pictures. codebook_usage is the share of
-    codes that occur in a batch, averaged over full batches. perplexity is exp of the entropy of the
-    codes over all pictures, at most the size of the codebook.
+    psnr_db is that of the mean squared error over all pictures; ssim is left out where pictures are
+    smaller than its window of 11 pixels, lpips where no perceptual network is given.
+
+    codebook_usage is the paper's: the share of the codes that occur in a batch of `usage_batch`
+    held-out pictures, averaged over the batches; a shorter last batch is left out, unless it is
+    the only one. codebook_usage_pictures says how many pictures there really were in a batch.
+    perplexity is exp of the entropy of the codes over all pictures, at most the codebook's size.
+
+    Args:
+      reconstruct: (state, batch) -> (images [B, height, width, 3] in [0, 1], int32 ids [B, T]).
+      distance: the perceptual distance of each picture from its original; None for none.
     """
 
     def __init__(
@@ -51,65 +93,77 @@ class Reconstruction:
         config: ReconstructionConfig,
         context: Context,
         codebook_size: int,
+        distance: Distance | None = None,
     ):
-        self._reconstruct = jax.jit(reconstruct)
+        self._reconstruct = reconstruct
         self._config, self._context = config, context
         self._codebook_size = codebook_size
+        self._distance = distance
+        self._add = jax.jit(self._add_batch)
 
     def run(self, state: TrainState) -> Iterator[tuple[str, Value]]:
-        totals = {"l1": 0.0, "l2": 0.0}
-        counts_V = np.zeros(self._codebook_size, np.int64)
-        usages, pictures, shown = [], 0, None
-        for batch in self._batches():
-            placed = place_batch({"image": batch["image"]}, self._context.mesh)
-            images, ids = map(np.asarray, self._reconstruct(state, placed))
-            mask = batch["mask"]
-            originals = batch["image"][mask].astype(np.float32) / 255
-            difference = images[mask] - originals
-            totals["l1"] += float(np.abs(difference).mean((1, 2, 3)).sum())
-            totals["l2"] += float(np.square(difference).mean((1, 2, 3)).sum())
-            batch_counts_V = np.bincount(ids[mask].ravel(), minlength=self._codebook_size)
-            if mask.all() or not usages:
-                usages.append(float((batch_counts_V > 0).mean()))
-            counts_V += batch_counts_V
-            pictures += int(mask.sum())
-            if shown is None:
-                shown = _pairs(originals, images[mask], self._config.num_shown)
-        l2 = totals["l2"] / pictures
-        yield "psnr_db", -10 * float(np.log10(l2))
-        yield "l1", totals["l1"] / pictures
-        yield "l2", l2
-        yield "codebook_usage", float(np.mean(usages))
-        yield "perplexity", _perplexity(counts_V)
-        yield "reconstructions", shown
+        source = open_pictures(self._context)
+        total = min(self._config.num_examples, len(source))
+        totals, usages, shown = self._nothing(), [], []
+        ends = itertools.count(self._config.batch_size, self._config.batch_size)
+        for end, batch in zip(ends, self._batches(source), strict=False):
+            before, placed = totals, place_pictures(batch, self._context)
+            totals, images = self._add(state, placed, totals, self._distance)
+            # One batch at a time is under way: the host may read faster than a device measures.
+            jax.block_until_ready(before)
+            if len(shown) < self._config.num_shown:
+                shown += picture_pairs(batch, images)
+            at_end = end % self._config.usage_batch == 0
+            if at_end or end >= total:
+                usages.append((at_end and end <= total, totals.group_V, totals.group_pictures))
+                totals = self._next_group(totals)
+        pictures = int(totals.pictures)
+        require(pictures > 0, f"no held-out record of {source.name} could be read")
+        yield from mean_figures(totals.sums, pictures)
+        yield from _usage(usages)
+        yield "perplexity", measures.perplexity(np.asarray(totals.counts_V))
+        yield "reconstructions", pairs_grid(shown[: self._config.num_shown])
 
-    def _batches(self) -> Iterator[dict]:
-        context = self._context
-        source = open_source(
-            context.data,
-            context.data.eval_split,
-            context.image_size[0],
-            context.seed,
-            require_captions=False,
+    def _add_batch(
+        self, state: TrainState, batch: Batch, totals: _Totals, distance: Distance | None
+    ) -> tuple[_Totals, jax.Array]:
+        images, ids = self._reconstruct(state, batch)
+        originals, mask = to_float(batch["image"]), batch["mask"]
+        counts_V = measures.code_counts(ids, mask, self._codebook_size)
+        pictures = jnp.sum(mask.astype(jnp.int32))
+        of = picture_measures(self._context.image_size, distance)
+        sums = masked_sums(of, state, images, originals, mask)
+        totals = _Totals(
+            sums=jax.tree.map(jnp.add, totals.sums, sums),
+            pictures=totals.pictures + pictures,
+            counts_V=totals.counts_V + counts_V,
+            group_V=totals.group_V + counts_V,
+            group_pictures=totals.group_pictures + pictures,
         )
+        return totals, images[: self._config.num_shown]
+
+    def _nothing(self) -> _Totals:
+        zeros_V = jnp.zeros(self._codebook_size, jnp.int32)
+        zero = jnp.zeros((), jnp.int32)
+        names = picture_measures(self._context.image_size, self._distance)
+        sums = {name: jnp.zeros((), jnp.float32) for name in names}
+        return _Totals(sums, zero, zeros_V, zeros_V, zero)
+
+    def _next_group(self, totals: _Totals) -> _Totals:
+        nothing = self._nothing()
+        return totals.replace(group_V=nothing.group_V, group_pictures=nothing.group_pictures)
+
+    def _batches(self, source: Source) -> Iterator[dict]:
         return eval_batches(
             source,
             batch_size=self._config.batch_size,
-            image_size=context.image_size,
+            image_size=self._context.image_size,
             num_examples=self._config.num_examples,
         )
 
 
-def _perplexity(counts_V: np.ndarray) -> float:
-    shares = counts_V[counts_V > 0] / counts_V.sum()
-    return float(np.exp(-np.sum(shares * np.log(shares))))
-
-
-def _pairs(originals: np.ndarray, images: np.ndarray, count: int) -> np.ndarray:
-    """A grid whose rows alternate originals and reconstructions."""
-    count = min(count, len(originals))
-    columns = min(8, count)
-    rows = []
-    for start in range(0, count - count % columns, columns):
-        rows += [originals[start : start + columns], images[start : start + columns]]
-    return to_grid(to_uint8(np.concatenate(rows)), columns)
+def _usage(groups: list[tuple[bool, jax.Array, jax.Array]]) -> Iterator[tuple[str, float]]:
+    """Mean share of the codes in use over whole groups, or over the only group there is."""
+    counted = [group for group in groups if group[0]] or groups[:1]
+    yield "codebook_usage", float(np.mean([np.mean(np.asarray(g) > 0) for _, g, _ in counted]))
+    yield "codebook_usage_pictures", float(np.mean([int(n) for _, _, n in counted]))

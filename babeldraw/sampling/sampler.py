@@ -18,7 +18,9 @@ from babeldraw.runs.checkpoints import on_first_device, restore_subset
 from babeldraw.runs.folder import RunFolder
 from babeldraw.sampling.decode import decode
 from babeldraw.sampling.logits import SamplingConfig, Settings
-from babeldraw.tokenizers.vit_vqgan import ViTVQGANConfig, ViTVQGANTokenizer
+from babeldraw.sampling.tokenizers import other_decoder
+from babeldraw.sampling.upscaling import SuperResolutionRun
+from babeldraw.tokenizers.vit_vqgan import ViTVQGANConfig, ViTVQGANTokenizer, identity
 
 # Batches are padded to one of these sizes, so that few programs are compiled.
 BUCKETS = (1, 2, 4, 8, 16, 32, 64)
@@ -49,6 +51,7 @@ class Sampler:
       vocabulary: of the prompts.
       defaults: settings of the run.
       step: the checkpoint's.
+      super_resolution: makes each picture larger; None leaves it as the tokenizer gives it.
     """
 
     generator: Generator
@@ -57,13 +60,23 @@ class Sampler:
     vocabulary: Vocabulary
     defaults: SamplingConfig
     step: int
+    super_resolution: SuperResolutionRun | None = None
 
     @classmethod
-    def from_run(cls, workdir: str) -> "Sampler":
+    def from_run(
+        cls, workdir: str, super_resolution: str = "", tokenizer_run: str = ""
+    ) -> "Sampler":
         """Reads the run's config, vocabulary and newest checkpoint.
 
+        Args:
+          workdir: folder of a text-to-image run.
+          super_resolution: folder of a run that makes the tokenizer's pictures larger; empty: none.
+          tokenizer_run: folder of a tokenizer whose decoder draws in place of the run's own;
+            empty: the own.
+
         Raises:
-          UserError: no such folder, not a text-to-image run, or no checkpoint yet.
+          UserError: no such folder, a run of another kind, no checkpoint yet, or super-resolution
+            or a decoder that was trained on another tokenizer.
         """
         folder = RunFolder.of(workdir)
         config = folder.read_config()
@@ -83,13 +96,25 @@ class Sampler:
             "frozen": {"tokenizer": nn.unbox(jax.eval_shape(tokenizer.init, key))},
         }
         step, state = restore_subset(folder.checkpoints, on_first_device(abstract))
+        tokenizer_params = state["frozen"]["tokenizer"]
+        own = identity(config["tokenizer"], tokenizer_params)
+        if tokenizer_run:
+            tokenizer, tokenizer_params = other_decoder(tokenizer_run, own)
+        upscaler = SuperResolutionRun.open(super_resolution) if super_resolution else None
+        if upscaler is not None:
+            require(
+                upscaler.tokenizer == own,
+                f"--super_resolution={super_resolution} was trained on pictures of the tokenizer "
+                f"{upscaler.tokenizer} and {workdir} draws with {own}; name one of the same",
+            )
         return cls(
             generator=generator,
             tokenizer=tokenizer,
-            params={"generator": state["params"], "tokenizer": state["frozen"]["tokenizer"]},
+            params={"generator": state["params"], "tokenizer": tokenizer_params},
             vocabulary=Vocabulary(folder.vocabulary_file),
             defaults=build(SamplingConfig, config["sampling"], "config.sampling"),
             step=step,
+            super_resolution=upscaler,
         )
 
     def sample(
@@ -132,6 +157,8 @@ class Sampler:
         text = self.vocabulary.encode(prompts, self.generator.config.text_length)[rows]
         keys_B = jax.vmap(jax.random.key)(np.asarray(seeds)[rows])
         images = self._program(self.params, text, keys_B, Settings.of(settings))
+        if self.super_resolution is not None:
+            images = self.super_resolution.upscale(images)
         return to_uint8(np.asarray(images))[:count]
 
     @functools.cached_property

@@ -5,12 +5,16 @@ Yu et al., "Vector-quantized Image Modeling with Improved VQGAN", ICLR 2022.
 
 import dataclasses
 import functools
+import hashlib
+import json
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from babeldraw.config import require
 from babeldraw.layers.block import DTYPES, EncoderBlock, TransformerConfig
@@ -20,9 +24,23 @@ from babeldraw.layers.linear import Einsum, LayerNorm
 from babeldraw.layers.positions import GridPositions
 from babeldraw.layers.stack import Stack
 from babeldraw.tokenizers.base import ImageTokens
+from babeldraw.tokenizers.pixels import OUTPUTS, to_images
 from babeldraw.tokenizers.quantizers import Codebook, Quantized
 
 CHANNELS = 3
+# The two halves of the parameters: what makes the tokens, and what draws them. Stage 2 and stored
+# tokens hang on the first alone, so that a decoder can be exchanged.
+ENCODER = ("embed", "encoder", "to_code", "codebook")
+DECODER = ("from_code", "decoder", "to_pixels")
+# The fields of the config that say the same.
+ENCODER_FIELDS = (
+    "encoder",
+    "image_size",
+    "patch_size",
+    "codebook_size",
+    "code_dim",
+    "l2_normalized",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +52,9 @@ class ViTVQGANConfig:
     codebook_size: V, 8192 in the paper.
     code_dim: Q of the factorized lookup, 32 in the paper.
     l2_normalized: normalise latents and codes before the lookup.
+    output: what the decoder gives for each colour: `rgb`, its raw value, or `logit_laplace`, a
+      distribution of it (see `babeldraw.tokenizers.pixels`). The paper trains with the second;
+      Babeldraw replaces it by the first, without which zoomed pictures show saturated pixels.
     """
 
     encoder: TransformerConfig
@@ -43,8 +64,13 @@ class ViTVQGANConfig:
     codebook_size: int = 8192
     code_dim: int = 32
     l2_normalized: bool = True
+    output: str = "rgb"
 
     def __post_init__(self):
+        require(
+            self.output in OUTPUTS,
+            f"tokenizer.output is {self.output!r}; the choices are {', '.join(OUTPUTS)}",
+        )
         for name in ("patch_size", "codebook_size", "code_dim"):
             value = getattr(self, name)
             require(value >= 1, f"tokenizer.{name} is {value}; at least 1 is needed")
@@ -114,10 +140,12 @@ class Transformer(nn.Module):
 class Reconstruction:
     """Attributes:
     images: float32 [B, height, width, 3], near [0, 1] but not clipped.
+    raw: float32 [B, height, width, C], the decoder's own values; `pixels.to_images` of them.
     quantized: of the encoder's latents, [B, T, ...].
     """
 
     images: jax.Array
+    raw: jax.Array
     quantized: Quantized
 
 
@@ -140,12 +168,14 @@ class ViTVQGAN(nn.Module):
             "BTQ,QD->BTD", (config.code_dim, decoder.dim), ("code_dim", "embed"), bias=True
         )
         self.decoder = Transformer(decoder, config.grid)
-        self.to_pixels = Einsum("BTD,DP->BTP", (decoder.dim, pixels), ("embed", "patch"), bias=True)
+        values = config.patch_size**2 * OUTPUTS[config.output]
+        self.to_pixels = Einsum("BTD,DP->BTP", (decoder.dim, values), ("embed", "patch"), bias=True)
 
     def __call__(self, images: jax.Array, deterministic: bool = True) -> Reconstruction:
         """float32 [B, height, width, 3] in [0, 1], through the codes and back."""
         quantized = self.codebook(self.latents(images, deterministic))
-        return Reconstruction(self.pixels(quantized.codes, deterministic), quantized)
+        raw = self.raw(quantized.codes, deterministic)
+        return Reconstruction(to_images(raw, self.config.output), raw, quantized)
 
     def latents(self, images: jax.Array, deterministic: bool = True) -> jax.Array:
         """float32 [B, T, Q], before normalisation and lookup."""
@@ -153,10 +183,10 @@ class ViTVQGAN(nn.Module):
         x_BTD = self.embed(to_patches(2 * images - 1, self.config.patch_size))
         return self.to_code(self.encoder(x_BTD, deterministic))
 
-    def pixels(self, codes_BTQ: jax.Array, deterministic: bool = True) -> jax.Array:
-        """float32 [B, height, width, 3]; raw values, no activation at the output."""
+    def raw(self, codes_BTQ: jax.Array, deterministic: bool = True) -> jax.Array:
+        """float32 [B, height, width, C]; raw values, no activation at the output."""
         patches = self.to_pixels(self.decoder(self.from_code(codes_BTQ), deterministic))
-        return from_patches(0.5 * (patches + 1), self.config.grid, self.config.patch_size)
+        return from_patches(patches, self.config.grid, self.config.patch_size)
 
     def encode(self, images: jax.Array) -> jax.Array:
         """float32 [B, height, width, 3] in [0, 1] -> int32 [B, T]."""
@@ -164,7 +194,8 @@ class ViTVQGAN(nn.Module):
 
     def decode(self, ids: jax.Array) -> jax.Array:
         """int32 [B, T] -> float32 [B, height, width, 3] in [0, 1]."""
-        return jnp.clip(self.pixels(self.codebook.lookup(ids)), 0.0, 1.0)
+        images = to_images(self.raw(self.codebook.lookup(ids)), self.config.output)
+        return jnp.clip(images, 0.0, 1.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -200,3 +231,20 @@ class ViTVQGANTokenizer:
         """Images in [0, 1] through the tokens and back, and the tokens' ids."""
         out = self.network.apply({"params": params}, images)
         return jnp.clip(out.images, 0.0, 1.0), out.quantized.ids
+
+
+def identity(config: Mapping[str, Any], params: Any) -> str:
+    """16 hexadecimal digits of what makes a tokenizer's tokens: encoder and codebook.
+
+    Equal identities give equal tokens; two tokenizers that differ in the decoder alone have the
+    same.
+
+    Args:
+      config: the `tokenizer` section, as config.json holds it.
+      params: of the whole tokenizer or of its encoder and codebook.
+    """
+    fields = {name: config[name] for name in ENCODER_FIELDS}
+    digest = hashlib.sha256(json.dumps(fields, sort_keys=True).encode())
+    for leaf in jax.tree.leaves({name: params[name] for name in ENCODER}):
+        digest.update(np.ascontiguousarray(jax.device_get(leaf)).tobytes())
+    return digest.hexdigest()[:16]

@@ -8,19 +8,28 @@ from babeldraw.config import build, require
 from babeldraw.data.sources import DataConfig
 from babeldraw.errors import UserError
 from babeldraw.evaluation.base import Context, Evaluator
+from babeldraw.evaluation.pictures import perceptual_distance
 from babeldraw.evaluation.prompts import Prompts, PromptsConfig
 from babeldraw.evaluation.reconstruction import Reconstruction, ReconstructionConfig
 from babeldraw.evaluation.samples import Samples, SamplesConfig
+from babeldraw.evaluation.upscaling import Upscaling, UpscalingConfig
 from babeldraw.evaluation.validation_loss import ValidationLoss, ValidationLossConfig
 from babeldraw.layers.block import TransformerConfig
 from babeldraw.models.babeldraw import BabeldrawConfig
+from babeldraw.objectives.adversarial import STAGE_1_OPTIMIZER, DiscriminatorConfig
 from babeldraw.objectives.base import Objective
 from babeldraw.objectives.image_tokenizer import ImageTokenizerObjective, TokenizerLossConfig
+from babeldraw.objectives.super_resolution import (
+    SuperResolutionLossConfig,
+    SuperResolutionObjective,
+)
 from babeldraw.objectives.text_to_image import TextToImageLossConfig, TextToImageObjective
 from babeldraw.optim.optimizer import OptimizerConfig
 from babeldraw.sampling.logits import SamplingConfig
 from babeldraw.sharding.layout import Layout, check_mesh
 from babeldraw.sharding.mesh import MeshConfig
+from babeldraw.tokenizers.perceptual import PerceptualConfig
+from babeldraw.tokenizers.super_resolution import SuperResolutionConfig
 from babeldraw.tokenizers.vit_vqgan import ViTVQGANConfig
 from babeldraw.train.layout_checks import check_layout
 
@@ -75,15 +84,31 @@ class TextToImageEvaluators:
 
 
 @dataclasses.dataclass(frozen=True)
+class SuperResolutionEvaluators:
+    """Which evaluators judge super-resolution; None leaves one out."""
+
+    upscaling: UpscalingConfig | None = UpscalingConfig()
+
+
+@dataclasses.dataclass(frozen=True)
 class TokenizerExperiment:
-    """Stage 1. Each attribute is the config's section of that name."""
+    """Stage 1. Each attribute is the config's section of that name.
+
+    decoder_only: keep the encoder and the codebook of `tokenizer_run` and train a new decoder.
+    tokenizer_run: run folder of a trained tokenizer, for `decoder_only`.
+    """
 
     objective: str
     train: TrainConfig
     data: DataConfig
     optimizer: OptimizerConfig
     tokenizer: ViTVQGANConfig
+    decoder_only: bool = False
+    tokenizer_run: str = ""
     loss: TokenizerLossConfig = TokenizerLossConfig()
+    discriminator: DiscriminatorConfig = DiscriminatorConfig()
+    discriminator_optimizer: OptimizerConfig = STAGE_1_OPTIMIZER
+    perceptual: PerceptualConfig = PerceptualConfig()
     evaluators: TokenizerEvaluators = TokenizerEvaluators()
     mesh: MeshConfig = MeshConfig()
 
@@ -97,6 +122,13 @@ class TokenizerExperiment:
             f"config.train.accumulation is {self.train.accumulation}; a tokenizer, whose losses "
             "look at a batch as a whole, needs 1",
         )
+        require(
+            self.decoder_only or not self.tokenizer_run,
+            f"config.tokenizer_run is {self.tokenizer_run!r}, which only a run with "
+            "config.decoder_only=True begins from; set that, or leave tokenizer_run empty",
+        )
+        # The objective checks the sections against each other.
+        self.make_objective()
 
     def check_layout(self, layout: Layout) -> None:
         """Raises `UserError` when the config does not fit a mesh."""
@@ -112,9 +144,21 @@ class TokenizerExperiment:
         """The transformers to be trained, by their path in the config."""
         return {f"config.tokenizer.{n}": getattr(self.tokenizer, n) for n in ("encoder", "decoder")}
 
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """(height, width) of the pictures to train on."""
+        return self.tokenizer.image_size
+
     def make_objective(self) -> Objective:
         return ImageTokenizerObjective(
-            self.tokenizer, self.optimizer, self.loss, self.train.batch_size
+            self.tokenizer,
+            self.optimizer,
+            self.loss,
+            self.train.batch_size,
+            self.discriminator,
+            self.discriminator_optimizer,
+            self.perceptual,
+            self.decoder_only,
         )
 
     def make_evaluators(self, objective: Objective, context: Context) -> dict[str, Evaluator]:
@@ -123,7 +167,10 @@ class TokenizerExperiment:
         if config is None:
             return {}
         size = self.tokenizer.codebook_size
-        return {"reconstruction": Reconstruction(fns["reconstruct"], config, context, size)}
+        distance = perceptual_distance(fns, self.perceptual)
+        return {
+            "reconstruction": Reconstruction(fns["reconstruct"], config, context, size, distance)
+        }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,6 +199,11 @@ class TextToImageExperiment:
             f"config.evaluators.prompts judges the shapes world only and config.data.source is "
             f"{self.data.source!r}; take a config without it: configs/folder/text_to_image.py",
         )
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """(height, width) of the pictures to train on."""
+        return self.tokenizer.image_size
 
     def make_objective(self) -> Objective:
         return TextToImageObjective(
@@ -190,10 +242,87 @@ class TextToImageExperiment:
         return made
 
 
-Experiment = TokenizerExperiment | TextToImageExperiment
+@dataclasses.dataclass(frozen=True)
+class SuperResolutionExperiment:
+    """Large pictures from a tokenizer's. Each attribute is the config's section of that name.
+
+    tokenizer_run: run folder of the trained tokenizer, whose network must be `tokenizer`.
+    """
+
+    objective: str
+    train: TrainConfig
+    data: DataConfig
+    optimizer: OptimizerConfig
+    tokenizer: ViTVQGANConfig
+    super_resolution: SuperResolutionConfig
+    tokenizer_run: str = ""
+    loss: SuperResolutionLossConfig = SuperResolutionLossConfig()
+    discriminator: DiscriminatorConfig = DiscriminatorConfig()
+    discriminator_optimizer: OptimizerConfig = STAGE_1_OPTIMIZER
+    perceptual: PerceptualConfig = PerceptualConfig()
+    evaluators: SuperResolutionEvaluators = SuperResolutionEvaluators()
+    mesh: MeshConfig = MeshConfig()
+
+    def __post_init__(self):
+        require(
+            self.data.source != "tokens",
+            "config.data.source is 'tokens', which hold no pictures to learn from",
+        )
+        require(
+            self.train.accumulation == 1,
+            f"config.train.accumulation is {self.train.accumulation}; super-resolution, whose "
+            "losses look at a batch as a whole, needs 1",
+        )
+        # The objective checks the sections against each other.
+        self.make_objective()
+
+    def check_layout(self, layout: Layout) -> None:
+        """Raises `UserError` when the config does not fit a mesh."""
+        require(
+            self.mesh.rules in ("data_parallel", "fsdp") and self.mesh.model == 1,
+            f"config.mesh is rules={self.mesh.rules}, model={self.mesh.model}; convolutions are "
+            "not split in layers, so data_parallel or fsdp and model=1 are needed",
+        )
+        check_layout(layout, self.train.batch_size, 1, self.stacks)
+
+    @property
+    def stacks(self) -> dict[str, TransformerConfig]:
+        """The transformers to be trained, by their path in the config: none."""
+        return {}
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """(height, width) of the pictures to train on, those that the network shall make."""
+        return self.make_objective().image_size
+
+    def make_objective(self) -> Objective:
+        return SuperResolutionObjective(
+            self.super_resolution,
+            self.tokenizer,
+            self.optimizer,
+            self.loss,
+            self.train.batch_size,
+            self.discriminator,
+            self.discriminator_optimizer,
+            self.perceptual,
+        )
+
+    def make_evaluators(self, objective: Objective, context: Context) -> dict[str, Evaluator]:
+        """The configured evaluators by name."""
+        fns, config = objective.predict_fns(), self.evaluators.upscaling
+        if config is None:
+            return {}
+        distance = perceptual_distance(fns, self.perceptual)
+        return {"upscaling": Upscaling(fns["upscale"], config, context, distance)}
+
+
+# Those that build on a trained tokenizer, which `config.tokenizer_run` names.
+OnTokenizer = TextToImageExperiment | SuperResolutionExperiment
+Experiment = TokenizerExperiment | TextToImageExperiment | SuperResolutionExperiment
 EXPERIMENTS: dict[str, type] = {
     "image_tokenizer": TokenizerExperiment,
     "text_to_image": TextToImageExperiment,
+    "super_resolution": SuperResolutionExperiment,
 }
 
 

@@ -26,6 +26,7 @@ from babeldraw.train.overview import overview
 from babeldraw.train.progress import ProgressReport, say
 from babeldraw.train.start import (
     check_resume,
+    check_stored_tokens,
     evaluation_context,
     finished_figures,
     initial_state,
@@ -118,6 +119,7 @@ def train(
         state = initial_state(experiment, objective, key, places)
         start, elapsed_before = 0, 0.0
         say(overview(abstract, objective.axes()))
+    check_stored_tokens(experiment, state)
     folder.write_config(to_dict(experiment))
 
     # ------------------------------------------------------------------ the step

@@ -8,24 +8,31 @@ from typing import Any
 import jax
 from absl import logging
 
-from babeldraw.config import to_dict
+from babeldraw.config import build, to_dict
 from babeldraw.data.pipeline import TrainBatches
 from babeldraw.data.sources import Source, open_source
 from babeldraw.data.text import Vocabulary, train_vocabulary
 from babeldraw.errors import UserError
 from babeldraw.evaluation.base import Context
 from babeldraw.objectives.base import Objective, TrainState
+from babeldraw.objectives.super_resolution import SuperResolutionObjective
 from babeldraw.objectives.text_to_image import TextToImageObjective
 from babeldraw.runs.checkpoints import placed, restore_subset
 from babeldraw.runs.folder import RunFolder
-from babeldraw.train.experiment import Experiment, TextToImageExperiment
+from babeldraw.tokenizers.perceptual import PerceptualNetwork
+from babeldraw.tokenizers.vit_vqgan import ENCODER, ENCODER_FIELDS, ViTVQGANConfig, identity
+from babeldraw.train.experiment import (
+    Experiment,
+    OnTokenizer,
+    TextToImageExperiment,
+    TokenizerExperiment,
+)
 from babeldraw.train.progress import say
-from babeldraw.train.tokenizer_run import identity
 
 # Captions whose lengths are looked at before training.
 CAPTIONS_CHECKED = 2000
 # Sections that a run cannot change once it has begun: its weights and its data would not fit.
-FIXED_SECTIONS = ("objective", "model", "tokenizer", "tokenizer_run", "data")
+FIXED_SECTIONS = ("objective", "model", "super_resolution", "tokenizer", "tokenizer_run", "data")
 # And fields of `train`: the order of the data and what a step covers hang on them.
 FIXED_FIELDS = ("seed", "batch_size")
 # How the data are read, not which data: may change.
@@ -74,8 +81,15 @@ def _check_fresh(folder: RunFolder, experiment: Experiment) -> None:
             raise UserError(
                 f"{folder.path} is not empty and holds no config.json; give another --workdir"
             )
-    if isinstance(experiment, TextToImageExperiment):
+    if isinstance(experiment, OnTokenizer) or experiment.decoder_only:
         tokenizer_folder(experiment)
+    if uses_perceptual(experiment):
+        PerceptualNetwork(experiment.perceptual).load()
+
+
+def uses_perceptual(experiment: Experiment) -> bool:
+    """Whether the recipe has a perceptual term, for which a file of weights must be there."""
+    return hasattr(experiment, "perceptual") and experiment.loss.perceptual > 0
 
 
 def finished_figures(folder: RunFolder, experiment: Experiment) -> dict[str, float] | None:
@@ -132,7 +146,7 @@ def open_train_source(experiment: Experiment) -> Source:
     return open_source(
         experiment.data,
         experiment.data.split,
-        experiment.tokenizer.image_size[0],
+        max(experiment.image_size),
         experiment.train.seed,
         require_captions=isinstance(experiment, TextToImageExperiment),
     )
@@ -143,7 +157,7 @@ def open_batches(experiment: Experiment, vocabulary: Vocabulary | None) -> Train
     return TrainBatches(
         open_train_source(experiment),
         batch_size=experiment.train.batch_size,
-        image_size=experiment.tokenizer.image_size,
+        image_size=experiment.image_size,
         seed=experiment.train.seed,
         vocabulary=vocabulary,
         text_length=experiment.model.text_length if vocabulary is not None else 0,
@@ -157,16 +171,25 @@ def open_batches(experiment: Experiment, vocabulary: Vocabulary | None) -> Train
 def initial_state(
     experiment: Experiment, objective: Objective, key: jax.Array, places: TrainState
 ) -> TrainState:
-    """Fresh weights, each made where it lives; stage 2 with its trained tokenizer."""
+    """Fresh weights, each made where it lives; those that others trained in their places."""
     state = jax.jit(objective.init, out_shardings=places)(key)
-    if isinstance(objective, TextToImageObjective):
+    if isinstance(objective, TextToImageObjective | SuperResolutionObjective):
         params = trained_tokenizer(experiment, state.frozen["tokenizer"])
         state = objective.with_tokenizer(state, params)
+    elif experiment.decoder_only:
+        kept = {name: state.params[name] for name in ENCODER}
+        state = objective.with_encoder(state, trained_tokenizer(experiment, kept))
+    if uses_perceptual(experiment):
+        params = PerceptualNetwork(experiment.perceptual).load()
+        params = jax.device_put(params, places.frozen["perceptual"])
+        state = objective.with_perceptual(state, params)
     return state
 
 
-def tokenizer_folder(experiment: TextToImageExperiment) -> RunFolder:
+def tokenizer_folder(experiment: OnTokenizer | TokenizerExperiment) -> RunFolder:
     """The folder that `config.tokenizer_run` names: of a tokenizer with the config's sizes.
+
+    With `config.decoder_only`, the sizes of its encoder and codebook.
 
     Raises:
       UserError: it is none.
@@ -180,9 +203,12 @@ def tokenizer_folder(experiment: TextToImageExperiment) -> RunFolder:
             f"config.tokenizer_run is {experiment.tokenizer_run}, a run of {before['objective']}; "
             "name one that trained a tokenizer"
         )
-    difference = first_difference(
-        before["tokenizer"], to_dict(experiment.tokenizer), "config.tokenizer"
-    )
+    # Built, so that a field that is younger than the folder has its default there.
+    trained = to_dict(build(ViTVQGANConfig, before["tokenizer"], "config.tokenizer"))
+    asked = to_dict(experiment.tokenizer)
+    if isinstance(experiment, TokenizerExperiment):
+        trained, asked = ({name: d[name] for name in ENCODER_FIELDS} for d in (trained, asked))
+    difference = first_difference(trained, asked, "config.tokenizer")
     if difference is not None:
         field, old, new = difference
         raise UserError(
@@ -191,25 +217,26 @@ def tokenizer_folder(experiment: TextToImageExperiment) -> RunFolder:
     return folder
 
 
-def trained_tokenizer(experiment: TextToImageExperiment, params: Any) -> Any:
+def trained_tokenizer(experiment: OnTokenizer | TokenizerExperiment, params: Any) -> Any:
     """The parameters of the run that `config.tokenizer_run` names.
 
     Args:
       experiment: whose `tokenizer` section must be that run's.
-      params: arrays of the same shapes, placed where the result shall be.
+      params: arrays of the same shapes, all or a part, placed where the result shall be.
     """
     folder = tokenizer_folder(experiment)
     shapes = jax.tree.map(lambda p: jax.ShapeDtypeStruct(p.shape, p.dtype), params)
     where = jax.tree.map(lambda p: p.sharding, params)
     step, loaded = restore_subset(folder.checkpoints, {"params": placed(shapes, where)})
     logging.info("tokenizer of %s, step %d", folder.path, step)
-    if experiment.data.source == "tokens":
-        config = folder.read_config()["tokenizer"]
-        _check_same_tokenizer(experiment, identity(config, loaded["params"]))
     return loaded["params"]
 
 
-def _check_same_tokenizer(experiment: TextToImageExperiment, own: str) -> None:
+def check_stored_tokens(experiment: Experiment, state: TrainState) -> None:
+    """Refuses stored tokens that another tokenizer than the run's made, fresh or going on."""
+    if experiment.data.source != "tokens":
+        return
+    own = identity(to_dict(experiment.tokenizer), state.frozen["tokenizer"])
     stored = open_train_source(experiment).tokenizer
     if stored != own:
         raise UserError(
@@ -224,7 +251,7 @@ def evaluation_context(
     """What the run's evaluators need to know."""
     return Context(
         data=experiment.data,
-        image_size=experiment.tokenizer.image_size,
+        image_size=experiment.image_size,
         seed=experiment.train.seed,
         mesh=mesh,
         vocabulary=vocabulary,

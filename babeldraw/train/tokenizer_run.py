@@ -2,21 +2,15 @@
 
 import dataclasses
 import functools
-import hashlib
-import json
 from typing import Any
 
-import flax.linen as nn
 import jax
 import numpy as np
 
-from babeldraw.config import build
-from babeldraw.errors import UserError
 from babeldraw.objectives.base import to_float
-from babeldraw.runs.checkpoints import on_first_device, restore_subset
-from babeldraw.runs.folder import RunFolder
+from babeldraw.sampling.tokenizers import open_tokenizer
 from babeldraw.tokenizers.base import ImageTokens
-from babeldraw.tokenizers.vit_vqgan import ViTVQGANConfig, ViTVQGANTokenizer
+from babeldraw.tokenizers.vit_vqgan import ViTVQGANTokenizer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +18,7 @@ class TokenizerRun:
     """Attributes:
     tokenizer: the network.
     params: of the newest checkpoint.
-    identity: of network and weights together; equal identities give equal tokens.
+    identity: of encoder and codebook; equal identities give equal tokens.
     """
 
     tokenizer: ViTVQGANTokenizer
@@ -34,18 +28,7 @@ class TokenizerRun:
     @classmethod
     def open(cls, workdir: str) -> "TokenizerRun":
         """Reads a run folder. Raises `UserError` when it is none of a tokenizer."""
-        folder = RunFolder.of(workdir)
-        config = folder.read_config()
-        if config["objective"] != "image_tokenizer":
-            raise UserError(
-                f"{workdir} is a run of {config['objective']}; name one that trained a tokenizer"
-            )
-        tokenizer = ViTVQGANTokenizer(
-            build(ViTVQGANConfig, config["tokenizer"], "config.tokenizer")
-        )
-        shapes = nn.unbox(jax.eval_shape(tokenizer.init, jax.random.key(0)))
-        _, state = restore_subset(folder.checkpoints, {"params": on_first_device(shapes)})
-        return cls(tokenizer, state["params"], identity(config["tokenizer"], state["params"]))
+        return cls(*open_tokenizer(workdir))
 
     @property
     def tokens(self) -> ImageTokens:
@@ -59,14 +42,22 @@ class TokenizerRun:
         """uint8 or float32 in [0, 1], [B, height, width, 3] -> int32 [B, T]."""
         return self._encode(self.params, images)
 
+    def decode(self, ids: np.ndarray) -> jax.Array:
+        """int32 [B, T] -> float32 [B, height, width, 3] in [0, 1]."""
+        return self._decode(self.params, ids)
+
+    def reconstruct(self, images: np.ndarray) -> tuple[jax.Array, jax.Array]:
+        """As `encode` takes them -> float32 [B, height, width, 3] in [0, 1], int32 [B, T]."""
+        return self._reconstruct(self.params, images)
+
     @functools.cached_property
     def _encode(self):
         return jax.jit(lambda params, images: self.tokenizer.encode(params, to_float(images)))
 
+    @functools.cached_property
+    def _decode(self):
+        return jax.jit(self.tokenizer.decode)
 
-def identity(config: dict[str, Any], params: Any) -> str:
-    """16 hexadecimal digits of a tokenizer's config and weights."""
-    digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
-    for leaf in jax.tree.leaves(params):
-        digest.update(np.ascontiguousarray(jax.device_get(leaf)).tobytes())
-    return digest.hexdigest()[:16]
+    @functools.cached_property
+    def _reconstruct(self):
+        return jax.jit(lambda params, images: self.tokenizer.reconstruct(params, to_float(images)))

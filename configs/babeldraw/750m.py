@@ -35,7 +35,11 @@ def get_config(variant: str = "") -> ConfigDict:
                 "eval_split": "train[:1%]",
                 "workers": 64,
             },
-            "tokenizer": {"encoder": TOKENIZER, "decoder": TOKENIZER},
+            "tokenizer": {
+                "encoder": TOKENIZER,
+                "decoder": TOKENIZER,
+                "output": "logit_laplace",
+            },
             "model": {
                 "encoder": {"blocks": 12, **STACK},
                 "decoder": {"blocks": 36, **STACK},

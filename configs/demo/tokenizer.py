@@ -33,7 +33,13 @@ def get_config(variant: str = "") -> ConfigDict:
         "data": {"source": "shapes"},
         "tokenizer": TOKENIZER,
         # Thirty-five thousand pictures are few: without restarts ten codes take everything.
-        "loss": {"restart_below": 0.05},
+        "loss": {
+            "perceptual": 0.0,
+            "adversarial": 0.0,
+            "logit_laplace": 0.0,
+            "restart_below": 0.05,
+        },
+        "discriminator": {"kind": "none"},
         "optimizer": {
             "name": "muon",
             "b2": 0.99,

@@ -28,7 +28,13 @@ def get_config(variant: str = "") -> ConfigDict:
             "codebook_size": 1024,
             "code_dim": 8,
         },
-        "loss": {"restart_below": 0.05},
+        "loss": {
+            "perceptual": 0.0,
+            "adversarial": 0.0,
+            "logit_laplace": 0.0,
+            "restart_below": 0.05,
+        },
+        "discriminator": {"kind": "none"},
         "optimizer": {
             "name": "muon",
             "b2": 0.99,

@@ -112,6 +112,47 @@ def test_sizes_that_do_not_go_together(refused, field, parts):
     assert all(part in line for part in parts)
 
 
+@pytest.mark.parametrize(
+    ("size", "reason"),
+    [
+        (0, "is 0; at least 1 is needed"),
+        (-8, "is -8; at least 1 is needed"),
+        (2**31, f"is {2**31}; ids are int32, so below {2**31}"),
+    ],
+)
+def test_a_codebook_that_cannot_be(refused, tmp_path, size, reason):
+    for config in (TOKENIZER, GENERATOR):
+        words = [f"--workdir={tmp_path / 'run'}", f"--config.tokenizer.codebook_size={size}"]
+        line = refused("train", config, *words)
+        assert line.startswith("config.tokenizer") and line.endswith(f"codebook_size {reason}")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("field", "line"),
+    [
+        ("super_resolution.factor=3", "super_resolution.factor is 3; a power of two is needed"),
+        ("super_resolution.blocks=0", "super_resolution.blocks is 0; at least 1 is needed"),
+        ("data.source=tokens", "config.data.source is 'tokens', which hold no pictures to learn"),
+        ("loss.l2=-1", "config.loss.l2 is -1.0; at least 0 is needed"),
+        ("loss.adversarial=0.1", "config.loss.adversarial is 0.1 and config.discriminator.kind is"),
+        ("tokenizer_run=", "config.tokenizer_run is empty; name the run folder of a trained"),
+        ("evaluators.upscaling.num_examples=0", "config.evaluators.upscaling.num_examples is 0"),
+    ],
+)
+def test_super_resolution_that_cannot_be(refused, tmp_path, field, line):
+    config = f"--config={CONFIGS}/demo/super_resolution.py:runlocal"
+    said = refused("train", config, f"--workdir={tmp_path / 'run'}", f"--config.{field}")
+    assert line in said
+    assert not (tmp_path / "run").exists()
+
+
+def test_usage_is_counted_over_whole_batches(refused, tmp_path):
+    words = [f"--workdir={tmp_path / 'run'}", "--config.evaluators.reconstruction.batch_size=100"]
+    line = refused("train", TOKENIZER, *words)
+    assert "usage_batch is 256, which batch_size=100 does not divide; choose" in line
+
+
 def test_a_mesh_that_does_not_fit_the_devices(refused, tmp_path):
     line = refused("train", TOKENIZER, f"--workdir={tmp_path}", "--config.mesh.data=3")
     assert line.startswith("config.mesh needs data 3") and "there are 8" in line

@@ -184,3 +184,13 @@ def test_an_unknown_or_empty_split_is_named(tmp_path):
         FolderSource(tmp_path, "val", require_captions=False)
     with pytest.raises(UserError, match="none of them in split 'test'"):
         FolderSource(tmp_path, "test", require_captions=False)
+
+
+def test_a_sub_folder_is_a_split_of_its_own(tmp_path):
+    for value, name in enumerate(("train/a", "train/deep/b", "test/c", "training/d", "e")):
+        paint(tmp_path / f"{name}.png", value)
+    train, test = (FolderSource(tmp_path, s, require_captions=False) for s in ("train/", "test/"))
+    assert (set(by_value(train)), set(by_value(test))) == ({0, 1}, {2})
+    assert train.name != test.name
+    with pytest.raises(UserError, match="split='other/': there are no pictures in a sub"):
+        FolderSource(tmp_path, "other/", require_captions=False)

@@ -82,7 +82,7 @@ def test_a_frozen_network_has_all_devices_for_its_batch():
         ({"overrides": (("up", ("length",)),)}, "for 'up' has the name length; the logical axes"),
         (
             {"rules": "fsdp", "overrides": (("up", ("embed", "embed")),)},
-            "both lie on mesh axis data, model, stage; put None in place of one",
+            "both lie on mesh axis data, stage; put None in place of one",
         ),
     ],
 )

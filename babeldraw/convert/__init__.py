@@ -1,0 +1,1 @@
+"""Weights that others published, to and from our parameters."""

@@ -1,0 +1,66 @@
+"""Reads arrays from the files that others publish, none of it unpickled by us."""
+
+import hashlib
+import importlib
+import importlib.util
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from babeldraw.errors import UserError
+from babeldraw.tokenizers.perceptual import read_weights
+
+
+def read_arrays(file: str, flag: str) -> dict[str, np.ndarray]:
+    """All arrays of a .safetensors, .npz or .pth file, by name.
+
+    A .pth file is a pickle; `torch.load(weights_only=True)`, which runs nothing from it, reads it
+    where torch is installed.
+
+    Args:
+      file: its path.
+      flag: what the user calls it, for messages.
+
+    Raises:
+      UserError: it is not there or cannot be read, is of another kind, or torch is missing.
+    """
+    path = Path(file)
+    if not path.is_file():
+        raise UserError(f"{flag}={file} is not there")
+    if path.suffix == ".safetensors":
+        return read_weights(file, flag)
+    if path.suffix == ".npz":
+        return _read_npz(file, flag)
+    if path.suffix in (".pth", ".pt"):
+        return _read_torch(file, flag)
+    raise UserError(f"{flag}={file} is of no known kind; use .safetensors, .npz or .pth")
+
+
+def sha256(file: str) -> str:
+    """64 hexadecimal digits of a file's content."""
+    with open(file, "rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def _read_npz(file: str, flag: str) -> dict[str, np.ndarray]:
+    try:
+        with np.load(file, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise UserError(f"{flag}={file} is no .npz file of plain arrays: {error}") from error
+
+
+def _read_torch(file: str, flag: str) -> dict[str, np.ndarray]:
+    if importlib.util.find_spec("torch") is None:
+        raise UserError(
+            f"{flag}={file} is a file of torch, which is not installed; install torch for this "
+            "once, or give the same arrays as .safetensors or .npz"
+        )
+    torch = importlib.import_module("torch")
+    try:
+        arrays = torch.load(file, map_location="cpu", weights_only=True)
+        return {name: np.asarray(tensor.numpy()) for name, tensor in arrays.items()}
+    except Exception as error:  # torch raises many kinds, UnpicklingError among them.
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{flag}={file} is no plain state dict of torch: {reason}") from error

@@ -1,0 +1,104 @@
+"""What evaluators that compare pictures with their originals share."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from babeldraw.data.image import to_grid, to_uint8
+from babeldraw.data.sources import Source, open_source
+from babeldraw.evaluation import measures
+from babeldraw.evaluation.base import Context
+from babeldraw.objectives.base import Batch, TrainState
+from babeldraw.sharding.batch import place_batch
+from babeldraw.tokenizers.perceptual import PerceptualConfig, PerceptualNetwork
+
+# (state, images, originals), float32 [B, height, width, 3] in [0, 1] -> float32 [B].
+Measure = Callable[[TrainState, jax.Array, jax.Array], jax.Array]
+# A measure that is a tree of its own weights, so that they are an argument of the program.
+Distance = jax.tree_util.Partial
+
+
+def open_pictures(context: Context) -> Source:
+    """The held-out pictures, captions or not."""
+    data, side = context.data, max(context.image_size)
+    return open_source(data, data.eval_split, side, context.seed, require_captions=False)
+
+
+def place_pictures(batch: dict, context: Context) -> Batch:
+    """The pictures and the mask of a batch, split over the mesh."""
+    return place_batch({name: batch[name] for name in ("image", "mask")}, context.mesh)
+
+
+def perceptual_distance(fns: dict[str, Callable], config: PerceptualConfig) -> Distance | None:
+    """LPIPS: of the network that the objective has, else of the one that the config names.
+
+    Args:
+      fns: the objective's `predict_fns`.
+      config: the section `perceptual`; with a file, evaluators measure even where no loss does.
+    """
+    if "distance" in fns:
+        return Distance(fns["distance"])
+    if not config.file:
+        return None
+    network = PerceptualNetwork(config)
+
+    def distance(params: Any, state: TrainState, images: jax.Array, originals: jax.Array):
+        return network.distance(params, images, originals)
+
+    return Distance(distance, network.load())
+
+
+def picture_measures(size: tuple[int, int], distance: Distance | None) -> dict[str, Measure]:
+    """The measures that apply to pictures of (height, width), by name."""
+
+    def of_pixels(measure: Callable) -> Measure:
+        return lambda state, images, originals: measure(images, originals)
+
+    found = {"l1": of_pixels(measures.l1), "l2": of_pixels(measures.l2)}
+    if min(size) >= measures.SSIM_WINDOW:
+        found["ssim"] = of_pixels(measures.ssim)
+    if distance is not None:
+        found["lpips"] = distance
+    return found
+
+
+def masked_sums(
+    of: dict[str, Measure],
+    state: TrainState,
+    images: jax.Array,
+    originals: jax.Array,
+    mask: jax.Array,
+) -> dict[str, jax.Array]:
+    """The sum of each measure over the pictures where mask, bool [B], is True."""
+    zeros_B = jnp.zeros(mask.shape, jnp.float32)
+    return {
+        name: jnp.sum(jnp.where(mask, measure(state, images, originals), zeros_B))
+        for name, measure in of.items()
+    }
+
+
+def mean_figures(sums: dict[str, jax.Array], pictures: int) -> Iterator[tuple[str, float]]:
+    """psnr_db of the mean squared error, then the mean of each measure."""
+    means = {name: float(value) / pictures for name, value in sums.items()}
+    yield "psnr_db", measures.psnr_db(means["l2"])
+    yield from means.items()
+
+
+def picture_pairs(batch: dict, images: jax.Array) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Each original that is there, uint8 [H, W, 3], with its reconstruction."""
+    images = to_uint8(np.asarray(images))
+    slots = zip(batch["image"], images, batch["mask"], strict=False)
+    return [(original, image) for original, image, there in slots if there]
+
+
+def pairs_grid(pairs: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+    """A grid whose rows alternate originals and reconstructions, eight side by side."""
+    columns = min(8, len(pairs))
+    rows: list[np.ndarray] = []
+    for start in range(0, len(pairs) - len(pairs) % columns, columns):
+        originals, images = zip(*pairs[start : start + columns], strict=True)
+        rows += [*originals, *images]
+    return to_grid(np.stack(rows), columns)

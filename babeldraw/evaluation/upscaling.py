@@ -1,0 +1,106 @@
+"""How much better super-resolution is than bicubic interpolation of the tokenizer's pictures."""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from babeldraw.config import require
+from babeldraw.data.image import to_grid, to_uint8
+from babeldraw.data.pipeline import eval_batches
+from babeldraw.evaluation.base import Context, Value
+from babeldraw.evaluation.pictures import (
+    Distance,
+    masked_sums,
+    mean_figures,
+    open_pictures,
+    picture_measures,
+    place_pictures,
+)
+from babeldraw.objectives.base import Batch, TrainState, to_float
+
+
+@dataclasses.dataclass(frozen=True)
+class UpscalingConfig:
+    """Attributes:
+    num_examples: held-out pictures, at most.
+    batch_size: pictures at a time.
+    num_shown: pictures in the grid.
+    """
+
+    num_examples: int = 256
+    batch_size: int = 16
+    num_shown: int = 4
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            require(
+                value >= 1,
+                f"config.evaluators.upscaling.{field.name} is {value}; at least 1 is needed",
+            )
+
+
+class Upscaling:
+    """psnr_db, ssim, l1, l2, lpips of the large pictures, and the grid `upscaled`.
+
+    `bicubic_*` are the same figures of the bicubic interpolation of the same small pictures: what a
+    network must beat. A row of the grid is bicubic, network, original.
+
+    Args:
+      upscale: (state, batch) -> (large pictures, the small ones they come from), in [0, 1].
+      distance: the perceptual distance of each picture from its original; None for none.
+    """
+
+    def __init__(
+        self,
+        upscale: Callable,
+        config: UpscalingConfig,
+        context: Context,
+        distance: Distance | None = None,
+    ):
+        self._upscale = upscale
+        self._config, self._context = config, context
+        self._distance = distance
+        self._measure = jax.jit(self._measure_batch)
+
+    def run(self, state: TrainState) -> Iterator[tuple[str, Value]]:
+        source = open_pictures(self._context)
+        sums, pictures, shown = None, 0, []
+        for batch in eval_batches(
+            source,
+            batch_size=self._config.batch_size,
+            image_size=self._context.image_size,
+            num_examples=self._config.num_examples,
+        ):
+            added, rows = self._measure(state, place_pictures(batch, self._context), self._distance)
+            # One batch at a time is under way: the host may read faster than a device measures.
+            jax.block_until_ready(sums)
+            sums = added if sums is None else jax.tree.map(jnp.add, sums, added)
+            pictures += int(batch["mask"].sum())
+            if len(shown) < self._config.num_shown:
+                there = batch["mask"][: self._config.num_shown]
+                shown += list(to_uint8(np.asarray(rows))[there])
+        require(pictures > 0, f"no held-out record of {source.name} could be read")
+        yield from mean_figures(sums["network"], pictures)
+        for name, value in mean_figures(sums["bicubic"], pictures):
+            yield f"bicubic_{name}", value
+        rows = np.stack(shown[: self._config.num_shown])
+        yield "upscaled", to_grid(rows.reshape(-1, *rows.shape[2:]), rows.shape[1])
+
+    def _measure_batch(
+        self, state: TrainState, batch: Batch, distance: Distance | None
+    ) -> tuple[dict, jax.Array]:
+        """Sums of the measures; and the rows of the grid, [n, 3, height, width, 3]."""
+        originals, mask = to_float(batch["image"]), batch["mask"]
+        large, small = self._upscale(state, batch)
+        bicubic = jnp.clip(jax.image.resize(small, originals.shape, "cubic"), 0.0, 1.0)
+        of = picture_measures(self._context.image_size, distance)
+        sums = {
+            name: masked_sums(of, state, images, originals, mask)
+            for name, images in (("network", large), ("bicubic", bicubic))
+        }
+        rows = jnp.stack([bicubic, large, originals], axis=1)
+        return sums, rows[: self._config.num_shown]

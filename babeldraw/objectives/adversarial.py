@@ -1,0 +1,240 @@
+"""The discriminator's side of a recipe: its network, its losses, its own optimizer and update.
+
+ViT-VQGAN trains with StyleGAN's discriminator; whether hinge or not, R1, a start step or an
+adaptive weight is not published (docs/unconfirmed.md), so each is a field here.
+"""
+
+import dataclasses
+import functools
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+
+from babeldraw.config import require
+from babeldraw.objectives import losses
+from babeldraw.objectives.base import Metrics
+from babeldraw.optim.optimizer import OptimizerConfig, make_optimizer, optimizer_axes
+from babeldraw.optim.schedules import ScheduleConfig
+from babeldraw.sharding.constraint import logical_axes
+from babeldraw.tokenizers.discriminators import PatchGAN, StyleGANDiscriminator
+
+KINDS = ("none", "stylegan", "patchgan")
+LOSSES = {
+    "non_saturating": (losses.non_saturating_generator, losses.non_saturating_discriminator),
+    "hinge": (losses.hinge_generator, losses.hinge_discriminator),
+}
+# ViT-VQGAN, section 5: the same for both networks.
+STAGE_1_OPTIMIZER = OptimizerConfig(
+    ScheduleConfig(
+        peak=1e-4,
+        warmup_steps=50_000,
+        decay_start=50_000,
+        decay_end=500_000,
+        final_ratio=0.5,
+        kind="cosine",
+    ),
+    name="adamw",
+    b1=0.9,
+    b2=0.99,
+    weight_decay=1e-4,
+    clip_norm=0.0,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class DiscriminatorConfig:
+    """Attributes:
+    kind: stylegan (the paper's), patchgan (its ablation) or none.
+    channels, max_channels: of the first layer and of the widest.
+    group: pictures that share a minibatch deviation; stylegan only.
+    loss: non_saturating or hinge.
+    r1_gamma: weight of the R1 penalty on real pictures, gradients counted for pictures in [-1, 1];
+      0: none. StyleGAN2 has 10 at 1024 px; small pictures want less, about in proportion to their
+      pixels.
+    r1_every: the penalty is computed at every so many steps, that many times as heavy (StyleGAN2,
+      appendix B: lazy regularisation).
+    start_step: neither network feels the adversarial term before; the discriminator rests.
+    adaptive: weigh the term by gradients, see `losses.adaptive_weight`.
+    """
+
+    kind: str = "none"
+    channels: int = 128
+    max_channels: int = 512
+    group: int = 4
+    loss: str = "non_saturating"
+    r1_gamma: float = 10.0
+    r1_every: int = 16
+    start_step: int = 0
+    adaptive: bool = False
+
+    def __post_init__(self):
+        path = "config.discriminator"
+        for name, valid in (("kind", KINDS), ("loss", LOSSES)):
+            value = getattr(self, name)
+            require(
+                value in valid, f"{path}.{name} is {value!r}; the choices are {', '.join(valid)}"
+            )
+        least = {"r1_gamma": 0, "start_step": 0}
+        for name in ("channels", "max_channels", "group", "r1_gamma", "r1_every", "start_step"):
+            value, minimum = getattr(self, name), least.get(name, 1)
+            require(value >= minimum, f"{path}.{name} is {value}; at least {minimum} is needed")
+        require(
+            self.max_channels >= self.channels,
+            f"{path}.max_channels is {self.max_channels}, less than channels={self.channels}",
+        )
+
+    def check(self, image_size: tuple[int, int], weight: float) -> None:
+        """What must hold between this section and others.
+
+        Args:
+          image_size: (height, width) of the pictures to judge.
+          weight: `config.loss.adversarial`.
+
+        Raises:
+          UserError: a weight without a discriminator or the reverse, or a size that does not fit.
+        """
+        if self.kind == "none":
+            require(
+                weight == 0,
+                f"config.loss.adversarial is {weight} and config.discriminator.kind is 'none'; "
+                "choose stylegan or patchgan, or set the weight to 0",
+            )
+            return
+        require(
+            weight > 0,
+            f"config.discriminator.kind is {self.kind!r} and config.loss.adversarial is 0; set "
+            "kind=none too, or a weight (0.1 in ViT-VQGAN)",
+        )
+        if self.kind == "stylegan":
+            StyleGANDiscriminator.halvings(image_size)
+        else:
+            PatchGAN.check(image_size, PatchGAN.layers)
+
+
+@dataclasses.dataclass(frozen=True)
+class Adversary:
+    """A discriminator and its optimizer, for any objective that draws pictures.
+
+    Its state is {"params": ..., "opt_state": ...}, which an objective keeps in `TrainState.extra`.
+
+    Attributes:
+      config: network and losses; not of kind none.
+      optimizer: the discriminator's own.
+      image_size: (height, width) of the pictures.
+    """
+
+    config: DiscriminatorConfig
+    optimizer: OptimizerConfig
+    image_size: tuple[int, int]
+
+    def init(self, key: jax.Array) -> dict[str, Any]:
+        params = nn.unbox(self._init(key))
+        return {"params": params, "opt_state": self._optimizer.init(params)}
+
+    def axes(self) -> dict[str, Any]:
+        """Logical axes of each array of the state."""
+        state, axes = jax.eval_shape(self.init, jax.random.key(0)), self._parameter_axes
+        opt_axes = optimizer_axes(state["opt_state"], state["params"], axes)
+        return {"params": axes, "opt_state": opt_axes}
+
+    def logits(self, params: Any, images: jax.Array) -> jax.Array:
+        """float32 [B, height, width, 3] near [0, 1] -> [B] or [B, h, w]; large means real."""
+        with jax.named_scope("discriminator"):
+            return self._network.apply({"params": params}, images)
+
+    def generator_loss(self, state: dict[str, Any], fake: jax.Array, step: jax.Array) -> jax.Array:
+        """How far the discriminator is from taking `fake` for real; 0 before the start step."""
+
+        def loss(images: jax.Array) -> jax.Array:
+            return LOSSES[self.config.loss][0](self.logits(state["params"], images))
+
+        return self._from_start(loss, lambda images: jnp.zeros(()), step, fake)
+
+    def update(
+        self, state: dict[str, Any], real: jax.Array, fake: jax.Array, step: jax.Array
+    ) -> tuple[dict[str, Any], Metrics]:
+        """One step of the discriminator.
+
+        Args:
+          state: as `init` makes it.
+          real, fake: pictures and their reconstructions, [B, height, width, 3].
+          step: number of updates done.
+
+        Returns:
+          The new state; and `discriminator`, the loss without R1, `real_accuracy` and
+          `fake_accuracy`, shares of logits above and below 0, and `r1`, the penalty as it entered
+          the loss: at every `r1_every`-th step that many times itself, 0 at the others, so that
+          its mean is the penalty's.
+        """
+        return self._from_start(self._update, self._rest, step, state, real, fake, step)
+
+    def _update(self, state, real, fake, step) -> tuple[dict[str, Any], Metrics]:
+        fake = jax.lax.stop_gradient(fake)
+
+        def loss_fn(params):
+            # Apart, so that no group of the minibatch deviation holds both.
+            real_B, fake_B = self.logits(params, real), self.logits(params, fake)
+            return LOSSES[self.config.loss][1](real_B, fake_B), (real_B, fake_B)
+
+        value_and_grad = jax.value_and_grad(loss_fn, has_aux=True)
+        (loss, (real_B, fake_B)), grads = value_and_grad(state["params"])
+        penalty, grads = self._add_r1(state["params"], grads, real, step)
+        updates, opt_state = self._optimizer.update(grads, state["opt_state"], state["params"])
+        params = optax.apply_updates(state["params"], updates)
+        metrics = {
+            "discriminator": loss,
+            "real_accuracy": jnp.mean(real_B > 0),
+            "fake_accuracy": jnp.mean(fake_B < 0),
+            "r1": penalty,
+        }
+        return {"params": params, "opt_state": opt_state}, metrics
+
+    def _add_r1(self, params: Any, grads: Any, real: jax.Array, step: jax.Array):
+        """The lazy penalty at this step, and `grads` with its gradient added."""
+        gamma, every = self.config.r1_gamma, self.config.r1_every
+        if gamma == 0:
+            return jnp.zeros(()), grads
+
+        def penalty(params):
+            squared = losses.r1(functools.partial(self.logits, params), real)
+            # gamma is StyleGAN2's, for pictures in [-1, 1], where gradients are half as long.
+            return 0.5 * gamma * every * 0.25 * squared
+
+        def rest(params):
+            return jnp.zeros(()), jax.tree.map(jnp.zeros_like, params)
+
+        # Outside of the other gradient: a branch under differentiation would keep its residuals.
+        found, own = jax.lax.cond(step % every == 0, jax.value_and_grad(penalty), rest, params)
+        return found, jax.tree.map(jnp.add, grads, own)
+
+    def _rest(self, state, real, fake, step) -> tuple[dict[str, Any], Metrics]:
+        zero = jnp.zeros(())
+        names = ("discriminator", "real_accuracy", "fake_accuracy", "r1")
+        return state, dict.fromkeys(names, zero)
+
+    def _from_start(self, active, resting, step: jax.Array, *operands):
+        if self.config.start_step == 0:
+            return active(*operands)
+        return jax.lax.cond(step >= self.config.start_step, active, resting, *operands)
+
+    @functools.cached_property
+    def _network(self) -> nn.Module:
+        config = self.config
+        if config.kind == "stylegan":
+            return StyleGANDiscriminator(config.channels, config.max_channels, config.group)
+        return PatchGAN(config.channels, config.max_channels)
+
+    def _init(self, key: jax.Array) -> Any:
+        images = jnp.zeros((1, *self.image_size, 3), jnp.float32)
+        return self._network.init(key, images)["params"]
+
+    @functools.cached_property
+    def _parameter_axes(self):
+        return logical_axes(jax.eval_shape(self._init, jax.random.key(0)))
+
+    @functools.cached_property
+    def _optimizer(self) -> optax.GradientTransformation:
+        return make_optimizer(self.optimizer, self._parameter_axes)

@@ -1,0 +1,88 @@
+"""The terms that train a tokenizer, each a function of its own.
+
+ViT-VQGAN (Yu et al., ICLR 2022), section 3.2, sums them as
+
+  L = L_VQ + 0.1 L_adversarial + 0.1 L_perceptual + 0.1 L_logit-Laplace + 1.0 L_2.
+
+L_VQ is in `babeldraw.tokenizers.quantizers`, the perceptual distance in
+`babeldraw.tokenizers.perceptual`. All results are float32 scalars unless said.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from babeldraw.tokenizers.pixels import map_pixels
+
+
+def l2(images: jax.Array, targets: jax.Array) -> jax.Array:
+    """mean (x - y)^2: the negative log-likelihood of Gaussian noise, up to constants."""
+    return jnp.mean(jnp.square(images - targets))
+
+
+def logit_laplace(mean: jax.Array, log_scale: jax.Array, images: jax.Array) -> jax.Array:
+    """-ln f(y | mu, b), mean over values, of the pixels y = (1 - 2 epsilon) x + epsilon.
+
+    f(y | mu, b) = exp(-|logit y - mu| / b) / (2 b y (1 - y)), so that
+    -ln f = |logit y - mu| / b + ln b + ln(2 y (1 - y)). DALL-E, appendix A.3.
+
+    Args:
+      mean, log_scale: mu and ln b, float32 of the shape of `images`.
+      images: float32 in [0, 1].
+    """
+    y = map_pixels(images)
+    logit = jnp.log(y) - jnp.log1p(-y)
+    return jnp.mean(
+        jnp.abs(logit - mean) * jnp.exp(-log_scale) + log_scale + jnp.log(2 * y * (1 - y))
+    )
+
+
+def non_saturating_generator(fake: jax.Array) -> jax.Array:
+    """-ln sigmoid(D(fake)) = softplus(-D(fake)), mean. Goodfellow et al., 2014, section 3."""
+    return jnp.mean(jax.nn.softplus(-fake))
+
+
+def non_saturating_discriminator(real: jax.Array, fake: jax.Array) -> jax.Array:
+    """-ln sigmoid(D(real)) - ln(1 - sigmoid(D(fake))), each a mean. Goodfellow et al., 2014."""
+    return jnp.mean(jax.nn.softplus(-real)) + jnp.mean(jax.nn.softplus(fake))
+
+
+def hinge_generator(fake: jax.Array) -> jax.Array:
+    """-D(fake), mean. Lim and Ye, "Geometric GAN", 2017."""
+    return -jnp.mean(fake)
+
+
+def hinge_discriminator(real: jax.Array, fake: jax.Array) -> jax.Array:
+    """max(0, 1 - D(real)) + max(0, 1 + D(fake)), each a mean. Lim and Ye, 2017."""
+    return jnp.mean(jax.nn.relu(1 - real)) + jnp.mean(jax.nn.relu(1 + fake))
+
+
+def r1(discriminate: Callable[[jax.Array], jax.Array], images: jax.Array) -> jax.Array:
+    """E |grad_x D(x)|^2 over real pictures; the penalty is gamma / 2 times it.
+
+    Mescheder et al., "Which Training Methods for GANs do actually Converge?", 2018, equation 9.
+
+    Args:
+      discriminate: pictures to logits, float32 [B] or [B, h, w]; D(x) is their mean.
+      images: real ones, [B, height, width, 3].
+    """
+
+    def total(x: jax.Array) -> jax.Array:
+        logits = discriminate(x)
+        return jnp.sum(jnp.mean(logits.reshape(logits.shape[0], -1), axis=1))
+
+    gradient = jax.grad(total)(images)
+    return jnp.sum(jnp.square(gradient)) / images.shape[0]
+
+
+def adaptive_weight(reconstruction: Any, adversarial: Any) -> jax.Array:
+    """|grad reconstruction| / (|grad adversarial| + 1e-4), at most 1e4, itself a constant.
+
+    Both gradients are with respect to the decoder's last weight, so that the adversarial term pulls
+    as hard as the rest. Esser et al., "Taming Transformers", equation 7.
+    """
+    ratio = optax.tree.norm(reconstruction) / (optax.tree.norm(adversarial) + 1e-4)
+    return jax.lax.stop_gradient(jnp.clip(ratio, 0.0, 1e4))

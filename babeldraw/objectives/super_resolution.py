@@ -1,0 +1,231 @@
+"""Super-resolution on top of a frozen tokenizer: the tokenizer's small picture to the large one.
+
+L = 1.0 L_2 + 0.1 L_perceptual + 0.1 L_adversarial. Parti (arXiv 2206.10789), section 2.1, names the
+terms and takes their weights from ViT-VQGAN.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+
+from babeldraw.config import require
+from babeldraw.objectives import losses
+from babeldraw.objectives.adversarial import STAGE_1_OPTIMIZER, Adversary, DiscriminatorConfig
+from babeldraw.objectives.base import Batch, Metrics, TrainState, apply_gradients, to_float
+from babeldraw.optim.optimizer import OptimizerConfig, make_optimizer, optimizer_axes
+from babeldraw.sharding.constraint import logical_axes
+from babeldraw.tokenizers.perceptual import PerceptualConfig, PerceptualNetwork
+from babeldraw.tokenizers.super_resolution import SuperResolutionConfig, Upscaler, downsample
+from babeldraw.tokenizers.vit_vqgan import ViTVQGANConfig, ViTVQGANTokenizer
+
+
+@dataclasses.dataclass(frozen=True)
+class SuperResolutionLossConfig:
+    """Weights of the terms; see `babeldraw.objectives.losses`.
+
+    Attributes:
+      l2: of the mean squared error, 1 in Parti.
+      perceptual, adversarial: 0.1 each in Parti. They need `config.perceptual.file` and a
+        `config.discriminator.kind`.
+    """
+
+    l2: float = 1.0
+    perceptual: float = 0.0
+    adversarial: float = 0.0
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            require(value >= 0, f"config.loss.{field.name} is {value}; at least 0 is needed")
+
+
+@dataclasses.dataclass(frozen=True)
+class SuperResolutionObjective:
+    """Large pictures are made small, go through the tokenizer and are made large again.
+
+    Attributes:
+    super_resolution: the network to train.
+    tokenizer: the frozen network; its weights are `state.frozen["tokenizer"]`.
+    optimizer, loss: their constants.
+    batch_size: images per step, over all devices.
+    discriminator, discriminator_optimizer: the adversary; used where its weight is above 0.
+    perceptual: the frozen network of the perceptual term; used where its weight is above 0.
+    """
+
+    super_resolution: SuperResolutionConfig
+    tokenizer: ViTVQGANConfig
+    optimizer: OptimizerConfig
+    loss: SuperResolutionLossConfig
+    batch_size: int
+    discriminator: DiscriminatorConfig = DiscriminatorConfig()
+    discriminator_optimizer: OptimizerConfig = STAGE_1_OPTIMIZER
+    perceptual: PerceptualConfig = PerceptualConfig()
+
+    def __post_init__(self):
+        self.discriminator.check(self.image_size, self.loss.adversarial)
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """(height, width) of the large pictures."""
+        height, width = self.tokenizer.image_size
+        return height * self.super_resolution.factor, width * self.super_resolution.factor
+
+    def init(self, key: jax.Array) -> TrainState:
+        """Frozen parameters are random; `with_tokenizer`, `with_perceptual` bring trained ones."""
+        key, tokenizer_key = jax.random.split(key)
+        params = nn.unbox(self._upscaler.init(key))
+        frozen, extra = {"tokenizer": nn.unbox(self._tokenizer.init(tokenizer_key))}, {}
+        if self._perceptual is not None:
+            frozen["perceptual"] = nn.unbox(self._perceptual.init(jax.random.fold_in(key, 2)))
+        if self._adversary is not None:
+            extra["discriminator"] = self._adversary.init(jax.random.fold_in(key, 1))
+        return TrainState(
+            step=jnp.zeros((), jnp.int32),
+            params=params,
+            opt_state=self._optimizer.init(params),
+            frozen=frozen,
+            extra=extra,
+        )
+
+    def with_tokenizer(self, state: TrainState, params: Any) -> TrainState:
+        """`state` with a trained tokenizer's parameters."""
+        return state.replace(frozen={**state.frozen, "tokenizer": params})
+
+    def with_perceptual(self, state: TrainState, params: Any) -> TrainState:
+        """`state` with these parameters of the perceptual network."""
+        return state.replace(frozen={**state.frozen, "perceptual": params})
+
+    def axes(self) -> TrainState:
+        state, key = jax.eval_shape(self.init, jax.random.key(0)), jax.random.key(0)
+        axes = self._parameter_axes
+        frozen, extra = {"tokenizer": logical_axes(jax.eval_shape(self._tokenizer.init, key))}, {}
+        if self._perceptual is not None:
+            frozen["perceptual"] = logical_axes(jax.eval_shape(self._perceptual.init, key))
+        if self._adversary is not None:
+            extra["discriminator"] = self._adversary.axes()
+        return TrainState(
+            step=(),
+            params=axes,
+            opt_state=optimizer_axes(state.opt_state, state.params, axes),
+            frozen=frozen,
+            extra=extra,
+        )
+
+    def batch_spec(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """Pictures at the high resolution; the small ones are made on the device."""
+        shape = (self.batch_size, *self.image_size, 3)
+        return {"image": jax.ShapeDtypeStruct(shape, jnp.uint8)}
+
+    def update(self, state: TrainState, batch: Batch, key: jax.Array) -> tuple[TrainState, Metrics]:
+        """batch["image"]: the large pictures, as `batch_spec` says, or float32 in [0, 1]."""
+        originals = to_float(batch["image"])
+        small = self._small(state, originals)
+
+        def forward(params):
+            return self._upscaler.network.apply({"params": params}, small)
+
+        # One forward pass; its output meets each loss by itself, and the gradients go back once.
+        images, pull = jax.vjp(forward, state.params)
+        gradients = jax.value_and_grad(self._picture_loss, has_aux=True)
+        (loss, metrics), gradient = gradients(images, originals, state.frozen)
+        if self._adversary is not None:
+            term, own, weight = self._adversarial_loss(state, images, gradient, pull)
+            gradient, loss = gradient + own, loss + weight * term
+            metrics |= {"adversarial": term, "adversarial_weight": weight}
+        (grads,) = pull(gradient)
+        metrics |= {
+            "loss": loss,
+            "psnr_db": -10 * jnp.log10(metrics["l2"]),
+            "grad_norm": optax.tree.norm(grads),
+        }
+        before, state = state, apply_gradients(state, grads, self._optimizer)
+        if self._adversary is not None:
+            adversary, found = self._adversary.update(
+                before.extra["discriminator"], originals, images, before.step
+            )
+            metrics |= found
+            state = state.replace(extra={"discriminator": adversary})
+        return state, metrics
+
+    def predict_fns(self) -> dict[str, Callable]:
+        def upscale(state: TrainState, batch: Batch) -> tuple[jax.Array, jax.Array]:
+            """The large pictures in [0, 1], and the small ones that they were made from."""
+            small = self._small(state, to_float(batch["image"]))
+            return self._upscaler.upscale(state.params, small), small
+
+        def distance(state: TrainState, images: jax.Array, originals: jax.Array) -> jax.Array:
+            return self._perceptual.distance(state.frozen["perceptual"], images, originals)
+
+        fns = {"upscale": upscale}
+        return fns if self._perceptual is None else {**fns, "distance": distance}
+
+    def _picture_loss(self, images: jax.Array, originals: jax.Array, frozen: Any):
+        """The terms that compare two pictures, weighted; and each by itself."""
+        terms = {"l2": losses.l2(images, originals)}
+        loss = self.loss.l2 * terms["l2"]
+        if self._perceptual is not None:
+            distance_B = self._perceptual.distance(frozen["perceptual"], images, originals)
+            terms["perceptual"] = jnp.mean(distance_B)
+            loss = loss + self.loss.perceptual * terms["perceptual"]
+        return loss, terms
+
+    def _adversarial_loss(self, state: TrainState, images: jax.Array, gradient, pull):
+        """The term, its weighted gradient at the pictures, and the weight.
+
+        Args:
+          state: before the update.
+          images: the large pictures.
+          gradient: of the other terms there.
+          pull: carries a gradient from there to the parameters.
+        """
+
+        def loss_fn(images):
+            adversary = state.extra["discriminator"]
+            return self._adversary.generator_loss(adversary, images, state.step)
+
+        loss, own = jax.value_and_grad(loss_fn)(images)
+        weight = jnp.asarray(self.loss.adversarial, jnp.float32)
+        if self.discriminator.adaptive:
+            # Of each backward pass only its first product is used; the compiler drops the rest.
+            last = f"doubling_{self.super_resolution.doublings - 1}"
+            tails = [pull(g)[0][last]["tail"] for g in (gradient, own)]
+            weight = weight * losses.adaptive_weight(*tails)
+        return loss, weight * own, weight
+
+    def _small(self, state: TrainState, originals: jax.Array) -> jax.Array:
+        """The tokenizer's reconstruction of the pictures at its own size."""
+        with jax.named_scope("tokenizer"):
+            small = downsample(originals, self.super_resolution.factor)
+            return self._tokenizer.reconstruct(state.frozen["tokenizer"], small)[0]
+
+    @functools.cached_property
+    def _upscaler(self) -> Upscaler:
+        return Upscaler(self.super_resolution)
+
+    @functools.cached_property
+    def _tokenizer(self) -> ViTVQGANTokenizer:
+        return ViTVQGANTokenizer(self.tokenizer)
+
+    @functools.cached_property
+    def _adversary(self) -> Adversary | None:
+        if self.loss.adversarial == 0:
+            return None
+        return Adversary(self.discriminator, self.discriminator_optimizer, self.image_size)
+
+    @functools.cached_property
+    def _perceptual(self) -> PerceptualNetwork | None:
+        return PerceptualNetwork(self.perceptual) if self.loss.perceptual > 0 else None
+
+    @functools.cached_property
+    def _parameter_axes(self):
+        return logical_axes(jax.eval_shape(self._upscaler.init, jax.random.key(0)))
+
+    @functools.cached_property
+    def _optimizer(self) -> optax.GradientTransformation:
+        return make_optimizer(self.optimizer, self._parameter_axes)

@@ -1,0 +1,49 @@
+"""Reads a trained tokenizer, to draw its tokens."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+
+from babeldraw.config import build
+from babeldraw.errors import UserError
+from babeldraw.runs.checkpoints import on_first_device, restore_subset
+from babeldraw.runs.folder import RunFolder
+from babeldraw.tokenizers.vit_vqgan import ViTVQGANConfig, ViTVQGANTokenizer, identity
+
+
+def open_tokenizer(workdir: str) -> tuple[ViTVQGANTokenizer, Any, str]:
+    """Network, parameters of the newest checkpoint, and identity of the tokens, of a run folder.
+
+    Raises:
+      UserError: no such folder, not one of a tokenizer, or no checkpoint yet.
+    """
+    folder = RunFolder.of(workdir)
+    config = folder.read_config()
+    if config["objective"] != "image_tokenizer":
+        raise UserError(
+            f"{workdir} is a run of {config['objective']}; name one that trained a tokenizer"
+        )
+    tokenizer = ViTVQGANTokenizer(build(ViTVQGANConfig, config["tokenizer"], "config.tokenizer"))
+    shapes = nn.unbox(jax.eval_shape(tokenizer.init, jax.random.key(0)))
+    _, state = restore_subset(folder.checkpoints, {"params": on_first_device(shapes)})
+    return tokenizer, state["params"], identity(config["tokenizer"], state["params"])
+
+
+def other_decoder(workdir: str, tokens: str) -> tuple[ViTVQGANTokenizer, Any]:
+    """Network and parameters of a tokenizer that may draw the tokens of another.
+
+    Args:
+      workdir: the run folder, such as one of configs/vit_vqgan/decoder.py.
+      tokens: identity of the tokenizer that the tokens are of.
+
+    Raises:
+      UserError: as `open_tokenizer`; or its encoder or codebook is another.
+    """
+    tokenizer, params, own = open_tokenizer(workdir)
+    if own != tokens:
+        raise UserError(
+            f"--tokenizer_run={workdir} has the encoder and codebook {own} and the generator was "
+            f"trained on {tokens}; name a run whose decoder was trained for the same"
+        )
+    return tokenizer, params

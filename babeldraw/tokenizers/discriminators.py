@@ -1,0 +1,176 @@
+"""Networks that tell pictures from reconstructions: StyleGAN2's, and PatchGAN for comparison."""
+
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from babeldraw.config import require
+from babeldraw.layers.convolution import Conv, blur
+
+# Sides of the last feature map of the StyleGAN2 type, in StyleGAN2 itself 4 x 4.
+SMALLEST, LARGEST = 4, 16
+
+
+def leaky_relu(x: jax.Array) -> jax.Array:
+    """Slope 0.2, times sqrt(2), which makes up for the variance lost (StyleGAN2)."""
+    return jax.nn.leaky_relu(x, 0.2) * math.sqrt(2)
+
+
+def minibatch_deviation(x_BhwC: jax.Array, group: int) -> jax.Array:
+    """Appends one channel: how much the pictures of a group differ, the same at every place.
+
+    Karras et al., "Progressive Growing of GANs", section 3: the standard deviation over a group,
+    averaged over channels and places. It shows the discriminator a generator that makes everything
+    alike.
+
+    Args:
+      x_BhwC: groups are of consecutive pictures, so that they lie on one device each.
+      group: pictures per group; where it does not divide B, the greatest number that divides both.
+    """
+    b, h, w, c = x_BhwC.shape
+    size = math.gcd(b, group)
+    x_MGhwC = x_BhwC.reshape(b // size, size, h, w, c)
+    centred_MGhwC = x_MGhwC - jnp.mean(x_MGhwC, axis=1, keepdims=True)
+    variance_MhwC = jnp.mean(jnp.square(centred_MGhwC), axis=1)
+    # The square root of a plain zero has no gradient.
+    mean_M = jnp.mean(jnp.sqrt(variance_MhwC + 1e-8), axis=(1, 2, 3))
+    mean_B = jnp.repeat(mean_M, size, total_repeat_length=b)
+    channel_Bhw1 = jnp.broadcast_to(mean_B[:, None, None, None], (b, h, w, 1))
+    return jnp.concatenate([x_BhwC, channel_Bhw1], axis=-1)
+
+
+class ResidualBlock(nn.Module):
+    """Two convolutions beside a linear one; half the size, blurred before each stride."""
+
+    features: int
+
+    @nn.compact
+    def __call__(self, x_BhwC: jax.Array) -> jax.Array:
+        channels = x_BhwC.shape[-1]
+        y_BhwC = leaky_relu(Conv(channels, equalized=True, name="first")(x_BhwC))
+        second = Conv(self.features, stride=2, padding="VALID", equalized=True, name="second")
+        y_BhwC = leaky_relu(second(blur(y_BhwC, padding=(2, 2))))
+        skip = Conv(self.features, (1, 1), bias=False, equalized=True, name="skip")
+        # Both have unit variance; so has their sum over sqrt(2).
+        return (y_BhwC + skip(blur(x_BhwC, stride=2, padding=(1, 1)))) / math.sqrt(2)
+
+
+class StyleGANDiscriminator(nn.Module):
+    """The discriminator of StyleGAN2 (Karras et al., 2020): residual, one logit per picture.
+
+    From RGB, blocks that halve the picture, the minibatch deviation, a convolution, two dense
+    layers. Equalized learning rate throughout.
+
+    Attributes:
+      channels: at full size; each halving doubles them, up to `max_channels`. StyleGAN2 has 128
+        and 512 at 256 px.
+      max_channels: see `channels`.
+      group: pictures that share a minibatch deviation; 4 in StyleGAN2.
+    """
+
+    channels: int = 128
+    max_channels: int = 512
+    group: int = 4
+
+    @nn.compact
+    def __call__(self, images: jax.Array) -> jax.Array:
+        """float32 [B, height, width, 3] in [0, 1] -> float32 [B]; large means real."""
+        blocks = self.halvings(images.shape[1:3])
+        x_BhwC = Conv(self.channels, (1, 1), equalized=True, name="from_rgb")(2 * images - 1)
+        x_BhwC = leaky_relu(x_BhwC)
+        for i in range(blocks):
+            features = min(self.channels * 2 ** (i + 1), self.max_channels)
+            x_BhwC = ResidualBlock(features, name=f"block_{i}")(x_BhwC)
+        channels, size = x_BhwC.shape[-1], x_BhwC.shape[1:3]
+        x_BhwC = minibatch_deviation(x_BhwC, self.group)
+        x_BhwC = leaky_relu(Conv(channels, equalized=True, name="last")(x_BhwC))
+        # A dense layer is a convolution as large as the map.
+        dense = Conv(channels, size, padding="VALID", equalized=True, name="dense")
+        x_B11C = leaky_relu(dense(x_BhwC))
+        return Conv(1, (1, 1), equalized=True, name="logit")(x_B11C)[:, 0, 0, 0]
+
+    @staticmethod
+    def halvings(size: tuple[int, int]) -> int:
+        """How often a picture of (height, width) is halved.
+
+        Raises:
+          UserError: it does not come down to 4 to 16 on each side.
+        """
+        count, (h, w) = 0, size
+        while h % 2 == 0 and w % 2 == 0 and min(h, w) >= 2 * SMALLEST:
+            count, h, w = count + 1, h // 2, w // 2
+        require(
+            SMALLEST <= min(h, w) and max(h, w) <= LARGEST,
+            f"config.discriminator.kind is 'stylegan', which halves pictures of {size} down to "
+            f"{(h, w)}; {SMALLEST} to {LARGEST} on each side are needed: choose an image size of "
+            "more factors of 2, or kind=patchgan",
+        )
+        return count
+
+
+class PatchGAN(nn.Module):
+    """Isola et al., "Image-to-Image Translation", 2017: a logit for each overlapping patch.
+
+    Convolutions of 4 x 4, the first `layers` of them with stride 2. With 3 layers a logit sees 70 x
+    70 pixels. Normalisation is GroupNorm (16 channels a group) where Isola's code has BatchNorm:
+    it needs no running statistics, which a second pass over real pictures would mix with those of
+    reconstructions, and a logit does not depend on the other pictures of the batch or on how the
+    batch is split over devices.
+
+    Attributes:
+      channels, max_channels: of the first layer, doubled by each next one up to the second.
+      layers: of stride 2.
+    """
+
+    channels: int = 64
+    max_channels: int = 512
+    layers: int = 3
+
+    @nn.compact
+    def __call__(self, images: jax.Array) -> jax.Array:
+        """float32 [B, height, width, 3] in [0, 1] -> float32 [B, h, w]; large means real."""
+        self.check(images.shape[1:3], self.layers)
+        one = ((1, 1), (1, 1))
+        x_BhwC = Conv(self.channels, (4, 4), 2, one, name="first")(2 * images - 1)
+        x_BhwC = jax.nn.leaky_relu(x_BhwC, 0.2)
+        for i in range(1, self.layers + 1):
+            features = min(self.channels * 2**i, self.max_channels)
+            stride = 2 if i < self.layers else 1
+            conv = Conv(features, (4, 4), stride, one, bias=False, name=f"conv_{i}")
+            norm = GroupNorm(features // math.gcd(16, features), name=f"norm_{i}")
+            x_BhwC = jax.nn.leaky_relu(norm(conv(x_BhwC)), 0.2)
+        return Conv(1, (4, 4), 1, one, name="logit")(x_BhwC)[..., 0]
+
+    @staticmethod
+    def check(size: tuple[int, int], layers: int) -> None:
+        """Raises `UserError` when pictures of `size` (height, width) leave no logit."""
+        # The two layers of stride 1 take a row and a column each.
+        least = 3 * 2**layers
+        require(
+            min(size) >= least,
+            f"config.discriminator.kind is 'patchgan', whose {layers} strides need pictures of "
+            f"at least {least} px on each side; they are {size}",
+        )
+
+
+class GroupNorm(nn.Module):
+    """Wu and He, 2018: mean 0 and variance 1 over places and the channels of a group."""
+
+    groups: int
+    epsilon: float = 1e-6
+
+    @nn.compact
+    def __call__(self, x_BhwC: jax.Array) -> jax.Array:
+        b, h, w, c = x_BhwC.shape
+        x_BhwGC = x_BhwC.reshape(b, h, w, self.groups, c // self.groups)
+        x_BhwGC = x_BhwGC - jnp.mean(x_BhwGC, axis=(1, 2, 4), keepdims=True)
+        variance = jnp.mean(jnp.square(x_BhwGC), axis=(1, 2, 4), keepdims=True)
+        y_BhwC = (x_BhwGC * jax.lax.rsqrt(variance + self.epsilon)).reshape(x_BhwC.shape)
+        ones, zeros = (
+            nn.with_logical_partitioning(init, ("embed",))
+            for init in (nn.initializers.ones, nn.initializers.zeros)
+        )
+        scale, bias = self.param("scale", ones, (c,)), self.param("bias", zeros, (c,))
+        return y_BhwC * jnp.broadcast_to(scale, (b, h, w, c)) + jnp.broadcast_to(bias, (b, h, w, c))

@@ -1,0 +1,53 @@
+"""A tokenizer of real photographs: ViT-VQGAN, 128 px, 16 x 16 tokens.
+
+    python docs/examples/photographs.py --workdir=runs/photographs --only_crops
+    babeldraw train --config=configs/photographs/tokenizer.py --workdir=runs/photos \\
+        --config.data.path=runs/photographs/crops
+"""
+
+from ml_collections import ConfigDict
+
+from babeldraw.train.presets import complete
+
+STACK = {"blocks": 2, "heads": 2, "dim": 192, "hidden": 768, "scan": False}
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    """`variant`: empty, or runlocal for a few quick steps."""
+    steps = 1800
+    config = {
+        "objective": "image_tokenizer",
+        "train": {
+            "steps": steps,
+            "batch_size": 4,
+            "log_every": 100,
+            "checkpoint_every": 200,
+            "eval_every": 200,
+        },
+        "data": {"source": "folder", "split": "train/", "eval_split": "test/"},
+        "tokenizer": {
+            "encoder": STACK,
+            "decoder": STACK,
+            "image_size": (128, 128),
+            "codebook_size": 2048,
+            "code_dim": 16,
+        },
+        # A few million pixels are few: without restarts a handful of codes takes everything.
+        "loss": {"restart_below": 0.05},
+        "optimizer": {
+            "name": "muon",
+            "b2": 0.99,
+            "weight_decay": 0.0,
+            "clip_norm": 1.0,
+            "schedule": {
+                "peak": 3e-3,
+                "warmup_steps": 100,
+                "decay_start": 100,
+                "decay_end": steps,
+                "final_ratio": 0.02,
+                "kind": "cosine",
+            },
+        },
+        "evaluators": {"reconstruction": {"num_examples": 256, "batch_size": 128}},
+    }
+    return complete(config, variant)

@@ -1,0 +1,125 @@
+"""Each term against its formula in NumPy, and gradients against finite differences."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import integrate
+
+from babeldraw.objectives import losses
+
+RNG = np.random.default_rng(0)
+
+
+def density(x, mean, scale):
+    """f(y | mu, b) of y = 0.8 x + 0.1, from the Laplace density of logit y, times dlogit / dy."""
+    y = 0.8 * x + 0.1
+    laplace = np.exp(-np.abs(np.log(y / (1 - y)) - mean) / scale) / (2 * scale)
+    return laplace / (y * (1 - y))
+
+
+def laplace_case():
+    shape = (2, 3, 4, 3)
+    mean, log_scale = RNG.normal(0, 1, shape), RNG.normal(-1, 0.5, shape)
+    images = RNG.integers(0, 256, shape) / 255
+    return mean, log_scale, images
+
+
+def test_logit_laplace_is_the_mean_log_density():
+    mean, log_scale, images = laplace_case()
+    expected = -np.mean(np.log(density(images, mean, np.exp(log_scale))))
+    found = losses.logit_laplace(*(np.float32(v) for v in (mean, log_scale, images)))
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("mean", "scale"), [(0.0, 0.3), (1.2, 0.8), (-2.0, 0.1)])
+def test_what_it_is_the_density_of_integrates_to_one(mean, scale):
+    def likelihood(y):
+        x = np.full((1, 1, 1, 1), (y - 0.1) / 0.8)
+        at = (np.full_like(x, mean), np.full_like(x, np.log(scale)), x)
+        with jax.enable_x64(True):
+            return float(np.exp(-np.asarray(losses.logit_laplace(*at))))
+
+    # The density is one over all of (0, 1), of which pixels take the part from 0.1 to 0.9.
+    peak = 1 / (1 + np.exp(-mean))
+    grid = np.unique(np.r_[np.linspace(1e-4, 1 - 1e-4, 400), peak])
+    values = np.array([likelihood(y) for y in grid])
+    assert integrate.trapezoid(values, grid) == pytest.approx(1, abs=0.01)
+
+
+def test_the_gradients_of_logit_laplace_are_those_of_the_formula():
+    mean, log_scale, images = laplace_case()
+    y = 0.8 * images + 0.1
+    difference = np.log(y / (1 - y)) - mean
+    scale, n = np.exp(log_scale), images.size
+    args = [np.float32(v) for v in (mean, log_scale, images)]
+    by_mean, by_scale = jax.grad(losses.logit_laplace, argnums=(0, 1))(*args)
+    np.testing.assert_allclose(by_mean, -np.sign(difference) / scale / n, atol=1e-5)
+    np.testing.assert_allclose(by_scale, (1 - np.abs(difference) / scale) / n, atol=1e-5)
+
+
+def test_the_best_scale_is_the_mean_absolute_difference():
+    # Where d(-ln f) / d ln b = 0: the property of a Laplace distribution.
+    images = np.full((1, 1, 1, 200), 0.4, np.float32)
+    mean = RNG.normal(0, 1, images.shape).astype(np.float32)
+    y = 0.8 * 0.4 + 0.1
+    best = np.log(np.mean(np.abs(np.log(y / (1 - y)) - mean)))
+    scales = best + np.linspace(-1, 1, 21)
+    found = [losses.logit_laplace(mean, np.full_like(mean, s), images) for s in scales]
+    assert np.argmin(found) == 10
+
+
+def softplus(x):
+    return np.logaddexp(0, x)
+
+
+@pytest.mark.parametrize("shape", [(6,), (2, 3, 3)])
+def test_adversarial_losses_are_their_formulas(shape):
+    real, fake = RNG.normal(0, 2, (2, *shape)).astype(np.float32)
+    sigmoid = 1 / (1 + np.exp(-np.float64(fake)))
+    np.testing.assert_allclose(
+        losses.non_saturating_generator(fake), -np.log(sigmoid).mean(), rtol=1e-5
+    )
+    np.testing.assert_allclose(
+        losses.non_saturating_discriminator(real, fake),
+        np.mean(softplus(-np.float64(real))) - np.log(1 - sigmoid).mean(),
+        rtol=1e-5,
+    )
+    np.testing.assert_allclose(losses.hinge_generator(fake), -fake.mean(), atol=1e-5)
+    expected = np.maximum(0, 1 - real).mean() + np.maximum(0, 1 + fake).mean()
+    np.testing.assert_allclose(losses.hinge_discriminator(real, fake), expected, rtol=1e-5)
+
+
+def test_l2_is_the_mean_square():
+    x, y = RNG.normal(size=(2, 3, 4, 4, 3)).astype(np.float32)
+    np.testing.assert_allclose(losses.l2(x, y), np.mean((x - y) ** 2.0), rtol=1e-5)
+
+
+@pytest.mark.parametrize("places", [False, True])
+def test_r1_is_the_squared_gradient_by_finite_differences(places):
+    weight = RNG.normal(size=(2 * 3 * 3, 4))
+
+    def logits(images, xp):
+        h = xp.tanh(images.reshape(len(images), -1) @ xp.asarray(weight, images.dtype))
+        return h if places else h.sum(axis=1)
+
+    images = RNG.random((5, 2, 3, 3))
+    step, squares = 1e-5, 0.0
+    for index in np.ndindex(*images.shape):
+        moved = np.zeros_like(images)
+        moved[index] = step
+        up, down = (logits(images + s * moved, np) for s in (1, -1))
+        # The mean over places, of the one picture that moved.
+        slope = (up - down)[index[0]].mean() / (2 * step)
+        squares += slope**2
+    found = losses.r1(lambda x: logits(x, jnp), images.astype(np.float32))
+    np.testing.assert_allclose(found, squares / len(images), rtol=1e-4)
+
+
+def test_the_adaptive_weight_is_a_bounded_constant_ratio():
+    first, second = (RNG.normal(size=(4, 5)).astype(np.float32) for _ in range(2))
+    expected = np.linalg.norm(first) / (np.linalg.norm(second) + 1e-4)
+    np.testing.assert_allclose(losses.adaptive_weight(first, second), expected, rtol=1e-5)
+    assert losses.adaptive_weight(first, np.zeros_like(first)) == 1e4
+    gradient = jax.grad(losses.adaptive_weight)(jnp.asarray(first), second)
+    assert np.all(gradient == 0)
