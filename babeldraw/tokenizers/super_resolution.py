@@ -106,13 +106,12 @@ class WeightNormConv(nn.Module):
 
 
 class WideBlock(nn.Module):
-    """x + conv(relu(conv(x))), wide where the ReLU is: the block of WDSR-A."""
+    """x + conv(relu(conv(x))), wide where the ReLU is: the block of WDSR-A. No dropout."""
 
     config: SuperResolutionConfig
-    deterministic: bool = True
 
     @nn.compact
-    def __call__(self, x_BhwD: jax.Array) -> jax.Array:
+    def __call__(self, x_BhwD: jax.Array, keys: None = None) -> jax.Array:
         config, dtype = self.config, DTYPES[self.config.dtype]
         wide = config.channels * config.expansion
         y_BhwF = nn.relu(WeightNormConv(wide, math.sqrt(2), dtype, name="expand")(x_BhwD))

@@ -65,7 +65,7 @@ class Array:
             return f"{name} {size:,}, whole"
         axes = entry_axes(self.place.spec[dim])
         over = " x ".join(axis for axis in axes if self.place.mesh.shape[axis] > 1)
-        return f"{name} {size:,} = {pieces:,} x {self.here[dim]:,} over {over}"
+        return f"{name} {size:,}: {self.here[dim]:,} each, over {over}"
 
     def told(self) -> str:
         lines = []
@@ -188,9 +188,10 @@ def draw_model(name: str, devices: int) -> None:
     draw_mesh(next(panels), model)
     draw(next(panels), "feed-forward weight at rest", model.parameter(up, (1, 2)), blocks)
     if model.layout.pipelined:
-        draw(next(panels), "the same as a step reads it: each cell a layer", read)
+        draw(next(panels), "the same as a step reads it: each number a layer", read)
+        number_layers(axes.flat[2], read)
     else:
-        draw(next(panels), "the same as a step reads it, a layer", read)
+        draw(next(panels), "the same as a step reads it: one layer", read)
     draw(next(panels), "attention weight (query) at rest", model.parameter(query, (1, 2)), blocks)
     draw(next(panels), "embedding table of the text, at rest", table)
     draw_moment(next(panels), model.moment(up), blocks)
@@ -222,8 +223,20 @@ def draw(axes, title: str, array: Array, behind: str = "") -> None:
     if behind:
         axes.text(1.045, 0.69, behind, ha="right", va="bottom", fontsize=9, color=LINE)
     axes.text(0.5, -0.03, array.label(across), ha="center", va="top", fontsize=9.5)
-    axes.text(-0.03, 0.31, array.label(down), ha="right", va="center", rotation=90, fontsize=9.5)
+    side = array.label(down).replace(", over", ",\nover")
+    axes.text(-0.03, 0.31, side, ha="right", va="center", ma="center", rotation=90, fontsize=9.5)
     axes.text(0, -0.13, array.told(), ha="left", va="top", fontsize=9.5, color=TEXT)
+
+
+def number_layers(axes, array: Array) -> None:
+    """Layer numbers into the cells of [rounds, stages]."""
+    rounds, stages = array.shape[:2]
+    for layer in range(rounds * stages):
+        down, across = (layer // stages + 0.5) / rounds, (layer % stages + 0.5) / stages
+        colour = LINE if layer % stages else "white"
+        axes.text(
+            across, 0.62 * (1 - down), str(layer), ha="center", va="center", size=8, color=colour
+        )
 
 
 def draw_moment(axes, state: dict[str, Array], behind: str) -> None:
@@ -231,9 +244,8 @@ def draw_moment(axes, state: dict[str, Array], behind: str) -> None:
     _frame(axes, "Adafactor's state of that feed-forward weight")
     moment, row, column = (state[n] for n in ("first moment", "row factor", "column factor"))
     _cut(axes, moment, (0.12, 0, 0.88, 0.5), behind=True)
-    row_, column_ = (dataclasses.replace(a, shape=a.shape) for a in (row, column))
-    _cut(axes, row_, (0, 0, 0.07, 0.5), across=False)
-    _cut(axes, column_, (0.12, 0.56, 0.88, 0.07), down=False)
+    _cut(axes, row, (0, 0, 0.07, 0.5), across=False)
+    _cut(axes, column, (0.12, 0.56, 0.88, 0.07), down=False)
     axes.text(0.56, 0.645, "column factor, float32", ha="center", va="bottom", fontsize=9)
     axes.text(-0.02, 0.25, "row factor, float32", ha="right", va="center", rotation=90, fontsize=9)
     axes.text(0.56, 0.25, f"first moment, {moment.dtype}", ha="center", va="center", fontsize=10)
@@ -253,15 +265,15 @@ def draw_mesh(axes, model: Model) -> None:
     axes.text(0.5, -0.03, f"{other} {sizes[other]}", ha="center", va="top", fontsize=9.5)
     axes.text(-0.03, 0.31, f"data {sizes['data']}", ha="right", va="center", rotation=90)
     told = {
-        "model": "Neighbours along `model` share every layer:\neach has a slice of each weight.",
-        "stage": "Neighbours along `stage` share the depth of a stack;\n"
+        "model": "Neighbours along model share every layer:\neach has a slice of each weight.",
+        "stage": "Neighbours along stage share the depth of a stack;\n"
         "outside of the stacks they are more data parallelism.",
     }
     axes.text(0, -0.13, told[other], ha="left", va="top", fontsize=9.5, color=TEXT)
 
 
 def _frame(axes, title: str) -> None:
-    axes.set(xlim=(-0.12, 1.08), ylim=(-0.36, 0.8))
+    axes.set(xlim=(-0.13, 1.08), ylim=(-0.36, 0.76))
     axes.axis("off")
     axes.set_title(title, fontsize=12, color=TEXT, loc="left")
 
@@ -279,16 +291,25 @@ def _cut(axes, array: Array, box, behind=False, down=True, across=True) -> None:
     high, wide = height / len(rows), width / len(columns)
     for i, row in enumerate(rows):
         for j, column in enumerate(columns):
-            at = left + j * wide, bottom + height - (i + 1) * high
             if row is None or column is None:
-                axes.add_patch(Rectangle(at, wide, high, fc="white", ec="none"))
-                if (row is None) != (column is None) and (i + j) % 2 == 0 or row == column:
-                    dots = "·\n·\n·" if row is None else "· · ·"
-                    middle = at[0] + wide / 2, at[1] + high / 2
-                    axes.text(*middle, dots, ha="center", va="center", color=LINE, linespacing=0.5)
-            else:
-                colour = HERE if (row, column) == (0, 0) else ELSEWHERE
-                axes.add_patch(Rectangle(at, wide, high, fc=colour, ec=LINE, lw=0.6))
+                continue
+            at = left + j * wide, bottom + height - (i + 1) * high
+            colour = HERE if (row, column) == (0, 0) else ELSEWHERE
+            axes.add_patch(Rectangle(at, wide, high, fc=colour, ec=LINE, lw=0.6))
+    for i in [i for i, row in enumerate(rows) if row is None]:
+        _leave_out(axes, (left, bottom + height - (i + 1) * high, width, high))
+    for j in [j for j, column in enumerate(columns) if column is None]:
+        _leave_out(axes, (left + j * wide, bottom, wide, height))
+
+
+def _leave_out(axes, box) -> None:
+    """White with three dots along its short side, for the pieces that are not drawn."""
+    left, bottom, width, height = box
+    axes.add_patch(Rectangle((left, bottom), width, height, fc="white", ec=LINE, lw=0.6))
+    for along in (-0.25, 0, 0.25):
+        x = left + width * (0.5 + along * (width < height))
+        y = bottom + height * (0.5 + along * (width >= height))
+        axes.plot([x], [y], marker=".", markersize=3, color=LINE)
 
 
 def _slots(pieces: int) -> list[int | None]:
@@ -306,7 +327,9 @@ def draw_schedules() -> None:
     figure, axes = plt.subplots(
         3, 1, figsize=(12, 8.6), layout="constrained", height_ratios=[1.15, 1.6, 1.6]
     )
-    draw_schedule(axes[0], Schedule(stages=4, rounds=2, segments=2), "a small one", numbers=True)
+    small = Schedule(stages=4, rounds=2, segments=2)
+    title = "a colour per microbatch, numbers are rounds"
+    draw_schedule(axes[0], small, title, numbers=True)
     decoder = make_schedule(stacks.decoder.blocks, model.layout)
     encoder = make_schedule(stacks.encoder.blocks, model.layout)
     draw_schedule(axes[1], encoder, "encoder of the 20B", last=decoder.iterations)
@@ -319,9 +342,11 @@ def draw_schedule(axes, schedule: Schedule, title: str, numbers=False, last: int
     stages, times = np.arange(schedule.stages)[:, None], np.arange(schedule.iterations)[None]
     valid, round_, segment, number = map(np.asarray, schedule.item(stages, times))
     microbatch = segment * schedule.stages + number
-    colours = matplotlib.colormaps["tab10" if numbers else "viridis"]
-    scale = 10 if numbers else schedule.microbatches
-    image = np.where(valid[..., None], colours((microbatch + 0.5) / scale)[..., :3], 0.93)
+    # Without its grey, which is the bubble's.
+    few = np.delete(matplotlib.colormaps["tab10"].colors, 7, axis=0)
+    many = matplotlib.colormaps["viridis"](np.linspace(0, 0.92, schedule.microbatches))[:, :3]
+    colours = (few if numbers else many)[microbatch]
+    image = np.where(valid[..., None], colours, 0.93)
     axes.imshow(image, aspect="auto", interpolation="nearest")
     axes.set_xticks(np.arange(-0.5, schedule.iterations), minor=True)
     axes.set_yticks(np.arange(-0.5, schedule.stages), minor=True)
@@ -330,6 +355,7 @@ def draw_schedule(axes, schedule: Schedule, title: str, numbers=False, last: int
     axes.set_xlim(-0.5, max(last, schedule.iterations) - 0.5)
     axes.set(xlabel="iteration", ylabel="stage")
     axes.set_yticks(range(0, schedule.stages, 1 if numbers else 5))
+    axes.set_xticks(range(0, schedule.iterations, 1 if numbers else 10))
     axes.spines[:].set_visible(False)
     rounds = f"{schedule.rounds} round" + ("s" if schedule.rounds > 1 else "")
     axes.set_title(
@@ -338,9 +364,13 @@ def draw_schedule(axes, schedule: Schedule, title: str, numbers=False, last: int
         loc="left",
         color=TEXT,
     )
+    bold = {"ha": "center", "va": "center", "color": "white", "weight": "bold"}
     for stage, time in np.argwhere(valid) if numbers else ():
-        told = str(round_[stage, time] + 1)
-        axes.text(time, stage, told, ha="center", va="center", color="white", weight="bold")
+        axes.text(time, stage, str(round_[stage, time] + 1), **bold)
+    for number in () if numbers else range(schedule.rounds):
+        middle = schedule.stages / 2 - 0.5
+        at = (number + 0.5) * schedule.microbatches - 0.5 + middle
+        axes.text(at, middle, f"round {number + 1}", **bold, fontsize=12)
 
 
 def main() -> None:

@@ -20,9 +20,10 @@ from babeldraw.objectives.super_resolution import (
 from babeldraw.optim.optimizer import OptimizerConfig
 from babeldraw.optim.schedules import ScheduleConfig
 from babeldraw.sharding.batch import place_batch
-from babeldraw.sharding.constraint import is_names, layout, shardings
+from babeldraw.sharding.constraint import is_names, shardings
+from babeldraw.sharding.layout import Layout, use
 from babeldraw.sharding.mesh import MeshConfig, make_mesh
-from babeldraw.sharding.rules import TABLES
+from babeldraw.sharding.rules import PRESETS
 from babeldraw.tokenizers.perceptual import PerceptualConfig
 from babeldraw.tokenizers.super_resolution import SuperResolutionConfig
 from babeldraw.tokenizers.vit_vqgan import ViTVQGANConfig, ViTVQGANTokenizer
@@ -48,12 +49,12 @@ def initial():
 @functools.cache
 def compiled(count=1, table="data_parallel"):
     """`update` compiled for a mesh of `count` devices, as the training loop does it."""
-    mesh, rules = make_mesh(MeshConfig(), jax.devices()[:count]), TABLES[table]
-    places = shardings(OBJECTIVE.axes(), jax.eval_shape(OBJECTIVE.init, KEY), mesh, rules)
+    mesh, preset = make_mesh(MeshConfig(), jax.devices()[:count]), PRESETS[table]
+    places = shardings(OBJECTIVE.axes(), jax.eval_shape(OBJECTIVE.init, KEY), mesh, preset.stored)
 
     @functools.partial(jax.jit, out_shardings=(places, None))
     def update(state, batch, key):
-        with layout(mesh, rules):
+        with use(Layout(mesh, preset)):
             return OBJECTIVE.update(state, batch, key)
 
     def place_and_update(state, batch, key):
