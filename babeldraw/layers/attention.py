@@ -8,6 +8,7 @@ import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from babeldraw.layers.linear import Einsum
 from babeldraw.sharding.constraint import constrain
@@ -94,8 +95,9 @@ class Attention(nn.Module):
             query_BTNH = constrain(
                 self.query(x_BTD), ("batch", "length", "activation_heads", "head_dim")
             )
-            out_BTNH = dot_product_attention(query_BTNH, keys, mask)
-            return constrain(self.out(out_BTNH), ("batch", "length", "activation_embed"))
+            out_BTNH = checkpoint_name(dot_product_attention(query_BTNH, keys, mask), "context")
+            out_BTD = constrain(self.out(out_BTNH), ("batch", "length", "activation_embed"))
+            return checkpoint_name(out_BTD, "output")
 
     def __call__(
         self, x_BTD: jax.Array, source_BSD: jax.Array, mask: jax.Array | None

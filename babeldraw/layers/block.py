@@ -30,7 +30,8 @@ class TransformerConfig:
       dtype: of attention projections, feed-forward and the residual stream: float32 or bfloat16.
         Norms and softmax are float32 always.
       scan: one compiled block looped over, or all blocks written out (quicker for small stacks).
-      remat: what the backward pass recomputes: none, dots, full.
+      remat: what the backward pass recomputes: none, dots (all but matrix products), full, context
+        (all but attention), outputs (all but attention and what is added to the residual stream).
     """
 
     blocks: int

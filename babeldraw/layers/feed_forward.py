@@ -5,6 +5,7 @@ from collections.abc import Callable
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from babeldraw.layers.linear import Einsum
 from babeldraw.sharding.constraint import constrain
@@ -42,4 +43,5 @@ class FeedForward(nn.Module):
             )
             hidden_BTF = ACTIVATIONS[self.activation](up(x_BTD))
             hidden_BTF = constrain(hidden_BTF, ("batch", "length", "activation_mlp"))
-            return constrain(down(hidden_BTF), ("batch", "length", "activation_embed"))
+            out_BTD = constrain(down(hidden_BTF), ("batch", "length", "activation_embed"))
+            return checkpoint_name(out_BTD, "output")

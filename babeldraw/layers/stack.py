@@ -23,6 +23,10 @@ POLICIES: dict[str, Any] = {
     "none": None,
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
     "full": jax.checkpoint_policies.nothing_saveable,
+    # What attention gives before its projection: the backward pass need not attend again.
+    "context": jax.checkpoint_policies.save_only_these_names("context"),
+    # And what attention and feed-forward add to the residual stream.
+    "outputs": jax.checkpoint_policies.save_only_these_names("context", "output"),
 }
 
 

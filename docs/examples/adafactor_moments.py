@@ -43,7 +43,7 @@ TEXT_LENGTH = 16
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--peak", type=float, default=5e-3, help="learning rate")
     args = parser.parse_args()
     train = [batch_of(step * BATCH, BATCH, "train") for step in range(args.steps)]

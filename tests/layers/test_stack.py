@@ -1,5 +1,6 @@
 """The stack: the same function of its weights whether scanned, written out, cut or recomputed."""
 
+import dataclasses
 import functools
 
 import flax.linen as nn
@@ -8,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from babeldraw.layers.block import EncoderBlock, TransformerConfig
 from babeldraw.layers.dropout import dropout, example_keys
 from babeldraw.layers.linear import Einsum
 from babeldraw.layers.stack import POLICIES, Stack, per_layer, unstack
@@ -143,3 +145,19 @@ def test_unstack_cuts_every_stack_and_nothing_else(params):
                 params["blocks"],
             )
     assert jax.tree.structure(unstack(cut)) == jax.tree.structure(cut)
+
+
+@pytest.mark.parametrize(("remat", "kept"), [("context", 1), ("outputs", 2)])
+def test_a_policy_of_names_saves_what_it_names_and_no_more(remat, kept):
+    config = TransformerConfig(blocks=2, heads=2, dim=D, hidden=4 * D, remat=remat)
+    stack = Stack(functools.partial(EncoderBlock, config), 2, remat=remat)
+    params = nn.unbox(jax.eval_shape(stack.init, jax.random.key(0), X, None))
+
+    def residuals(policy):
+        way = dataclasses.replace(stack, remat=policy)
+        _, pull = jax.eval_shape(lambda p: jax.vjp(lambda p: way.apply(p, X, None), p), params)
+        sizes = [leaf.size for leaf in jax.tree.leaves(pull) if leaf.ndim >= 3]
+        return sum(size == 2 * X.size for size in sizes)
+
+    # Besides the input of each block. No gradient needs what the feed-forward adds at the end.
+    assert residuals(remat) - residuals("full") == kept
