@@ -123,7 +123,7 @@ def _rows(title: str, params: Any, places: Any, depth: int) -> list[tuple[str, .
     parts: dict[str, list] = {}
     leaves = zip(jax.tree_util.tree_leaves_with_path(params), jax.tree.leaves(places), strict=True)
     for (path, leaf), place in leaves:
-        words = [title, *(str(key.key) for key in path)]
+        words = [title, *(str(getattr(key, "key", key)) for key in path)]
         parts.setdefault("/".join(words[: depth + 1]), []).append((leaf, place))
     rows = []
     for part, members in parts.items():

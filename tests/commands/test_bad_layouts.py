@@ -25,10 +25,11 @@ UP = "image_decoder/stack/blocks/ffn/up/weight"
 def refused(cli, tmp_path, tokenizer_run, monkeypatch):
     """`refused(config, fields)`: the one line in which training says what is wrong."""
 
-    def compiled(*args):
-        raise AssertionError(f"a step was made of {args}")
+    def begun(*args):
+        raise AssertionError(f"a run was begun with {args}")
 
-    monkeypatch.setattr(loop, "make_step", compiled)
+    # What writes and compiles first: the vocabulary, then the initial weights.
+    monkeypatch.setattr(loop, "resolve", begun)
 
     def run(config, fields):
         words = [f"--config.{field}" for field in fields]
