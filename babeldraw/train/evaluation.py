@@ -10,11 +10,12 @@ from babeldraw.data.text import Vocabulary
 from babeldraw.errors import UserError
 from babeldraw.runs.checkpoints import Checkpoints, placed
 from babeldraw.runs.folder import RunFolder
-from babeldraw.sharding import rules
-from babeldraw.sharding.constraint import shardings
-from babeldraw.sharding.mesh import make_mesh
+from babeldraw.sharding.layout import Layout, make_layout, use
+from babeldraw.sharding.mesh import MeshConfig, make_mesh
 from babeldraw.train.experiment import TextToImageExperiment, parse
+from babeldraw.train.progress import say
 from babeldraw.train.start import evaluation_context
+from babeldraw.train.step import state_shardings
 
 
 def evaluate_run(workdir: str, only: Sequence[str] = ()) -> dict[str, float]:
@@ -30,10 +31,10 @@ def evaluate_run(workdir: str, only: Sequence[str] = ()) -> dict[str, float]:
     folder = RunFolder.of(workdir)
     experiment = parse(folder.read_config())
     objective = experiment.make_objective()
-    mesh = make_mesh(experiment.mesh)
+    layout = _layout(experiment.mesh)
     text_to_image = isinstance(experiment, TextToImageExperiment)
     vocabulary = Vocabulary(folder.vocabulary_file) if text_to_image else None
-    context = evaluation_context(experiment, mesh, vocabulary)
+    context = evaluation_context(experiment, layout.mesh, vocabulary)
     evaluators = experiment.make_evaluators(objective, context)
     unknown = [name for name in only if name not in evaluators]
     if unknown:
@@ -42,7 +43,7 @@ def evaluate_run(workdir: str, only: Sequence[str] = ()) -> dict[str, float]:
             f"{', '.join(evaluators) or 'none'}"
         )
     abstract = jax.eval_shape(objective.init, jax.random.key(0))
-    places = shardings(objective.axes(), abstract, mesh, rules.table(experiment.mesh.rules))
+    places = state_shardings(objective, layout)
     checkpoints = Checkpoints(folder.checkpoints, experiment.train.keep)
     step = checkpoints.latest_step()
     if step is None:
@@ -50,10 +51,21 @@ def evaluate_run(workdir: str, only: Sequence[str] = ()) -> dict[str, float]:
     state, _ = checkpoints.restore(step, placed(abstract, places))
     checkpoints.close()
     figures: dict[str, float] = {"step": step}
-    for name in only or evaluators:
-        for key, value in evaluators[name].run(state):
-            if isinstance(value, np.ndarray):
-                save_png(folder.samples / f"{name}_{key}_{step:07d}.png", value)
-            else:
-                figures[f"{name}/{key}"] = value
+    with use(layout.without_pipeline()):
+        for name in only or evaluators:
+            for key, value in evaluators[name].run(state):
+                if isinstance(value, np.ndarray):
+                    save_png(folder.samples / f"{name}_{key}_{step:07d}.png", value)
+                else:
+                    figures[f"{name}/{key}"] = value
     return figures
+
+
+def _layout(config: MeshConfig) -> Layout:
+    """The run's own layout where these devices allow it, else weights split over all of them."""
+    try:
+        return make_layout(config, make_mesh(config))
+    except UserError as error:
+        say(f"evaluating with rules=fsdp over {jax.device_count()} devices: {error}")
+        other = MeshConfig(rules="fsdp")
+        return make_layout(other, make_mesh(other))

@@ -1,6 +1,7 @@
 """The evaluators on a finished run give the figures that training left."""
 
 import json
+import shutil
 
 import pytest
 
@@ -31,3 +32,17 @@ def test_only_the_named_evaluators_run(cli, generator_run):
     figures, report = json.loads(printed), json.loads((generator_run / "report.json").read_text())
     assert status == 0 and figures.keys() == {"step", "validation/loss"}
     assert figures["validation/loss"] == pytest.approx(report["validation/loss"], rel=1e-5)
+
+
+def test_a_run_of_a_mesh_that_is_not_here_is_evaluated_all_the_same(cli, tokenizer_run, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(tokenizer_run, folder)
+    config = json.loads((folder / "config.json").read_text())
+    config["mesh"].update(model=512, rules="in_layer")
+    (folder / "config.json").write_text(json.dumps(config))
+    status, out, err = cli("evaluate", f"--workdir={folder}")
+    assert status == 0 and "rules=fsdp over 8 devices: config.mesh needs" in out + err
+    expected = json.loads((tokenizer_run / "report.json").read_text())
+    got = json.loads(out[out.index("{") :])
+    name = "reconstruction/psnr_db"
+    assert abs(got[name] - expected[name]) < 1e-3
