@@ -36,8 +36,8 @@ def get_config(variant: str = "") -> ConfigDict:
             "logit_laplace": 0.0,
             "restart_below": 0.05,
         },
-        # StyleGAN2's own gamma, 10, is for a million pixels: here it leaves no discriminator at
-        # all (its loss stays at 2 ln 2). In proportion to the pixels it would be 0.02.
+        # StyleGAN2's own gamma, 10, is for a million pixels; in proportion to the pixels. A
+        # penalty too heavy leaves no discriminator at all: docs/stage1.md.
         "discriminator": {
             "kind": "stylegan",
             "channels": 16,
