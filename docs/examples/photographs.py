@@ -10,8 +10,9 @@ reconstructions.png and figures.json. What is there already is gone on with or l
 `--only_crops` stops after the first part; `babeldraw train` then does the second.
 
 A crop is 128 x 128 pixels at the photograph's own resolution, at a random place; a training crop is
-also turned and mirrored at random. The same seed gives the same crops. No test crop is from a
-photograph that a training crop is from.
+also turned and mirrored at random, and half of them have their red, green and blue in a random
+order: the training photographs alone hold hardly any blue. The same seed gives the same crops. No
+test crop is from a photograph that a training crop is from.
 """
 
 import argparse
@@ -56,8 +57,8 @@ def main() -> None:
     parser.add_argument("--only_crops", action="store_true", help="write the crops and stop")
     args = parser.parse_args()
     crops, folder = args.workdir / "crops", args.workdir / "tokenizer"
-    write_crops(crops / "train", TRAIN_COLOUR + TRAIN_GREY, args.train, seed=1, turned=True)
-    write_crops(crops / "test", TEST, args.test, seed=2, turned=False)
+    write_crops(crops / "train", TRAIN_COLOUR + TRAIN_GREY, args.train, seed=1, varied=True)
+    write_crops(crops / "test", TEST, args.test, seed=2, varied=False)
     if args.only_crops:
         return
 
@@ -98,22 +99,25 @@ def photographs(names: tuple[str, ...]) -> list[Image.Image]:
     return [Image.open(folder / name).convert("RGB") for name in names]
 
 
-def crop(picture: Image.Image, rng: np.random.Generator, turned: bool) -> np.ndarray:
+def crop(picture: Image.Image, rng: np.random.Generator, varied: bool) -> np.ndarray:
     """A random crop of a photograph of at least 128 x 128 pixels: uint8 [128, 128, 3].
 
-    turned: in one of the eight orientations of a square.
+    varied: in one of the eight orientations of a square, and half of the time with its colour
+      channels in a random order.
     """
     width, height = picture.size
     left, top = int(rng.integers(width - SIDE + 1)), int(rng.integers(height - SIDE + 1))
     pixels = np.asarray(picture.crop((left, top, left + SIDE, top + SIDE)))
-    if not turned:
+    if not varied:
         return pixels
     pixels = np.rot90(pixels, int(rng.integers(4)))
-    return np.ascontiguousarray(pixels[:, ::-1] if rng.integers(2) else pixels)
+    pixels = pixels[:, ::-1] if rng.integers(2) else pixels
+    pixels = pixels[..., rng.permutation(3)] if rng.integers(2) else pixels
+    return np.ascontiguousarray(pixels)
 
 
 def write_crops(
-    folder: pathlib.Path, names: tuple[str, ...], count: int, seed: int, turned: bool
+    folder: pathlib.Path, names: tuple[str, ...], count: int, seed: int, varied: bool
 ) -> None:
     """Writes `count` crops, the photographs taken in turn, unless as many are there."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -123,7 +127,7 @@ def write_crops(
     for index in range(count):
         which = index % len(pictures)
         name = f"{index:05d}_{names[which].split('.')[0]}.png"
-        save_png(folder / name, crop(pictures[which], rng, turned))
+        save_png(folder / name, crop(pictures[which], rng, varied))
     print(f"{folder}: {count} crops of {', '.join(names)}")
 
 

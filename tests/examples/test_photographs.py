@@ -1,6 +1,7 @@
 """docs/examples/photographs.py: crops, the two measures, k-means, what it prints."""
 
 import importlib.util
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +32,7 @@ def test_a_crop_is_a_part_of_the_photograph_at_its_own_resolution(script):
     photograph = pictures(131, 140, 3)
     rng = np.random.default_rng(3)
     for _ in range(8):
-        cut = script.crop(Image.fromarray(photograph), rng, turned=False)
+        cut = script.crop(Image.fromarray(photograph), rng, varied=False)
         places = [
             (top, left)
             for top in range(4)
@@ -41,15 +42,18 @@ def test_a_crop_is_a_part_of_the_photograph_at_its_own_resolution(script):
         assert len(places) == 1
 
 
-def test_a_turned_crop_holds_the_same_pixels(script):
-    photograph = Image.fromarray(pictures(128, 128, 3))
+def test_a_training_crop_is_turned_mirrored_and_recoloured(script):
+    original = pictures(128, 128, 3)
     rng = np.random.default_rng(0)
-    seen = {script.crop(photograph, rng, turned=True).tobytes() for _ in range(64)}
-    original = np.asarray(photograph)
-    mirrored = original[:, ::-1]
-    assert seen == {
-        np.rot90(p, turns).tobytes() for p in (original, mirrored) for turns in range(4)
-    }
+    crops = [script.crop(Image.fromarray(original), rng, varied=True) for _ in range(1000)]
+    placed = [np.rot90(p, n) for p in (original, original[:, ::-1]) for n in range(4)]
+    orders = list(itertools.permutations(range(3)))
+    possible = {p[..., order].tobytes(): order for p in placed for order in orders}
+    seen = [crop.tobytes() for crop in crops]
+    # All of the 48, and the colours as they are in half of them and a sixth of the others.
+    assert {*seen} == {*possible}
+    kept = np.mean([possible[crop] == (0, 1, 2) for crop in seen])
+    assert abs(kept - 7 / 12) < 0.1
 
 
 def test_patches_there_and_back(script):
@@ -83,14 +87,14 @@ def test_kmeans_finds_the_patches_where_there_are_as_many_codes(script):
 
 def test_the_photographs_are_in_the_package_and_are_cut_once(script, tmp_path):
     pytest.importorskip("skimage")
-    script.write_crops(tmp_path, script.TEST, 4, seed=0, turned=False)
+    script.write_crops(tmp_path, script.TEST, 4, seed=0, varied=False)
     names = sorted(path.name for path in tmp_path.iterdir())
     assert names == [f"0000{i}_{n}.png" for i, n in enumerate(("chelsea", "coffee", "rocket"))] + [
         "00003_chelsea.png"
     ]
     first = script.read_crops(tmp_path)
     assert (first.shape, first.dtype) == ((4, 128, 128, 3), np.uint8)
-    script.write_crops(tmp_path, script.TEST, 4, seed=1, turned=False)
+    script.write_crops(tmp_path, script.TEST, 4, seed=1, varied=False)
     np.testing.assert_array_equal(script.read_crops(tmp_path), first)
 
 
