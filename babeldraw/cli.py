@@ -16,6 +16,7 @@ COMMANDS = (
     "sample",
     "evaluate",
     "inspect",
+    "compile",
     "vocabulary",
     "tokenize",
     "reconstruct",

@@ -68,6 +68,7 @@ def _parts(state: TrainState, batch: Any) -> dict[str, Any]:
         "parameters": state.params,
         "optimizer state": state.opt_state,
         "frozen": state.frozen,
+        "extra": state.extra,
         "one batch": batch,
     }
 

@@ -14,6 +14,8 @@ _CHIPS = {
     "v5e": ("default", (2, 2, 1)),
     "v6e": ("default", (2, 2, 1)),
 }
+# What the compiler lets a program use of each chip, GiB, as it says when a program is too large.
+HBM_GIB = {"v4": 30.75, "v5p": 95.73, "v5e": 15.75, "v6e": 31.25}
 
 
 def topology_devices(name: str, slices: int = 1) -> list[jax.Device]:
