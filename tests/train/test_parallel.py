@@ -14,9 +14,11 @@ import numpy as np
 import pytest
 
 from babeldraw.runs.checkpoints import Checkpoints, placed
+from babeldraw.sharding.batch import place_batch
 from babeldraw.sharding.mesh import MeshConfig
+from babeldraw.sharding.program import collectives
 from tests.train import parallel_case
-from tests.train.parallel_case import OBJECTIVE, STEPS, Run
+from tests.train.parallel_case import OBJECTIVE, STEPS, Run, batch_of
 
 LAYOUTS = {
     "data_parallel": MeshConfig(),
@@ -54,6 +56,15 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(name):
         objective = dataclasses.replace(OBJECTIVE, accumulation=2)
     got = Run(config, objective, jax.devices()[:4]).losses()
     np.testing.assert_allclose(got, losses_on_one_device(), rtol=0, atol=1e-5)
+
+
+def test_the_tokenizer_in_the_step_is_data_parallel_over_every_device():
+    run = Run(LAYOUTS["in_layer"])
+    inputs = run.start(), place_batch(batch_of(0), run.layout.mesh), jax.random.key(0)
+    found = collectives(run.program.lower(*inputs).compile().as_text())
+    assert any(c.kind == "all-reduce" and "Babeldraw" in c.source for c in found)
+    # With its width over `model`, as the generator's, every norm would have to reduce.
+    assert not [c for c in found if c.kind == "all-reduce" and "ViTVQGAN" in c.source]
 
 
 def test_a_step_does_not_compile_again():
