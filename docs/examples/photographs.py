@@ -83,7 +83,7 @@ def main() -> None:
     }
     (args.workdir / "figures.json").write_text(json.dumps(figures, indent=2) + "\n")
     draw_curves(folder, figures["kmeans"]["all"], args.workdir / "curves.png")
-    rows = [pictures[:SHOWN] for pictures in (originals, by_tokenizer, by_kmeans)]
+    rows = [pictures[:SHOWN] for pictures in (originals / np.float32(255), by_tokenizer, by_kmeans)]
     save_png(args.workdir / "reconstructions.png", to_grid(np.concatenate(rows), SHOWN))
     print(table(figures))
 
