@@ -70,7 +70,9 @@ def relative_error(expected, got):
     return np.linalg.norm(flat[1] - flat[0]) / max(np.linalg.norm(flat[0]), 1e-12)
 
 
-@pytest.mark.parametrize("dropout", [0.0, 0.1], ids=["plain", "dropout"])
+@pytest.mark.parametrize(
+    "dropout", [pytest.param(0.0, marks=pytest.mark.slow), 0.1], ids=["plain", "dropout"]
+)
 @pytest.mark.parametrize("rounds", [1, 4])
 @pytest.mark.parametrize("segments", [1, 2])
 @pytest.mark.parametrize("kind", BLOCKS)

@@ -40,14 +40,23 @@ def losses_on_one_device():
     return Run(MeshConfig(), devices=jax.devices()[:1]).losses()
 
 
-@pytest.mark.parametrize("name", LAYOUTS)
+# The others hold their parts; they are compiled too where there is time (-m slow).
+QUICK = ("fsdp", "in_layer", "pipeline_in_layer_zero1")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in LAYOUTS],
+)
 def test_five_steps_have_the_losses_of_one_device(name):
     expected = losses_on_one_device()
     assert len(set(expected)) == STEPS
     np.testing.assert_allclose(Run(LAYOUTS[name]).losses(), expected, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["data_parallel", "pipeline"])
+@pytest.mark.parametrize(
+    "name", ["data_parallel", pytest.param("pipeline", marks=pytest.mark.slow)]
+)
 def test_accumulated_gradients_are_those_of_the_whole_batch(name):
     config = dataclasses.replace(LAYOUTS[name], stage=min(2, LAYOUTS[name].stage))
     config = dataclasses.replace(config, data=4 // config.stage)
