@@ -18,6 +18,7 @@ COMMANDS = (
     "inspect",
     "compile",
     "vocabulary",
+    "prepare",
     "tokenize",
     "reconstruct",
     "import",

@@ -103,6 +103,13 @@ class FolderSource:
             except BadRecord as error:
                 logging.warning("caption skipped: %s", error)
 
+    def entries(self) -> Iterator[tuple[str, str, str, int]]:
+        """Per picture in order: its relative path; that of its caption's file, '' without one;
+        what a list says its caption is; its label."""
+        for name in self._names:
+            listed, sidecar = self._listed.get(name, Listed("")), _sidecar(name)
+            yield name, sidecar * (sidecar in self._sidecars), listed.caption, listed.label
+
     def _caption(self, name: str) -> tuple[str, int]:
         listed = self._listed.get(name, Listed(""))
         sidecar = _sidecar(name)

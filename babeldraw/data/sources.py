@@ -30,12 +30,14 @@ class Record:
         caption: any Unicode text, '' where there is none.
         label: class index, -1 where there is none.
         tokens: int32 [T], stored image tokens; the image is then empty.
+        jpeg: the bytes of a JPEG file, to be decoded by the pipeline; the image is then empty.
     """
 
     image: np.ndarray
     caption: str
     label: int = -1
     tokens: np.ndarray | None = None
+    jpeg: bytes = b""
 
 
 class BadRecord(Exception):
@@ -72,9 +74,11 @@ class DataConfig:
     """Which data to read.
 
     Attributes:
-        source: 'shapes' (drawn on the fly), 'folder', 'tfds', or 'tokens' of `babeldraw tokenize`.
-        path: the folder of pictures or tokens, or the TFDS name such as 'coco_captions:1.1.0'.
-        split: the part to train on. shapes: train, test, unseen; folder, tokens: train, test, all;
+        source: 'shapes' (drawn on the fly), 'folder', 'shards' of `babeldraw prepare`, 'tfds', or
+            'tokens' of `babeldraw tokenize`.
+        path: the folder of pictures, shards or tokens, or the TFDS name such as
+            'coco_captions:1.1.0'.
+        split: the part to train on. shapes: train, test, unseen; others: train, test, all;
             folder also 'NAME/', the pictures in that sub-folder; tfds: any of its splits, slices
             such as 'train[:90%]' included.
         eval_split: the part to evaluate on.
@@ -132,12 +136,17 @@ def open_source(
         from babeldraw.data.tfds import TfdsSource
 
         return TfdsSource(config.path, split, config.data_dir)
+    if config.source == "shards":
+        from babeldraw.data.shards import ShardSource
+
+        return ShardSource(config.path, split)
     if config.source == "tokens":
         from babeldraw.data.tokens import TokenSource
 
         return TokenSource(config.path, split)
     raise UserError(
-        f"data.source={config.source!r} is unknown; use 'shapes', 'folder', 'tfds' or 'tokens'"
+        f"data.source={config.source!r} is unknown; use 'shapes', 'folder', 'shards', 'tfds' or "
+        "'tokens'"
     )
 
 

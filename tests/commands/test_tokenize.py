@@ -14,7 +14,8 @@ from babeldraw.commands import tokenize
 from babeldraw.data import shapes
 from babeldraw.data.folder import FolderSource
 from babeldraw.data.image import to_uint8
-from babeldraw.data.tokens import MANIFEST, TEST_EVERY, TokenSource
+from babeldraw.data.splits import TEST_EVERY
+from babeldraw.data.tokens import MANIFEST, TokenSource
 from babeldraw.errors import UserError
 from babeldraw.runs.folder import RunFolder
 from babeldraw.train.tokenizer_run import TokenizerRun
