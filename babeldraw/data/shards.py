@@ -36,6 +36,7 @@ WRITER_OPTIONS = "group_size:1,uncompressed"
 READER_OPTIONS = "readahead_buffer_size:0,max_parallelism:0"
 # `captions` gives no more than this: a vocabulary is trained on no more.
 MAX_CAPTIONS = 1_000_000
+JPEG_HEAD, JPEG_TAIL = b"\xff\xd8", b"\xff\xd9"
 COPIED_BYTES = 1 << 20
 FIELDS = {"name": str, "digest": str, "count": int, "complete": bool, "shards": list}
 SHARD_FIELDS = {"file": str, "count": int, "bytes": int, "sha256": str}
@@ -158,10 +159,13 @@ class ShardSource:
 
     Attributes:
         name: says which data, with which options prepared.
+        gives_jpeg: true; see `jpeg`.
 
     Raises:
         UserError: no manifest, not complete, no such split, or a shard that is missing.
     """
+
+    gives_jpeg = True
 
     def __init__(self, path: str | os.PathLike, split: str):
         check_split(split, "prepared shards")
@@ -196,6 +200,8 @@ class ShardSource:
         """The record with its picture as the bytes of a JPEG file, and an empty `image`."""
         shard, row = self._place(index)
         fields = self._read(shard, row)
+        if not (fields["image"].startswith(JPEG_HEAD) and fields["image"].endswith(JPEG_TAIL)):
+            raise BadRecord(self._where(shard, row), "the picture is no whole JPEG file")
         none = np.zeros((0, 0, 3), np.uint8)
         return Record(none, fields["caption"], fields["label"], jpeg=fields["image"])
 

@@ -5,7 +5,7 @@ A source answers for every index, in any order, from any thread; what it cannot 
 """
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -193,6 +193,11 @@ class RecordReader:
     takes its place (the next good index, going round) depends on the data alone, so batches stay
     a function of (seed, step). Safe to call from threads.
 
+    Args:
+        source: the data.
+        max_bad_share: see below.
+        read: gives a record by its index, where that is not `source[index]`.
+
     Attributes:
         read: how many distinct records were read.
         bad: how many of them were bad.
@@ -201,10 +206,16 @@ class RecordReader:
         UserError: more than `max_bad_share` of at least 100 records read are bad, or all are.
     """
 
-    def __init__(self, source: Source, max_bad_share: float = 0.01):
+    def __init__(
+        self,
+        source: Source,
+        max_bad_share: float = 0.01,
+        read: Callable[[int], Record] | None = None,
+    ):
         if len(source) == 0:
             raise UserError(f"{source.name} holds no records; point data.path at data")
         self.source = source
+        self._read = read or source.__getitem__
         self.max_bad_share = max_bad_share
         self.read = 0
         self.bad = 0
@@ -226,7 +237,7 @@ class RecordReader:
         if index in self._bad_indices:
             return None
         try:
-            record = self.source[index]
+            record = self._read(index)
         except BadRecord as error:
             self._count(index, error)
             return None

@@ -253,7 +253,7 @@ def equal_keys(
 def equal_losers(
     group: tuple[str, Iterable[tuple[Place, str]]], options: Options
 ) -> Iterator[Loser]:
-    """All but the first of those with one content, as (piece, (row, reason, where the first is))."""
+    """All but the first of those with one content, as (piece, (row, reason, first))."""
     del options
     (_, first), *others = sorted(group[1])
     for (piece, row), _ in others:
