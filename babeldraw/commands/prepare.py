@@ -16,6 +16,7 @@ from absl import flags
 from babeldraw.commands.flags import required
 from babeldraw.data.prepare.beam import EMBEDDED, prepare
 from babeldraw.data.prepare.examples import Options
+from babeldraw.data.prepare.fetch import Fetch
 from babeldraw.data.prepare.inputs import KINDS, open_input
 from babeldraw.errors import UserError
 from babeldraw.train.progress import say
@@ -44,7 +45,15 @@ DEFINERS: dict[type, Any] = {
 def define(values: flags.FlagValues, argv: list[str]) -> None:
     flags.DEFINE_string("source", "folder", f"{', '.join(KINDS)}.", flag_values=values)
     flags.DEFINE_string("path", None, "Where the data lie.", flag_values=values)
-    flags.DEFINE_string("split", "all", "The part to read, such as SUBFOLDER/.", flag_values=values)
+    flags.DEFINE_string(
+        "split", "", "SUBFOLDER/ of a folder, or a split of TFDS (train).", flag_values=values
+    )
+    flags.DEFINE_string("data_dir", "", "Where TFDS keeps prepared data.", flag_values=values)
+    flags.DEFINE_boolean("fetch", False, "Fetches the URLs of a list.", flag_values=values)
+    flags.DEFINE_list(
+        "fetch_hosts", [], "Hosts that may be asked; * for any public one.", flag_values=values
+    )
+    flags.DEFINE_float("fetch_seconds", 10.0, "For one picture.", flag_values=values)
     flags.DEFINE_string("out", None, "The folder to write.", flag_values=values)
     flags.DEFINE_integer("shard_size", 1024, "Records read per shard.", flag_values=values)
     flags.DEFINE_float(
@@ -70,8 +79,9 @@ def run(values: flags.FlagValues) -> int:
     if not 0 <= values.max_bad_share <= 1:
         raise UserError(f"--max_bad_share={values.max_bad_share} must lie between 0 and 1")
     options = Options(**{f.name: values[f.name].value for f in dataclasses.fields(Options)})
+    fetch = Fetch(tuple(values.fetch_hosts), values.fetch_seconds) if values.fetch else None
     manifest = prepare(
-        open_input(values.source, path, values.split),
+        open_input(values.source, path, values.split, values.data_dir, fetch),
         options,
         out,
         shard_size=values.shard_size,

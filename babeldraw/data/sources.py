@@ -4,6 +4,7 @@ A source answers for every index, in any order, from any thread; what it cannot 
 `BadRecord`, and `RecordReader` counts such records, skips them, and stops a run that has too many.
 """
 
+import dataclasses
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from absl import logging
 from babeldraw.data import shapes
 from babeldraw.errors import UserError
 
+# How training cuts its pictures; `crops` has them in TensorFlow.
+CROPS = ("random", "center", "dalle_tokenizer", "dalle_generator")
 # Captions of the endless world come from few templates: this many carry its whole vocabulary.
 SHAPES_CAPTIONS = 20_000
 # A share of bad records means something only once this many were read.
@@ -70,12 +73,29 @@ class Source(Protocol):
 
 
 @dataclass(frozen=True)
+class MixturePart:
+    """One source of a mixture.
+
+    Attributes:
+        source, path, split, eval_split, data_dir: as in `DataConfig`, of one source.
+        weight: how many of its records there are, relative to the other parts; above 0.
+    """
+
+    source: str
+    path: str
+    weight: float
+    split: str = "train"
+    eval_split: str = "test"
+    data_dir: str = ""
+
+
+@dataclass(frozen=True)
 class DataConfig:
     """Which data to read.
 
     Attributes:
-        source: 'shapes' (drawn on the fly), 'folder', 'shards' of `babeldraw prepare`, 'tfds', or
-            'tokens' of `babeldraw tokenize`.
+        source: 'shapes' (drawn on the fly), 'folder', 'shards' of `babeldraw prepare`, 'tfds',
+            'webdataset', 'tokens' of `babeldraw tokenize`, or 'mixture'.
         path: the folder of pictures, shards or tokens, or the TFDS name such as
             'coco_captions:1.1.0'.
         split: the part to train on. shapes: train, test, unseen; others: train, test, all;
@@ -86,6 +106,9 @@ class DataConfig:
         data_dir: where TFDS keeps prepared data; '' for its default.
         max_bad_share: stop when more than this share of the records read is bad, 0 to 1.
         workers: records read at the same time, at least 1.
+        crop: how training cuts its pictures: 'random', 'center', 'dalle_tokenizer' (mirrors) or
+            'dalle_generator' (see `crops`).
+        mixture: the sources of a 'mixture' with their weights.
 
     Raises:
         UserError: a value outside its range.
@@ -99,8 +122,17 @@ class DataConfig:
     data_dir: str = ""
     max_bad_share: float = 0.01
     workers: int = 2
+    crop: str = "random"
+    mixture: tuple[MixturePart, ...] = ()
 
     def __post_init__(self):
+        if self.crop not in CROPS:
+            raise UserError(f"data.crop={self.crop!r} is unknown; use {', '.join(CROPS)}")
+        if (self.source == "mixture") != bool(self.mixture):
+            raise UserError(
+                f"data.source={self.source!r} and data.mixture has {len(self.mixture)} parts; a "
+                "mixture needs both, other sources an empty data.mixture"
+            )
         if self.num_examples < 1:
             raise UserError(f"data.num_examples={self.num_examples} must be at least 1")
         if not 0 <= self.max_bad_share <= 1:
@@ -140,14 +172,36 @@ def open_source(
         from babeldraw.data.shards import ShardSource
 
         return ShardSource(config.path, split)
+    if config.source == "webdataset":
+        from babeldraw.data.webdataset import WebDatasetSource
+
+        return WebDatasetSource(config.path, split)
+    if config.source == "mixture":
+        return _open_mixture(config, split, image_size, seed, require_captions)
     if config.source == "tokens":
         from babeldraw.data.tokens import TokenSource
 
         return TokenSource(config.path, split)
     raise UserError(
-        f"data.source={config.source!r} is unknown; use 'shapes', 'folder', 'shards', 'tfds' or "
-        "'tokens'"
+        f"data.source={config.source!r} is unknown; use 'shapes', 'folder', 'shards', 'tfds', "
+        "'webdataset', 'tokens' or 'mixture'"
     )
+
+
+def _open_mixture(
+    config: DataConfig, split: str, image_size: int, seed: int, require_captions: bool
+) -> Source:
+    """Each part's own split: that to train on where `split` is the config's, else the other."""
+    from babeldraw.data.mixture import MixtureSource
+
+    sources = []
+    for part in config.mixture:
+        one = dataclasses.replace(
+            config, source=part.source, path=part.path, data_dir=part.data_dir, mixture=()
+        )
+        own = part.split if split == config.split else part.eval_split
+        sources.append(open_source(one, own, image_size, seed, require_captions))
+    return MixtureSource(sources, [part.weight for part in config.mixture])
 
 
 class ShapesSource:

@@ -48,10 +48,14 @@ class TfdsSource:
         return len(self._records)
 
     def __getitem__(self, index: int) -> Record:
+        data, caption, label = self.encoded(index)
+        return Record(decode(data, self.where(index)), caption, label)
+
+    def encoded(self, index: int) -> tuple[bytes, str, int]:
+        """The picture still in its file's bytes, the caption and the label."""
         example = self._example(index)
-        image = decode(example[self._image], self._where(index))
         label = -1 if self._label is None else int(example[self._label])
-        return Record(image, self._text(example, index), label)
+        return bytes(example[self._image]), self._text(example, index), label
 
     def captions(self) -> Iterator[str]:
         """The captions in order, without decoding a picture; nothing where there are none."""
@@ -66,7 +70,7 @@ class TfdsSource:
             return self._records[index]
         except Exception as error:  # Readers and decoders of TFDS raise many types.
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise BadRecord(self._where(index), reason) from error
+            raise BadRecord(self.where(index), reason) from error
 
     def _text(self, example: dict[str, Any], index: int) -> str:
         if self._caption is None:
@@ -74,9 +78,10 @@ class TfdsSource:
         try:
             return _first_text(example[self._caption])
         except UnicodeDecodeError as error:
-            raise BadRecord(self._where(index), "the caption is not UTF-8") from error
+            raise BadRecord(self.where(index), "the caption is not UTF-8") from error
 
-    def _where(self, index: int) -> str:
+    def where(self, index: int) -> str:
+        """What to call a record."""
         return f"{self.name}[{index}]"
 
 

@@ -19,6 +19,7 @@ BAD_REASONS = (
     "too many pixels",
     "too many bytes",
     "caption is not UTF-8",
+    "unreadable caption",
     "no picture",
     "damaged input",
     "not fetched",

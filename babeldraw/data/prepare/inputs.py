@@ -10,12 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from babeldraw.config import require
 from babeldraw.data.folder import FolderSource
 from babeldraw.data.prepare.examples import Raw, Rejected
-from babeldraw.errors import UserError
+from babeldraw.data.prepare.fetch import Fetch
+from babeldraw.data.prepare.lists import ListInput
+from babeldraw.data.prepare.records import ArrayRecordInput, TfdsInput, TFRecordInput
+from babeldraw.data.prepare.tars import TarInput
 
 Piece = dict[str, Any]
-KINDS = ("folder",)
+KINDS = ("folder", "webdataset", "tfrecord", "array_record", "list", "tfds")
 
 
 class Input(Protocol):
@@ -73,12 +77,32 @@ class FolderInput:
                 yield Rejected(name, "no picture", error.strerror or str(error))
 
 
-def open_input(kind: str, path: str, split: str) -> Input:
+def open_input(
+    kind: str, path: str, split: str = "", data_dir: str = "", fetch: Fetch | None = None
+) -> Input:
     """The input that the flags of `babeldraw prepare` name.
 
+    Args:
+        kind: one of KINDS.
+        path: where the data lie, or the name of a TFDS dataset.
+        split: of a TFDS dataset, or 'SUBFOLDER/' of a folder; others have none.
+        data_dir: where TFDS keeps prepared data; '' for its default.
+        fetch: limits for the URLs of a list; None: they are not fetched.
+
     Raises:
-        UserError: no such kind.
+        UserError: no such kind, or a setting that does not go with it.
     """
+    require(kind in KINDS, f"--source={kind!r} is unknown; use {', '.join(KINDS)}")
+    require(
+        not split or kind in ("folder", "tfds"), f"--split={split} is nothing to --source={kind}"
+    )
+    require(not data_dir or kind == "tfds", f"--data_dir={data_dir} is nothing to --source={kind}")
+    require(fetch is None or kind == "list", f"--fetch is nothing to --source={kind}")
+    if kind == "tfds":
+        return TfdsInput(path, split or "train", data_dir)
+    if kind == "list":
+        return ListInput(path, fetch)
     if kind == "folder":
-        return FolderInput(path, split)
-    raise UserError(f"--source={kind!r} is unknown; use {', '.join(KINDS)}")
+        return FolderInput(path, split or "all")
+    of_files = {"webdataset": TarInput, "tfrecord": TFRecordInput, "array_record": ArrayRecordInput}
+    return of_files[kind](path)
