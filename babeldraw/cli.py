@@ -21,6 +21,7 @@ COMMANDS = (
     "prepare",
     "tokenize",
     "reconstruct",
+    "bench",
     "import",
 )
 # A module cannot be called `import`.
@@ -66,8 +67,12 @@ def _run(name: str, words: list[str]) -> int:
     if name not in COMMANDS:
         raise UserError(f"{name!r} is not a command; the commands are {', '.join(COMMANDS)}")
     command = _module(name)
+    # A command that does one of several things is told which by its first word.
+    if hasattr(command, "FIRST_WORD") and words and not words[0].startswith("-"):
+        words = [f"--{command.FIRST_WORD}={words[0]}", *words[1:]]
     if "--help" in words or "-h" in words:
-        print(_help(name, command))
+        rest = [word for word in words if word not in ("--help", "-h")]
+        print(_help(name, command, rest))
         return 0
     logging.use_absl_handler()
     logging.set_verbosity(logging.WARNING)
@@ -136,9 +141,9 @@ def _usage() -> str:
     return USAGE.format(version=babeldraw.__version__, commands="\n".join(lines))
 
 
-def _help(name: str, command: ModuleType) -> str:
+def _help(name: str, command: ModuleType, words: Sequence[str] = ()) -> str:
     values = flags.FlagValues()
-    command.define(values, [f"babeldraw {name}"])
+    command.define(values, [f"babeldraw {name}", *words])
     lines = [f"babeldraw {name}: {(command.__doc__ or '').strip()}", "", "flags:"]
     for flag_name in sorted(values):
         flag = values[flag_name]
