@@ -86,7 +86,7 @@ class TrainBatches:
         self._local_size = batch_size // process_count
         self._first = process_index * self._local_size
         self._vocabulary = vocabulary
-        self._text_length = text_length if vocabulary is not None else 0
+        self.text_length = text_length if vocabulary is not None else 0
         self._seed, self._step = int(seed), int(start_step)
         self._crop, self._workers = crop, workers
         self._token_length = getattr(source, "token_length", 0)
@@ -163,7 +163,7 @@ class TrainBatches:
         wanted = {
             "image": (picture, [group] if self._gives_jpeg else [group, None, None, 3]),
             "tokens": (tf.int32, [group, self._token_length]),
-            "text": (tf.int32, [group, self._text_length]),
+            "text": (tf.int32, [group, self.text_length]),
             "label": (tf.int32, [group]),
         }
         # What there is none of is left out: `unbatch` of TensorFlow 2.21 dies of empty arrays.
@@ -197,7 +197,7 @@ class TrainBatches:
 
     def _gather(self, name: str, records: list[Record]) -> np.ndarray:
         if name == "text":
-            return self._vocabulary.encode([r.caption for r in records], self._text_length)
+            return self._vocabulary.encode([r.caption for r in records], self.text_length)
         if name == "label":
             return np.array([r.label for r in records], np.int32)
         if name == "tokens":

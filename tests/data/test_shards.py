@@ -4,6 +4,8 @@ import io
 import itertools
 import json
 import logging
+import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +19,7 @@ from babeldraw.data.pipeline import TrainBatches, eval_batches
 from babeldraw.data.shards import MANIFEST, ShardSource, damaged_shards, pack, write_shard
 from babeldraw.data.sources import BadRecord, RecordReader
 from babeldraw.errors import UserError
+from tests.data import two_processes
 
 ROOT = Path(__file__).parents[2]
 COUNTS = (30, 25, 45)
@@ -201,3 +204,32 @@ def test_a_minute_of_batches_does_not_grow_in_memory(shards):
     output = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
     count, middle, end = map(float, output.split())
     assert count > 200 and end - middle < 8, output
+
+
+@pytest.mark.slow
+def test_two_processes_together_hold_the_batches_of_one(shards):
+    """Gathered over `jax.distributed`; each process learns from jax which host it is."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    program = [sys.executable, two_processes.__file__]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    workers = [
+        subprocess.Popen(
+            [*program, str(process), "2", str(port), str(shards)],
+            env=environment,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for process in range(2)
+    ]
+    printed = [worker.communicate(timeout=300)[0] for worker in workers]
+    assert [worker.returncode for worker in workers] == [0, 0]
+    batches = two_processes.batches_of(shards, 0, 1)
+    expected = [
+        {key: two_processes.digest(array) for key, array in batch.items()}
+        for batch in itertools.islice(batches, two_processes.STEPS)
+    ]
+    batches.close()
+    for text in printed:
+        assert json.loads(text.splitlines()[-1]) == expected
