@@ -5,12 +5,14 @@ Members `KEY.jpg` and `KEY.txt` (or `KEY.json` with a field "caption" or "text")
 """
 
 import bisect
+import contextlib
 import glob
 import itertools
 import json
 import os
 import tarfile
 import threading
+import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -152,6 +154,8 @@ class WebDatasetSource:
         check_split(split, "WebDataset files")
         self._split, self._paths = split, tar_files(path)
         self._files: dict[int, BinaryIO] = {}
+        self._closing = contextlib.ExitStack()
+        weakref.finalize(self, self._closing.close)
         self._lock = threading.Lock()
         self._entries: list[list[Entry]] = []
         for file in self._paths:
@@ -193,7 +197,8 @@ class WebDatasetSource:
         entry = self._entries[number][position - self._starts[number]]
         with self._lock:
             if number not in self._files:
-                self._files[number] = open(self._paths[number], "rb")  # noqa: SIM115
+                file = self._closing.enter_context(open(self._paths[number], "rb"))
+                self._files[number] = file
         return self._files[number], entry, f"{self._paths[number]}:{entry.key}@{entry.offset}"
 
     def _text(self, file: BinaryIO, entry: Entry, where: str) -> tuple[str, int]:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from babeldraw.data.crops import tensorflow
 from babeldraw.data.prepare.examples import Raw, Rejected
 from babeldraw.data.shards import READER_OPTIONS, array_record
 from babeldraw.errors import UserError
@@ -34,8 +33,11 @@ def _files(path: str, suffix: str) -> list[str]:
 
 def _raw(data: bytes, where: str) -> Raw | Rejected:
     """One tf.train.Example, its first picture and first caption."""
+    # TFDS carries the definition of the record by itself: no TensorFlow in workers.
+    from tensorflow_datasets.proto import tf_example_pb2
+
     try:
-        example = tensorflow().train.Example.FromString(data)
+        example = tf_example_pb2.Example.FromString(data)
     except Exception as error:  # Of protobuf, by whichever implementation.
         return Rejected(where, "damaged input", f"no tf.train.Example: {type(error).__name__}")
     features = example.features.feature
