@@ -166,5 +166,5 @@ def caption_losses(logits_BSV: jax.Array, text_BS: jax.Array) -> jax.Array:
     log_BSV = jax.nn.log_softmax(logits_BSV.astype(jnp.float32))
     losses_BS = -jnp.take_along_axis(log_BSV, text_BS[..., None], axis=-1)[..., 0]
     real_BS = text_BS != 0
-    counted_BS = jnp.pad(real_BS[:, :-1], ((0, 0), (1, 0)), constant_values=True) | real_BS
-    return jnp.sum(losses_BS * counted_BS, axis=1) / jnp.sum(counted_BS, axis=1)
+    counted_BS = real_BS | jnp.pad(real_BS[:, :-1], ((0, 0), (1, 0)), constant_values=True)
+    return jnp.mean(losses_BS, axis=1, where=counted_BS)
