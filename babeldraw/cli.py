@@ -21,11 +21,13 @@ COMMANDS = (
     "prepare",
     "tokenize",
     "reconstruct",
-    "bench",
     "import",
+    "bench",
 )
 # A module cannot be called `import`.
 MODULES = {"import": "import_weights"}
+# Commands whose first word says what to do: each is a module of its own, such as bench_decode.
+PARTS = {"bench": ("decode", "input")}
 # By what Python says of a value that a flag cannot take: what it takes.
 NEEDED = {"int()": "a whole number", "to float": "a number", "boolean": "true or false"}
 USAGE = """babeldraw {version}: models that draw from text by predicting image tokens
@@ -66,13 +68,11 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _run(name: str, words: list[str]) -> int:
     if name not in COMMANDS:
         raise UserError(f"{name!r} is not a command; the commands are {', '.join(COMMANDS)}")
+    if name in PARTS and words and words[0] in PARTS[name]:
+        name, words = f"{name} {words[0]}", words[1:]
     command = _module(name)
-    # A command that does one of several things is told which by its first word.
-    if hasattr(command, "FIRST_WORD") and words and not words[0].startswith("-"):
-        words = [f"--{command.FIRST_WORD}={words[0]}", *words[1:]]
     if "--help" in words or "-h" in words:
-        rest = [word for word in words if word not in ("--help", "-h")]
-        print(_help(name, command, rest))
+        print(_help(name, command))
         return 0
     logging.use_absl_handler()
     logging.set_verbosity(logging.WARNING)
@@ -81,7 +81,8 @@ def _run(name: str, words: list[str]) -> int:
 
 
 def _module(name: str) -> ModuleType:
-    return importlib.import_module(f"babeldraw.commands.{MODULES.get(name, name)}")
+    module = MODULES.get(name, name.replace(" ", "_"))
+    return importlib.import_module(f"babeldraw.commands.{module}")
 
 
 def _parse(name: str, command: ModuleType, words: list[str]) -> flags.FlagValues:
@@ -141,9 +142,9 @@ def _usage() -> str:
     return USAGE.format(version=babeldraw.__version__, commands="\n".join(lines))
 
 
-def _help(name: str, command: ModuleType, words: Sequence[str] = ()) -> str:
+def _help(name: str, command: ModuleType) -> str:
     values = flags.FlagValues()
-    command.define(values, [f"babeldraw {name}", *words])
+    command.define(values, [f"babeldraw {name}"])
     lines = [f"babeldraw {name}: {(command.__doc__ or '').strip()}", "", "flags:"]
     for flag_name in sorted(values):
         flag = values[flag_name]

@@ -1,8 +1,11 @@
-"""`babeldraw bench input`: pictures per second of the input pipeline, stage by stage.
+"""Measures the input pipeline: pictures per second, stage by stage, beside bare JPEG decoding.
 
 Over the same files, in the same run, in turns: records alone; JPEG files decoded alone; decoded and
 cropped alone, as little as any pipeline must do; the whole pipeline, shuffled, captions encoded
 where there is a vocabulary, in batches.
+
+Example:
+  babeldraw bench input --path=my_shards --image_size=256
 """
 
 import json

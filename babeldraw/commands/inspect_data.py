@@ -19,7 +19,7 @@ from babeldraw.data.pipeline import TrainBatches
 from babeldraw.data.shards import MANIFEST
 from babeldraw.data.text import PAD_ID, Vocabulary, train_vocabulary
 from babeldraw.errors import UserError
-from babeldraw.train.experiment import Experiment, TextToImageExperiment
+from babeldraw.train.experiment import Experiment, WithText
 from babeldraw.train.start import open_batches, open_train_source
 
 SHOWN = 24
@@ -72,7 +72,7 @@ def write_data_page(experiment: Experiment, page: str, vocabulary_file: str) -> 
 
 
 def _vocabulary(experiment: Experiment, file: str) -> Vocabulary | None:
-    if not isinstance(experiment, TextToImageExperiment):
+    if not isinstance(experiment, WithText):
         return None
     if file:
         return Vocabulary(file)
