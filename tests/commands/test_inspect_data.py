@@ -29,6 +29,7 @@ def test_the_page_shows_what_enters_the_model(cli, pictures, tmp_path):
     status, _, told = cli(
         "inspect",
         f"--config={CONFIGS}/folder/text_to_image.py:runlocal",
+        "--config.data.source=folder",
         f"--config.data.path={pictures}",
         "--config.data.max_bad_share=0.2",
         f"--data={page}",
