@@ -19,7 +19,7 @@ from babeldraw.data.prepare.examples import Options
 from babeldraw.data.prepare.fetch import Fetch
 from babeldraw.data.prepare.inputs import KINDS, open_input
 from babeldraw.errors import UserError
-from babeldraw.train.progress import say
+from babeldraw.train.progress import ProgressReport, say
 
 OPTION_HELP = {
     "side": "The shorter side of a stored picture is at most this, in pixels.",
@@ -80,6 +80,13 @@ def run(values: flags.FlagValues) -> int:
         raise UserError(f"--max_bad_share={values.max_bad_share} must lie between 0 and 1")
     options = Options(**{f.name: values[f.name].value for f in dataclasses.fields(Options)})
     fetch = Fetch(tuple(values.fetch_hosts), values.fetch_seconds) if values.fetch else None
+    reports: list[ProgressReport] = []
+
+    def progress(done: int, total: int) -> None:
+        if not reports:
+            reports.append(ProgressReport("prepare", total, start=done, unit="pieces"))
+        reports[0].update(done)
+
     manifest = prepare(
         open_input(values.source, path, values.split, values.data_dir, fetch),
         options,
@@ -89,7 +96,10 @@ def run(values: flags.FlagValues) -> int:
         runner=values.runner,
         workers=values.workers,
         beam_options=values.beam,
+        progress=progress,
     )
+    for report in reports:
+        report.close()
     say(f"{manifest['count']} of {manifest['records']} records in {len(manifest['shards'])} shards")
     for reason, count in manifest["rejected"].items():
         say(f"  {count:>8} left out: {reason}, the first {manifest['first'][reason][0]}")

@@ -1,10 +1,12 @@
 """All pieces of the data through Apache Beam, duplicates found across them, and the manifest."""
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import logging
-from collections.abc import Iterable, Iterator
+import threading
+from collections.abc import Callable, Iterable, Iterator
 from types import ModuleType
 from typing import Any
 
@@ -22,6 +24,7 @@ from babeldraw.errors import UserError
 PLAN = "plan.json"
 HASH_BITS = 64
 EMBEDDED = "DirectRunner"
+WATCH_SECONDS = 2.0
 
 
 def apache_beam() -> ModuleType:
@@ -32,12 +35,16 @@ def apache_beam() -> ModuleType:
     """
     # It reports at length what it does, and what of Google's cloud is not installed.
     logging.getLogger("apache_beam").setLevel(logging.ERROR)
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
     try:
         import apache_beam as beam
     except ImportError as error:
         raise UserError(
             f"preparing data needs Apache Beam ({error}); pip install 'babeldraw[prepare]'"
         ) from error
+    finally:
+        logging.disable(before)
     return beam
 
 
@@ -51,6 +58,7 @@ def prepare(
     runner: str = EMBEDDED,
     workers: int = 1,
     beam_options: Iterable[str] = (),
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Any]:
     """Prepares data, or goes on where a killed run stopped.
 
@@ -63,6 +71,7 @@ def prepare(
         runner: of Beam; 'DirectRunner' is the one embedded in Beam for Python.
         workers: processes of the embedded runner.
         beam_options: such as '--project=mine', for other runners.
+        progress: told now and then how many pieces of how many were read.
 
     Returns:
         The manifest.
@@ -78,7 +87,8 @@ def prepare(
     finished = _claim(work, pieces, shard_size)
     if finished is not None:
         return finished
-    _run(work, pieces, _pipeline_options(runner, workers, beam_options), runner)
+    with _watched(work, progress):
+        _run(work, pieces, _pipeline_options(runner, workers, beam_options), runner)
     manifest = _manifest(work, pieces, shard_size)
     bad = sum(manifest["rejected"].get(reason, 0) for reason in BAD_REASONS)
     if bad > max_bad_share * manifest["records"]:
@@ -175,6 +185,26 @@ def _finish(work: Work, manifest: dict[str, Any]) -> None:
         ours = path.name.startswith((".shard-", ".rejected-", ".manifest", "rejected-"))
         if ours and path.name not in files:
             path.unlink()
+
+
+@contextlib.contextmanager
+def _watched(work: Work, progress: Callable[[int, int], None]) -> Iterator[None]:
+    """Counts finished pieces while the pipeline runs, wherever its workers are."""
+    finished = threading.Event()
+
+    def watch() -> None:
+        while not finished.wait(WATCH_SECONDS):
+            names = [path.name for path in (epath.Path(work.out) / WORK).iterdir()]
+            parts = [name for name in names if name.startswith("part-") and name.endswith(".json")]
+            progress(len(parts), work.pieces)
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        finished.set()
+        thread.join()
 
 
 # ------------------------------------------------------------------ the pipeline
