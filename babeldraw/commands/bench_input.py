@@ -65,12 +65,16 @@ def run(values: flags.FlagValues) -> int:
         workers=workers,
     )
     stages = _stages(source, num, size, values.crop, workers, batches, values.batch_size)
-    rates = _measure(stages, num, values.repeats)
+    rates, seconds = _measure(stages, num, values.repeats)
     batches.close()
     share = [whole / bare for whole, bare in zip(rates["pipeline"], rates["bare"], strict=True)]
     report = {
         "images_per_second": {name: round(float(np.median(r)), 1) for name, r in rates.items()},
         "pipeline_over_bare": round(float(np.median(share)), 3),
+        # Of all cores and threads: what else the machine does changes it little.
+        "cpu_ms_per_picture": {
+            name: round(1000 * spent / (num * values.repeats), 3) for name, spent in seconds.items()
+        },
         "each": {name: [round(rate, 1) for rate in of] for name, of in rates.items()},
         "image_size": values.image_size,
         "crop": values.crop,
@@ -123,18 +127,23 @@ def _stages(
 
 def _measure(
     stages: dict[str, Callable[[], Any]], num: int, repeats: int
-) -> dict[str, list[float]]:
-    """Pictures per second, the stages in turns, so that what else the machine does hits all."""
+) -> tuple[dict[str, list[float]], dict[str, float]]:
+    """Pictures per second of each turn, and seconds of processors in all, by stage.
+
+    The stages take turns, so that what else the machine does hits all.
+    """
     rates: dict[str, list[float]] = {name: [] for name in stages}
+    seconds = dict.fromkeys(stages, 0.0)
     for stage in stages.values():
         stage()
     for repeat in range(repeats):
         for name, stage in stages.items():
             # What another stage reads ahead is not to be paid by this one.
             time.sleep(SETTLING_SECONDS)
-            began = time.perf_counter()
+            began, spent = time.perf_counter(), time.process_time()
             stage()
             rates[name].append(num / (time.perf_counter() - began))
+            seconds[name] += time.process_time() - spent
         shown = ", ".join(f"{name} {of[-1]:.0f}/s" for name, of in rates.items())
         say(f"bench {repeat + 1}/{repeats}: {shown}")
-    return rates
+    return rates, seconds
