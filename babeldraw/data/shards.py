@@ -114,10 +114,20 @@ def unpack(data: bytes, where: str) -> dict[str, Any]:
 
 
 def read_shard(path: str | os.PathLike) -> Iterator[bytes]:
-    """The packed records of a shard in order; raises RuntimeError where it is damaged."""
-    reader = array_record().ArrayRecordReader(os.fspath(path), READER_OPTIONS)
-    for index in range(reader.num_records()):
-        yield reader.read([index])[0]
+    """The packed records of a shard in order; raises RuntimeError where it is damaged.
+
+    Args:
+        path: local or any path etils knows.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        local = os.fspath(path)
+        if not os.path.exists(local):
+            # ArrayRecord reads local files alone.
+            local = os.path.join(folder, "shard")
+            epath.Path(path).copy(local)
+        reader = array_record().ArrayRecordReader(local, READER_OPTIONS)
+        for index in range(reader.num_records()):
+            yield reader.read([index])[0]
 
 
 def read_manifest(folder: str | os.PathLike) -> dict[str, Any]:
