@@ -16,6 +16,7 @@ from babeldraw.evaluation.upscaling import Upscaling, UpscalingConfig
 from babeldraw.evaluation.validation_loss import ValidationLoss, ValidationLossConfig
 from babeldraw.layers.block import TransformerConfig
 from babeldraw.models.babeldraw import BabeldrawConfig
+from babeldraw.models.vim import TextVIMConfig
 from babeldraw.objectives.adversarial import STAGE_1_OPTIMIZER, DiscriminatorConfig
 from babeldraw.objectives.base import Objective
 from babeldraw.objectives.image_tokenizer import ImageTokenizerObjective, TokenizerLossConfig
@@ -31,40 +32,9 @@ from babeldraw.sharding.mesh import MeshConfig
 from babeldraw.tokenizers.perceptual import PerceptualConfig
 from babeldraw.tokenizers.super_resolution import SuperResolutionConfig
 from babeldraw.tokenizers.vit_vqgan import ViTVQGANConfig
+from babeldraw.train.class_experiments import ClassifierExperiment, ClassToImageExperiment
 from babeldraw.train.layout_checks import check_layout
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainConfig:
-    """Attributes:
-    steps: updates in all.
-    batch_size: examples per step, over all devices.
-    seed: of the initial weights, the data's order, dropout.
-    log_every: steps between metrics.
-    checkpoint_every: steps between checkpoints; there is always one at the end.
-    eval_every: steps between evaluations and sample grids; 0: only at the end.
-    keep: checkpoints kept.
-    accumulation: parts of a batch whose gradients are summed before an update; less memory, the
-      same step.
-    """
-
-    steps: int
-    batch_size: int
-    seed: int = 0
-    log_every: int = 100
-    checkpoint_every: int = 1000
-    eval_every: int = 0
-    keep: int = 2
-    accumulation: int = 1
-
-    def __post_init__(self):
-        least = {"seed": 0, "eval_every": 0}
-        for field in dataclasses.fields(self):
-            value, minimum = getattr(self, field.name), least.get(field.name, 1)
-            require(
-                value >= minimum,
-                f"config.train.{field.name} is {value}; at least {minimum} is needed",
-            )
+from babeldraw.train.settings import TrainConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -243,6 +213,18 @@ class TextToImageExperiment:
 
 
 @dataclasses.dataclass(frozen=True)
+class TextToImageDecoderOnlyExperiment(TextToImageExperiment):
+    """Stage 2 with text and image in one stack, to be compared with the encoder-decoder."""
+
+    model: TextVIMConfig
+
+    @property
+    def stacks(self) -> dict[str, TransformerConfig]:
+        """The transformer to be trained, by its path in the config."""
+        return {"config.model.decoder": self.model.decoder}
+
+
+@dataclasses.dataclass(frozen=True)
 class SuperResolutionExperiment:
     """Large pictures from a tokenizer's. Each attribute is the config's section of that name.
 
@@ -317,11 +299,14 @@ class SuperResolutionExperiment:
 
 
 # Those that build on a trained tokenizer, which `config.tokenizer_run` names.
-OnTokenizer = TextToImageExperiment | SuperResolutionExperiment
-Experiment = TokenizerExperiment | TextToImageExperiment | SuperResolutionExperiment
+OnTokenizer = TextToImageExperiment | SuperResolutionExperiment | ClassToImageExperiment
+Experiment = TokenizerExperiment | OnTokenizer | ClassifierExperiment
 EXPERIMENTS: dict[str, type] = {
     "image_tokenizer": TokenizerExperiment,
     "text_to_image": TextToImageExperiment,
+    "text_to_image_decoder_only": TextToImageDecoderOnlyExperiment,
+    "class_to_image": ClassToImageExperiment,
+    "image_classifier": ClassifierExperiment,
     "super_resolution": SuperResolutionExperiment,
 }
 

@@ -10,17 +10,16 @@ from absl import logging
 
 from babeldraw.config import build, to_dict
 from babeldraw.data.pipeline import TrainBatches
-from babeldraw.data.sources import Source, open_source
+from babeldraw.data.sources import Source, classes_of, open_source
 from babeldraw.data.text import Vocabulary, train_vocabulary
 from babeldraw.errors import UserError
 from babeldraw.evaluation.base import Context
 from babeldraw.objectives.base import Objective, TrainState
-from babeldraw.objectives.super_resolution import SuperResolutionObjective
-from babeldraw.objectives.text_to_image import TextToImageObjective
 from babeldraw.runs.checkpoints import placed, restore_subset
 from babeldraw.runs.folder import RunFolder
 from babeldraw.tokenizers.perceptual import PerceptualNetwork
 from babeldraw.tokenizers.vit_vqgan import ENCODER, ENCODER_FIELDS, ViTVQGANConfig, identity
+from babeldraw.train.class_experiments import ClassifierExperiment, ClassToImageExperiment
 from babeldraw.train.experiment import (
     Experiment,
     OnTokenizer,
@@ -81,10 +80,29 @@ def _check_fresh(folder: RunFolder, experiment: Experiment) -> None:
             raise UserError(
                 f"{folder.path} is not empty and holds no config.json; give another --workdir"
             )
-    if isinstance(experiment, OnTokenizer) or experiment.decoder_only:
+    if isinstance(experiment, OnTokenizer) or trains_decoder_only(experiment):
         tokenizer_folder(experiment)
+    check_classes(experiment)
     if uses_perceptual(experiment):
         PerceptualNetwork(experiment.perceptual).load()
+
+
+def trains_decoder_only(experiment: Experiment) -> bool:
+    """Whether a tokenizer begins from the encoder and codebook of another run."""
+    return isinstance(experiment, TokenizerExperiment) and experiment.decoder_only
+
+
+def check_classes(experiment: Experiment) -> None:
+    """Refuses data whose classes are not those that the config counts."""
+    if not isinstance(experiment, ClassToImageExperiment | ClassifierExperiment):
+        return
+    source, asked = open_train_source(experiment), experiment.num_classes
+    found = len(classes_of(source))
+    if asked not in (0, found):
+        raise UserError(
+            f"config.model.num_classes is {asked} and {source.name} has "
+            f"{f'{found} classes; set {found}' if found else 'no classes; name data with some'}"
+        )
 
 
 def uses_perceptual(experiment: Experiment) -> bool:
@@ -173,10 +191,10 @@ def initial_state(
 ) -> TrainState:
     """Fresh weights, each made where it lives; those that others trained in their places."""
     state = jax.jit(objective.init, out_shardings=places)(key)
-    if isinstance(objective, TextToImageObjective | SuperResolutionObjective):
+    if isinstance(experiment, OnTokenizer):
         params = trained_tokenizer(experiment, state.frozen["tokenizer"])
         state = objective.with_tokenizer(state, params)
-    elif experiment.decoder_only:
+    elif trains_decoder_only(experiment):
         kept = {name: state.params[name] for name in ENCODER}
         state = objective.with_encoder(state, trained_tokenizer(experiment, kept))
     if uses_perceptual(experiment):
