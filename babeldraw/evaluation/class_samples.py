@@ -42,8 +42,8 @@ class ClassSamplesConfig:
 @dataclasses.dataclass(frozen=True)
 class ClassAccuracyConfig:
     """Attributes:
-    classifier_run: run folder of a classifier trained on real pictures (configs/digits/classifier.py
-      is one); empty leaves the evaluator out.
+    classifier_run: run folder of a classifier trained on real pictures, such as one of
+      configs/digits/classifier.py; empty leaves the evaluator out.
     num: pictures of each class.
     batch_size: pictures at a time.
     acceptance: share of the drawn pictures that rejection by the classifier keeps, in (0, 1]; 1 is

@@ -18,7 +18,6 @@ import jax.numpy as jnp
 from babeldraw.config import require
 from babeldraw.layers.block import DTYPES, CausalBlock, TransformerConfig
 from babeldraw.layers.linear import Einsum, Embedding, LayerNorm
-from babeldraw.layers.masks import AttentionPattern, Causal
 from babeldraw.layers.positions import GridPositions, LearnedPositions
 from babeldraw.layers.stack import Stack
 from babeldraw.sharding.constraint import constrain
@@ -104,7 +103,6 @@ class VIM(nn.Module):
 
     config: VIMConfig | TextVIMConfig
     tokens: ImageTokens
-    pattern: AttentionPattern = Causal()
 
     def setup(self):
         config, decoder = self.config, self.config.decoder
@@ -115,7 +113,7 @@ class VIM(nn.Module):
         self.embed = Embedding(self.tokens.vocab_size, decoder.dim)
         self.positions = GridPositions(self.tokens.shape, decoder.dim)
         self.stack = Stack(
-            functools.partial(CausalBlock, decoder, self.pattern),
+            functools.partial(CausalBlock, decoder),
             decoder.blocks,
             decoder.scan,
             decoder.remat,
@@ -165,21 +163,23 @@ class VIM(nn.Module):
             means.append(mean(x_BTD))
         return jnp.stack(means, axis=1)
 
-    def start(self, condition: jax.Array) -> Cache:
-        """A cache in which the prefix is, but for its last slot."""
-        prefix_BPD = self.prefix(condition).astype(self.stack.dtype)
-        batch, length = prefix_BPD.shape[:2]
+    def start(self, condition: jax.Array, samples: int = 1) -> Cache:
+        """A cache for `samples` pictures of each condition, in which the prefix is but its end."""
+        prefix_BPD = jnp.repeat(self.prefix(condition), samples, axis=0).astype(self.stack.dtype)
+        batch, length = prefix_BPD.shape[0], prefix_BPD.shape[1] - 1
         block = self.stack.block
         blocks = tuple(
-            block.apply({"params": p}, batch, length - 1 + self.tokens.length, method="empty_cache")
-            for p in self.stack.layers()
+            block.apply(
+                {"params": params}, batch, length + self.tokens.length, i, method="empty_cache"
+            )
+            for i, params in enumerate(self.stack.layers())
         )
 
         def step(blocks, slot):
             index, x_BD = slot
             return self._through(x_BD[:, None], blocks, index)[1], None
 
-        slots = jnp.arange(length - 1), prefix_BPD[:, :-1].swapaxes(0, 1)
+        slots = jnp.arange(length), prefix_BPD[:, :-1].swapaxes(0, 1)
         blocks, _ = jax.lax.scan(step, blocks, slots)
         return Cache(blocks=blocks, last_BD=prefix_BPD[:, -1])
 
@@ -209,8 +209,10 @@ class VIM(nn.Module):
     ) -> tuple[jax.Array, tuple[Any, ...]]:
         """One slot through all blocks."""
         block, after = self.stack.block, []
-        for params, cache in zip(self.stack.layers(), caches, strict=True):
-            x_B1D, cache = block.apply({"params": params}, x_B1D, cache, index, method="step")
+        for i, params in enumerate(self.stack.layers()):
+            x_B1D, cache = block.apply(
+                {"params": params}, x_B1D, caches[i], index, i, method="step"
+            )
             after.append(cache)
         return x_B1D, tuple(after)
 
@@ -249,8 +251,8 @@ class Generator:
     def features(self, params: Any, condition: jax.Array, image_BT: jax.Array) -> jax.Array:
         return self.network.apply({"params": params}, condition, image_BT, method="features")
 
-    def start(self, params: Any, condition: jax.Array) -> Cache:
-        return self.network.apply({"params": params}, condition, method="start")
+    def start(self, params: Any, condition: jax.Array, samples: int = 1) -> Cache:
+        return self.network.apply({"params": params}, condition, samples, method="start")
 
     def step(
         self, params: Any, token_B: jax.Array, index: jax.Array, cache: Cache

@@ -60,6 +60,11 @@ class ClassToImageObjective(NextTokenObjective):
     def _dropped_share(self) -> float:
         return self.loss.class_dropout
 
+    @property
+    def _guided(self) -> bool:
+        # The no-class has been trained where classes are dropped, and only there.
+        return self.loss.class_dropout > 0
+
     def _condition_spec(self) -> dict[str, jax.ShapeDtypeStruct]:
         return {"label": jax.ShapeDtypeStruct((self.batch_size,), jnp.int32)}
 

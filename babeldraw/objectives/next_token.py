@@ -116,7 +116,9 @@ class NextTokenObjective:
             state: TrainState, condition: jax.Array, keys_B: jax.Array, settings: Settings
         ) -> jax.Array:
             """Pictures of conditions, float32 [B, height, width, 3] in [0, 1]."""
-            tokens_BT = decode(self._generator, state.params, condition, keys_B, settings)
+            tokens_BT = decode(
+                self._generator, state.params, condition, keys_B, settings, guided=self._guided
+            )
             return self._tokenizer.decode(state.frozen["tokenizer"], tokens_BT)
 
         return {"loss": loss, "generate": generate}
@@ -164,6 +166,11 @@ class NextTokenObjective:
     def _dropped_share(self) -> float:
         """Share of the conditions that are dropped in training."""
         raise NotImplementedError
+
+    @property
+    def _guided(self) -> bool:
+        """Whether `generate` reads the settings' guidance."""
+        return True
 
     def _condition_spec(self) -> dict[str, jax.ShapeDtypeStruct]:
         """The part of a batch that says what is to be drawn."""

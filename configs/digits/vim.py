@@ -3,14 +3,13 @@
     babeldraw train --config=configs/digits/vim.py --workdir=runs/digits/vim \\
         --config.tokenizer_run=runs/digits/tokenizer
 
-by class, with a tenth of the classes dropped for guidance. For what the model understands without
-having seen a label, train it unconditionally; the linear probe is run at its end:
+by class, with a tenth of the classes dropped for guidance; and, with
+`--config.evaluators.class_accuracy.classifier_run=runs/digits/classifier`, the pictures judged by a
+classifier of real digits. For what a model understands that has seen no label, train it without
+classes; the linear probe is run at its end:
 
-    babeldraw train --config=configs/digits/vim.py:unconditional --workdir=runs/digits/unconditional \\
+    babeldraw train --config=configs/digits/vim.py:unconditional --workdir=runs/digits/vim_0 \\
         --config.tokenizer_run=runs/digits/tokenizer
-
-`--config.evaluators.class_accuracy.classifier_run=runs/digits/classifier` has the pictures judged by
-a classifier of real digits.
 """
 
 from ml_collections import ConfigDict
