@@ -53,8 +53,8 @@ class ConvShaped:
     Attributes:
       grid: (h, w) of the image tokens.
       kernel: odd side of the square.
-      wrap: at the grid's edges the square is cut off (none), goes on at the opposite edge (grid), or
-        is laid on the tokens in raster order, so that it runs into the rows beside (raster).
+      wrap: at the grid's edges the square is cut off (none), goes on at the opposite edge (grid),
+        or is laid on the tokens in raster order, so that it runs into the rows beside (raster).
       offset: the cell of slot t is that of token t, which it predicts (slot), or that of token
         t - 1, which it holds (token); slot 0 then lies at the end of a row above the grid.
     """

@@ -9,7 +9,6 @@ import jax.numpy as jnp
 
 from babeldraw.config import require
 
-
 GUIDANCE_SCHEDULES = ("constant", "linear", "cosine")
 
 
