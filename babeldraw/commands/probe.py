@@ -8,7 +8,6 @@ Example:
 """
 
 import dataclasses
-import json
 from pathlib import Path
 
 from absl import flags
@@ -45,16 +44,15 @@ def run(values: flags.FlagValues) -> int:
     changed = {name: value for name, value in given.items() if value is not None}
     if "blocks" in changed:
         changed["blocks"] = _numbers(changed["blocks"])
-    experiment = open_vim(workdir).experiment
-    own = to_dict(experiment.evaluators.linear_probe or LinearProbeConfig())
+    trained = open_vim(workdir)
+    own = to_dict(trained.experiment.evaluators.linear_probe or LinearProbeConfig())
     config = build(LinearProbeConfig, {**own, **changed}, "config.evaluators.linear_probe")
     for sentence in what_saw_labels(workdir):
         say(sentence)
-    figures = probe_run(workdir, config)
+    figures = probe_run(trained, config)
     print(table(figures))
     if values.out:
         write_json(Path(values.out), figures)
-        say(json.dumps({"out": values.out}))
     return 0
 
 

@@ -14,7 +14,6 @@ from babeldraw.evaluation.linear_probe import LinearProbe, LinearProbeConfig
 from babeldraw.runs.folder import RunFolder
 from babeldraw.sharding.batch import place_batch
 from babeldraw.sharding.layout import use
-from babeldraw.train.class_experiments import ClassToImageExperiment
 from babeldraw.train.evaluation import TrainedRun
 
 BATCH_SIZE = 64
@@ -90,18 +89,12 @@ class FeaturesRun:
         return jax.jit(self.run.objective.predict_fns()["features"])
 
 
-def probe_run(workdir: str, config: LinearProbeConfig | None = None) -> dict[str, float]:
-    """The linear probe of a run; the curve over blocks goes to its `samples/`.
-
-    Args:
-      workdir: folder of a run of class_to_image whose data have classes.
-      config: None for the run's own, and the defaults where it has none.
+def probe_run(run: TrainedRun, config: LinearProbeConfig) -> dict[str, float]:
+    """The linear probe of a run of class_to_image; the curve over blocks goes to its `samples/`.
 
     Raises:
-      UserError: no such run, no classes in its data, or a block that there is not.
+      UserError: no classes in the run's data, or a block that there is not.
     """
-    run = open_vim(workdir)
-    config = config or run.experiment.evaluators.linear_probe or LinearProbeConfig()
     features = run.objective.predict_fns()["features"]
     blocks = run.experiment.model.decoder.blocks
     probe = LinearProbe(features, config, run.context, blocks)
@@ -147,6 +140,4 @@ def open_vim(workdir: str) -> TrainedRun:
             f"{workdir} is a run of {config['objective']}; features and probes need one of "
             "class_to_image"
         )
-    run = TrainedRun.open(workdir)
-    assert isinstance(run.experiment, ClassToImageExperiment)
-    return run
+    return TrainedRun.open(workdir)

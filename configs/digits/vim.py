@@ -22,15 +22,15 @@ PROBE = {"epochs": 200, "batch_size": 128, "weight_decay": 0.1, "pixels": 8}
 
 def get_config(variant: str = "") -> ConfigDict:
     """`variant`: empty, unconditional, or runlocal for a few quick steps."""
-    steps, unconditional = 2000, variant == "unconditional"
+    steps, unconditional = 1200, variant == "unconditional"
     config = {
         "objective": "class_to_image",
         "train": {
             "steps": steps,
             "batch_size": 32,
             "log_every": 100,
-            "checkpoint_every": 250,
-            "eval_every": 500,
+            "checkpoint_every": 200,
+            "eval_every": 600,
         },
         "data": {"source": "digits"},
         "tokenizer": TOKENIZER,
