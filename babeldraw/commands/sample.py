@@ -1,10 +1,13 @@
-"""Draws pictures from prompts with a trained run.
+"""Draws pictures from prompts, or from classes, with a trained run.
 
 Writes one PNG per picture, a grid and a manifest; each PNG carries its prompt, seed and settings.
 
 Example:
   babeldraw sample --workdir=runs/demo/text_to_image --num=4 --out=pictures \\
       --prompt="a small red circle left of a large blue square on a white background"
+
+By class, from the first two rows of tokens of a picture on:
+  babeldraw sample --workdir=runs/digits/vim --class=3,4 --prefix=three.png --prefix_rows=2
 """
 
 import dataclasses
@@ -15,6 +18,7 @@ from pathlib import Path
 
 from absl import flags
 
+from babeldraw.commands import class_pictures
 from babeldraw.commands.flags import make_folder, required
 from babeldraw.data.image import save_png, to_grid
 from babeldraw.errors import UserError
@@ -40,6 +44,7 @@ def define(values: flags.FlagValues, argv: list[str]) -> None:
     )
     flags.DEFINE_string("out", "pictures", "The folder to write to.", flag_values=values)
     flags.DEFINE_integer("batch_size", 16, "Pictures drawn at a time.", flag_values=values)
+    class_pictures.define(values)
     for field in dataclasses.fields(SamplingConfig):
         define_flag = flags.DEFINE_integer if field.type is int else flags.DEFINE_float
         define_flag(
@@ -48,6 +53,12 @@ def define(values: flags.FlagValues, argv: list[str]) -> None:
 
 
 def run(values: flags.FlagValues) -> int:
+    given = {f.name: values[f.name].value for f in dataclasses.fields(SamplingConfig)}
+    changed = {name: value for name, value in given.items() if value is not None}
+    if values["class"].value:
+        _check_counts(values)
+        return class_pictures.run(values, changed)
+    class_pictures.refuse_without_class(values)
     prompts = read_prompts(values.prompt, values.prompts)
     _check_counts(values)
     sampler = Sampler.from_run(
@@ -55,8 +66,6 @@ def run(values: flags.FlagValues) -> int:
         super_resolution=values.super_resolution,
         tokenizer_run=values.tokenizer_run,
     )
-    given = {f.name: values[f.name].value for f in dataclasses.fields(SamplingConfig)}
-    changed = {name: value for name, value in given.items() if value is not None}
     settings = dataclasses.replace(sampler.defaults, **changed)
     _say_what_will_differ(sampler, prompts)
     folder = make_folder(Path(values.out), f"--out={values.out}")

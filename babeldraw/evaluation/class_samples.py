@@ -1,16 +1,16 @@
 """Pictures drawn by class: a grid to look at, and how often an independent classifier agrees."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 
 import jax
 import numpy as np
 
 from babeldraw.config import require
 from babeldraw.data.image import to_grid, to_uint8
-from babeldraw.errors import UserError
 from babeldraw.evaluation.base import Context, Value
 from babeldraw.objectives.base import TrainState
+from babeldraw.sampling.class_sampler import check_classes
 from babeldraw.sampling.classifier import ClassifierRun
 from babeldraw.sampling.logits import SamplingConfig, Settings
 from babeldraw.sampling.rejection import drawn_for, most_likely
@@ -136,14 +136,3 @@ class ClassAccuracy:
             rows = np.arange(start, start + size)
             keys_B = jax.vmap(jax.random.key)(rows)
             yield self._generate(state, class_N[rows % len(class_N)], keys_B, settings)
-
-
-def check_classes(classes: Sequence[int], num_classes: int, name: str) -> None:
-    """Refuses numbers that are no class of a model with `num_classes` and the no-class."""
-    for number in classes:
-        if not 0 <= number <= num_classes:
-            choices = f"0 to {num_classes - 1}, or {num_classes} for no class"
-            raise UserError(
-                f"{name} holds {number}; the model knows "
-                f"{choices if num_classes else 'no class but 0, that of no class'}"
-            )

@@ -13,7 +13,7 @@ from babeldraw.config import build, require
 from babeldraw.data.image import to_uint8
 from babeldraw.data.text import Vocabulary
 from babeldraw.errors import UserError
-from babeldraw.models.babeldraw import BabeldrawConfig, Generator
+from babeldraw.models import babeldraw, vim
 from babeldraw.runs.checkpoints import on_first_device, restore_subset
 from babeldraw.runs.folder import RunFolder
 from babeldraw.sampling.decode import decode
@@ -22,6 +22,11 @@ from babeldraw.sampling.tokenizers import other_decoder
 from babeldraw.sampling.upscaling import SuperResolutionRun
 from babeldraw.tokenizers.vit_vqgan import ViTVQGANConfig, ViTVQGANTokenizer, identity
 
+# What draws from text, by the run's objective.
+MODELS = {
+    "text_to_image": (babeldraw, babeldraw.BabeldrawConfig),
+    "text_to_image_decoder_only": (vim, vim.TextVIMConfig),
+}
 # Batches are padded to one of these sizes, so that few programs are compiled.
 BUCKETS = (1, 2, 4, 8, 16, 32, 64)
 
@@ -54,7 +59,7 @@ class Sampler:
       super_resolution: makes each picture larger; None leaves it as the tokenizer gives it.
     """
 
-    generator: Generator
+    generator: babeldraw.Generator | vim.Generator
     tokenizer: ViTVQGANTokenizer
     params: dict[str, Any]
     vocabulary: Vocabulary
@@ -80,16 +85,18 @@ class Sampler:
         """
         folder = RunFolder.of(workdir)
         config = folder.read_config()
-        if config["objective"] != "text_to_image":
+        if config["objective"] not in MODELS:
             raise UserError(
                 f"{workdir} is a run of {config['objective']}; sampling from text needs one of "
-                "text_to_image"
+                f"{' or '.join(MODELS)} (a run of class_to_image takes --class)"
             )
         tokenizer = ViTVQGANTokenizer(
             build(ViTVQGANConfig, config["tokenizer"], "config.tokenizer")
         )
-        model = build(BabeldrawConfig, config["model"], "config.model")
-        generator = Generator(model, tokenizer.tokens)
+        room, section = MODELS[config["objective"]]
+        generator = room.Generator(
+            build(section, config["model"], "config.model"), tokenizer.tokens
+        )
         key = jax.random.key(0)
         abstract = {
             "params": nn.unbox(jax.eval_shape(generator.init, key)),
