@@ -23,6 +23,7 @@ from babeldraw.train.experiment import (
 )
 from babeldraw.train.loop import train
 from babeldraw.train.presets import load_config
+from babeldraw.train.start import trains_decoder_only
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 NAMES = sorted(path.relative_to(CONFIGS).as_posix() for path in CONFIGS.rglob("*.py"))
@@ -46,6 +47,8 @@ FIGURES = {
     "image_tokenizer": "reconstruction/psnr_db",
     "text_to_image": "validation/loss",
     "super_resolution": "upscaling/psnr_db",
+    "class_to_image": "validation/loss",
+    "image_classifier": "classification/accuracy",
 }
 
 
@@ -67,7 +70,7 @@ def of_stage_2(name):
 
 def needs_tokenizer(experiment):
     """Whether it begins from the run of a trained tokenizer."""
-    return isinstance(experiment, OnTokenizer) or experiment.decoder_only
+    return isinstance(experiment, OnTokenizer) or trains_decoder_only(experiment)
 
 
 # ------------------------------------------------------------------ every config
@@ -235,3 +238,29 @@ def test_super_resolution_is_as_published(name, side, millions):
     loss = experiment.loss
     assert (loss.l2, loss.perceptual, loss.adversarial) == (1.0, 0.1, 0.1)
     assert experiment.discriminator.kind == "stylegan"
+
+
+VIM = {
+    # Blocks, heads, dim, hidden; classes. ViT-VQGAN, Table 2.
+    "base": ((24, 16, 1536, 6144), 1000),
+    "large": ((36, 32, 2048, 8192), 1000),
+    "celeba_hq": ((36, 32, 2048, 8192), 0),
+    "ffhq": ((36, 32, 2048, 8192), 0),
+}
+
+
+@pytest.mark.parametrize("name", VIM)
+def test_vim_is_as_published(name):
+    experiment = parse(load(f"vim/{name}.py"))
+    decoder = experiment.model.decoder
+    assert (sizes(decoder), experiment.model.num_classes) == VIM[name]
+    assert decoder.dropout == 0.1 and experiment.loss.class_dropout == 0
+    tokens = ViTVQGANTokenizer(experiment.tokenizer).tokens
+    assert (tokens.vocab_size, tokens.shape) == (8192, (32, 32))
+    assert (experiment.train.steps, experiment.train.batch_size) == (450_000, 1024)
+    optimizer, sampling = experiment.optimizer, experiment.sampling
+    assert (optimizer.name, optimizer.b1, optimizer.b2) == ("adafactor", 0.9, 0.96)
+    assert (sampling.temperature, sampling.top_k, sampling.top_p, sampling.guidance) == (1, 0, 1, 1)
+    rate = make_schedule(optimizer.schedule)
+    for step, value in {0: 0, 5_000: 4.5e-4, 80_000: 4.5e-4, 450_000: 1e-5}.items():
+        assert float(rate(step)) == pytest.approx(value, rel=1e-6)
