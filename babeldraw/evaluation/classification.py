@@ -1,10 +1,11 @@
-"""How often a classifier is right on held-out pictures."""
+"""How well a classifier does on held-out pictures."""
 
 import dataclasses
 from collections.abc import Callable, Iterator
 
 import jax
 import numpy as np
+from scipy.special import logsumexp
 
 from babeldraw.config import require
 from babeldraw.data.pipeline import eval_batches
@@ -34,14 +35,14 @@ class ClassificationConfig:
 
 
 class Classification:
-    """`accuracy`, top-1, over pictures that have a label."""
+    """`accuracy`, top-1, and `loss`, the cross-entropy, over pictures that have a label."""
 
     def __init__(self, classify: Callable, config: ClassificationConfig, context: Context):
         self._classify = jax.jit(classify)
         self._config, self._context = config, context
 
     def run(self, state: TrainState) -> Iterator[tuple[str, Value]]:
-        source, right, count = open_pictures(self._context), 0, 0
+        source, right, loss, count = open_pictures(self._context), 0, 0.0, 0
         for batch in eval_batches(
             source,
             batch_size=self._config.batch_size,
@@ -49,9 +50,13 @@ class Classification:
             num_examples=self._config.num_examples,
         ):
             placed = place_batch({"image": batch["image"]}, self._context.mesh)
-            found_B = np.asarray(self._classify(state, placed)).argmax(axis=-1)
             counted_B = batch["mask"] & (batch["label"] >= 0)
-            right += int(np.sum((found_B == batch["label"]) & counted_B))
-            count += int(counted_B.sum())
+            logits_BK = np.asarray(self._classify(state, placed))[counted_B]
+            label_B = batch["label"][counted_B]
+            right += int(np.sum(logits_BK.argmax(axis=-1) == label_B))
+            own_B = np.take_along_axis(logits_BK, label_B[:, None], axis=-1)[:, 0]
+            loss += float(np.sum(logsumexp(logits_BK, axis=-1) - own_B))
+            count += len(label_B)
         require(count > 0, f"no held-out record of {source.name} has a label")
         yield "accuracy", right / count
+        yield "loss", loss / count
