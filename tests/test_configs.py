@@ -10,6 +10,7 @@ import pytest
 
 from babeldraw.errors import UserError
 from babeldraw.models.babeldraw import Generator
+from babeldraw.models.coca import ContrastiveCaptioner
 from babeldraw.objectives.adversarial import DiscriminatorConfig
 from babeldraw.optim.schedules import make_schedule
 from babeldraw.tokenizers.super_resolution import Upscaler
@@ -17,8 +18,8 @@ from babeldraw.tokenizers.vit_vqgan import ENCODER_FIELDS, ViTVQGANTokenizer
 from babeldraw.train.experiment import (
     OnTokenizer,
     SuperResolutionExperiment,
-    TextToImageExperiment,
     TokenizerExperiment,
+    WithText,
     parse,
 )
 from babeldraw.train.loop import train
@@ -43,6 +44,7 @@ VIT_VQGAN = {
 }
 
 
+IMAGE_SIDE, TEXT_SIDE = ("image_encoder",), ("unimodal", "multimodal")
 FIGURES = {
     "image_tokenizer": "reconstruction/psnr_db",
     "text_to_image": "validation/loss",
@@ -50,6 +52,7 @@ FIGURES = {
     "class_to_image": "validation/loss",
     "image_classifier": "classification/loss",
     "text_to_image_decoder_only": "validation/loss",
+    "contrastive_captioner": "captioning/loss",
 }
 
 
@@ -65,8 +68,8 @@ def key(config):
     return config.to_json(sort_keys=True)
 
 
-def of_stage_2(name):
-    return isinstance(parse(load(name)), TextToImageExperiment)
+def reads_text(name):
+    return isinstance(parse(load(name)), WithText)
 
 
 def needs_tokenizer(experiment):
@@ -96,11 +99,12 @@ def test_another_variant_is_refused(name):
 
 
 @pytest.fixture(scope="module")
-def trained(tokenizer_run, generator_run, tmp_path_factory):
+def trained(tokenizer_run, generator_run, coca_run, tmp_path_factory):
     """`trained(config)`: the folder of its run; equal configs share one."""
     folders = {
         key(load("demo/tokenizer.py", "runlocal")): tokenizer_run,
         key(load("demo/text_to_image.py", "runlocal")): generator_run,
+        key(load("demo/coca.py", "runlocal")): coca_run,
     }
 
     def run(config):
@@ -141,7 +145,7 @@ def test_runlocal_trains_to_its_end(name, trained):
     report = json.loads((folder / "report.json").read_text())
     assert report["step"] == 4
     assert report[FIGURES[load(name).objective]] > 0
-    assert (folder / "text.model").exists() == of_stage_2(name)
+    assert (folder / "text.model").exists() == reads_text(name)
     assert [*(folder / "samples").glob("*.png")]
 
 
@@ -265,3 +269,24 @@ def test_vim_is_as_published(name):
     rate = make_schedule(optimizer.schedule)
     for step, value in {0: 0, 5_000: 4.5e-4, 80_000: 4.5e-4, 450_000: 1e-5}.items():
         assert float(rate(step)) == pytest.approx(value, rel=1e-6)
+
+
+def test_coca_base_is_as_published():
+    """Table 1 of the paper: sizes and millions of parameters; section 4.1: how it is trained."""
+    experiment = parse(load("coca/base.py"))
+    model, optimizer = experiment.model, experiment.optimizer
+    stacks = model.image_encoder, model.unimodal, model.multimodal
+    assert [sizes(stack) for stack in stacks] == 3 * [(12, 12, 768, 3072)]
+    assert (model.image_size, model.grid, model.queries) == ((288, 288), (16, 16), 256)
+    params = nn.unbox(jax.eval_shape(ContrastiveCaptioner(model).init, jax.random.key(0)))
+    image, text = ({name: params[name] for name in names} for names in (IMAGE_SIDE, TEXT_SIDE))
+    for part, millions in ((image, 86), (text, 297), (params, 383)):
+        total = sum(leaf.size for leaf in jax.tree.leaves(part))
+        assert total == pytest.approx(millions * 1e6, rel=0.02)
+    assert (experiment.train.steps, experiment.train.batch_size) == (500_000, 65_536)
+    assert (experiment.loss.contrastive, experiment.loss.captioning) == (1.0, 2.0)
+    assert (optimizer.name, optimizer.b1, optimizer.b2) == ("adafactor", 0.9, 0.999)
+    assert (optimizer.weight_decay, model.temperature) == (0.01, 0.07)
+    rate = make_schedule(optimizer.schedule)
+    for step, value in {0: 0, 10_000: 8e-4, 255_000: 4e-4, 500_000: 0}.items():
+        assert float(rate(step)) == pytest.approx(value, rel=1e-5, abs=1e-12)

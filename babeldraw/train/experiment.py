@@ -32,6 +32,7 @@ from babeldraw.sharding.mesh import MeshConfig
 from babeldraw.tokenizers.perceptual import PerceptualConfig
 from babeldraw.tokenizers.super_resolution import SuperResolutionConfig
 from babeldraw.tokenizers.vit_vqgan import ViTVQGANConfig
+from babeldraw.train.captioner_experiment import ContrastiveCaptionerExperiment
 from babeldraw.train.class_experiments import ClassifierExperiment, ClassToImageExperiment
 from babeldraw.train.layout_checks import check_layout
 from babeldraw.train.settings import TrainConfig
@@ -300,7 +301,11 @@ class SuperResolutionExperiment:
 
 # Those that build on a trained tokenizer, which `config.tokenizer_run` names.
 OnTokenizer = TextToImageExperiment | SuperResolutionExperiment | ClassToImageExperiment
-Experiment = TokenizerExperiment | OnTokenizer | ClassifierExperiment
+# Those that read captions, with a vocabulary of their own.
+WithText = TextToImageExperiment | ContrastiveCaptionerExperiment
+Experiment = (
+    TokenizerExperiment | OnTokenizer | ContrastiveCaptionerExperiment | ClassifierExperiment
+)
 EXPERIMENTS: dict[str, type] = {
     "image_tokenizer": TokenizerExperiment,
     "text_to_image": TextToImageExperiment,
@@ -308,6 +313,7 @@ EXPERIMENTS: dict[str, type] = {
     "class_to_image": ClassToImageExperiment,
     "image_classifier": ClassifierExperiment,
     "super_resolution": SuperResolutionExperiment,
+    "contrastive_captioner": ContrastiveCaptionerExperiment,
 }
 
 

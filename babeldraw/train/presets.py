@@ -22,6 +22,7 @@ _TINY_EVALUATORS = {
     "upscaling": {"num_examples": 8, "batch_size": 8},
     "classification": {"num_examples": 8, "batch_size": 8},
     "linear_probe": {"num_train": 16, "num_test": 8, "epochs": 1, "batch_size": 8},
+    "retrieval": {"num_examples": 8, "batch_size": 8},
 }
 _TINY = {"blocks": 1, "heads": 2, "dim": 32, "hidden": 64}
 
@@ -49,7 +50,7 @@ def _run_local(config: dict[str, Any]) -> dict[str, Any]:
     model = config["model"] if "model" in config else {}
     tokenizer = config["tokenizer"] if "tokenizer" in config else {}
     for section in (tokenizer, model):
-        for side in ("encoder", "decoder"):
+        for side in ("encoder", "decoder", "image_encoder", "unimodal", "multimodal"):
             if side in section:
                 section[side].update(_TINY)
     if tokenizer:
@@ -74,6 +75,8 @@ def _run_local(config: dict[str, Any]) -> dict[str, Any]:
         model.update(text_vocab_size=100, text_length=32)
     if "num_classes" in model:
         _with_pairs(config)
+    if "queries" in model:
+        model.update(image_size=[32, 32], patch_size=8, queries=4, embedding_dim=16)
     return config
 
 

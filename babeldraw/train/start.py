@@ -23,8 +23,8 @@ from babeldraw.train.class_experiments import ClassifierExperiment, ClassToImage
 from babeldraw.train.experiment import (
     Experiment,
     OnTokenizer,
-    TextToImageExperiment,
     TokenizerExperiment,
+    WithText,
 )
 from babeldraw.train.progress import say
 
@@ -50,7 +50,7 @@ def check_resume(folder: RunFolder, experiment: Experiment) -> None:
     before, now = folder.read_config(), to_dict(experiment)
     for name in FREE_DATA_FIELDS:
         now["data"][name] = before.get("data", {}).get(name)
-    if isinstance(experiment, TextToImageExperiment):
+    if isinstance(experiment, WithText):
         # The vocabulary may have fewer pieces than were asked for; the folder knows how many.
         now["model"]["text_vocab_size"] = before.get("model", {}).get("text_vocab_size")
     parts = [(f"config.{name}", before.get(name), now.get(name)) for name in FIXED_SECTIONS]
@@ -131,8 +131,8 @@ def first_difference(before: Any, now: Any, path: str) -> tuple[str, Any, Any] |
 
 
 def resolve(experiment: Experiment, folder: RunFolder) -> tuple[Experiment, Vocabulary | None]:
-    """Completes a text-to-image experiment: trains its vocabulary, or reads the one there is."""
-    if not isinstance(experiment, TextToImageExperiment):
+    """Completes an experiment that reads text: trains its vocabulary, or reads the one there is."""
+    if not isinstance(experiment, WithText):
         return experiment, None
     if not folder.vocabulary_file.exists():
         folder.path.mkdir(parents=True, exist_ok=True)
@@ -147,7 +147,7 @@ def resolve(experiment: Experiment, folder: RunFolder) -> tuple[Experiment, Voca
     return dataclasses.replace(experiment, model=model), vocabulary
 
 
-def _say_what_is_cut(experiment: TextToImageExperiment, vocabulary: Vocabulary) -> None:
+def _say_what_is_cut(experiment: WithText, vocabulary: Vocabulary) -> None:
     limit = experiment.model.text_length
     captions = list(itertools.islice(open_train_source(experiment).captions(), CAPTIONS_CHECKED))
     lengths = vocabulary.lengths(captions)
@@ -166,7 +166,7 @@ def open_train_source(experiment: Experiment) -> Source:
         experiment.data.split,
         max(experiment.image_size),
         experiment.train.seed,
-        require_captions=isinstance(experiment, TextToImageExperiment),
+        require_captions=isinstance(experiment, WithText),
     )
 
 
