@@ -95,12 +95,7 @@ class LinearProbe:
     def __init__(
         self, features: Callable, config: LinearProbeConfig, context: Context, num_blocks: int
     ):
-        for block in config.blocks:
-            require(
-                0 <= block <= num_blocks,
-                f"config.evaluators.linear_probe.blocks holds {block}; the blocks are 1 to "
-                f"{num_blocks}, and 0 is what the first reads",
-            )
+        check_blocks(config.blocks, num_blocks)
         self._blocks = config.blocks or tuple(range(num_blocks + 1))
         chosen = np.array(self._blocks)
         self._features = jax.jit(lambda state, batch: features(state, batch)[:, chosen])
@@ -151,6 +146,16 @@ class LinearProbe:
         label = np.concatenate(labels)
         require(len(label) > 0, f"no record of {source.name} has a label")
         return Examples(np.concatenate(features), np.concatenate(pixels), label), classes
+
+
+def check_blocks(blocks: tuple[int, ...], num_blocks: int) -> None:
+    """Refuses blocks that a model of so many does not have."""
+    for block in blocks:
+        require(
+            0 <= block <= num_blocks,
+            f"config.evaluators.linear_probe.blocks holds {block}; the blocks are 1 to "
+            f"{num_blocks}, and 0 is what the first reads",
+        )
 
 
 def probe(

@@ -12,7 +12,7 @@ from babeldraw.evaluation.class_samples import (
     ClassSamplesConfig,
 )
 from babeldraw.evaluation.classification import Classification, ClassificationConfig
-from babeldraw.evaluation.linear_probe import LinearProbe, LinearProbeConfig
+from babeldraw.evaluation.linear_probe import LinearProbe, LinearProbeConfig, check_blocks
 from babeldraw.evaluation.validation_loss import ValidationLoss, ValidationLossConfig
 from babeldraw.layers.block import TransformerConfig
 from babeldraw.models.classifier import ClassifierConfig
@@ -21,6 +21,7 @@ from babeldraw.objectives.base import Objective
 from babeldraw.objectives.class_to_image import ClassToImageLossConfig, ClassToImageObjective
 from babeldraw.objectives.image_classifier import ImageClassifierObjective
 from babeldraw.optim.optimizer import OptimizerConfig
+from babeldraw.sampling.class_sampler import check_classes
 from babeldraw.sampling.logits import SamplingConfig
 from babeldraw.sharding.layout import Layout
 from babeldraw.sharding.mesh import MeshConfig
@@ -76,9 +77,15 @@ class ClassToImageExperiment:
                 f"{path}.guidance is {sampling.guidance}, which needs a model trained with "
                 "config.loss.class_dropout above 0; set guidance=1, or class_dropout=0.1",
             )
+        classes, blocks = self.model.num_classes, self.model.decoder.blocks
+        if self.evaluators.samples is not None:
+            path = "config.evaluators.samples.classes"
+            check_classes(self.evaluators.samples.classes, classes, path)
+        if self.evaluators.linear_probe is not None:
+            check_blocks(self.evaluators.linear_probe.blocks, blocks)
         judged = self.evaluators.class_accuracy
         require(
-            judged is None or not judged.classifier_run or self.model.num_classes > 0,
+            judged is None or not judged.classifier_run or classes > 0,
             "config.evaluators.class_accuracy.classifier_run is set and config.model.num_classes "
             "0: pictures without class have nothing to be judged by; leave it empty",
         )

@@ -17,6 +17,7 @@ from babeldraw.evaluation.base import Context
 from babeldraw.objectives.base import Objective, TrainState
 from babeldraw.runs.checkpoints import placed, restore_subset
 from babeldraw.runs.folder import RunFolder
+from babeldraw.sampling.classifier import ClassifierRun
 from babeldraw.tokenizers.perceptual import PerceptualNetwork
 from babeldraw.tokenizers.vit_vqgan import ENCODER, ENCODER_FIELDS, ViTVQGANConfig, identity
 from babeldraw.train.class_experiments import ClassifierExperiment, ClassToImageExperiment
@@ -93,7 +94,7 @@ def trains_decoder_only(experiment: Experiment) -> bool:
 
 
 def check_classes(experiment: Experiment) -> None:
-    """Refuses data whose classes are not those that the config counts."""
+    """Refuses data whose classes are not those that the config counts, and a judge of none."""
     if not isinstance(experiment, ClassToImageExperiment | ClassifierExperiment):
         return
     source, asked = open_train_source(experiment), experiment.num_classes
@@ -103,6 +104,16 @@ def check_classes(experiment: Experiment) -> None:
             f"config.model.num_classes is {asked} and {source.name} has "
             f"{f'{found} classes; set {found}' if found else 'no classes; name data with some'}"
         )
+    if isinstance(experiment, ClassifierExperiment):
+        return
+    evaluators = experiment.evaluators
+    if evaluators.linear_probe is not None and found < 2:
+        raise UserError(
+            f"config.evaluators.linear_probe needs classes and {source.name} has {found}; set it "
+            "to None, or name data with some"
+        )
+    if evaluators.class_accuracy is not None and evaluators.class_accuracy.classifier_run:
+        ClassifierRun.open(evaluators.class_accuracy.classifier_run)
 
 
 def uses_perceptual(experiment: Experiment) -> bool:

@@ -1,6 +1,8 @@
 """Classes from the command line: pictures, prefixes, features, probes, and what is refused."""
 
+import dataclasses
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +13,8 @@ from babeldraw.errors import UserError
 from babeldraw.sampling.class_sampler import ClassSampler, Prefix, rows_of_tokens
 from babeldraw.tokenizers.base import ImageTokens
 from babeldraw.train.understanding import FeaturesRun
+
+CONFIGS = Path(__file__).parents[2] / "configs"
 
 
 @pytest.fixture(scope="module")
@@ -37,8 +41,6 @@ def test_pictures_of_classes_carry_how_to_draw_them_again(cli, vim_run, sampler,
 
 
 def _settings(sampler, **changes):
-    import dataclasses
-
     return dataclasses.replace(sampler.defaults, **changes)
 
 
@@ -160,16 +162,21 @@ def test_runs_of_another_kind_are_refused(cli, tokenizer_run):
         ),
         (["--config.data.source=shapes"], "has no classes; name data with some"),
         (
+            ["--config.evaluators.samples.classes=(1,99)"],
+            "config.evaluators.samples.classes holds 99; the model knows 0 to 47",
+        ),
+        (
+            ["--config.evaluators.class_accuracy.classifier_run=nowhere"],
+            "the run folder nowhere does not exist",
+        ),
+        (
             ["--config.loss.class_dropout=0", "--config.sampling.guidance=2"],
             "config.sampling.guidance is 2.0, which needs",
         ),
     ],
 )
-def test_a_config_of_other_classes_is_refused(
-    cli, runlocal, tokenizer_run, tmp_path, changes, said
-):
-    del runlocal
-    words = ["--config=configs/digits/vim.py:runlocal", f"--workdir={tmp_path / 'run'}"]
+def test_a_config_of_other_classes_is_refused(cli, tokenizer_run, tmp_path, changes, said):
+    words = [f"--config={CONFIGS}/digits/vim.py:runlocal", f"--workdir={tmp_path / 'run'}"]
     words += [f"--config.tokenizer_run={tokenizer_run}", "--config.tokenizer.patch_size=8"]
     status, _, told = cli("train", *words, *changes)
     assert status == 2 and said in told
