@@ -1,18 +1,22 @@
-"""The part of `babeldraw sample` that draws classes: flags, pictures, manifest, grid."""
+"""The part of `babeldraw sample` that draws classes."""
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from absl import flags
 
 from babeldraw.commands.flags import make_folder, required
-from babeldraw.data.image import decode, save_png, to_grid
-from babeldraw.data.sources import BadRecord
+from babeldraw.data.image import decode
 from babeldraw.errors import UserError
-from babeldraw.sampling.class_sampler import ClassSampler, Prefix, rows_of_tokens
+from babeldraw.sampling.album import MOST_IN_GRID, Album
+from babeldraw.sampling.class_sampler import ClassPicture, ClassSampler
+from babeldraw.sharding.mesh import MeshConfig
 from babeldraw.train.progress import ProgressReport, say
+
+# What each picture depends on beside its class and seed: these flags go into the manifest.
+RECORDED = ("image", "rows", "mask", "classifier_run", "super_resolution", "tokenizer_run")
 
 
 def define(values: flags.FlagValues) -> None:
@@ -20,70 +24,85 @@ def define(values: flags.FlagValues) -> None:
         "class", [], "Classes by number, separated by commas; or all, or none.", flag_values=values
     )
     flags.DEFINE_string(
-        "prefix", "", "With --class: a picture to go on from, kept at its top.", flag_values=values
-    )
-    flags.DEFINE_integer("prefix_rows", 0, "Rows of tokens kept.", flag_values=values)
-    flags.DEFINE_integer("prefix_tokens", 0, "Tokens kept, row by row.", flag_values=values)
-    flags.DEFINE_string(
-        "classifier_run", "", "With --class: a classifier that rejects.", flag_values=values
+        "classifier_run", "", "With --class: a classifier's run folder.", flag_values=values
     )
     flags.DEFINE_float(
-        "acceptance", 1.0, "With --class: share of the pictures that is kept.", flag_values=values
+        "acceptance",
+        1.0,
+        "With --class: share of the pictures that is kept, by --classifier_run.",
+        flag_values=values,
     )
 
 
 def refuse_without_class(values: flags.FlagValues) -> None:
     """Raises `UserError` for flags that only classes go with."""
-    for name in ("prefix", "prefix_rows", "prefix_tokens", "classifier_run"):
-        if values[name].value:
-            raise UserError(f"--{name} goes with --class; give --class, or leave it out")
-    if values.acceptance != 1:
-        raise UserError("--acceptance goes with --class; give --class, or leave it out")
+    if values.classifier_run or values.acceptance != 1:
+        raise UserError("--classifier_run and --acceptance go with --class; give one")
 
 
-def run(values: flags.FlagValues, changed: dict[str, Any]) -> int:
-    """Draws and writes; `changed` are the sampling settings that flags give."""
-    for name in ("prompt", "prompts", "super_resolution"):
+def run(
+    values: flags.FlagValues,
+    image: np.ndarray | None,
+    mask: np.ndarray | None,
+    mesh: MeshConfig | None,
+    changed: dict[str, Any],
+) -> int:
+    """Draws what is not there yet.
+
+    Args:
+      values: of all flags.
+      image, mask: a picture to go on from, and what of it is drawn anew, as the flags name them.
+      mesh: devices that share the generator.
+      changed: the sampling settings that flags give.
+    """
+    for name in ("prompt", "prompts", "rerank", "keep"):
         if values[name].value:
             raise UserError(f"--{name} does not go with --class; leave one out")
     sampler = ClassSampler.from_run(
-        required(values, "workdir"), values.tokenizer_run, values.classifier_run
+        required(values, "workdir"),
+        super_resolution=values.super_resolution,
+        tokenizer_run=values.tokenizer_run,
+        classifier_run=values.classifier_run,
+        mesh=mesh,
     )
     classes = read_classes(values["class"].value, sampler.num_classes)
     settings = dataclasses.replace(sampler.defaults, **changed)
-    prefix = _prefix(values, sampler)
-    # A generator: checks are made before the folder is.
-    drawn = sampler.sample(
-        classes, values.num, values.seed, settings, values.batch_size, prefix, values.acceptance
-    )
-    first = next(drawn)
+    sampler.check(classes, settings, values.acceptance)
+    canvas = None
+    if image is not None:
+        grey = None if mask is None else mask.max(axis=-1)
+        canvas = sampler.drawer.canvas(image, rows=values.rows, mask=grey)
+    recorded = {name: values[name].value for name in RECORDED if values[name].value}
+    fixed = {"step": sampler.step, "num": values.num, "first_seed": values.seed}
+    fixed |= {"acceptance": values.acceptance, **dataclasses.asdict(settings), **recorded}
     folder = make_folder(Path(values.out), f"--out={values.out}")
-    report = ProgressReport("sample", len(classes) * values.num, unit="pictures")
-    pictures = []
-    with (folder / "manifest.jsonl").open("w", encoding="utf-8") as manifest:
-        for picture in (first, *drawn):
-            name = f"{len(pictures):05d}_class{picture.label}_seed{picture.seed}.png"
-            line = {
-                "class": picture.label,
-                "file": name,
-                "seed": picture.seed,
-                "step": sampler.step,
-                **dataclasses.asdict(settings),
-                "prefix": values.prefix,
-                "prefix_tokens": 0 if prefix is None else prefix.length,
-                "acceptance": values.acceptance,
-                "score": picture.score,
-            }
-            text = {key: str(value) for key, value in line.items() if key != "file"}
-            save_png(folder / name, picture.image, text)
-            manifest.write(json.dumps(line, ensure_ascii=False) + "\n")
-            pictures.append(picture.image)
-            report.update(len(pictures))
+    names = [class_name(label, sampler.num_classes) for label in classes]
+    album = Album(folder, fixed, names, values.num)
+    left = album.open()
+    report = ProgressReport("sample", len(left) * values.num, unit="pictures")
+    for done, number in enumerate(left, start=1):
+        drawn = sampler.sample(
+            [classes[number]],
+            values.num,
+            values.seed,
+            settings,
+            values.batch_size,
+            canvas,
+            values.acceptance,
+        )
+        album.add(number, [_entry(number, names[number], picture) for picture in drawn])
+        report.update(done * values.num)
     report.close()
-    columns = values.num if values.num > 1 else 8
-    save_png(folder / "grid.png", to_grid(pictures, columns))
-    say(f"{len(pictures)} pictures, grid.png and manifest.jsonl in {folder}")
+    lines = album.lines()
+    shown = [decode(folder / line["file"]) for line in lines[:MOST_IN_GRID]]
+    album.write_grid(shown, values.num if values.num > 1 else 8)
+    say(f"{len(lines)} pictures, grid.png and manifest.jsonl in {folder}")
     return 0
+
+
+def class_name(label: int, num_classes: int) -> str:
+    """How a class is called in file names and manifests."""
+    return "no class" if label == num_classes else f"class {label}"
 
 
 def read_classes(words: list[str], num_classes: int) -> list[int]:
@@ -107,18 +126,9 @@ def read_classes(words: list[str], num_classes: int) -> list[int]:
     return classes
 
 
-def _prefix(values: flags.FlagValues, sampler: ClassSampler) -> Prefix | None:
-    """The picture to go on from, and how much of it is kept."""
-    rows, tokens = values.prefix_rows, values.prefix_tokens
-    if not values.prefix:
-        if rows or tokens:
-            raise UserError("--prefix_rows and --prefix_tokens need a picture; give --prefix")
-        return None
-    if (rows != 0) == (tokens != 0):
-        raise UserError("--prefix needs one of --prefix_rows and --prefix_tokens, above 0")
-    try:
-        image = decode(Path(values.prefix))
-    except BadRecord as error:
-        raise UserError(f"--prefix={values.prefix} cannot be read: {error.reason}") from error
-    length = rows_of_tokens(rows, sampler.generator.tokens) if rows else tokens
-    return Prefix(image, length)
+def _entry(number: int, name: str, picture: ClassPicture) -> tuple[np.ndarray, dict[str, Any]]:
+    file = f"{number:05d}_{name.replace(' ', '-')}_seed{picture.seed}.png"
+    entry: dict[str, Any] = {"file": file, "class": picture.label, "seed": picture.seed}
+    if picture.score is not None:
+        entry["score"] = round(picture.score, 6)
+    return picture.image, entry

@@ -19,7 +19,7 @@ from babeldraw.config import require
 from babeldraw.layers.block import DTYPES, CausalBlock, TransformerConfig
 from babeldraw.layers.linear import Einsum, Embedding, LayerNorm
 from babeldraw.layers.positions import GridPositions, LearnedPositions
-from babeldraw.layers.stack import Stack
+from babeldraw.layers.stack import Stack, read_type, unstack
 from babeldraw.sharding.constraint import constrain
 from babeldraw.tokenizers.base import ImageTokens
 
@@ -239,6 +239,11 @@ class Generator:
         condition = jnp.zeros((1, self.config.text_length) if text else (1,), jnp.int32)
         image_BT = jnp.zeros((1, self.tokens.length), jnp.int32)
         return self.network.init(key, condition, image_BT)["params"]
+
+    def for_decoding(self, params: Any) -> Any:
+        """`params` as decoding reads them best: cut by layers, matrices in their compute type."""
+        stack = read_type(params["stack"], DTYPES[self.config.decoder.dtype])
+        return unstack({**params, "stack": stack})
 
     def unconditional(self, condition: jax.Array) -> jax.Array:
         """As many conditions that say nothing: the no-class, or nothing but padding."""

@@ -4,30 +4,28 @@ The Python interface of `babeldraw sample --class`.
 """
 
 import dataclasses
-import functools
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import flax.linen as nn
 import jax
 import numpy as np
 
 from babeldraw.config import build, require
-from babeldraw.data.image import center_crop, to_uint8
 from babeldraw.errors import UserError
 from babeldraw.models.vim import Generator, VIMConfig
 from babeldraw.runs.checkpoints import on_first_device, restore_subset
 from babeldraw.runs.folder import RunFolder
 from babeldraw.sampling.classifier import ClassifierRun
-from babeldraw.sampling.decode import Given, decode
-from babeldraw.sampling.logits import SamplingConfig, Settings
+from babeldraw.sampling.drawing import Drawer
+from babeldraw.sampling.editing import Canvas
+from babeldraw.sampling.logits import SamplingConfig
 from babeldraw.sampling.rejection import drawn_for, most_likely
+from babeldraw.sampling.sampler import abstract_generator
 from babeldraw.sampling.tokenizers import other_decoder
-from babeldraw.tokenizers.base import ImageTokens
+from babeldraw.sampling.upscaling import SuperResolutionRun
+from babeldraw.sharding.layout import make_layout
+from babeldraw.sharding.mesh import MeshConfig, make_mesh
 from babeldraw.tokenizers.vit_vqgan import ViTVQGANConfig, ViTVQGANTokenizer, identity
-
-# Batches are padded to one of these sizes, so that few programs are compiled.
-BUCKETS = (1, 2, 4, 8, 16, 32, 64)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,10 +34,10 @@ class ClassPicture:
 
     Attributes:
       label: its class; the number of classes is the no-class.
-      seed: with the class, the settings and the prefix, gives the same picture again.
+      seed: with the class, the settings and the canvas, gives the same picture again.
       image: uint8 [height, width, 3].
       tokens: int32 [T].
-      score: the classifier's probability of the class; None without rejection.
+      score: the classifier's probability of the class; None without one.
     """
 
     label: int
@@ -50,56 +48,49 @@ class ClassPicture:
 
 
 @dataclasses.dataclass(frozen=True)
-class Prefix:
-    """The beginning of a picture, which is kept.
-
-    Attributes:
-      image: uint8 [H, W, 3], cropped and resized to the run's size.
-      length: of its tokens in raster order, how many are kept.
-    """
-
-    image: np.ndarray
-    length: int
-
-
-@dataclasses.dataclass(frozen=True)
 class ClassSampler:
     """Draws pictures of classes.
 
+        sampler = ClassSampler.from_run("runs/digits/vim")
+        for picture in sampler.sample([3, 8], num=4):
+            ...
+
     Attributes:
-      generator, tokenizer: the two networks.
-      params: {"generator": ..., "tokenizer": ..., "decoder": ...}; the last draws.
-      drawing: the tokenizer whose decoder draws; the run's own unless another is named.
+      drawer: the networks, their parameters and compiled programs. Its `canvas` makes the beginning
+        of a picture to go on from.
+      num_classes: classes there are; this number itself is the no-class.
+      guidable: whether the no-class was trained beside classes.
       defaults: settings of the run.
-      guidable: whether the no-class was trained, beside classes, for guidance.
       step: the checkpoint's.
-      classifier: rejects pictures; None: none.
+      classifier: of the same classes, for rejection; None: none.
     """
 
-    generator: Generator
-    tokenizer: ViTVQGANTokenizer
-    params: dict[str, Any]
-    drawing: ViTVQGANTokenizer
-    defaults: SamplingConfig
+    drawer: Drawer
+    num_classes: int
     guidable: bool
+    defaults: SamplingConfig
     step: int
     classifier: ClassifierRun | None = None
 
     @classmethod
     def from_run(
-        cls, workdir: str, tokenizer_run: str = "", classifier_run: str = ""
+        cls,
+        workdir: str,
+        super_resolution: str = "",
+        tokenizer_run: str = "",
+        classifier_run: str = "",
+        mesh: MeshConfig | None = None,
     ) -> "ClassSampler":
         """Reads the run's config and newest checkpoint.
 
         Args:
           workdir: folder of a run of class_to_image.
-          tokenizer_run: folder of a tokenizer whose decoder draws in place of the run's own;
-            empty: the own.
+          super_resolution, tokenizer_run, mesh: see `Sampler.from_run`.
           classifier_run: folder of a classifier of the same classes, for rejection; empty: none.
 
         Raises:
-          UserError: no such folder, a run of another kind, no checkpoint yet, a decoder that was
-            trained on another tokenizer, or a classifier of other classes.
+          UserError: no such folder, a run of another kind, no checkpoint yet, what was trained on
+            another tokenizer, or a classifier of other classes.
         """
         folder = RunFolder.of(workdir)
         config = folder.read_config()
@@ -112,31 +103,32 @@ class ClassSampler:
             build(ViTVQGANConfig, config["tokenizer"], "config.tokenizer")
         )
         generator = Generator(build(VIMConfig, config["model"], "config.model"), tokenizer.tokens)
-        key = jax.random.key(0)
+        layout = None if mesh is None else make_layout(mesh, make_mesh(mesh))
+        frozen = {"tokenizer": nn.unbox(jax.eval_shape(tokenizer.init, jax.random.key(0)))}
         abstract = {
-            "params": nn.unbox(jax.eval_shape(generator.init, key)),
-            "frozen": {"tokenizer": nn.unbox(jax.eval_shape(tokenizer.init, key))},
+            "params": abstract_generator(generator, layout),
+            "frozen": on_first_device(frozen),
         }
-        step, state = restore_subset(folder.checkpoints, on_first_device(abstract))
-        own = state["frozen"]["tokenizer"]
-        drawing, decoder = tokenizer, own
+        step, state = restore_subset(folder.checkpoints, abstract)
+        decoder = state["frozen"]["tokenizer"]
+        own = identity(config["tokenizer"], decoder)
         if tokenizer_run:
-            drawing, decoder = other_decoder(tokenizer_run, identity(config["tokenizer"], own))
+            tokenizer, decoder = other_decoder(tokenizer_run, own)
+        upscaler = SuperResolutionRun.open(super_resolution) if super_resolution else None
+        require(
+            upscaler is None or upscaler.tokenizer == own,
+            f"--super_resolution={super_resolution} was not trained on pictures of {own}, the "
+            f"tokenizer that {workdir} draws with; name one that was",
+        )
+        params = {"generator": generator.for_decoding(state["params"]), "tokenizer": decoder}
         return cls(
-            generator=generator,
-            tokenizer=tokenizer,
-            params={"generator": state["params"], "tokenizer": own, "decoder": decoder},
-            drawing=drawing,
-            defaults=build(SamplingConfig, config["sampling"], "config.sampling"),
+            drawer=Drawer(generator, tokenizer, params, upscaler, layout),
+            num_classes=generator.config.num_classes,
             guidable=config["loss"]["class_dropout"] > 0,
+            defaults=build(SamplingConfig, config["sampling"], "config.sampling"),
             step=step,
             classifier=_classifier(classifier_run, generator.config.num_classes),
         )
-
-    @property
-    def num_classes(self) -> int:
-        """Classes there are; this number itself is the no-class."""
-        return self.generator.config.num_classes
 
     def sample(
         self,
@@ -145,7 +137,7 @@ class ClassSampler:
         seed: int = 0,
         settings: SamplingConfig | None = None,
         batch_size: int = 16,
-        prefix: Prefix | None = None,
+        canvas: Canvas | None = None,
         acceptance: float = 1.0,
     ) -> Iterator[ClassPicture]:
         """Draws `num` pictures of each class, in order.
@@ -156,38 +148,29 @@ class ClassSampler:
           seed: of the first picture of each class, at least 0.
           settings: None for the run's own.
           batch_size: pictures at a time, at least 1; changes none of them beyond rounding.
-          prefix: what every picture begins with.
+          canvas: a picture to go on from, of `drawer.canvas`; None: from nothing.
           acceptance: share of the drawn pictures that is kept: those that the classifier holds for
             likeliest of their class. 1 keeps all; below 1, more are drawn.
 
         Raises:
-          UserError: a class that there is not, a prefix longer than a picture, guidance of a model
-            that was trained without class dropout, rejection without a classifier.
+          UserError: a class that there is not, guidance of a model that was trained without class
+            dropout, rejection without a classifier.
         """
         settings = settings or self.defaults
-        self._check(classes, batch_size, settings, acceptance)
-        check_prefix(0 if prefix is None else prefix.length, self.generator.tokens)
-        each = drawn_for(num, acceptance)
-        start = self._start(prefix)
-        for label in classes:
-            drawn = self._pictures(label, range(seed, seed + each), settings, batch_size, start)
-            if acceptance == 1:
-                yield from drawn
-                continue
-            pictures = [*drawn]
-            scores = np.array([picture.score for picture in pictures])
-            yield from (pictures[index] for index in most_likely(scores, num))
-
-    def _check(
-        self, classes: Sequence[int], batch_size: int, settings: SamplingConfig, acceptance: float
-    ) -> None:
+        self.check(classes, settings, acceptance)
         require(batch_size >= 1, f"batch_size is {batch_size}; at least 1 is needed")
+        seeds = seed + np.arange(drawn_for(num, acceptance))
+        return self._pictures(classes, num, seeds, settings, batch_size, canvas)
+
+    def check(self, classes: Sequence[int], settings: SamplingConfig, acceptance: float) -> None:
+        """Raises what `sample` would raise."""
         check_classes(classes, self.num_classes)
         require(
             self.guidable or not settings.guided,
             f"guidance is {settings.guidance} and the run was trained with "
             "config.loss.class_dropout=0: there is no unconditional branch to guide by; take 1",
         )
+        drawn_for(1, acceptance)
         require(
             acceptance == 1 or self.classifier is not None,
             f"acceptance is {acceptance}, for which a classifier is needed; name a classifier_run",
@@ -198,59 +181,38 @@ class ClassSampler:
             "classifier knows; take acceptance 1",
         )
 
-    def _start(self, prefix: Prefix | None) -> tuple[np.ndarray, int]:
-        """Tokens int32 [T] of the picture to go on from, and how many of them are kept."""
-        if prefix is None:
-            return np.zeros(self.generator.tokens.length, np.int32), 0
-        image = center_crop(prefix.image, self.tokenizer.image_size)[None]
-        tokens = self._encode(self.params["tokenizer"], image.astype(np.float32) / 255)
-        return np.asarray(tokens)[0], prefix.length
-
     def _pictures(
         self,
-        label: int,
-        seeds: range,
+        classes: Sequence[int],
+        num: int,
+        seeds: np.ndarray,
         settings: SamplingConfig,
         batch_size: int,
-        start: tuple[np.ndarray, int],
+        canvas: Canvas | None,
     ) -> Iterator[ClassPicture]:
-        for first in range(0, len(seeds), batch_size):
-            own = seeds[first : first + batch_size]
-            images, tokens = self._draw(label, list(own), settings, start)
-            scores: Sequence[float | None] = [None] * len(own)
-            if self.classifier is not None and label < self.num_classes:
-                scores = [float(p) for p in self.classifier.probabilities(images)[:, label]]
-            for i, seed in enumerate(own):
-                yield ClassPicture(label, seed, images[i], tokens[i], scores[i])
+        for label in classes:
+            drawn = []
+            for start in range(0, len(seeds), batch_size):
+                own = seeds[start : start + batch_size]
+                drawn += self._draw(label, own, settings, canvas)
+            kept = range(num)
+            if len(drawn) > num:
+                kept = most_likely(np.array([picture.score for picture in drawn]), num)
+            yield from (drawn[index] for index in kept)
 
     def _draw(
-        self, label: int, seeds: list[int], settings: SamplingConfig, start: tuple[np.ndarray, int]
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """uint8 [n, height, width, 3] and int32 [n, T]."""
-        size = next((b for b in BUCKETS if b >= len(seeds)), len(seeds))
-        keys_B = jax.vmap(jax.random.key)(np.resize(np.asarray(seeds), size))
-        tokens_T, kept = start
-        tokens_BT = np.broadcast_to(tokens_T, (size, len(tokens_T)))
-        given = Given(tokens_BT, np.broadcast_to(np.arange(len(tokens_T)) < kept, tokens_BT.shape))
-        class_B = np.full(size, label, np.int32)
-        images, tokens = self._program(
-            self.params, class_B, keys_B, Settings.of(settings), given, settings.guided
-        )
-        return to_uint8(np.asarray(images))[: len(seeds)], np.asarray(tokens)[: len(seeds)]
-
-    @functools.cached_property
-    def _program(self):
-        def draw(params, class_B, keys_B, settings, given, guided):
-            tokens_BT = decode(
-                self.generator, params["generator"], class_B, keys_B, settings, given, guided
-            )
-            return self.drawing.decode(params["decoder"], tokens_BT), tokens_BT
-
-        return jax.jit(draw, static_argnums=5)
-
-    @functools.cached_property
-    def _encode(self):
-        return jax.jit(self.tokenizer.encode)
+        self, label: int, seeds: np.ndarray, settings: SamplingConfig, canvas: Canvas | None
+    ) -> list[ClassPicture]:
+        class_P = np.array([label], np.int32)
+        tokens_BT = self.drawer.tokens(class_P, seeds[None], settings, canvas)[0]
+        images = self.drawer.pixels(tokens_BT)
+        scores: list[float | None] = [None] * len(seeds)
+        if self.classifier is not None and label < self.num_classes:
+            scores = [float(p) for p in self.classifier.probabilities(images)[:, label]]
+        return [
+            ClassPicture(label, int(seed), image, tokens, score)
+            for seed, image, tokens, score in zip(seeds, images, tokens_BT, scores, strict=True)
+        ]
 
 
 def _classifier(workdir: str, num_classes: int) -> ClassifierRun | None:
@@ -274,28 +236,3 @@ def check_classes(classes: Sequence[int], num_classes: int, name: str = "classes
                 f"{name} holds {number}; the model knows "
                 f"{choices if num_classes else 'no class but 0, that of no class'}"
             )
-
-
-def check_prefix(length: int, tokens: ImageTokens) -> None:
-    """Refuses to keep more tokens than a picture has."""
-    require(
-        0 <= length <= tokens.length,
-        f"the prefix is {length} tokens long and a picture has {tokens.length}; at most "
-        f"{tokens.length} can be kept",
-    )
-
-
-def rows_of_tokens(rows: int, tokens: ImageTokens) -> int:
-    """How many tokens the first rows of a picture have.
-
-    Raises:
-      UserError: the tokenizer gives a sequence, which has no rows, or a picture has fewer.
-    """
-    require(
-        len(tokens.shape) == 2,
-        f"{rows} rows are asked for and the tokenizer gives a sequence of {tokens.length} tokens, "
-        "not a grid; give a number of tokens",
-    )
-    h, w = tokens.shape
-    require(0 <= rows <= h, f"{rows} rows are asked for and a picture has {h} rows of tokens")
-    return rows * w

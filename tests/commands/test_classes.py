@@ -10,8 +10,7 @@ import pytest
 from babeldraw.data import shapes
 from babeldraw.data.image import decode, read_png_text, save_png
 from babeldraw.errors import UserError
-from babeldraw.sampling.class_sampler import ClassSampler, Prefix, rows_of_tokens
-from babeldraw.tokenizers.base import ImageTokens
+from babeldraw.sampling.class_sampler import ClassSampler
 from babeldraw.train.understanding import FeaturesRun
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -45,19 +44,23 @@ def _settings(sampler, **changes):
 
 
 def test_a_prefix_is_kept_exactly(cli, vim_run, sampler, picture, tmp_path):
-    tokens = sampler.generator.tokens
-    encoded = sampler._start(Prefix(picture, 0))[0]
-    for length in (0, 5, tokens.length):
-        drawn = list(sampler.sample([1], 2, 0, prefix=Prefix(picture, length)))
+    drawer = sampler.drawer
+    length = drawer.generator.tokens.length
+    encoded = drawer.encode(picture)
+    for count in (0, 5, length):
+        drawn = list(sampler.sample([1], 2, 0, canvas=drawer.canvas(picture, count=count)))
         for one in drawn:
-            np.testing.assert_array_equal(one.tokens[:length], encoded[:length])
-        if length < tokens.length:
+            np.testing.assert_array_equal(one.tokens[:count], encoded[:count])
+        if count < length:
             assert (drawn[0].tokens != drawn[1].tokens).any()
     save_png(tmp_path / "picture.png", picture)
     words = [f"--workdir={vim_run}", f"--out={tmp_path / 'out'}", "--class=none"]
-    assert cli("sample", *words, f"--prefix={tmp_path / 'picture.png'}", "--prefix_rows=2")[0] == 0
+    assert cli("sample", *words, f"--image={tmp_path / 'picture.png'}", "--rows=4")[0] == 0
     line = json.loads((tmp_path / "out" / "manifest.jsonl").read_text())
-    assert line["prefix_tokens"] == 2 * tokens.shape[1]
+    assert (line["class"], line["rows"]) == (48, 4)
+    # All rows are kept: what the tokenizer makes of the picture.
+    (whole,) = drawer.pixels(encoded[None])
+    np.testing.assert_array_equal(decode(tmp_path / "out" / line["file"]), whole)
 
 
 @pytest.mark.parametrize(
@@ -67,8 +70,7 @@ def test_a_prefix_is_kept_exactly(cli, vim_run, sampler, picture, tmp_path):
         (["--class=cat"], "--class=cat: a number, all or none is needed"),
         (["--class=1", "--prompt=a"], "--prompt does not go with --class"),
         (["--class=1", "--acceptance=0.5"], "acceptance is 0.5, for which a classifier is needed"),
-        (["--class=1", "--prefix_rows=1"], "--prefix_rows and --prefix_tokens need a picture"),
-        (["--prompt=a", "--prefix_rows=1"], "--prefix_rows goes with --class"),
+        (["--prompt=a", "--acceptance=0.5"], "--classifier_run and --acceptance go with --class"),
         (["--prompt=a"], "is a run of class_to_image; sampling from text needs one of"),
     ],
 )
@@ -80,20 +82,13 @@ def test_what_cannot_be_drawn_is_told(cli, vim_run, tmp_path, words, said):
 
 
 def test_a_prefix_longer_than_the_picture_is_told(cli, vim_run, sampler, picture, tmp_path):
-    length = sampler.generator.tokens.length
-    with pytest.raises(UserError, match=f"prefix is {length + 1} tokens long and a picture has"):
-        next(sampler.sample([1], prefix=Prefix(picture, length + 1)))
+    length = sampler.drawer.generator.tokens.length
+    with pytest.raises(UserError, match=f"{length + 1} tokens are to be kept and a picture has"):
+        sampler.drawer.canvas(picture, count=length + 1)
     save_png(tmp_path / "picture.png", picture)
-    words = [f"--workdir={vim_run}", "--class=1", f"--prefix={tmp_path / 'picture.png'}"]
-    status, _, told = cli("sample", *words, "--prefix_rows=9")
-    assert status == 2 and "9 rows are asked for and a picture has 4 rows of tokens" in told
-    assert cli("sample", *words)[0] == 2
-
-
-def test_rows_need_a_grid():
-    assert rows_of_tokens(2, ImageTokens(10, (3, 4))) == 8
-    with pytest.raises(UserError, match="the tokenizer gives a sequence of 32 tokens, not a grid"):
-        rows_of_tokens(2, ImageTokens(10, (32,)))
+    words = [f"--workdir={vim_run}", "--class=1", f"--image={tmp_path / 'picture.png'}"]
+    status, _, told = cli("sample", *words, "--rows=9")
+    assert status == 2 and "rows is 9; a picture has 4 rows of tokens" in told
 
 
 def test_features_go_to_a_file(cli, vim_run, tmp_path):
