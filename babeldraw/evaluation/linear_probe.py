@@ -227,7 +227,9 @@ def _update(optimizer: optax.GradientTransformation) -> Callable:
     @functools.partial(jax.jit, donate_argnums=(0, 1))
     def update(params, opt_state, x_BLD, label_B):
         grads = jax.grad(loss)(params, x_BLD, label_B)
-        updates, opt_state = optimizer.update(grads, opt_state, params)
+        # optax mixes float32 with integer counts, which strict promotion refuses.
+        with jax.numpy_dtype_promotion("standard"):
+            updates, opt_state = optimizer.update(grads, opt_state, params)
         return optax.apply_updates(params, updates), opt_state
 
     return update
