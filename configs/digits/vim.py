@@ -22,7 +22,7 @@ PROBE = {"epochs": 200, "batch_size": 128, "weight_decay": 0.1, "pixels": 8}
 
 def get_config(variant: str = "") -> ConfigDict:
     """`variant`: empty, unconditional, or runlocal for a few quick steps."""
-    steps, unconditional = 1200, variant == "unconditional"
+    steps, unconditional = 800, variant == "unconditional"
     config = {
         "objective": "class_to_image",
         "train": {
@@ -30,7 +30,6 @@ def get_config(variant: str = "") -> ConfigDict:
             "batch_size": 32,
             "log_every": 100,
             "checkpoint_every": 200,
-            "eval_every": 600,
         },
         "data": {"source": "digits"},
         "tokenizer": TOKENIZER,
