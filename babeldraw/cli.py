@@ -15,6 +15,8 @@ COMMANDS = (
     "train",
     "sample",
     "evaluate",
+    "probe",
+    "features",
     "inspect",
     "compile",
     "vocabulary",

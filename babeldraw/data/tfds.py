@@ -41,6 +41,7 @@ class TfdsSource:
             raise UserError(f"data.path={name!r} has no image feature; it has {list(features)}")
         self._caption = next((key for key in CAPTION_FEATURES if key in features), None)
         self._label = _feature(features, "label", tfds.features.ClassLabel)
+        self.classes = tuple(features[self._label].names) if self._label is not None else ()
         self._records = _open(builder, name, split, data_dir, self._image)
         self.name = f"tfds/{builder.info.full_name}/{split}"
 
