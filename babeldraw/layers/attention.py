@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
+from babeldraw.layers.kernels import Mask, Seen, choose, cudnn_attention, splash_attention
 from babeldraw.layers.linear import Einsum
 from babeldraw.sharding.constraint import constrain
 
@@ -38,7 +39,7 @@ def empty_key_value(batch: int, length: int, num_heads: int, head_dim: int, dtyp
 
 
 def dot_product_attention(
-    query_BTNH: jax.Array, keys: KeyValue, mask: jax.Array | None
+    query_BTNH: jax.Array, keys: KeyValue, mask: Mask, kernel: str = "plain"
 ) -> jax.Array:
     """softmax(query key^T / sqrt(H)) value; logits and softmax in float32.
 
@@ -46,10 +47,19 @@ def dot_product_attention(
       query_BTNH: queries.
       keys: S keys and values.
       mask: bool, broadcastable by unit dimensions to [B, N, T, S]; True is visible. None: all.
+        Or slots of one sequence, as `Seen`.
+      kernel: see `layers.kernels.choose`.
 
     Returns:
       [B, T, N, H] in the type of the queries.
     """
+    chosen = choose(kernel, query_BTNH.shape[1], keys.key.shape[1], mask)
+    if chosen == "splash":
+        return splash_attention(query_BTNH, keys.key, keys.value, mask)
+    if chosen == "cudnn":
+        return cudnn_attention(query_BTNH, keys.key, keys.value, mask)
+    if isinstance(mask, Seen):
+        mask = mask.dense(query_BTNH.shape[1])
     scale = query_BTNH.shape[-1] ** -0.5
     logits_BNTS = jnp.einsum(
         "BTNH,BSNH->BNTS", query_BTNH * scale, keys.key, preferred_element_type=jnp.float32
@@ -67,6 +77,7 @@ class Attention(nn.Module):
     head_dim: int
     dim: int
     dtype: jnp.dtype = jnp.float32
+    kernel: str = "plain"
 
     def setup(self):
         shape = (self.dim, self.num_heads, self.head_dim)
@@ -89,18 +100,17 @@ class Attention(nn.Module):
             value=constrain(self.value(source_BSD), names),
         )
 
-    def attend(self, x_BTD: jax.Array, keys: KeyValue, mask: jax.Array | None) -> jax.Array:
+    def attend(self, x_BTD: jax.Array, keys: KeyValue, mask: Mask) -> jax.Array:
         """Looks from T queries at given keys and values. Returns [B, T, D]."""
         with jax.named_scope("attention"):
             query_BTNH = constrain(
                 self.query(x_BTD), ("batch", "length", "activation_heads", "head_dim")
             )
-            out_BTNH = checkpoint_name(dot_product_attention(query_BTNH, keys, mask), "context")
+            out_BTNH = dot_product_attention(query_BTNH, keys, mask, self.kernel)
+            out_BTNH = checkpoint_name(out_BTNH, "context")
             out_BTD = constrain(self.out(out_BTNH), ("batch", "length", "activation_embed"))
             return checkpoint_name(out_BTD, "output")
 
-    def __call__(
-        self, x_BTD: jax.Array, source_BSD: jax.Array, mask: jax.Array | None
-    ) -> jax.Array:
+    def __call__(self, x_BTD: jax.Array, source_BSD: jax.Array, mask: Mask) -> jax.Array:
         """Looks from x at a source (x itself for self-attention). Returns [B, T, D]."""
         return self.attend(x_BTD, self.key_value(source_BSD), mask)
