@@ -54,10 +54,13 @@ def dot_product_attention(
       [B, T, N, H] in the type of the queries.
     """
     chosen = choose(kernel, query_BTNH.shape[1], keys.key.shape[1], mask)
+    # Each names its result "context" for `layers.stack.POLICIES`, splash with what its backward
+    # pass needs besides.
     if chosen == "splash":
         return splash_attention(query_BTNH, keys.key, keys.value, mask)
     if chosen == "cudnn":
-        return cudnn_attention(query_BTNH, keys.key, keys.value, mask)
+        out_BTNH = cudnn_attention(query_BTNH, keys.key, keys.value, mask)
+        return checkpoint_name(out_BTNH, "context")
     if isinstance(mask, Seen):
         mask = mask.dense(query_BTNH.shape[1])
     scale = query_BTNH.shape[-1] ** -0.5
@@ -67,7 +70,8 @@ def dot_product_attention(
     if mask is not None:
         logits_BNTS = jnp.where(mask, logits_BNTS, jnp.finfo(jnp.float32).min)
     weights_BNTS = jax.nn.softmax(logits_BNTS, axis=-1).astype(query_BTNH.dtype)
-    return jnp.einsum("BNTS,BSNH->BTNH", weights_BNTS, keys.value)
+    out_BTNH = jnp.einsum("BNTS,BSNH->BTNH", weights_BNTS, keys.value)
+    return checkpoint_name(out_BTNH, "context")
 
 
 class Attention(nn.Module):
@@ -107,7 +111,6 @@ class Attention(nn.Module):
                 self.query(x_BTD), ("batch", "length", "activation_heads", "head_dim")
             )
             out_BTNH = dot_product_attention(query_BTNH, keys, mask, self.kernel)
-            out_BTNH = checkpoint_name(out_BTNH, "context")
             out_BTD = constrain(self.out(out_BTNH), ("batch", "length", "activation_embed"))
             return checkpoint_name(out_BTD, "output")
 

@@ -33,7 +33,8 @@ class TransformerConfig:
         Norms and softmax are float32 always.
       scan: one compiled block looped over, or all blocks written out (quicker for small stacks).
       remat: what the backward pass recomputes: none, dots (all but matrix products), full, context
-        (all but attention), outputs (all but attention and what is added to the residual stream).
+        (all but attention), outputs (all but attention and what is added to the residual stream),
+        hidden (all but these and the feed-forward's hidden values).
       kernel: of attention over whole sequences: splash (TPU), cudnn (GPU), plain, or auto, the best
         that the device has and that can do the pattern.
     """
@@ -75,9 +76,7 @@ class TransformerConfig:
 
 
 def _attention(config: TransformerConfig) -> Attention:
-    return Attention(
-        config.heads, config.head_dim, config.dim, DTYPES[config.dtype], config.kernel
-    )
+    return Attention(config.heads, config.head_dim, config.dim, DTYPES[config.dtype], config.kernel)
 
 
 def _feed_forward(config: TransformerConfig) -> FeedForward:

@@ -43,5 +43,6 @@ class FeedForward(nn.Module):
             )
             hidden_BTF = ACTIVATIONS[self.activation](up(x_BTD))
             hidden_BTF = constrain(hidden_BTF, ("batch", "length", "activation_mlp"))
+            hidden_BTF = checkpoint_name(hidden_BTF, "hidden")
             out_BTD = constrain(down(hidden_BTF), ("batch", "length", "activation_embed"))
             return checkpoint_name(out_BTD, "output")

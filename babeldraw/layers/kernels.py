@@ -172,7 +172,7 @@ def _on_one_device(mask: Seen | None, interpret: bool, query, key, value, seen) 
     kernel, blocks = _kernel(mask, length, keys, heads, interpret)
     query, key, value = (jnp.swapaxes(a, 1, 2) for a in (query, key, value))
     # For who reads the compiled program: how many of the blocks of the square are computed.
-    with jax.named_scope(f"splash_{blocks[0]}_of_{blocks[1]}_blocks"):
+    with jax.named_scope("splash_{}_of_{}_of_{}x{}".format(*blocks)):
         if seen is None:
             out = jax.vmap(kernel)(query, key, value)
         else:
@@ -187,12 +187,13 @@ def _on_one_device(mask: Seen | None, interpret: bool, query, key, value, seen) 
 
 
 def _kernel(mask: Seen | None, queries: int, keys: int, heads: int, interpret: bool):
-    """The kernel for all heads, and (blocks it computes, blocks of the square)."""
+    """The kernel for all heads; (blocks it computes, blocks of the square, sizes of a block)."""
     if mask is None:
         of_head = splash_masks.FullMask((queries, keys))
         visible = np.ones((queries, keys), bool)
     else:
-        visible = _visible(mask.pattern, queries, int(0 if not isinstance(mask.layer, int) else mask.layer))
+        layer = mask.layer if isinstance(mask.layer, int) else 0
+        visible = _visible(mask.pattern, queries, layer)
         causal = bool(np.array_equal(visible, np.tri(queries, dtype=bool)))
         of_head = (
             splash_masks.CausalMask((queries, keys)) if causal else splash_masks.NumpyMask(visible)
@@ -216,7 +217,7 @@ def _kernel(mask: Seen | None, queries: int, keys: int, heads: int, interpret: b
         interpret=interpret,
     )
     cut = visible.reshape(queries // rows, rows, keys // columns, columns).any((1, 3))
-    return kernel, (int(cut.sum()), cut.size)
+    return kernel, (int(cut.sum()), cut.size, rows, columns)
 
 
 @functools.lru_cache(maxsize=32)

@@ -118,7 +118,9 @@ def groups(attributes: str, devices: int) -> tuple[int, ...]:
     iota = re.search(r"replica_groups=\[(\d+),(\d+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", attributes)
     if iota:
         return _iota_group(int(iota.group(2)), *iota.groups()[2:])
-    mesh = re.search(r"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\S+)? \{([^}]*)\}", attributes)
+    mesh = re.search(
+        r"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\S+)? \{([^}]*)\}", attributes
+    )
     if mesh:
         axes = [(name, int(size)) for name, size in re.findall(r"'([^']+)'=(\d+)", mesh.group(1))]
         return _mesh_group(axes, re.findall(r"'([^']+)'", mesh.group(2)))

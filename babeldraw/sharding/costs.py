@@ -176,6 +176,8 @@ def _pairs(
             if shift % common:
                 continue
             step = dilate // common
-            start = next(o for o in range(first, first + step) if (o * stride + shift) % dilate == 0)
+            start = next(
+                o for o in range(first, first + step) if (o * stride + shift) % dilate == 0
+            )
             count += max(0, (final - start) // step + 1)
     return count

@@ -11,9 +11,8 @@ bytes / (0.85 x bandwidth) and operations / rate, where that is less than the co
 """
 
 import dataclasses
-import re
+from collections.abc import Callable
 
-from babeldraw.sharding.chips import Chip
 from babeldraw.sharding.collective_costs import Wires, communication
 from babeldraw.sharding.costs import FREE, elementwise, flops, traffic
 from babeldraw.sharding.hlo import Computation, Instruction, Program, parse_program
@@ -21,6 +20,8 @@ from babeldraw.sharding.loops import Loops
 
 # Share of the published bandwidth that a long copy reaches.
 REACHED = 0.85
+# Seconds and operations of one call of a kernel (custom call), or None where that is not known.
+Kernels = Callable[[Instruction], tuple[float, int] | None]
 _COPIES = ("copy-start", "slice-start", "dynamic-slice-start", "dynamic-update-slice-start")
 
 
@@ -71,18 +72,20 @@ class Estimate:
         self.sources[source] = self.sources.get(source, 0.0) + seconds
 
 
-def estimate(text: str, wires: Wires, kernels: dict[str, float] | None = None) -> dict[str, Estimate]:
+def estimate(
+    text: str, wires: Wires, kernels: Kernels = lambda instruction: None
+) -> dict[str, Estimate]:
     """`raw` and `capped` estimates of a program.
 
     Args:
       text: of a program compiled for one of `chips.CHIPS`, scheduled.
       wires: the chip and its slice.
-      kernels: seconds of one call of each kernel (custom call), by its name in the text; without
-        one, a kernel takes what it declares: operations at the peak, bytes at the bandwidth.
+      kernels: what kernels cost; one that it does not know takes what it declares: operations at
+        the peak, bytes at the bandwidth.
     """
     program = parse_program(text)
     return {
-        name: _Walk(program, wires, capped, kernels or {}).run()
+        name: _Walk(program, wires, capped, kernels).run()
         for name, capped in (("raw", False), ("capped", True))
     }
 
@@ -97,7 +100,7 @@ class _Queues:
 
 
 class _Walk:
-    def __init__(self, program: Program, wires: Wires, capped: bool, kernels: dict[str, float]):
+    def __init__(self, program: Program, wires: Wires, capped: bool, kernels: Kernels):
         self.program, self.wires, self.chip = program, wires, wires.chip
         self.capped, self.kernels = capped, kernels
         self.loops = Loops(program)
@@ -218,16 +221,15 @@ class _Walk:
 
     def _compute(self, instruction: Instruction, computation: Computation, times: int) -> float:
         """Seconds of work of the core itself."""
-        work = flops(instruction, computation, self.program)
+        if instruction.opcode == "custom-call":
+            part, (seconds, work) = "kernel", self._kernel(instruction, computation)
+        else:
+            work = flops(instruction, computation, self.program)
+            part = "matmul" if work else "elementwise"
+            seconds = self._cycles(instruction, computation, work > 0)
         self.found.flops += work * times
         if _again(instruction):
             self.found.remat_flops += work * times
-        if instruction.opcode == "custom-call":
-            seconds = self._kernel(instruction, computation, work)
-            part = "kernel"
-        else:
-            seconds = self._cycles(instruction, computation, work > 0)
-            part = "matmul" if work else "elementwise"
         self.found.spend(part, seconds * times, instruction.source)
         return seconds
 
@@ -244,16 +246,18 @@ class _Walk:
         )
         return bound if seconds is None else min(seconds, bound)
 
-    def _kernel(self, instruction: Instruction, computation: Computation, work: int) -> float:
+    def _kernel(self, instruction: Instruction, computation: Computation) -> tuple[float, int]:
+        """Seconds and operations of a custom call."""
         if "tpu_custom_call" not in instruction.attributes:
             # Bookkeeping of the compiler: a buffer, a view of one.
-            return 0.0
-        name = re.sub(r"\.\d+$", "", instruction.name)
-        if name in self.kernels:
-            return self.kernels[name]
+            return 0.0, 0
+        known = self.kernels(instruction)
+        if known is not None:
+            return known
         self.found.unknown_kernels += 1
+        work = flops(instruction, computation, self.program)
         moved = traffic(instruction, computation, self.program)
-        return max(work / self.chip.peak, moved / (REACHED * self.chip.bandwidth))
+        return max(work / self.chip.peak, moved / (REACHED * self.chip.bandwidth)), work
 
     def _turns(self, loop: Instruction, computation: Computation) -> int:
         turns = self.loops.turns(loop, computation)

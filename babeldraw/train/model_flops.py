@@ -9,7 +9,8 @@ import dataclasses
 
 from babeldraw.layers.block import TransformerConfig
 from babeldraw.models.babeldraw import BabeldrawConfig
-from babeldraw.tokenizers.vit_vqgan import ViTVQGANConfig
+from babeldraw.tokenizers.vit_vqgan import ViTVQGANConfig, ViTVQGANTokenizer
+from babeldraw.train.experiment import Experiment, TextToImageExperiment
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,6 +26,15 @@ class ModelFlops:
     @property
     def per_example(self) -> int:
         return sum(self.parts.values())
+
+
+def model_flops(experiment: Experiment) -> ModelFlops | None:
+    """Of a config's training step; None where there is no formula for its objective yet."""
+    if isinstance(experiment, TextToImageExperiment):
+        stored = experiment.data.source == "tokens"
+        tokens = ViTVQGANTokenizer(experiment.tokenizer).tokens.length
+        return text_to_image_flops(experiment.model, experiment.tokenizer, tokens, stored)
+    return None
 
 
 def blocks_forward(
@@ -73,7 +83,9 @@ def text_to_image_flops(
     }
     if not stored_tokens:
         parts["tokenizer (forward)"] = encoder_forward(tokenizer, tokens)
-        formula["tokenizer (forward)"] = "blocks (8 T D^2 + 4 T^2 D + 4 T D F) + 2 T (3 P^2 D + ...)"
+        formula["tokenizer (forward)"] = (
+            "blocks (8 T D^2 + 4 T^2 D + 4 T D F) + 2 T (3 P^2 D + ...)"
+        )
     return ModelFlops(parts, formula)
 
 

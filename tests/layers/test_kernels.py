@@ -5,10 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from babeldraw.errors import UserError
 from babeldraw.layers.attention import KeyValue, dot_product_attention
-from babeldraw.layers.kernels import Seen, choose, splash_attention
-from babeldraw.layers.masks import Causal, ConvShaped, DallE, padding_mask
+from babeldraw.layers.kernels import Seen, splash_attention
+from babeldraw.layers.masks import Causal, ConvShaped, padding_mask
 
 B, T, S, N, H = 2, 256, 128, 2, 8
 GRID = (16, 16)
