@@ -7,10 +7,17 @@ lookups and the optimizer do not count.
 
 import dataclasses
 
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
 from babeldraw.layers.block import TransformerConfig
 from babeldraw.models.babeldraw import BabeldrawConfig
+from babeldraw.objectives.adversarial import Adversary
+from babeldraw.tokenizers.perceptual import PerceptualNetwork
 from babeldraw.tokenizers.vit_vqgan import ViTVQGANConfig, ViTVQGANTokenizer
-from babeldraw.train.experiment import Experiment, TextToImageExperiment
+from babeldraw.train.experiment import Experiment, TextToImageExperiment, TokenizerExperiment
+from babeldraw.train.traced_flops import traced_flops
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +41,40 @@ def model_flops(experiment: Experiment) -> ModelFlops | None:
         stored = experiment.data.source == "tokens"
         tokens = ViTVQGANTokenizer(experiment.tokenizer).tokens.length
         return text_to_image_flops(experiment.model, experiment.tokenizer, tokens, stored)
+    if isinstance(experiment, TokenizerExperiment) and not experiment.decoder_only:
+        return tokenizer_flops(experiment)
     return None
+
+
+def tokenizer_flops(experiment: TokenizerExperiment) -> ModelFlops:
+    """Of a tokenizer's step with all its losses, traced; R1, every 16th step, is left out."""
+    image = jax.ShapeDtypeStruct((1, *experiment.tokenizer.image_size, 3), jnp.float32)
+    tokenizer = ViTVQGANTokenizer(experiment.tokenizer)
+
+    def forward(fn, init):
+        params = nn.unbox(jax.eval_shape(init, jax.random.key(0)))
+        return traced_flops(fn, params, image)
+
+    parts = {"tokenizer": 3 * forward(tokenizer.reconstruct, tokenizer.init)}
+    formula = {"tokenizer": "3 forward: its own, and backward twice that"}
+    if experiment.loss.perceptual > 0:
+        network = PerceptualNetwork(experiment.perceptual)
+        pair = forward(lambda params, x: network.distance(params, x, x), network.init)
+        parts["perceptual network"] = 3 * pair // 2
+        formula["perceptual network"] = "3 forward: of both pictures, and back to one"
+    if experiment.loss.adversarial > 0:
+        adversary = Adversary(
+            experiment.discriminator,
+            experiment.discriminator_optimizer,
+            experiment.tokenizer.image_size,
+        )
+        own = forward(
+            lambda state, x: adversary.logits(state["params"], x),
+            adversary.init,
+        )
+        parts["discriminator"] = 8 * own
+        formula["discriminator"] = "8 forward: 2 for the tokenizer, 3 each for real and drawn"
+    return ModelFlops(parts, formula)
 
 
 def blocks_forward(

@@ -1,4 +1,4 @@
-"""A program's time from its text: on pieces of text whose time one can say, and on real programs."""
+"""A program's time from its text: of pieces whose time one can say, and of real programs."""
 
 import functools
 import importlib.util
