@@ -144,7 +144,7 @@ def splash_attention(
 def _over_devices(body):
     """`body` on each device's examples and heads: the partitioner cannot cut a kernel."""
     layout = current()
-    if layout is None:
+    if layout is None or layout.manual == frozenset(layout.mesh.axis_names):
         return body
     names = ("batch", None, "activation_heads", None)
 

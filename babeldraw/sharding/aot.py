@@ -46,7 +46,7 @@ def topology_devices(name: str, slices: int = 1) -> list[jax.Device]:
             platform="tpu",
             topology_name=name,
             chip_config_name=CHIPS[generation].config,
-            chips_per_host_bounds=(2, 2, 1)[: shape.count("x") + 1],
+            chips_per_host_bounds=(2, 2, 1),
             num_slices=slices,
         )
     except Exception as error:
