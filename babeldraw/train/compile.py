@@ -46,7 +46,8 @@ class Report:
       flops: `model` and `executed` by each chip in a step, `rematerialized` of these; `parts` and
         `formula` of the model's, for one example.
       step_seconds, mfu: `raw` and `capped`, see `sharding.estimate`.
-      seconds_by_part: of the capped figure.
+      seconds_by_part: of the capped figure, what the core does.
+      seconds_by_scope: of the capped figure, what part of the step it is for.
       examples_per_second: by the capped figure, over all chips; `days` of the config's schedule.
       collectives: of the capped figure, by kind: `count`, `bytes`, `seconds` on the links,
         `exposed` seconds and `overlapped`, the share of the seconds that are not.
@@ -71,10 +72,24 @@ class Report:
     step_seconds: dict[str, float] = dataclasses.field(default_factory=dict)
     mfu: dict[str, float] = dataclasses.field(default_factory=dict)
     seconds_by_part: dict[str, float] = dataclasses.field(default_factory=dict)
+    seconds_by_scope: dict[str, float] = dataclasses.field(default_factory=dict)
     examples_per_second: float = 0.0
     days: float = 0.0
     collectives: dict[str, dict[str, float]] = dataclasses.field(default_factory=dict)
     notes: list[str] = dataclasses.field(default_factory=list)
+
+
+# Parts of a step by the names that operations carry; the first that is found counts.
+_SCOPES = {
+    "tokenizer": "ViTVQGAN",
+    "discriminator": "discriminator",
+    "perceptual network": "perceptual|VGG",
+    "self-attention": "self_attention|EncoderBlock/attention",
+    "text attention": "text_attention",
+    "feed-forward": "ffn",
+    "logits and loss": "logits|loss|cross_entropy",
+    "norms, residual sums, dropout": "Block|stack",
+}
 
 
 def compile_step(experiment: Experiment, topology: str, slices: int = 1) -> Report:
@@ -190,6 +205,7 @@ def _fill(report: Report, compiled: Any, layout: Layout, needed: ModelFlops | No
     raw, capped = found["raw"], found["capped"]
     report.step_seconds = {name: one.seconds for name, one in found.items()}
     report.seconds_by_part = capped.parts
+    report.seconds_by_scope = _by_scope(capped.sources)
     report.flops = {"executed": capped.flops, "rematerialized": capped.remat_flops}
     report.collectives = _collectives(capped)
     report.notes = _notes(capped)
@@ -202,6 +218,15 @@ def _fill(report: Report, compiled: Any, layout: Layout, needed: ModelFlops | No
         report.mfu = {
             name: per_chip / one.seconds / peak for name, one in (("raw", raw), ("capped", capped))
         }
+
+
+def _by_scope(sources: Mapping[str, float]) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for source, seconds in sources.items():
+        named = (scope for scope, words in _SCOPES.items() if re.search(words, source))
+        scope = next(named, "the rest: optimizer, embeddings, layout")
+        found[scope] = found.get(scope, 0.0) + seconds
+    return dict(sorted(found.items(), key=lambda item: -item[1]))
 
 
 def _collectives(found: Estimate) -> dict[str, dict[str, float]]:

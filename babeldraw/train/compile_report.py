@@ -85,6 +85,7 @@ def _time(report: Report) -> list[str]:
         lines.append(f"estimated step, {name} ({meaning}): {report.step_seconds[name]:.3f} s{mfu}")
     parts = sorted(report.seconds_by_part.items(), key=lambda item: -item[1])
     lines.append("  of it: " + ", ".join(f"{part} {seconds:.3f} s" for part, seconds in parts))
+    lines += [f"  {seconds:8.3f} s  {scope}" for scope, seconds in report.seconds_by_scope.items()]
     lines.append(
         f"by the capped figure: {report.examples_per_second:,.0f} images/s, {report.days:.1f} days"
         " for the config's steps"
