@@ -34,6 +34,9 @@ def dropout(x: jax.Array, rate: float, keys_B: jax.Array | None, place: int) -> 
         return x
 
     dropped = jnp.uint32(rate * 2**32)
+    # Else compilers fuse the mask into the products of matrices around it, forward and backward,
+    # where it is computed anew for each tile.
+    x = jax.lax.optimization_barrier(x)
 
     def keep(key):
         return _bits(jax.random.fold_in(key, place), x.shape[1:]) >= dropped

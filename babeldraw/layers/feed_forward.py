@@ -41,8 +41,9 @@ class FeedForward(nn.Module):
                 dtype=self.dtype,
                 name="down",
             )
-            hidden_BTF = ACTIVATIONS[self.activation](up(x_BTD))
+            # Kept before the activation, whose own backward pass needs that.
+            hidden_BTF = checkpoint_name(up(x_BTD), "hidden")
+            hidden_BTF = ACTIVATIONS[self.activation](hidden_BTF)
             hidden_BTF = constrain(hidden_BTF, ("batch", "length", "activation_mlp"))
-            hidden_BTF = checkpoint_name(hidden_BTF, "hidden")
             out_BTD = constrain(down(hidden_BTF), ("batch", "length", "activation_embed"))
             return checkpoint_name(out_BTD, "output")

@@ -8,6 +8,7 @@ import dataclasses
 import functools
 import math
 import re
+from collections.abc import Iterator
 
 _HEADER = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
 _INSTRUCTION = re.compile(r"^\s*(ROOT )?%?([\w.\-]+) = (\(.*?\)|\S+) ([\w\-]+)\(")
@@ -131,12 +132,12 @@ class Program:
 def parse_program(text: str) -> Program:
     """The program that a compiled step's `as_text()` describes.
 
-    A custom call's metadata may span lines of any form; only what looks like the beginning of a
-    computation or of an instruction counts as one.
+    A kernel's metadata spans lines of any form: what looks like no beginning of a computation or
+    of an instruction goes on with the instruction before it.
     """
     computations: dict[str, Computation] = {}
     entry, current = None, None
-    for line in text.splitlines():
+    for line in _joined(text.splitlines()):
         header = _HEADER.match(line)
         if header:
             current = Computation(header.group(2), {})
@@ -147,6 +148,19 @@ def parse_program(text: str) -> Program:
             if instruction is not None:
                 current.instructions[instruction.name] = instruction
     return Program(computations, entry)
+
+
+def _joined(lines: list[str]) -> Iterator[str]:
+    """Lines, each instruction on one."""
+    parts: list[str] = []
+    for line in lines:
+        if not parts or line == "}" or _HEADER.match(line) or _INSTRUCTION.match(line):
+            if parts:
+                yield "".join(parts)
+            parts = []
+        parts.append(line)
+    if parts:
+        yield "".join(parts)
 
 
 def _instruction(line: str) -> Instruction | None:
