@@ -269,7 +269,7 @@ class _Walk:
 
 def _again(instruction: Instruction) -> bool:
     """Whether it was computed before: by the compiler's choice or by that of the program."""
-    return ".remat" in instruction.name or "remat" in instruction.source
+    return ".remat" in instruction.name or "rematted_computation" in instruction.source
 
 
 def _add(total: Estimate, part: Estimate) -> None:
