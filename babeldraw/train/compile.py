@@ -62,11 +62,11 @@ class Report:
     mode: str
     mesh: dict[str, Any]
     batch_size: int
-    parameters: dict[str, int]
-    hbm_gib: dict[str, float]
-    fits: bool
     pipeline: dict[str, dict[str, Any]]
-    compile_seconds: float
+    parameters: dict[str, int] = dataclasses.field(default_factory=dict)
+    hbm_gib: dict[str, float] = dataclasses.field(default_factory=dict)
+    fits: bool = False
+    compile_seconds: float = 0.0
     largest: list[str] = dataclasses.field(default_factory=list)
     flops: dict[str, Any] = dataclasses.field(default_factory=dict)
     step_seconds: dict[str, float] = dataclasses.field(default_factory=dict)
@@ -106,11 +106,6 @@ def compile_step(experiment: Experiment, topology: str, slices: int = 1) -> Repo
     devices = topology_devices(topology, slices)
     layout = make_layout(experiment.mesh, _mesh(experiment.mesh, devices, topology, slices))
     experiment.check_layout(layout)
-    objective = experiment.make_objective()
-    began = time.monotonic()
-    with waiting(f"compiling for {topology}"):
-        lowered, state = _lowered_step(objective, layout)
-        compiled = _compile(lowered)
     report = Report(
         topology=topology,
         slices=slices,
@@ -118,21 +113,16 @@ def compile_step(experiment: Experiment, topology: str, slices: int = 1) -> Repo
         mode="train",
         mesh={**layout.mesh.shape, "rules": experiment.mesh.rules, "zero1": experiment.mesh.zero1},
         batch_size=experiment.train.batch_size,
-        parameters=_parameters(state),
-        hbm_gib={"limit": CHIPS[topology.partition(":")[0]].hbm_gib},
-        fits=not isinstance(compiled, _TooLarge),
         pipeline=_pipelines(experiment, layout),
-        compile_seconds=time.monotonic() - began,
     )
-    if isinstance(compiled, _TooLarge):
-        report.hbm_gib["peak"] = compiled.needed
-        report.largest = compiled.largest
-        return report
-    needed = model_flops(experiment)
-    _fill(report, compiled, layout, needed)
-    if report.examples_per_second:
-        seconds = experiment.train.steps * report.step_seconds["capped"]
-        report.days = seconds / 86400
+    began = time.monotonic()
+    with waiting(f"compiling for {topology}"):
+        lowered, state = _lowered_step(experiment.make_objective(), layout)
+        report.parameters = _parameters(state)
+        fill(report, lowered, layout, model_flops(experiment))
+    report.compile_seconds = time.monotonic() - began
+    if report.fits:
+        report.days = experiment.train.steps * report.step_seconds["capped"] / 86400
     return report
 
 
@@ -193,9 +183,23 @@ def _largest(message: str, count: int = 5) -> list[str]:
     return found
 
 
-def _fill(report: Report, compiled: Any, layout: Layout, needed: ModelFlops | None) -> None:
-    """What the compiled program says of itself."""
+def fill(report: Report, lowered: Any, layout: Layout, needed: ModelFlops | None) -> None:
+    """Compiles a program and adds to the report what the compiler says of it.
+
+    Args:
+      report: says what it is that is compiled.
+      lowered: of `jax.jit(...).lower(...)`, over the layout's mesh.
+      layout: mesh and rules.
+      needed: operations that it cannot do without, for one of `report.batch_size` examples; None
+        leaves the MFU out.
+    """
     generation = report.topology.partition(":")[0]
+    report.hbm_gib = {"limit": CHIPS[generation].hbm_gib}
+    compiled = _compile(lowered)
+    report.fits = not isinstance(compiled, _TooLarge)
+    if isinstance(compiled, _TooLarge):
+        report.hbm_gib["peak"], report.largest = compiled.needed, compiled.largest
+        return
     report.hbm_gib |= _memory(compiled)
     found = estimate(
         compiled.as_text(),
