@@ -208,7 +208,7 @@ class _Walk:
         return done[0].bytes if done else instruction.bytes
 
     def _branches(self, instruction: Instruction, times: int) -> float:
-        """The longest branch; all are booked, so that their sum is an upper bound."""
+        """The longest branch, as if it were always taken."""
         names = [name for found in instruction.called.values() for name in found]
         walks = []
         for name in names:

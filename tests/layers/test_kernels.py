@@ -5,9 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from babeldraw.errors import UserError
 from babeldraw.layers.attention import KeyValue, dot_product_attention
-from babeldraw.layers.kernels import Seen, splash_attention
-from babeldraw.layers.masks import Causal, ConvShaped, padding_mask
+from babeldraw.layers.kernels import Seen, choose, splash_attention
+from babeldraw.layers.masks import Causal, ConvShaped, DallE, padding_mask
 
 B, T, S, N, H = 2, 256, 128, 2, 8
 GRID = (16, 16)
@@ -44,3 +45,27 @@ def test_splash_attention_gives_what_the_plain_form_gives(name):
         results.append((out, *pull(weight)))
     for expected, found in zip(*results, strict=True):
         np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+DALLE = DallE(ConvShaped(GRID), 4)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "queries", "mask", "message"),
+    [
+        ("splash", 100, Seen(Causal()), "100 queries on 100 keys: multiples of 128 are needed"),
+        ("splash", T, Seen(DALLE, jnp.int32(0)), "a pattern that differs between layers"),
+        ("splash", T, jnp.ones((1, 1, T, T), bool), "one of keys, [B, 1, 1, S], is needed"),
+        ("cudnn", T, None, "needs a GPU"),
+    ],
+)
+def test_a_kernel_that_cannot_do_it_says_why(kernel, queries, mask, message):
+    with pytest.raises(UserError) as raised:
+        choose(kernel, queries, queries, mask)
+    assert message in str(raised.value)
+
+
+def test_on_a_cpu_and_for_single_queries_the_plain_form_is_chosen():
+    assert choose("auto", T, T, Seen(Causal())) == "plain"
+    assert choose("splash", 1, T, None) == choose("cudnn", 1, T, None) == "plain"
+    assert choose("splash", T, T, Seen(DALLE, 3)) == "splash"
