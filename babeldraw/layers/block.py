@@ -225,7 +225,7 @@ def _look_back(
     layer: int,
 ) -> tuple[jax.Array, KeyValue]:
     """Writes slot `index` into the ring and attends from it to what it sees there."""
-    window = past.key.shape[1]
+    window = past.key.shape[2]
     with jax.named_scope("cache_update"):
         past = past.write(index % window, attention.key_value(y_B1D))
     mask = ring_mask(pattern, window, index, layer)[None, None, None]

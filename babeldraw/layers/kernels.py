@@ -102,43 +102,43 @@ def _platform() -> str:
 
 
 def cudnn_attention(
-    query_BTNH: jax.Array, key_BSNH: jax.Array, value_BSNH: jax.Array, mask: Mask
+    query_BNTH: jax.Array, key_BNSH: jax.Array, value_BNSH: jax.Array, mask: Mask
 ) -> jax.Array:
     """softmax(query key^T / sqrt(H)) value by cuDNN: bfloat16 or float16, H at most 128."""
     if isinstance(mask, Seen):
-        mask = mask.dense(query_BTNH.shape[1])
-    return jax.nn.dot_product_attention(
-        query_BTNH, key_BSNH, value_BSNH, mask=mask, implementation="cudnn"
-    )
+        mask = mask.dense(query_BNTH.shape[2])
+    arrays = (jnp.swapaxes(a, 1, 2) for a in (query_BNTH, key_BNSH, value_BNSH))
+    out_BTNH = jax.nn.dot_product_attention(*arrays, mask=mask, implementation="cudnn")
+    return jnp.swapaxes(out_BTNH, 1, 2)
 
 
 # ----------------------------------------------------------------------------------- splash
 
 
 def splash_attention(
-    query_BTNH: jax.Array,
-    key_BSNH: jax.Array,
-    value_BSNH: jax.Array,
+    query_BNTH: jax.Array,
+    key_BNSH: jax.Array,
+    value_BNSH: jax.Array,
     mask: Mask,
     interpret: bool = False,
 ) -> jax.Array:
     """softmax(query key^T / sqrt(H)) value; logits and softmax in float32.
 
     Args:
-      query_BTNH, key_BSNH, value_BSNH: T and S are multiples of 128.
+      query_BNTH, key_BNSH, value_BNSH: T and S are multiples of 128.
       mask: as `choose` lets pass.
       interpret: run the kernel's Python, for a test on a CPU.
 
     Returns:
-      [B, T, N, H] in the type of the queries.
+      [B, N, T, H] in the type of the queries.
     """
-    query_BTNH = query_BTNH * query_BTNH.shape[-1] ** -0.5
+    query_BNTH = query_BNTH * query_BNTH.shape[-1] ** -0.5
     seen = None
     if isinstance(mask, jax.Array):
-        seen = jnp.broadcast_to(mask, (query_BTNH.shape[0], 1, 1, key_BSNH.shape[1]))[:, 0, 0]
+        seen = jnp.broadcast_to(mask, (query_BNTH.shape[0], 1, 1, key_BNSH.shape[2]))[:, 0, 0]
         mask = None
     body = functools.partial(_on_one_device, mask, interpret)
-    return _over_devices(body)(query_BTNH, key_BSNH, value_BSNH, seen)
+    return _over_devices(body)(query_BNTH, key_BNSH, value_BNSH, seen)
 
 
 def _over_devices(body):
@@ -146,7 +146,7 @@ def _over_devices(body):
     layout = current()
     if layout is None or layout.manual == frozenset(layout.mesh.axis_names):
         return body
-    names = ("batch", None, "activation_heads", None)
+    names = ("batch", "activation_heads", None, None)
 
     def run(query, key, value, seen):
         specs = []
@@ -168,22 +168,17 @@ def _over_devices(body):
 
 
 def _on_one_device(mask: Seen | None, interpret: bool, query, key, value, seen) -> jax.Array:
-    length, keys, heads = query.shape[1], key.shape[1], query.shape[2]
+    heads, length, keys = query.shape[1], query.shape[2], key.shape[2]
     kernel, blocks = _kernel(mask, length, keys, heads, interpret)
-    query, key, value = (jnp.swapaxes(a, 1, 2) for a in (query, key, value))
     # For who reads the compiled program: how many of the blocks of the square are computed.
     with jax.named_scope("splash_{}_of_{}_of_{}x{}".format(*blocks)):
         if seen is None:
-            out = jax.vmap(kernel)(query, key, value)
-        else:
-            # A query sees the keys of its own segment.
-            ids = splash.SegmentIds(
-                q=jnp.ones((query.shape[0], length), jnp.int32), kv=seen.astype(jnp.int32)
-            )
-            out = jax.vmap(lambda q, k, v, i: kernel(q, k, v, segment_ids=i))(
-                query, key, value, ids
-            )
-    return jnp.swapaxes(out, 1, 2)
+            return jax.vmap(kernel)(query, key, value)
+        # A query sees the keys of its own segment.
+        ids = splash.SegmentIds(
+            q=jnp.ones((query.shape[0], length), jnp.int32), kv=seen.astype(jnp.int32)
+        )
+        return jax.vmap(lambda q, k, v, i: kernel(q, k, v, segment_ids=i))(query, key, value, ids)
 
 
 def _kernel(mask: Seen | None, queries: int, keys: int, heads: int, interpret: bool):

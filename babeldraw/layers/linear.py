@@ -71,12 +71,14 @@ def _product(eqn: str, x: jax.Array, weight: jax.Array) -> jax.Array:
     letters, of_weight = inputs.split(",")
     contracted = "".join(letter for letter in of_weight if letter not in output)
     made = "".join(letter for letter in of_weight if letter in output)
-    kept = letters.removesuffix(contracted)
-    if (kept + contracted, contracted + made, kept + made) != (letters, of_weight, output):
+    kept = "".join(letter for letter in letters if letter not in contracted)
+    if of_weight != contracted + made or set(kept) & set(made):
         return jnp.einsum(eqn, x, weight)
+    x = jnp.transpose(x, [letters.index(letter) for letter in kept + contracted])
     size = math.prod(weight.shape[: len(contracted)])
     flat = x.reshape(*x.shape[: len(kept)], size) @ weight.reshape(size, -1)
-    return flat.reshape(*x.shape[: len(kept)], *weight.shape[len(contracted) :])
+    y = flat.reshape(*x.shape[: len(kept)], *weight.shape[len(contracted) :])
+    return jnp.transpose(y, [(kept + made).index(letter) for letter in output])
 
 
 class Embedding(nn.Module):

@@ -49,8 +49,8 @@ def bundles(topology: str, mask, queries: int, keys: int) -> dict[str, int]:
     mesh = jax.sharding.Mesh(np.array(topology_devices(topology)[:1]), ("x",))
     place = jax.NamedSharding(mesh, jax.P())
     of = functools.partial(jax.ShapeDtypeStruct, sharding=place)
-    query = of((BATCH, queries, HEADS, HEAD_DIM), jnp.bfloat16)
-    key = of((BATCH, keys, HEADS, HEAD_DIM), jnp.bfloat16)
+    query = of((BATCH, HEADS, queries, HEAD_DIM), jnp.bfloat16)
+    key = of((BATCH, HEADS, keys, HEAD_DIM), jnp.bfloat16)
     gradient = jax.value_and_grad(functools.partial(loss, mask), argnums=(0, 1, 2))
     jax.jit(gradient).lower(query, key, key, of((BATCH, 1, 1, keys), bool)).compile()
     found = {}

@@ -24,7 +24,7 @@ MASKS = {
 
 def arrays(keys):
     made = jax.random.split(jax.random.key(0), 4)
-    shapes = [(B, T, N, H), (B, keys, N, H), (B, keys, N, H), (B, T, N, H)]
+    shapes = [(B, N, T, H), (B, N, keys, H), (B, N, keys, H), (B, N, T, H)]
     return [jax.random.normal(k, shape) for k, shape in zip(made, shapes, strict=True)]
 
 
