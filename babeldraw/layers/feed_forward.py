@@ -46,7 +46,9 @@ class FeedForward(nn.Module):
                 dtype=self.dtype,
                 name="down",
             )
-            hidden_BTF = ACTIVATIONS[self.activation](up(x_BTD))
+            # Kept before the activation, whose own backward pass needs that.
+            hidden_BTF = checkpoint_name(up(x_BTD), "hidden")
+            hidden_BTF = ACTIVATIONS[self.activation](hidden_BTF)
             hidden_BTF = constrain(hidden_BTF, ("batch", "length", "activation_mlp"))
             if drop is not None:
                 hidden_BTF = drop(hidden_BTF)

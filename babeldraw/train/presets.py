@@ -55,7 +55,7 @@ def _run_local(config: dict[str, Any]) -> dict[str, Any]:
                 section[side].update(_TINY)
     if tokenizer:
         tokenizer.update(image_size=[32, 32], codebook_size=64, code_dim=8)
-    config["train"].update(steps=4, batch_size=8, log_every=2, checkpoint_every=2)
+    config["train"].update(steps=4, batch_size=8, accumulation=1, log_every=2, checkpoint_every=2)
     config["data"] = {"source": "shapes", "num_examples": 1000}
     config["mesh"] = {}
     config["optimizer"]["schedule"].update(warmup_steps=1, decay_start=2, decay_end=4)
