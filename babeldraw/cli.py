@@ -15,6 +15,8 @@ COMMANDS = (
     "train",
     "sample",
     "evaluate",
+    "probe",
+    "features",
     "inspect",
     "compile",
     "vocabulary",
@@ -101,7 +103,10 @@ def _parse(name: str, command: ModuleType, words: list[str]) -> flags.FlagValues
         raise UserError(_unknown_field(words, error)) from error
     except (OSError, ImportError, SyntaxError) as error:
         raise UserError(f"--config: {_one_line(error)}") from error
-    if len(rest) > 1:
+    words_flag = getattr(command, "WORDS", None)
+    if words_flag and values[words_flag].value:
+        values[words_flag].value = [*values[words_flag].value, *rest[1:]]
+    elif len(rest) > 1:
         raise UserError(f"{rest[1]!r} is left over; flags look like --name=value")
     return values
 

@@ -1,11 +1,14 @@
-"""Compiles a config's training step for a TPU pod, without the pod: does it fit?
+"""Compiles a config's training step for a TPU pod, without the pod: does it fit, how fast is it?
 
 The real step goes through the real compiler (libtpu, on any x86_64 Linux machine). Printed are the
-memory of each chip, the communication in the program and the pipelines' schedules. No estimate of
-the time that a step takes is made yet.
+memory of each chip, the work, the communication, the pipelines' schedules and an estimate of the
+time that a step takes. docs/compile.md says what each line means and how good the estimate is.
 
 Example:
-  babeldraw compile --config=configs/babeldraw/20b.py --topology=v4:8x8x16
+  babeldraw compile --config=configs/babeldraw/20b.py --topology=v4:8x8x16 --json=20b.json
+
+Two reports side by side:
+  babeldraw compile --compare 20b.json other.json
 """
 
 import dataclasses
@@ -16,9 +19,13 @@ from etils import epath
 from ml_collections import config_flags
 
 from babeldraw.commands.flags import required
-from babeldraw.train.compile import compile_step, describe
+from babeldraw.errors import UserError
+from babeldraw.train.compile import compile_step
+from babeldraw.train.compile_report import compare, describe
 from babeldraw.train.experiment import parse
-from babeldraw.train.progress import say
+
+# Words that are no flags belong to this flag.
+WORDS = "compare"
 
 
 def define(values: flags.FlagValues, argv: list[str]) -> None:
@@ -33,16 +40,31 @@ def define(values: flags.FlagValues, argv: list[str]) -> None:
         "topology", None, "Generation and chips of a slice, as v4:4x4x8.", flag_values=values
     )
     flags.DEFINE_integer("slices", 1, "Number of such slices.", flag_values=values, lower_bound=1)
+    flags.DEFINE_enum("mode", "train", ["train"], "What is compiled.", flag_values=values)
     flags.DEFINE_string("json", None, "File for the report as JSON.", flag_values=values)
+    flags.DEFINE_list("compare", [], "Two files of --json, shown side by side.", flag_values=values)
 
 
 def run(values: flags.FlagValues) -> int:
+    if values.compare:
+        print(_compared(values.compare))
+        return 0
     experiment = parse(required(values, "config"))
-    topology = required(values, "topology")
-    say(f"compiling for {topology}; a model of 20B takes some minutes")
-    report = compile_step(experiment, topology, values.slices)
+    report = compile_step(experiment, required(values, "topology"), values.slices)
     print(describe(report))
     if values.json:
         text = json.dumps(dataclasses.asdict(report), indent=2)
         epath.Path(values.json).write_text(text + "\n")
     return 0
+
+
+def _compared(files: list[str]) -> str:
+    if len(files) != 2:
+        raise UserError(f"--compare has {len(files)} file(s), {' '.join(files)}; two are needed")
+    reports = []
+    for name in files:
+        try:
+            reports.append(json.loads(epath.Path(name).read_text()))
+        except (OSError, ValueError) as error:
+            raise UserError(f"--compare cannot read {name}: {error}") from error
+    return compare((files[0], files[1]), (reports[0], reports[1]))

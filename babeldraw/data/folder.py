@@ -1,5 +1,6 @@
 """A folder of pictures, captioned by a text file beside each or by a list at the top."""
 
+import bisect
 import csv
 import hashlib
 import json
@@ -42,6 +43,9 @@ class FolderSource:
     file in the top folder says: "file" or "file_name" (relative to that folder), "caption" or
     "text", and optionally "label", an integer. Hidden files are passed over.
 
+    Where no list gives labels, the class of a picture is the folder that holds it: `cats/1.jpg`,
+    or `train/cats/1.jpg` with split 'train/'. Classes are numbered in the order of their names.
+
     About 5 % of the pictures are the split 'test', the rest 'train', by a hash of the relative
     path: a picture stays in its split when others come or go. Of two or more pictures each split
     has at least one. 'all' gives both. A name that ends in a slash, such as 'holidays/', is the
@@ -72,6 +76,8 @@ class FolderSource:
             raise UserError(f"data.path={path} holds no pictures ({' '.join(IMAGE_SUFFIXES)})")
         self._listed = _read_lists(self._root, set(names))
         self._sidecars = sidecars
+        self._depth = split.count("/")
+        self.classes, self._numbered = self._find_classes(names)
         if require_captions:
             names = self._captioned(names)
         self._names = _split(names, split)
@@ -93,6 +99,8 @@ class FolderSource:
     def __getitem__(self, index: int) -> Record:
         name = self._names[index]
         caption, label = self._caption(name)
+        if not self._numbered:
+            label = self._label(name)
         return Record(decode(self._root / name), caption, label)
 
     def captions(self) -> Iterator[str]:
@@ -108,7 +116,8 @@ class FolderSource:
         what a list says its caption is; its label."""
         for name in self._names:
             listed, sidecar = self._listed.get(name, Listed("")), _sidecar(name)
-            yield name, sidecar * (sidecar in self._sidecars), listed.caption, listed.label
+            label = listed.label if self._numbered else self._label(name)
+            yield name, sidecar * (sidecar in self._sidecars), listed.caption, label
 
     def _caption(self, name: str) -> tuple[str, int]:
         listed = self._listed.get(name, Listed(""))
@@ -122,6 +131,22 @@ class FolderSource:
         except OSError as error:
             raise BadRecord(str(self._root / sidecar), error.strerror or str(error)) from error
         return text.strip(), listed.label
+
+    def _find_classes(self, names: list[str]) -> tuple[tuple[str, ...], bool]:
+        """Names of the classes over all splits, and whether they are the numbers of a list."""
+        highest = max((listed.label for listed in self._listed.values()), default=-1)
+        if highest >= 0:
+            return tuple(str(number) for number in range(highest + 1)), True
+        return tuple(sorted({self._holder(name) for name in names} - {""})), False
+
+    def _holder(self, name: str) -> str:
+        """The folder that holds a picture, below that of the split; '' where there is none."""
+        folder = posixpath.dirname(name)
+        return posixpath.basename(folder) if name.count("/") > self._depth else ""
+
+    def _label(self, name: str) -> int:
+        holder = self._holder(name)
+        return bisect.bisect_left(self.classes, holder) if holder else -1
 
     def _captioned(self, names: list[str]) -> list[str]:
         kept = [n for n in names if n in self._listed or _sidecar(n) in self._sidecars]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from babeldraw.data.sources import Record, Source
+from babeldraw.data.sources import Record, Source, classes_of
 from babeldraw.errors import UserError
 
 # Slots in which weights are expressed: a share is right to within 1 in so many.
@@ -68,6 +68,7 @@ class MixtureSource:
         sizes: the number of records of each source.
         pattern: which source comes when.
         gives_jpeg: whether all sources give JPEG files.
+        classes: those of the sources where all have the same ones, else none.
 
     Raises:
         UserError: a weight that is not above 0, or stored tokens beside pictures.
@@ -85,6 +86,8 @@ class MixtureSource:
             raise UserError(f"{empty[0]} holds no records; leave it out of data.mixture")
         self.starts = [sum(self.sizes[:i]) for i in range(len(self.sizes))]
         self.pattern = make_pattern(weights)
+        classes = {classes_of(source) for source in sources}
+        self.classes = classes.pop() if len(classes) == 1 else ()
         self.gives_jpeg = all(getattr(source, "gives_jpeg", False) for source in sources)
         parts = (f"{w:g}*{s.name}" for w, s in zip(weights, sources, strict=True))
         self.name = f"mixture({', '.join(parts)})"

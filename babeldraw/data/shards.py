@@ -38,7 +38,14 @@ READER_OPTIONS = "readahead_buffer_size:0,max_parallelism:0"
 MAX_CAPTIONS = 1_000_000
 JPEG_HEAD, JPEG_TAIL = b"\xff\xd8", b"\xff\xd9"
 COPIED_BYTES = 1 << 20
-FIELDS = {"name": str, "digest": str, "count": int, "complete": bool, "shards": list}
+FIELDS = {
+    "name": str,
+    "digest": str,
+    "count": int,
+    "complete": bool,
+    "classes": list,
+    "shards": list,
+}
 SHARD_FIELDS = {"file": str, "count": int, "bytes": int, "sha256": str}
 RECORD_FIELDS = {"image": bytes, "caption": str, "label": int, "source": str}
 
@@ -170,6 +177,7 @@ class ShardSource:
     Attributes:
         name: says which data, with which options prepared.
         gives_jpeg: true; see `jpeg`.
+        classes: names of the classes that labels count; none without labels.
 
     Raises:
         UserError: no manifest, not complete, no such split, or a shard that is missing.
@@ -186,6 +194,7 @@ class ShardSource:
                 f"data.path={path} is not complete; run the same `babeldraw prepare` once more"
             )
         self._split, self._shards = split, manifest["shards"]
+        self.classes = tuple(map(str, manifest["classes"]))
         self._starts = [0, *itertools.accumulate(shard["count"] for shard in self._shards)]
         self._readers: dict[int, Any] = {}
         self._lock = threading.Lock()

@@ -5,6 +5,7 @@ A source answers for every index, in any order, from any thread; what it cannot 
 """
 
 import dataclasses
+import functools
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -57,6 +58,8 @@ class Source(Protocol):
 
     Attributes:
         name: which data this is; equal names and lengths mean equal data.
+
+    A source with classes has their names besides, `classes`: see `classes_of`.
     """
 
     name: str
@@ -94,12 +97,14 @@ class DataConfig:
     """Which data to read.
 
     Attributes:
-        source: 'shapes' (drawn on the fly), 'folder', 'shards' of `babeldraw prepare`, 'tfds',
-            'webdataset', 'tokens' of `babeldraw tokenize`, or 'mixture'.
+        source: 'shapes' (drawn on the fly), 'shape_pairs' (one object, whose colour and shape are
+            its class), 'digits' (scikit-learn's), 'folder', 'shards' of `babeldraw prepare`,
+            'tfds', 'webdataset', 'tokens' of `babeldraw tokenize`, or 'mixture'.
         path: the folder of pictures, shards or tokens, or the TFDS name such as
             'coco_captions:1.1.0'.
-        split: the part to train on. shapes: train, test, unseen; others: train, test, all;
-            folder also 'NAME/', the pictures in that sub-folder; tfds: any of its splits, slices
+        split: the part to train on. shapes: train, test, unseen; shape_pairs: train, test; others:
+            train, test, all; folder also 'NAME/', the pictures in that sub-folder; tfds: any of
+            its splits, slices
             such as 'train[:90%]' included.
         eval_split: the part to evaluate on.
         num_examples: length of one epoch of shapes, whose world has no end; others ignore it.
@@ -160,6 +165,12 @@ def open_source(
     # Each source is imported only when it is the one asked for: TFDS is heavy.
     if config.source == "shapes":
         return ShapesSource(split, image_size, seed, config.num_examples)
+    if config.source == "shape_pairs":
+        return ShapePairsSource(split, image_size, seed, config.num_examples)
+    if config.source == "digits":
+        from babeldraw.data.digits import DigitsSource
+
+        return DigitsSource(split)
     if config.source == "folder":
         from babeldraw.data.folder import FolderSource
 
@@ -183,8 +194,8 @@ def open_source(
 
         return TokenSource(config.path, split)
     raise UserError(
-        f"data.source={config.source!r} is unknown; use 'shapes', 'folder', 'shards', 'tfds', "
-        "'webdataset', 'tokens' or 'mixture'"
+        f"data.source={config.source!r} is unknown; use 'shapes', 'shape_pairs', 'digits', "
+        "'folder', 'shards', 'tfds', 'webdataset', 'tokens' or 'mixture'"
     )
 
 
@@ -238,6 +249,41 @@ class ShapesSource:
         # A caption comes with its picture; it is the same at the smallest size, and fastest there.
         for index in range(min(len(self), SHAPES_CAPTIONS)):
             yield shapes.example(index, self._split, shapes.MIN_IMAGE_SIZE, self._seed)[1]
+
+
+class ShapePairsSource:
+    """Pictures of one object of `babeldraw.data.shapes`, labelled with their colour and shape.
+
+    Raises:
+        UserError: no such split, too small a picture, or a seed below 0.
+    """
+
+    classes = tuple(" ".join(pair) for pair in shapes.PAIRS)
+
+    def __init__(self, split: str, image_size: int, seed: int, num_examples: int):
+        if seed < 0:
+            raise UserError(f"seed={seed} must be at least 0")
+        self._draw = functools.partial(
+            shapes.pair_example, split=split, image_size=image_size, seed=seed
+        )
+        self._draw(0)
+        self.name = f"shape_pairs/{split}/{image_size}px/seed{seed}"
+        self._num_examples = num_examples
+
+    def __len__(self) -> int:
+        return self._num_examples
+
+    def __getitem__(self, index: int) -> Record:
+        return Record(*self._draw(index))
+
+    def captions(self) -> Iterator[str]:
+        """The captions of the first 20,000 examples."""
+        return (self[index].caption for index in range(min(len(self), SHAPES_CAPTIONS)))
+
+
+def classes_of(source: Source) -> tuple[str, ...]:
+    """Names of the classes that labels count, where a source has them; else none."""
+    return tuple(getattr(source, "classes", ()))
 
 
 class RecordReader:

@@ -43,6 +43,7 @@ class TfdsSource:
             raise UserError(f"data.path={name!r} has no image feature; it has {list(features)}")
         self._caption = next((path for path in CAPTION_FEATURES if _has(features, path)), None)
         self._label = _feature(features, "label", tfds.features.ClassLabel)
+        self.classes = tuple(features[self._label].names) if self._label is not None else ()
         self._features = _only(features, [self._image, self._caption, self._label])
         self._records = _open(builder, name, split, data_dir)
         self.name = f"tfds/{builder.info.full_name}/{split}"

@@ -7,6 +7,7 @@ written whole or not at all, the manifest after each shard, so a kill at any mom
 """
 
 import bisect
+import functools
 import hashlib
 import io
 import itertools
@@ -140,6 +141,15 @@ class TokenSource:
     def captions(self) -> Iterator[str]:
         for index in range(len(self)):
             yield self[index].caption
+
+    @functools.cached_property
+    def classes(self) -> tuple[str, ...]:
+        """The numbers up to the highest label of any record; none without labels."""
+        highest = -1
+        for entry in self._shards:
+            with np.load(self._folder / entry["file"], allow_pickle=False) as arrays:
+                highest = max(highest, int(arrays["label"].max(initial=-1)))
+        return tuple(str(number) for number in range(highest + 1))
 
     def _load(self, shard: int) -> dict[str, np.ndarray]:
         """Tokens are small: a shard stays in memory once read."""

@@ -6,6 +6,7 @@ Members `KEY.jpg` and `KEY.txt` (or `KEY.json` with a field "caption" or "text")
 
 import bisect
 import contextlib
+import functools
 import glob
 import itertools
 import json
@@ -180,6 +181,19 @@ class WebDatasetSource:
                 yield self._text(*self._find(index))[0]
             except BadRecord as error:
                 logging.warning("caption skipped: %s", error)
+
+    @functools.cached_property
+    def classes(self) -> tuple[str, ...]:
+        """The numbers up to the highest label of any record; none without labels."""
+        highest = -1
+        for path, entries in zip(self._paths, self._entries, strict=True):
+            with open(path, "rb") as file:
+                for entry in entries:
+                    # What is no number is a bad record, when it is read.
+                    with contextlib.suppress(ValueError):
+                        if entry.label is not None:
+                            highest = max(highest, int(read_span(file, entry.label, 64)))
+        return tuple(str(number) for number in range(highest + 1))
 
     def _scan(self, path: str) -> list[Entry]:
         entries = []

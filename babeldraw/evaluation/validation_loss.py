@@ -41,9 +41,10 @@ class ValidationLoss:
         self._config, self._context = config, context
 
     def run(self, state: TrainState) -> Iterator[tuple[str, Value]]:
-        context = self._context
+        context, data = self._context, self._context.data
+        captions = context.vocabulary is not None
         source = open_source(
-            context.data, context.data.eval_split, context.image_size[0], context.seed
+            data, data.eval_split, context.image_size[0], context.seed, require_captions=captions
         )
         total, count = 0.0, 0
         for batch in eval_batches(
@@ -54,7 +55,8 @@ class ValidationLoss:
             text_length=context.text_length,
             num_examples=self._config.num_examples,
         ):
-            inputs = {name: batch[name] for name in ("image", "tokens", "text") if name in batch}
+            names = ("image", "tokens", "text", "label")
+            inputs = {name: batch[name] for name in names if name in batch}
             loss_B = np.asarray(self._loss(state, place_batch(inputs, context.mesh)))
             total += float(loss_B[batch["mask"]].sum())
             count += int(batch["mask"].sum())

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
+from babeldraw.layers.kernels import Mask, Seen, choose, cudnn_attention, splash_attention
 from babeldraw.layers.linear import Einsum
 from babeldraw.sharding.constraint import constrain
 
@@ -38,7 +39,7 @@ def empty_key_value(batch: int, length: int, num_heads: int, head_dim: int, dtyp
 
 
 def dot_product_attention(
-    query_BNTH: jax.Array, keys: KeyValue, mask: jax.Array | None
+    query_BNTH: jax.Array, keys: KeyValue, mask: Mask, kernel: str = "plain"
 ) -> jax.Array:
     """softmax(query key^T / sqrt(H)) value; logits and softmax in float32.
 
@@ -46,10 +47,22 @@ def dot_product_attention(
       query_BNTH: queries.
       keys: S keys and values.
       mask: bool, broadcastable by unit dimensions to [B, N, T, S]; True is visible. None: all.
+        Or slots of one sequence, as `Seen`.
+      kernel: see `layers.kernels.choose`.
 
     Returns:
       [B, N, T, H] in the type of the queries.
     """
+    chosen = choose(kernel, query_BNTH.shape[2], keys.key.shape[2], mask)
+    # Each names its result "context" for `layers.stack.POLICIES`, splash with what its backward
+    # pass needs besides.
+    if chosen == "splash":
+        return splash_attention(query_BNTH, keys.key, keys.value, mask)
+    if chosen == "cudnn":
+        out_BNTH = cudnn_attention(query_BNTH, keys.key, keys.value, mask)
+        return checkpoint_name(out_BNTH, "context")
+    if isinstance(mask, Seen):
+        mask = mask.dense(query_BNTH.shape[2])
     scale = query_BNTH.shape[-1] ** -0.5
     logits_BNTS = jnp.einsum(
         "BNTH,BNSH->BNTS", query_BNTH * scale, keys.key, preferred_element_type=jnp.float32
@@ -57,7 +70,8 @@ def dot_product_attention(
     if mask is not None:
         logits_BNTS = jnp.where(mask, logits_BNTS, jnp.finfo(jnp.float32).min)
     weights_BNTS = jax.nn.softmax(logits_BNTS, axis=-1).astype(query_BNTH.dtype)
-    return jnp.einsum("BNTS,BNSH->BNTH", weights_BNTS, keys.value)
+    out_BNTH = jnp.einsum("BNTS,BNSH->BNTH", weights_BNTS, keys.value)
+    return checkpoint_name(out_BNTH, "context")
 
 
 class Attention(nn.Module):
@@ -67,6 +81,7 @@ class Attention(nn.Module):
     head_dim: int
     dim: int
     dtype: jnp.dtype = jnp.float32
+    kernel: str = "plain"
 
     def setup(self):
         shape = (self.dim, self.num_heads, self.head_dim)
@@ -89,18 +104,16 @@ class Attention(nn.Module):
             value=constrain(self.value(source_BSD), names),
         )
 
-    def attend(self, x_BTD: jax.Array, keys: KeyValue, mask: jax.Array | None) -> jax.Array:
+    def attend(self, x_BTD: jax.Array, keys: KeyValue, mask: Mask) -> jax.Array:
         """Looks from T queries at given keys and values. Returns [B, T, D]."""
         with jax.named_scope("attention"):
             query_BNTH = constrain(
                 self.query(x_BTD), ("batch", "activation_heads", "length", "head_dim")
             )
-            out_BNTH = checkpoint_name(dot_product_attention(query_BNTH, keys, mask), "context")
+            out_BNTH = dot_product_attention(query_BNTH, keys, mask, self.kernel)
             out_BTD = constrain(self.out(out_BNTH), ("batch", "length", "activation_embed"))
             return checkpoint_name(out_BTD, "output")
 
-    def __call__(
-        self, x_BTD: jax.Array, source_BSD: jax.Array, mask: jax.Array | None
-    ) -> jax.Array:
+    def __call__(self, x_BTD: jax.Array, source_BSD: jax.Array, mask: Mask) -> jax.Array:
         """Looks from x at a source (x itself for self-attention). Returns [B, T, D]."""
         return self.attend(x_BTD, self.key_value(source_BSD), mask)

@@ -12,8 +12,9 @@ from babeldraw.config import require
 from babeldraw.layers.attention import Attention, KeyValue, empty_key_value
 from babeldraw.layers.dropout import dropout
 from babeldraw.layers.feed_forward import ACTIVATIONS, FeedForward
+from babeldraw.layers.kernels import KERNELS, Seen
 from babeldraw.layers.linear import LayerNorm
-from babeldraw.layers.masks import AttentionPattern, Causal, dense_mask, ring_mask
+from babeldraw.layers.masks import AttentionPattern, Causal, ring_mask
 from babeldraw.layers.stack import POLICIES
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
@@ -25,14 +26,17 @@ class TransformerConfig:
 
     Attributes:
       blocks, heads, dim, hidden: number of blocks, attention heads, D and F.
-      dropout: rate, on the output of each attention and feed-forward.
+      dropout: rate, on the output of each attention and feed-forward; `CausalBlock` drops more.
       activation: of the feed-forward: relu, gelu or tanh.
       bias: biases in the feed-forward.
       dtype: of attention projections, feed-forward and the residual stream: float32 or bfloat16.
         Norms and softmax are float32 always.
       scan: one compiled block looped over, or all blocks written out (quicker for small stacks).
       remat: what the backward pass recomputes: none, dots (all but matrix products), full, context
-        (all but attention), outputs (all but attention and what is added to the residual stream).
+        (all but attention), outputs (all but attention and what is added to the residual stream),
+        hidden (all but these and the feed-forward's hidden values).
+      kernel: of attention over whole sequences: splash (TPU), cudnn (GPU), plain, or auto, the best
+        that the device has and that can do the pattern.
     """
 
     blocks: int
@@ -45,6 +49,7 @@ class TransformerConfig:
     dtype: str = "float32"
     scan: bool = True
     remat: str = "none"
+    kernel: str = "auto"
 
     def __post_init__(self):
         for name in ("blocks", "heads", "dim", "hidden"):
@@ -55,7 +60,13 @@ class TransformerConfig:
             f"dim is {self.dim}, which heads={self.heads} does not divide; choose a multiple",
         )
         require(0 <= self.dropout < 1, f"dropout is {self.dropout}; a rate in [0, 1) is needed")
-        for name, valid in (("activation", ACTIVATIONS), ("dtype", DTYPES), ("remat", POLICIES)):
+        choices = {
+            "activation": ACTIVATIONS,
+            "dtype": DTYPES,
+            "remat": POLICIES,
+            "kernel": KERNELS,
+        }
+        for name, valid in choices.items():
             value = getattr(self, name)
             require(value in valid, f"{name} is {value!r}; the choices are {', '.join(valid)}")
 
@@ -65,7 +76,7 @@ class TransformerConfig:
 
 
 def _attention(config: TransformerConfig) -> Attention:
-    return Attention(config.heads, config.head_dim, config.dim, DTYPES[config.dtype])
+    return Attention(config.heads, config.head_dim, config.dim, DTYPES[config.dtype], config.kernel)
 
 
 def _feed_forward(config: TransformerConfig) -> FeedForward:
@@ -123,7 +134,7 @@ class DecoderBlock(nn.Module):
     ) -> jax.Array:
         """All T slots at once, as in training."""
         add = functools.partial(_add, self.config.dropout, keys)
-        mask = dense_mask(self.pattern, x_BTD.shape[1], layer)[None, None]
+        mask = Seen(self.pattern, layer)
         y_BTD = self.self_norm(x_BTD)
         x_BTD = add(x_BTD, self.self_attention(y_BTD, y_BTD, mask), 0)
         y_BTD = self.text_norm(x_BTD)
@@ -163,7 +174,10 @@ class DecoderBlock(nn.Module):
 
 
 class CausalBlock(nn.Module):
-    """Causal self-attention and feed-forward: a decoder-only model's block."""
+    """Causal self-attention and feed-forward: a decoder-only model's block.
+
+    Dropout as in VIM: on the output of attention, on the feed-forward's activation and its output.
+    """
 
     config: TransformerConfig
     pattern: AttentionPattern = Causal()
@@ -178,10 +192,11 @@ class CausalBlock(nn.Module):
     ) -> jax.Array:
         """All T slots at once, as in training."""
         add = functools.partial(_add, self.config.dropout, keys)
-        mask = dense_mask(self.pattern, x_BTD.shape[1], layer)[None, None]
+        mask = Seen(self.pattern, layer)
         y_BTD = self.attention_norm(x_BTD)
         x_BTD = add(x_BTD, self.attention(y_BTD, y_BTD, mask), 0)
-        return add(x_BTD, self.ffn(self.ffn_norm(x_BTD)), 1)
+        drop = functools.partial(dropout, rate=self.config.dropout, keys_B=keys, place=2)
+        return add(x_BTD, self.ffn(self.ffn_norm(x_BTD), drop), 1)
 
     def empty_cache(self, batch: int, length: int, layer: int) -> KeyValue:
         """A cache for `length` slots, as a ring."""

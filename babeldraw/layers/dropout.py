@@ -33,8 +33,33 @@ def dropout(x: jax.Array, rate: float, keys_B: jax.Array | None, place: int) -> 
     if keys_B is None or rate == 0:
         return x
 
+    dropped = jnp.uint32(rate * 2**32)
+    # Else compilers fuse the mask into the products of matrices around it, forward and backward,
+    # where it is computed anew for each tile.
+    x = jax.lax.optimization_barrier(x)
+
     def keep(key):
-        return jax.random.bernoulli(jax.random.fold_in(key, place), 1 - rate, x.shape[1:])
+        return _bits(jax.random.fold_in(key, place), x.shape[1:]) >= dropped
 
     scale = jnp.asarray(1 / (1 - rate), x.dtype)
     return jnp.where(jax.vmap(keep)(keys_B), x * scale, jnp.zeros_like(x))
+
+
+def _bits(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """uint32 of `shape`: each value's index, hashed twice, with a half of the key before each.
+
+    `jax.random.bits` spends about 115 operations on each value, more than a block's products of
+    matrices take to hide; masks need no such strength, and these are 20.
+    """
+    words = jax.random.key_data(key)
+    index = jnp.zeros(shape, jnp.uint32)
+    for dim, size in enumerate(shape):
+        index = index * jnp.uint32(size) + jax.lax.broadcasted_iota(jnp.uint32, shape, dim)
+    return _mix(_mix(index ^ words[0]) + words[-1])
+
+
+def _mix(x: jax.Array) -> jax.Array:
+    """A bijection of uint32 that flips each bit with chance one half: MurmurHash3's finalizer."""
+    x = (x ^ (x >> jnp.uint32(16))) * jnp.uint32(0x85EBCA6B)
+    x = (x ^ (x >> jnp.uint32(13))) * jnp.uint32(0xC2B2AE35)
+    return x ^ (x >> jnp.uint32(16))

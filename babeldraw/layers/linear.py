@@ -47,7 +47,7 @@ class Einsum(nn.Module):
         # A normal truncated at two standard deviations has a deviation of 0.8796.
         init = nn.initializers.truncated_normal(stddev / 0.87962566)
         weight = self.param("weight", nn.with_logical_partitioning(init, self.axes), self.shape)
-        y = jnp.einsum(self.eqn, x.astype(self.dtype), weight.astype(self.dtype))
+        y = _product(self.eqn, x.astype(self.dtype), weight.astype(self.dtype))
         return y + self._bias(y) if self.bias else y
 
     def _bias(self, y: jax.Array) -> jax.Array:
@@ -59,6 +59,26 @@ class Einsum(nn.Module):
         )
         bias = self.param("bias", init, shape)
         return jnp.broadcast_to(bias.astype(self.dtype), y.shape)
+
+
+def _product(eqn: str, x: jax.Array, weight: jax.Array) -> jax.Array:
+    """`einsum(eqn, x, weight)` as one product of matrices, heads and their dimension side by side.
+
+    A TPU contracts or makes a pair of dimensions such as (N, H) at a fifth to two thirds of the
+    speed of one dimension of the same size.
+    """
+    inputs, output = eqn.split("->")
+    letters, of_weight = inputs.split(",")
+    contracted = "".join(letter for letter in of_weight if letter not in output)
+    made = "".join(letter for letter in of_weight if letter in output)
+    kept = "".join(letter for letter in letters if letter not in contracted)
+    if of_weight != contracted + made or set(kept) & set(made):
+        return jnp.einsum(eqn, x, weight)
+    x = jnp.transpose(x, [letters.index(letter) for letter in kept + contracted])
+    size = math.prod(weight.shape[: len(contracted)])
+    flat = x.reshape(*x.shape[: len(kept)], size) @ weight.reshape(size, -1)
+    y = flat.reshape(*x.shape[: len(kept)], *weight.shape[len(contracted) :])
+    return jnp.transpose(y, [(kept + made).index(letter) for letter in output])
 
 
 class Embedding(nn.Module):

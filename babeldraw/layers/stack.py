@@ -27,6 +27,8 @@ POLICIES: dict[str, Any] = {
     "context": jax.checkpoint_policies.save_only_these_names("context"),
     # And what attention and feed-forward add to the residual stream.
     "outputs": jax.checkpoint_policies.save_only_these_names("context", "output"),
+    # And the feed-forward's hidden values, its widest.
+    "hidden": jax.checkpoint_policies.save_only_these_names("context", "output", "hidden"),
 }
 
 

@@ -1,21 +1,16 @@
 """TPU devices without TPUs: libtpu's compiler takes a topology for the real thing."""
 
+import importlib.util
+import itertools
+import math
 import os
 
 import jax
 from jax.experimental import topologies
 
 from babeldraw.errors import UserError
-
-# Name of a chip's two cores seen as one device, and chips on a host.
-_CHIPS = {
-    "v4": ("megacore", (2, 2, 1)),
-    "v5p": ("megacore", (2, 2, 1)),
-    "v5e": ("default", (2, 2, 1)),
-    "v6e": ("default", (2, 2, 1)),
-}
-# What the compiler lets a program use of each chip, GiB, as it says when a program is too large.
-HBM_GIB = {"v4": 30.75, "v5p": 95.73, "v5e": 15.75, "v6e": 31.25}
+from babeldraw.sharding.chips import CHIPS
+from babeldraw.sharding.collective_costs import Wires
 
 
 def topology_devices(name: str, slices: int = 1) -> list[jax.Device]:
@@ -29,10 +24,14 @@ def topology_devices(name: str, slices: int = 1) -> list[jax.Device]:
       UserError: libtpu is not installed, or knows no such topology.
     """
     generation, _, shape = name.partition(":")
-    if generation not in _CHIPS or not shape:
+    if generation not in CHIPS or not shape:
         raise UserError(
-            f"the topology is {name!r}; a generation ({', '.join(_CHIPS)}), a colon and the chips "
+            f"the topology is {name!r}; a generation ({', '.join(CHIPS)}), a colon and the chips "
             "along each axis are needed, such as v4:2x2x1"
+        )
+    if importlib.util.find_spec("libtpu") is None:
+        raise UserError(
+            "compiling for a TPU needs libtpu: pip install 'babeldraw[tpu]' (Linux, x86_64)"
         )
     # Read when libtpu is loaded; without them it looks for this machine's TPU and its metadata.
     for variable, value in {
@@ -42,21 +41,51 @@ def topology_devices(name: str, slices: int = 1) -> list[jax.Device]:
         "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
     }.items():
         os.environ.setdefault(variable, value)
-    config, host = _CHIPS[generation]
-    dims = shape.count("x") + 1
     try:
         topology = topologies.get_topology_desc(
             platform="tpu",
             topology_name=name,
-            chip_config_name=config,
-            chips_per_host_bounds=host[:dims],
+            chip_config_name=CHIPS[generation].config,
+            chips_per_host_bounds=(2, 2, 1),
             num_slices=slices,
         )
     except Exception as error:
         reason = " ".join(str(error).split())
-        if "libtpu" in reason.lower() and "not" in reason.lower():
-            raise UserError(
-                "compiling for a TPU needs libtpu: pip install 'babeldraw[tpu]' (Linux, x86_64)"
-            ) from error
-        raise UserError(f"libtpu knows no topology {name}: {reason[:200]}") from error
+        raise UserError(
+            f"libtpu knows no topology {name}; near are {', '.join(_near(generation, shape))} "
+            f"({reason[:120]})"
+        ) from error
     return list(topology.devices)
+
+
+def wires(generation: str, devices: list[jax.Device]) -> Wires:
+    """The links between these devices, in this order.
+
+    A dimension is a ring where whole cubes of 4 x 4 x 4 lie along it (v4, v5p), or where it has all
+    16 chips of a pod (v5e, v6e).
+    """
+    chip = CHIPS[generation]
+    places = tuple(
+        (getattr(device, "slice_index", 0) or 0, *tuple(device.coords)[: chip.dims])
+        for device in devices
+    )
+    sizes = [1 + max(place[dim + 1] for place in places) for dim in range(chip.dims)]
+    rings = tuple(size % 4 == 0 if chip.dims == 3 else size == 16 for size in sizes)
+    return Wires(chip, places, rings)
+
+
+def topologies_near(generation: str, chips: int, count: int = 3) -> list[str]:
+    """Names of the topologies of a generation whose number of chips is nearest."""
+    if CHIPS[generation].dims == 2:
+        shapes = [(2, 2), (2, 4), (4, 4), (4, 8), (8, 8), (8, 16), (16, 16)]
+    else:
+        cubes = itertools.combinations_with_replacement((4, 8, 12, 16), 3)
+        shapes = [(2, 2, 1), (2, 2, 2), (2, 2, 4), (2, 4, 4), *cubes]
+    # Of equally many chips the roundest.
+    ranked = sorted(shapes, key=lambda s: (abs(math.log(math.prod(s) / max(chips, 1))), max(s)))
+    return [f"{generation}:{'x'.join(map(str, shape))}" for shape in ranked[:count]]
+
+
+def _near(generation: str, shape: str) -> list[str]:
+    sizes = [int(part) for part in shape.split("x") if part.isdigit()]
+    return topologies_near(generation, math.prod(sizes))

@@ -18,7 +18,7 @@ Overrides = tuple[tuple[str, tuple[str | None, ...]], ...]
 def constrain(x: jax.Array, names: tuple[str | None, ...]) -> jax.Array:
     """Asks the partitioner to split `x` by logical names; outside of a layout, does nothing."""
     active = current()
-    if active is None:
+    if active is None or active.manual == frozenset(active.mesh.axis_names):
         return x
     spec = divisible(partition_spec(names, active.preset.used), x.shape, active.mesh)
     if active.manual:

@@ -175,8 +175,7 @@ class _Run:
         # With nothing split over `model` the whole mesh is manual, which any backend supports.
         whole = layout.mesh.shape["model"] == 1
         self.manual = frozenset(layout.mesh.axis_names) if whole else MANUAL
-        inner = dataclasses.replace(layout, manual=self.manual)
-        self.inner = None if whole else inner
+        self.inner = dataclasses.replace(layout, manual=self.manual)
         auto = frozenset(layout.mesh.axis_names) - MANUAL
         self.specs = jax.tree.map(lambda spec: without(spec, auto), specs)
         self.call = jax.custom_vjp(self.forward_only)

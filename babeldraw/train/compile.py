@@ -3,46 +3,93 @@
 import dataclasses
 import re
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 from jax.sharding import NamedSharding, PartitionSpec
 
+from babeldraw.errors import UserError
+from babeldraw.layers.kernel_costs import kernel_cost
+from babeldraw.objectives.base import Objective
 from babeldraw.runs.checkpoints import placed
-from babeldraw.sharding.aot import HBM_GIB, topology_devices
+from babeldraw.sharding.aot import topologies_near, topology_devices, wires
 from babeldraw.sharding.batch import batch_sharding
-from babeldraw.sharding.layout import make_layout
-from babeldraw.sharding.mesh import make_mesh
+from babeldraw.sharding.chips import CHIPS
+from babeldraw.sharding.estimate import Estimate, estimate
+from babeldraw.sharding.layout import Layout, make_layout
+from babeldraw.sharding.mesh import MeshConfig, make_mesh
 from babeldraw.sharding.pipeline import make_schedule
-from babeldraw.sharding.program import collectives
 from babeldraw.train.experiment import Experiment
+from babeldraw.train.model_flops import ModelFlops, model_flops
+from babeldraw.train.overview import count
+from babeldraw.train.progress import waiting
 from babeldraw.train.step import make_step, state_shardings
 
 GIB = 2**30
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class Report:
-    """What one chip holds and sends in a step.
+    """What one chip holds, sends and does in a step. Times are estimates.
 
     Attributes:
-      topology: as asked for, such as v4:4x4x8.
-      chips: how many.
+      topology, slices, chips: as asked for, such as v4:4x4x8, and how many chips these are.
+      mode: train.
+      mesh: devices along each axis, and the rules.
+      batch_size: examples in a step.
+      parameters: trained, and frozen, by part.
       hbm_gib: `arguments` (state and batch), `temporaries`, `peak` and the `limit` that the
         compiler allows, GiB; where the step does not fit, `peak` is what it would need.
       fits: whether it compiled.
-      collectives: by kind, how often each stands in the program (once in a loop counts once).
+      largest: where it does not fit, what is largest, as the compiler says it.
+      flops: `model` and `executed` by each chip in a step, `rematerialized` of these; `parts` and
+        `formula` of the model's, for one example.
+      step_seconds, mfu: `raw` and `capped`, see `sharding.estimate`.
+      seconds_by_part: of the capped figure, what the core does.
+      seconds_by_scope: of the capped figure, what part of the step it is for.
+      examples_per_second: by the capped figure, over all chips; `days` of the config's schedule.
+      collectives: of the capped figure, by kind: `count`, `bytes`, `seconds` on the links,
+        `exposed` seconds and `overlapped`, the share of the seconds that are not.
       pipeline: schedule of each pipelined stack.
+      notes: what the estimate leaves out.
       compile_seconds: on this machine.
     """
 
     topology: str
+    slices: int
     chips: int
-    hbm_gib: dict[str, float]
-    fits: bool
-    collectives: dict[str, dict[str, int]]
+    mode: str
+    mesh: dict[str, Any]
+    batch_size: int
     pipeline: dict[str, dict[str, Any]]
-    compile_seconds: float
+    parameters: dict[str, int] = dataclasses.field(default_factory=dict)
+    hbm_gib: dict[str, float] = dataclasses.field(default_factory=dict)
+    fits: bool = False
+    compile_seconds: float = 0.0
+    largest: list[str] = dataclasses.field(default_factory=list)
+    flops: dict[str, Any] = dataclasses.field(default_factory=dict)
+    step_seconds: dict[str, float] = dataclasses.field(default_factory=dict)
+    mfu: dict[str, float] = dataclasses.field(default_factory=dict)
+    seconds_by_part: dict[str, float] = dataclasses.field(default_factory=dict)
+    seconds_by_scope: dict[str, float] = dataclasses.field(default_factory=dict)
+    examples_per_second: float = 0.0
+    days: float = 0.0
+    collectives: dict[str, dict[str, float]] = dataclasses.field(default_factory=dict)
+    notes: list[str] = dataclasses.field(default_factory=list)
+
+
+# Parts of a step by the names that operations carry; the first that is found counts.
+_SCOPES = {
+    "tokenizer": "ViTVQGAN",
+    "discriminator": "discriminator",
+    "perceptual network": "perceptual|VGG",
+    "self-attention": "self_attention|EncoderBlock/attention",
+    "text attention": "text_attention",
+    "feed-forward": "ffn",
+    "logits and loss": "logits|loss|cross_entropy",
+    "norms, residual sums, dropout": "Block|stack",
+}
 
 
 def compile_step(experiment: Experiment, topology: str, slices: int = 1) -> Report:
@@ -57,9 +104,39 @@ def compile_step(experiment: Experiment, topology: str, slices: int = 1) -> Repo
       UserError: the topology is unknown, libtpu is missing, or the config does not fit the mesh.
     """
     devices = topology_devices(topology, slices)
-    layout = make_layout(experiment.mesh, make_mesh(experiment.mesh, devices))
+    layout = make_layout(experiment.mesh, _mesh(experiment.mesh, devices, topology, slices))
     experiment.check_layout(layout)
-    objective = experiment.make_objective()
+    report = Report(
+        topology=topology,
+        slices=slices,
+        chips=len(devices),
+        mode="train",
+        mesh={**layout.mesh.shape, "rules": experiment.mesh.rules, "zero1": experiment.mesh.zero1},
+        batch_size=experiment.train.batch_size,
+        pipeline=_pipelines(experiment, layout),
+    )
+    began = time.monotonic()
+    with waiting(f"compiling for {topology}"):
+        lowered, state = _lowered_step(experiment.make_objective(), layout)
+        report.parameters = _parameters(state)
+        fill(report, lowered, layout, model_flops(experiment))
+    report.compile_seconds = time.monotonic() - began
+    if report.fits:
+        report.days = experiment.train.steps * report.step_seconds["capped"] / 86400
+    return report
+
+
+def _mesh(config: MeshConfig, devices: list, topology: str, slices: int) -> jax.sharding.Mesh:
+    try:
+        return make_mesh(config, devices)
+    except UserError as error:
+        wanted = config.stage * config.model * max(config.data, 1) // slices
+        near = ", ".join(topologies_near(topology.partition(":")[0], wanted))
+        raise UserError(f"{error}; or take a topology of about {wanted} chips: {near}") from error
+
+
+def _lowered_step(objective: Objective, layout: Layout) -> tuple[Any, Any]:
+    """The training step, lowered, and its abstract state."""
     places = state_shardings(objective, layout)
     state = placed(jax.eval_shape(objective.init, jax.random.key(0)), places)
     batch = {
@@ -70,53 +147,109 @@ def compile_step(experiment: Experiment, topology: str, slices: int = 1) -> Repo
     }
     whole = NamedSharding(layout.mesh, PartitionSpec())
     key = jax.ShapeDtypeStruct((), jax.random.key(0).dtype, sharding=whole)
-    limit = HBM_GIB[topology.partition(":")[0]]
-    began = time.monotonic()
+    return make_step(objective, layout, places).lower(state, batch, key), state
+
+
+@dataclasses.dataclass(frozen=True)
+class _TooLarge:
+    needed: float
+    largest: list[str]
+
+
+def _compile(lowered: Any) -> Any:
+    """The compiled program, or what was too large."""
     try:
-        compiled = make_step(objective, layout, places).lower(state, batch, key).compile()
+        return lowered.compile()
     except jax.errors.JaxRuntimeError as error:
-        needed = _bytes_needed(str(error))
-        if needed is None:
+        message = str(error)
+        if "RESOURCE_EXHAUSTED" not in message:
             raise
-        memory, counts = {"peak": needed}, {}
-    else:
-        memory, counts = _memory(compiled), _counts(compiled.as_text())
-    return Report(
-        topology=topology,
-        chips=len(devices),
-        hbm_gib={**memory, "limit": limit},
-        fits="temporaries" in memory,
-        collectives=counts,
-        pipeline=_pipelines(experiment, layout),
-        compile_seconds=time.monotonic() - began,
+        found = re.search(r"[Uu]sed ([\d.]+)([GM]) of", message)
+        needed = float("nan")
+        if found:
+            needed = float(found.group(1)) / (1 if found.group(2) == "G" else 1024)
+        return _TooLarge(needed, _largest(message))
+
+
+def _largest(message: str, count: int = 5) -> list[str]:
+    """The first entries of the compiler's list of allocations: size, shape, operation."""
+    found = []
+    for entry in re.split(r"\n\s*\d+\. Size: ", message)[1 : count + 1]:
+        size = entry.split()[0]
+        shape = re.search(r"Shape: ([^\s{]+)", entry)
+        source = re.search(r'op_name="([^"]*)"', entry)
+        words = [size, shape.group(1) if shape else "", source.group(1)[-100:] if source else ""]
+        found.append(" ".join(word for word in words if word))
+    return found
+
+
+def fill(report: Report, lowered: Any, layout: Layout, needed: ModelFlops | None) -> None:
+    """Compiles a program and adds to the report what the compiler says of it.
+
+    Args:
+      report: says what it is that is compiled.
+      lowered: of `jax.jit(...).lower(...)`, over the layout's mesh.
+      layout: mesh and rules.
+      needed: operations that it cannot do without, for one of `report.batch_size` examples; None
+        leaves the MFU out.
+    """
+    generation = report.topology.partition(":")[0]
+    report.hbm_gib = {"limit": CHIPS[generation].hbm_gib}
+    compiled = _compile(lowered)
+    report.fits = not isinstance(compiled, _TooLarge)
+    if isinstance(compiled, _TooLarge):
+        report.hbm_gib["peak"], report.largest = compiled.needed, compiled.largest
+        return
+    report.hbm_gib |= _memory(compiled)
+    found = estimate(
+        compiled.as_text(),
+        wires(generation, list(layout.mesh.devices.flat)),
+        lambda instruction: kernel_cost(instruction, generation),
     )
+    raw, capped = found["raw"], found["capped"]
+    report.step_seconds = {name: one.seconds for name, one in found.items()}
+    report.seconds_by_part = capped.parts
+    report.seconds_by_scope = _by_scope(capped.sources)
+    report.flops = {"executed": capped.flops, "rematerialized": capped.remat_flops}
+    report.collectives = _collectives(capped)
+    report.notes = _notes(capped)
+    if capped.seconds:
+        report.examples_per_second = report.batch_size / capped.seconds
+    if needed is not None:
+        per_chip = needed.per_example * report.batch_size / report.chips
+        report.flops |= {"model": per_chip, "parts": needed.parts, "formula": needed.formula}
+        peak = CHIPS[generation].peak
+        report.mfu = {
+            name: per_chip / one.seconds / peak for name, one in (("raw", raw), ("capped", capped))
+        }
 
 
-def describe(report: Report) -> str:
-    """The report as lines of text."""
-    memory = report.hbm_gib
-    verdict = "fits" if report.fits else "does NOT fit"
-    lines = [
-        f"{report.topology}, {report.chips:,} chips; compiled in {report.compile_seconds:.0f} s",
-        f"HBM per chip: {memory['peak']:.2f} GiB of {memory['limit']:.2f}, {verdict}",
-    ]
-    if report.fits:
-        lines.append(
-            f"  state and batch {memory['arguments']:.2f}, temporaries {memory['temporaries']:.2f}"
+def _by_scope(sources: Mapping[str, float]) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for source, seconds in sources.items():
+        named = (scope for scope, words in _SCOPES.items() if re.search(words, source))
+        scope = next(named, "the rest: optimizer, embeddings, layout")
+        found[scope] = found.get(scope, 0.0) + seconds
+    return dict(sorted(found.items(), key=lambda item: -item[1]))
+
+
+def _collectives(found: Estimate) -> dict[str, dict[str, float]]:
+    shown = {}
+    for kind, total in sorted(found.communication.items()):
+        hidden = 1 - total.exposed / total.seconds if total.seconds else 0.0
+        shown[kind] = {**dataclasses.asdict(total), "overlapped": hidden}
+    return shown
+
+
+def _notes(found: Estimate) -> list[str]:
+    notes = []
+    if found.unknown_loops:
+        notes.append(f"{found.unknown_loops} loops of unknown length were counted once each")
+    if found.unknown_kernels:
+        notes.append(
+            f"{found.unknown_kernels} kernels of unknown cost were counted at their bytes alone"
         )
-    else:
-        lines.append(
-            "  what helps: mesh.rules=fsdp or mesh.zero1=true, remat=full, train.accumulation, "
-            "more data groups"
-        )
-    for path, schedule in report.pipeline.items():
-        shown = ", ".join(f"{name} {value}" for name, value in schedule.items())
-        lines.append(f"{path}: {shown}")
-    if report.collectives:
-        lines.append("communication, in the program's text: kind, in a loop, outside of loops")
-    for kind, count in report.collectives.items():
-        lines.append(f"  {kind:<20} {count['in_loop']:>5} {count['outside']:>5}")
-    return "\n".join(lines)
+    return notes
 
 
 def _memory(compiled: Any) -> dict[str, float]:
@@ -128,25 +261,16 @@ def _memory(compiled: Any) -> dict[str, float]:
     }
 
 
-def _bytes_needed(message: str) -> float | None:
-    """GiB that the compiler wanted, from its message of running out of memory; else None."""
-    if "RESOURCE_EXHAUSTED" not in message:
-        return None
-    found = re.search(r"[Uu]sed ([\d.]+)([GM]) of", message)
-    if found is None:
-        return float("nan")
-    return float(found.group(1)) / (1 if found.group(2) == "G" else 1024)
+def _parameters(state: Any) -> dict[str, int]:
+    def parts(title: str, tree: Any) -> dict[str, int]:
+        if not isinstance(tree, Mapping):
+            return {}
+        return {f"{title}/{name}": count(part) for name, part in tree.items()}
+
+    return parts("trained", state.params) | parts("frozen", state.frozen)
 
 
-def _counts(text: str) -> dict[str, dict[str, int]]:
-    counts: dict[str, dict[str, int]] = {}
-    for found in collectives(text):
-        own = counts.setdefault(found.kind, {"in_loop": 0, "outside": 0})
-        own["in_loop" if found.in_loop else "outside"] += 1
-    return dict(sorted(counts.items()))
-
-
-def _pipelines(experiment: Experiment, layout) -> dict[str, dict[str, Any]]:
+def _pipelines(experiment: Experiment, layout: Layout) -> dict[str, dict[str, Any]]:
     if not layout.pipelined:
         return {}
     found = {}

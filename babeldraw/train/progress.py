@@ -1,7 +1,10 @@
 """A bar on a terminal, plain lines elsewhere."""
 
+import contextlib
 import sys
+import threading
 import time
+from collections.abc import Iterator
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -73,3 +76,22 @@ class ProgressReport:
 def say(line: str) -> None:
     """One line to the user, on stderr."""
     print(line, file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def waiting(label: str) -> Iterator[None]:
+    """Says `label` and the time that has passed, now and again, while the body runs."""
+    began, done = time.monotonic(), threading.Event()
+
+    def tell():
+        while not done.wait(PLAIN_SECONDS):
+            say(f"{label}: {time.monotonic() - began:.0f} s")
+
+    say(label)
+    thread = threading.Thread(target=tell, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()

@@ -10,15 +10,17 @@ from absl import logging
 
 from babeldraw.config import build, to_dict
 from babeldraw.data.pipeline import TrainBatches
-from babeldraw.data.sources import DataConfig, Source, open_source
+from babeldraw.data.sources import DataConfig, Source, classes_of, open_source
 from babeldraw.data.text import Vocabulary, train_vocabulary
 from babeldraw.errors import UserError
 from babeldraw.evaluation.base import Context
 from babeldraw.objectives.base import Objective, TrainState
 from babeldraw.runs.checkpoints import placed, restore_subset
 from babeldraw.runs.folder import RunFolder
+from babeldraw.sampling.classifier import ClassifierRun
 from babeldraw.tokenizers.perceptual import PerceptualNetwork
 from babeldraw.tokenizers.vit_vqgan import ENCODER, ENCODER_FIELDS, ViTVQGANConfig, identity
+from babeldraw.train.class_experiments import ClassifierExperiment, ClassToImageExperiment
 from babeldraw.train.experiment import (
     Experiment,
     OnTokenizer,
@@ -84,6 +86,7 @@ def _check_fresh(folder: RunFolder, experiment: Experiment) -> None:
             )
     if isinstance(experiment, OnTokenizer) or trains_decoder_only(experiment):
         tokenizer_folder(experiment)
+    check_classes(experiment)
     if uses_perceptual(experiment):
         PerceptualNetwork(experiment.perceptual).load()
 
@@ -91,6 +94,29 @@ def _check_fresh(folder: RunFolder, experiment: Experiment) -> None:
 def trains_decoder_only(experiment: Experiment) -> bool:
     """Whether a tokenizer begins from the encoder and codebook of another run."""
     return isinstance(experiment, TokenizerExperiment) and experiment.decoder_only
+
+
+def check_classes(experiment: Experiment) -> None:
+    """Refuses data whose classes are not those that the config counts, and a judge of none."""
+    if not isinstance(experiment, ClassToImageExperiment | ClassifierExperiment):
+        return
+    source, asked = open_train_source(experiment), experiment.num_classes
+    found = len(classes_of(source))
+    if asked not in (0, found):
+        raise UserError(
+            f"config.model.num_classes is {asked} and {source.name} has "
+            f"{f'{found} classes; set {found}' if found else 'no classes; name data with some'}"
+        )
+    if isinstance(experiment, ClassifierExperiment):
+        return
+    evaluators = experiment.evaluators
+    if evaluators.linear_probe is not None and found < 2:
+        raise UserError(
+            f"config.evaluators.linear_probe needs classes and {source.name} has {found}; set it "
+            "to None, or name data with some"
+        )
+    if evaluators.class_accuracy is not None and evaluators.class_accuracy.classifier_run:
+        ClassifierRun.open(evaluators.class_accuracy.classifier_run)
 
 
 def uses_perceptual(experiment: Experiment) -> bool:

@@ -19,7 +19,7 @@ STACK = {
     "hidden": 8192,
     "dropout": 0.1,
     "dtype": "bfloat16",
-    "remat": "full",
+    "remat": "hidden",
 }
 TOKENIZER = {"blocks": 8, "heads": 8, "dim": 512, "hidden": 2048}
 
@@ -29,7 +29,12 @@ def get_config(variant: str = "") -> ConfigDict:
     return complete(
         {
             "objective": "text_to_image",
-            "train": {"steps": 450_000, "batch_size": 8192, "checkpoint_every": 1000},
+            "train": {
+                "steps": 450_000,
+                "batch_size": 8192,
+                "accumulation": 4,
+                "checkpoint_every": 1000,
+            },
             "data": {
                 "source": "tfds",
                 "path": "laion400m",

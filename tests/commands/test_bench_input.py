@@ -22,7 +22,14 @@ def shards(tmp_path_factory):
         Image.fromarray(cells).resize((40, 40)).save(file, "JPEG")
         records.append(pack(file.getvalue(), "cells", -1, str(index)))
     entry = write_shard(folder / "shard.array_record", records)
-    manifest = {"name": "x", "digest": "0", "count": 32, "complete": True, "shards": [entry]}
+    manifest = {
+        "name": "x",
+        "digest": "0",
+        "count": 32,
+        "complete": True,
+        "classes": [],
+        "shards": [entry],
+    }
     (folder / MANIFEST).write_text(json.dumps(manifest))
     return folder
 

@@ -23,7 +23,18 @@ def test_a_step_that_fits_is_reported(cli, tmp_path):
     memory = report["hbm_gib"]
     assert 0 < memory["arguments"] <= memory["peak"] < memory["limit"] == 30.75
     # Weights are gathered from all four chips.
-    assert report["collectives"]["all-gather"]["outside"] > 0
+    gather = report["collectives"]["all-gather"]
+    assert gather["count"] > 0 and gather["bytes"] > 0
+    assert 0 <= gather["exposed"] <= gather["seconds"] * 1.001
+    # Capping only shortens; what is executed holds what the model needs.
+    step, mfu, flops = report["step_seconds"], report["mfu"], report["flops"]
+    assert 0 < step["capped"] <= step["raw"] and 0 < mfu["raw"] <= mfu["capped"] < 1
+    assert flops["executed"] > flops["model"] > 0
+    assert report["examples_per_second"] == pytest.approx(report["batch_size"] / step["capped"])
+    assert report["compile_seconds"] > 0 and report["pipeline"] == {}
+    assert "estimate" in printed and "MFU" in printed and "image decoder" in printed
+    status, printed, _ = cli("compile", "--compare", out, out)
+    assert status == 0 and "hbm_gib.peak" in printed and "1.000" in printed
 
 
 def test_a_step_that_is_too_large_is_a_finding(cli):
@@ -31,13 +42,17 @@ def test_a_step_that_is_too_large_is_a_finding(cli):
     too_large = ["--config.train.batch_size=131072", "--config.model.decoder.hidden=65536"]
     too_large += ["--config.model.decoder.blocks=1", "--config.model.encoder.blocks=1"]
     status, printed, _ = cli("compile", CONFIG, "--topology=v4:2x2x1", *too_large)
-    assert status == 0 and "does NOT fit" in printed and "what helps" in printed
+    assert status == 0 and "does NOT fit" in printed and "--config.mesh.zero1=true" in printed
+    # The largest array, with its size and the operation that makes it.
+    assert "G bf16[" in printed or "G f32[" in printed
 
 
 @pytest.mark.parametrize(
     ("flags", "line"),
     [
-        (["--topology=v4:3x5x7"], "libtpu knows no topology v4:3x5x7"),
+        (["--topology=v4:3x5x7"], "libtpu knows no topology v4:3x5x7; near are v4:"),
+        (["--topology=v4:2x2x1", "--config.mesh.data=64"], "64 chips: v4:4x4x4"),
+        (["--compare=a.json"], "--compare has 1 file(s), a.json; two are needed"),
         (["--topology=v4"], "the topology is 'v4'; a generation"),
         (["--topology=v4:2x2x1", "--config.mesh.data=3"], "config.mesh needs data 3 x stage 1"),
         ([], "--topology is missing"),

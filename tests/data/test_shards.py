@@ -41,7 +41,13 @@ def write(folder, counts=COUNTS):
         ]
         name = f"shard-{shard:05d}-of-{len(counts):05d}.array_record"
         shards.append(write_shard(folder / name, records))
-    manifest = {"name": "x", "digest": "0" * 64, "count": sum(counts), "complete": True}
+    manifest = {
+        "name": "x",
+        "digest": "0" * 64,
+        "count": sum(counts),
+        "complete": True,
+        "classes": [],
+    }
     (folder / MANIFEST).write_text(json.dumps({**manifest, "shards": shards}))
     return folder
 

@@ -41,7 +41,7 @@ def folder(tmp_path):
 
 def test_records_of_all_files_in_order_and_their_splits(folder):
     source = open_source(DataConfig(source="webdataset", path=str(folder)), "all", 0, 0)
-    assert len(source) == 30
+    assert len(source) == 30 and source.classes == tuple(str(i) for i in range(30))
     for index in (29, 0, 10, 9):
         record = source[index]
         assert (record.caption, record.label) == (f"number {index}", index)

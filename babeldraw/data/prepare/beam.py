@@ -159,6 +159,8 @@ def _manifest(work: Work, pieces: list[Piece], shard_size: int) -> dict[str, Any
             rejected[reason] = rejected.get(reason, 0) + count
             first.setdefault(reason, result["first"][reason])
     shards = [result["shard"] for result in results if result["shard"] is not None]
+    highest = max(result["highest_label"] for result in results)
+    classes = list(work.source.classes) or [str(number) for number in range(highest + 1)]
     files = [work.rejected_name(i) for i, result in enumerate(results) if result["rejected"]]
     return {
         **plan,
@@ -169,6 +171,7 @@ def _manifest(work: Work, pieces: list[Piece], shard_size: int) -> dict[str, Any
         "rejected": dict(sorted(rejected.items())),
         "first": dict(sorted(first.items())),
         "rejected_files": files,
+        "classes": classes,
         "complete": True,
         "shards": shards,
     }

@@ -30,6 +30,11 @@ class Input(Protocol):
     @property
     def name(self) -> str: ...
 
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes that labels count, where known before reading; else none."""
+        ...
+
     def pieces(self, size: int) -> list[Piece]:
         """The data in order, cut into pieces of about `size` records."""
         ...
@@ -60,8 +65,12 @@ class FolderInput:
     def name(self) -> str:
         return f"folder/{Path(self.path).name}/{self.split}"
 
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self._open().classes
+
     def pieces(self, size: int) -> list[Piece]:
-        entries = list(FolderSource(self.path, self.split, require_captions=False).entries())
+        entries = list(self._open().entries())
         return [{"entries": entries[i : i + size]} for i in range(0, len(entries), size)]
 
     def read(self, piece: Piece, max_bytes: int) -> Iterator[Raw | Rejected]:
@@ -75,6 +84,9 @@ class FolderInput:
                 yield Raw(name, path.read_bytes(), said, label)
             except OSError as error:
                 yield Rejected(name, "no picture", error.strerror or str(error))
+
+    def _open(self) -> FolderSource:
+        return FolderSource(self.path, self.split, require_captions=False)
 
 
 def open_input(

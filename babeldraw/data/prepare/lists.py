@@ -35,6 +35,10 @@ class ListInput:
     def name(self) -> str:
         return f"list/{Path(self.path).name}"
 
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return ()
+
     def pieces(self, size: int) -> list[dict]:
         pieces = []
         for file in self._files():

@@ -63,6 +63,10 @@ class TFRecordInput:
     def name(self) -> str:
         return f"tfrecord/{Path(self.path).name}"
 
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return ()
+
     def pieces(self, size: int) -> list[dict]:
         del size
         files = _files(self.path, ".tfrecord")
@@ -136,6 +140,10 @@ class ArrayRecordInput:
     def name(self) -> str:
         return f"array_record/{Path(self.path).name}"
 
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return ()
+
     def pieces(self, size: int) -> list[dict]:
         pieces = []
         for path in _files(self.path, ".array_record"):
@@ -178,6 +186,10 @@ class TfdsInput:
     @property
     def name(self) -> str:
         return f"tfds/{self.path}/{self.split}"
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self._open().classes
 
     def pieces(self, size: int) -> list[dict]:
         total = len(self._open())

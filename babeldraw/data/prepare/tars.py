@@ -20,6 +20,10 @@ class TarInput:
     def name(self) -> str:
         return f"webdataset/{Path(self.path).name}"
 
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return ()
+
     def pieces(self, size: int) -> list[dict]:
         del size
         return [{"file": path, "bytes": Path(path).stat().st_size} for path in tar_files(self.path)]

@@ -57,13 +57,14 @@ def make_part(work: Work, index: int, piece: Piece) -> dict[str, Any]:
 
     Returns:
         {'read': how many records, 'kept': their [where, content hash, look hash] in order,
-        'rejected': [where, reason, detail] of the others}.
+        'rejected': [where, reason, detail] of the others, 'highest_label': -1 without any}.
     """
     entry = work.part_entry(index)
     if entry.exists():
         return json.loads(entry.read_text())
     kept: list[list[str]] = []
     rejected: list[list[str]] = []
+    labels = [-1]
 
     def records() -> Iterator[bytes]:
         for example in _examples(work, piece):
@@ -71,10 +72,12 @@ def make_part(work: Work, index: int, piece: Piece) -> dict[str, Any]:
                 rejected.append([example.where, example.reason, example.detail])
                 continue
             kept.append([example.where, example.content, example.look])
+            labels.append(example.label)
             yield pack(example.jpeg, example.caption, example.label, example.where)
 
     write_shard(work.part_file(index), records())
     part = {"read": len(kept) + len(rejected), "kept": kept, "rejected": rejected}
+    part["highest_label"] = max(labels)
     write_whole(entry, json.dumps(part).encode("utf-8", "surrogatepass"))
     return part
 
@@ -108,6 +111,7 @@ def make_shard(work: Work, index: int, duplicates: Iterable[tuple[int, str, str]
     text = "".join(json.dumps(line) + "\n" for line in lines)
     write_whole(out / work.rejected_name(index), text.encode())
     result: dict[str, Any] = {"read": part["read"], "rejected": _count(rejected), "shard": None}
+    result["highest_label"] = part["highest_label"]
     result["first"] = {row[1]: row for row in reversed(rejected)}
     if len(part["kept"]) > len(found):
         records = enumerate(read_shard(work.part_file(index)))

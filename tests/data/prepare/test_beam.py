@@ -70,6 +70,7 @@ def test_the_manifest_counts_every_record_once(prepared):
     assert json.loads((out / "manifest.json").read_text()) == manifest
     assert (manifest["records"], manifest["count"], manifest["bad"]) == (14, 10, 1)
     assert manifest["rejected"] == {"duplicate": 3, "unreadable picture": 1}
+    assert manifest["classes"] == []
     texts = [(out / name).read_text() for name in manifest["rejected_files"]]
     lines = [json.loads(line) for text in texts for line in text.splitlines()]
     assert [(line["where"], line["reason"], line["detail"]) for line in lines] == [

@@ -54,6 +54,14 @@ def test_a_folder_in_pieces(tmp_path):
     assert records[6].reason == "too many bytes"
 
 
+def test_sub_folders_are_classes(tmp_path):
+    for name, shade in (("dogs", 1), ("cats", 2)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "0.jpg").write_bytes(jpeg(shade))
+    assert open_input("folder", str(tmp_path)).classes == ("cats", "dogs")
+    assert [r.label for r in flat(read("folder", tmp_path))] == [0, 1]
+
+
 # ------------------------------------------------------------------ WebDataset
 
 

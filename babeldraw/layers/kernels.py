@@ -1,0 +1,226 @@
+"""Attention by fused kernels, which never hold the square of logits in memory.
+
+On TPU splash attention (Pallas), on GPU cuDNN's; the plain form everywhere. All three take the same
+arrays and the same description of who sees whom, and agree to rounding.
+"""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental.pallas.ops.tpu.splash_attention import (
+    splash_attention_kernel as splash,
+)
+from jax.experimental.pallas.ops.tpu.splash_attention import (
+    splash_attention_mask as splash_masks,
+)
+
+from babeldraw.config import require
+from babeldraw.layers.masks import AttentionPattern, Slots, dense_mask
+from babeldraw.sharding.constraint import divisible, without
+from babeldraw.sharding.layout import current
+from babeldraw.sharding.rules import partition_spec
+
+KERNELS = ("auto", "plain", "splash", "cudnn")
+# Lanes of a TPU: lengths are multiples of it.
+LANES = 128
+# Of 128 to 1,024 the quickest on causal and on conv-shaped masks of 1,024 tokens; smaller blocks,
+# of which more could be skipped, lose more than they save.
+BLOCK = 512
+
+
+@dataclasses.dataclass(frozen=True)
+class Seen:
+    """Which slots of its own sequence each slot sees; `layer` as in `AttentionPattern.sees`."""
+
+    pattern: AttentionPattern
+    layer: Slots = 0
+
+    def dense(self, length: int) -> jax.Array:
+        """bool [1, 1, T, T]."""
+        return dense_mask(self.pattern, length, self.layer)[None, None]
+
+
+# Everything; a bool array that broadcasts to [B, N, T, S]; or slots of one sequence.
+Mask = Seen | jax.Array | None
+
+
+def choose(kernel: str, queries: int, keys: int, mask: Mask) -> str:
+    """What computes an attention: plain, splash or cudnn.
+
+    Args:
+      kernel: of KERNELS. `auto` takes the best that the device has and that can do it.
+      queries, keys: their numbers, T and S.
+      mask: who sees whom.
+
+    Raises:
+      UserError: a kernel was asked for by name that cannot do it.
+    """
+    platform = _platform()
+    if kernel == "auto":
+        fits = not _splash_cannot(queries, keys, mask)
+        if queries == 1:
+            return "plain"
+        return {"tpu": "splash" if fits else "plain", "gpu": "cudnn"}.get(platform, "plain")
+    # One query at a time, as in decoding, is no work for a kernel.
+    if kernel == "splash" and queries > 1:
+        reason = _splash_cannot(queries, keys, mask)
+        require(not reason, f"kernel is 'splash', which cannot do {reason}; choose auto or plain")
+    if kernel == "cudnn" and queries > 1:
+        require(
+            platform == "gpu",
+            f"kernel is 'cudnn', which needs a GPU, and the devices are {platform}; choose auto",
+        )
+    return "plain" if queries == 1 else kernel
+
+
+def _splash_cannot(queries: int, keys: int, mask: Mask) -> str:
+    """Why splash attention cannot do it, or nothing."""
+    if queries % LANES or keys % LANES:
+        return f"{queries} queries on {keys} keys: multiples of {LANES} are needed"
+    if isinstance(mask, Seen) and not _same_in_all_layers(mask):
+        return "a pattern that differs between layers of one loop (model.attention.pattern=dalle)"
+    if isinstance(mask, jax.Array) and (mask.shape[1:3] != (1, 1)):
+        return f"a mask of shape {mask.shape}; one of keys, [B, 1, 1, S], is needed"
+    return ""
+
+
+def _same_in_all_layers(seen: Seen) -> bool:
+    return isinstance(seen.layer, int) or not hasattr(seen.pattern, "layers")
+
+
+def _platform() -> str:
+    layout = current()
+    if layout is not None and isinstance(layout.mesh, jax.sharding.Mesh):
+        return layout.mesh.devices.flat[0].platform
+    return jax.default_backend()
+
+
+# ------------------------------------------------------------------------------------ cuDNN
+
+
+def cudnn_attention(
+    query_BNTH: jax.Array, key_BNSH: jax.Array, value_BNSH: jax.Array, mask: Mask
+) -> jax.Array:
+    """softmax(query key^T / sqrt(H)) value by cuDNN: bfloat16 or float16, H at most 128."""
+    if isinstance(mask, Seen):
+        mask = mask.dense(query_BNTH.shape[2])
+    arrays = (jnp.swapaxes(a, 1, 2) for a in (query_BNTH, key_BNSH, value_BNSH))
+    out_BTNH = jax.nn.dot_product_attention(*arrays, mask=mask, implementation="cudnn")
+    return jnp.swapaxes(out_BTNH, 1, 2)
+
+
+# ----------------------------------------------------------------------------------- splash
+
+
+def splash_attention(
+    query_BNTH: jax.Array,
+    key_BNSH: jax.Array,
+    value_BNSH: jax.Array,
+    mask: Mask,
+    interpret: bool = False,
+) -> jax.Array:
+    """softmax(query key^T / sqrt(H)) value; logits and softmax in float32.
+
+    Args:
+      query_BNTH, key_BNSH, value_BNSH: T and S are multiples of 128.
+      mask: as `choose` lets pass.
+      interpret: run the kernel's Python, for a test on a CPU.
+
+    Returns:
+      [B, N, T, H] in the type of the queries.
+    """
+    query_BNTH = query_BNTH * query_BNTH.shape[-1] ** -0.5
+    seen = None
+    if isinstance(mask, jax.Array):
+        seen = jnp.broadcast_to(mask, (query_BNTH.shape[0], 1, 1, key_BNSH.shape[2]))[:, 0, 0]
+        mask = None
+    body = functools.partial(_on_one_device, mask, interpret)
+    return _over_devices(body)(query_BNTH, key_BNSH, value_BNSH, seen)
+
+
+def _over_devices(body):
+    """`body` on each device's examples and heads: the partitioner cannot cut a kernel."""
+    layout = current()
+    if layout is None or layout.manual == frozenset(layout.mesh.axis_names):
+        return body
+    names = ("batch", "activation_heads", None, None)
+
+    def run(query, key, value, seen):
+        specs = []
+        for array in (query, key, value):
+            spec = divisible(partition_spec(names, layout.preset.used), array.shape, layout.mesh)
+            specs.append(without(spec, layout.manual))
+        mask_spec = None if seen is None else jax.P(specs[0][0])
+        return jax.shard_map(
+            body,
+            # Inside another shard_map the mesh is the one in force there.
+            mesh=None if layout.manual else layout.mesh,
+            in_specs=(*specs, mask_spec),
+            out_specs=specs[0],
+            axis_names=frozenset(layout.mesh.axis_names) - layout.manual,
+            check_vma=False,
+        )(query, key, value, seen)
+
+    return run
+
+
+def _on_one_device(mask: Seen | None, interpret: bool, query, key, value, seen) -> jax.Array:
+    heads, length, keys = query.shape[1], query.shape[2], key.shape[2]
+    kernel, blocks = _kernel(mask, length, keys, heads, interpret)
+    # For who reads the compiled program: how many of the blocks of the square are computed.
+    with jax.named_scope("splash_{}_of_{}_of_{}x{}".format(*blocks)):
+        if seen is None:
+            return jax.vmap(kernel)(query, key, value)
+        # A query sees the keys of its own segment.
+        ids = splash.SegmentIds(
+            q=jnp.ones((query.shape[0], length), jnp.int32), kv=seen.astype(jnp.int32)
+        )
+        return jax.vmap(lambda q, k, v, i: kernel(q, k, v, segment_ids=i))(query, key, value, ids)
+
+
+def _kernel(mask: Seen | None, queries: int, keys: int, heads: int, interpret: bool):
+    """The kernel for all heads; (blocks it computes, blocks of the square, sizes of a block)."""
+    if mask is None:
+        of_head = splash_masks.FullMask((queries, keys))
+        visible = np.ones((queries, keys), bool)
+    else:
+        layer = mask.layer if isinstance(mask.layer, int) else 0
+        visible = _visible(mask.pattern, queries, layer)
+        causal = bool(np.array_equal(visible, np.tri(queries, dtype=bool)))
+        of_head = (
+            splash_masks.CausalMask((queries, keys)) if causal else splash_masks.NumpyMask(visible)
+        )
+    rows, columns = _block(queries), _block(keys)
+    sizes = splash.BlockSizes(
+        block_q=rows,
+        block_kv=columns,
+        block_kv_compute=columns,
+        block_q_dkv=rows,
+        block_kv_dkv=columns,
+        block_kv_dkv_compute=columns,
+        use_fused_bwd_kernel=True,
+    )
+    kernel = splash.make_splash_mha(
+        splash_masks.MultiHeadMask([of_head] * heads),
+        block_sizes=sizes,
+        head_shards=1,
+        q_seq_shards=1,
+        residual_checkpoint_name="context",
+        interpret=interpret,
+    )
+    cut = visible.reshape(queries // rows, rows, keys // columns, columns).any((1, 3))
+    return kernel, (int(cut.sum()), cut.size, rows, columns)
+
+
+@functools.lru_cache(maxsize=32)
+def _visible(pattern: AttentionPattern, length: int, layer: int) -> np.ndarray:
+    with jax.ensure_compile_time_eval():
+        return np.asarray(dense_mask(pattern, length, layer))
+
+
+def _block(length: int) -> int:
+    """The largest block of a length: up to 512, a multiple of 128 that divides it."""
+    return max(size for size in range(LANES, BLOCK + 1, LANES) if length % size == 0)

@@ -1,0 +1,157 @@
+"""How long a communication takes on the links of a TPU slice."""
+
+import dataclasses
+import math
+import re
+
+from babeldraw.sharding.chips import Chip
+from babeldraw.sharding.hlo import Instruction, Program
+
+KINDS = ("all-reduce", "all-gather", "reduce-scatter", "collective-permute", "all-to-all")
+# What TPUs call a communication fused with its neighbours; the first that is found counts.
+_FUSED = ("all-reduce-scatter", "reduce-scatter", "all-gather", "all-reduce", "all-to-all")
+Place = tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Wires:
+    """The links of a slice.
+
+    Attributes:
+      chip: its figures.
+      places: of each device, in the order of the mesh: slice, then coordinates in the torus. Empty
+        where unknown; then groups are taken for rings of two directions.
+      rings: of each dimension of the torus, whether its ends are joined.
+    """
+
+    chip: Chip
+    places: tuple[Place, ...] = ()
+    rings: tuple[bool, ...] = ()
+
+    def seconds(self, kind: str, size: int, instruction: Instruction) -> float:
+        """Of one communication.
+
+        Args:
+          kind: one of KINDS.
+          size: bytes of the larger of input and output on one device (of a permute: sent).
+          instruction: carries the groups and, for some, the algorithm that was chosen.
+        """
+        if kind == "collective-permute":
+            return self._permute(size, instruction)
+        group = groups(instruction.attributes, len(self.places))
+        count = len(group)
+        if count == 1:
+            return 0.0
+        share = size * (count - 1) / max(count, 1) if count else size
+        if kind == "all-reduce":
+            share *= 2
+        if self._crosses_slices(group):
+            return share / len({self.places[i][0] for i in group}) / self.chip.network
+        links = _colours(instruction.attributes) or self._links(group)
+        if kind == "all-to-all":
+            # Each value crosses a quarter of a ring on average.
+            return share * max(count, 4) / 4 / links / self.chip.link
+        return share / links / self.chip.link
+
+    def _links(self, group: tuple[int, ...]) -> int:
+        """Links out of a chip that a group can use at once."""
+        if not self.places or not group:
+            return 2
+        coordinates = [self.places[i][1:] for i in group]
+        total = 0
+        for dim, ring in enumerate(self.rings):
+            sizes = len({place[dim] for place in coordinates})
+            total += (2 if ring and sizes > 2 else 1) if sizes > 1 else 0
+        return max(total, 1)
+
+    def _crosses_slices(self, group: tuple[int, ...]) -> bool:
+        return bool(self.places) and len({self.places[i][0] for i in group}) > 1
+
+    def _permute(self, size: int, instruction: Instruction) -> float:
+        pairs = re.search(r"source_target_pairs=\{(.*?)\}\}", instruction.attributes)
+        ends = re.findall(r"\{(\d+),(\d+)", pairs.group(1)) if pairs else []
+        hops = 1
+        for a, b in ends[:64] if self.places else []:
+            one, other = self.places[int(a)], self.places[int(b)]
+            if one[0] != other[0]:
+                return size / self.chip.network
+            hops = max(hops, self._distance(one[1:], other[1:]))
+        # Where each chip sends so far, each link carries as many.
+        return size * hops / self.chip.link
+
+    def _distance(self, one: Place, other: Place) -> int:
+        total = 0
+        for dim, ring in enumerate(self.rings):
+            size = 1 + max(place[dim + 1] for place in self.places)
+            apart = abs(one[dim] - other[dim])
+            total += min(apart, size - apart) if ring else apart
+        return total
+
+
+def communication(instruction: Instruction, program: Program) -> tuple[str, Instruction] | None:
+    """Its kind and the instruction that carries groups, where it is or holds a communication."""
+    opcode = instruction.opcode.removesuffix("-start")
+    if opcode in KINDS:
+        return opcode, instruction
+    if opcode not in ("fusion", "async"):
+        return None
+    names = instruction.called.get("calls", ())
+    for name in names:
+        for inner in program.computations[name].instructions.values():
+            found = communication(inner, program)
+            if found:
+                kind, carrier = found
+                if kind == "all-reduce" and "all-reduce-scatter" in name:
+                    kind = "reduce-scatter"
+                return kind, carrier
+    return None
+
+
+def groups(attributes: str, devices: int) -> tuple[int, ...]:
+    """Devices of the first group, by their place in the mesh; empty: all, or unknown.
+
+    Three spellings: `{{0,1},{2,3}}`, `[2,2]<=[2,2]T(1,0)` and `mesh['a'=2,'b'=2] {'b'}`.
+    """
+    listed = re.search(r"replica_groups=\{\{([\d,]+)\}", attributes)
+    if listed:
+        return tuple(int(n) for n in listed.group(1).split(","))
+    iota = re.search(r"replica_groups=\[(\d+),(\d+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", attributes)
+    if iota:
+        return _iota_group(int(iota.group(2)), *iota.groups()[2:])
+    mesh = re.search(
+        r"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\S+)? \{([^}]*)\}", attributes
+    )
+    if mesh:
+        axes = [(name, int(size)) for name, size in re.findall(r"'([^']+)'=(\d+)", mesh.group(1))]
+        return _mesh_group(axes, re.findall(r"'([^']+)'", mesh.group(2)))
+    return tuple(range(devices))
+
+
+def _iota_group(size: int, dims: str, order: str | None) -> tuple[int, ...]:
+    shape = [int(n) for n in dims.split(",")]
+    axes = [int(n) for n in order.split(",")] if order else list(range(len(shape)))
+    strides = [math.prod(shape[at + 1 :]) for at in range(len(shape))]
+    found = []
+    for flat in range(size):
+        index, rest = 0, flat
+        for axis in reversed(axes):
+            index += rest % shape[axis] * strides[axis]
+            rest //= shape[axis]
+        found.append(index)
+    return tuple(found)
+
+
+def _mesh_group(axes: list[tuple[str, int]], over: list[str]) -> tuple[int, ...]:
+    found = [0]
+    stride = math.prod(size for _, size in axes)
+    for name, size in axes:
+        stride //= size
+        if name in over:
+            found = [base + at * stride for base in found for at in range(size)]
+    return tuple(sorted(found))
+
+
+def _colours(attributes: str) -> int:
+    """Directions that the compiler's ring algorithm sends in at once; 0 where it does not say."""
+    match = re.search(r"colors:(\d+)", attributes)
+    return int(match.group(1)) if match else 0

@@ -1,0 +1,137 @@
+"""Operations that a training step cannot do without, by formula.
+
+Multiplications and additions of products of matrices count two. Backward is twice forward; nothing
+counts twice for being computed again. Of causal attention half the square counts. Norms, softmax,
+lookups and the optimizer do not count.
+"""
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from babeldraw.layers.block import TransformerConfig
+from babeldraw.models.babeldraw import BabeldrawConfig
+from babeldraw.objectives.adversarial import Adversary
+from babeldraw.tokenizers.perceptual import PerceptualNetwork
+from babeldraw.tokenizers.vit_vqgan import ViTVQGANConfig, ViTVQGANTokenizer
+from babeldraw.train.experiment import Experiment, TextToImageExperiment, TokenizerExperiment
+from babeldraw.train.traced_flops import traced_flops
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelFlops:
+    """Attributes:
+    parts: operations for one example, by part of the step.
+    formula: how they were counted, one line per part.
+    """
+
+    parts: dict[str, int]
+    formula: dict[str, str]
+
+    @property
+    def per_example(self) -> int:
+        return sum(self.parts.values())
+
+
+def model_flops(experiment: Experiment) -> ModelFlops | None:
+    """Of a config's training step; None where there is no formula for its objective yet."""
+    if isinstance(experiment, TextToImageExperiment):
+        stored = experiment.data.source == "tokens"
+        tokens = ViTVQGANTokenizer(experiment.tokenizer).tokens.length
+        return text_to_image_flops(experiment.model, experiment.tokenizer, tokens, stored)
+    if isinstance(experiment, TokenizerExperiment) and not experiment.decoder_only:
+        return tokenizer_flops(experiment)
+    return None
+
+
+def tokenizer_flops(experiment: TokenizerExperiment) -> ModelFlops:
+    """Of a tokenizer's step with all its losses, traced; R1, every 16th step, is left out."""
+    image = jax.ShapeDtypeStruct((1, *experiment.tokenizer.image_size, 3), jnp.float32)
+    tokenizer = ViTVQGANTokenizer(experiment.tokenizer)
+
+    def forward(fn, init):
+        params = nn.unbox(jax.eval_shape(init, jax.random.key(0)))
+        return traced_flops(fn, params, image)
+
+    parts = {"tokenizer": 3 * forward(tokenizer.reconstruct, tokenizer.init)}
+    formula = {"tokenizer": "3 forward: its own, and backward twice that"}
+    if experiment.loss.perceptual > 0:
+        network = PerceptualNetwork(experiment.perceptual)
+        pair = forward(lambda params, x: network.distance(params, x, x), network.init)
+        parts["perceptual network"] = 3 * pair // 2
+        formula["perceptual network"] = "3 forward: of both pictures, and back to one"
+    if experiment.loss.adversarial > 0:
+        adversary = Adversary(
+            experiment.discriminator,
+            experiment.discriminator_optimizer,
+            experiment.tokenizer.image_size,
+        )
+        own = forward(
+            lambda state, x: adversary.logits(state["params"], x),
+            adversary.init,
+        )
+        parts["discriminator"] = 8 * own
+        formula["discriminator"] = "8 forward: 2 for the tokenizer, 3 each for real and drawn"
+    return ModelFlops(parts, formula)
+
+
+def blocks_forward(
+    config: TransformerConfig, length: int, causal: bool = False, context: int = 0
+) -> int:
+    """Operations of a stack for one example.
+
+    Args:
+      config: sizes.
+      length: positions T.
+      causal: self-attention sees half of the square.
+      context: positions S of a second source that every block attends to; 0: there is none.
+    """
+    dim, hidden = config.dim, config.hidden
+    projections = 2 * 4 * dim * dim * length
+    attention = 4 * length * length * dim // (2 if causal else 1)
+    feed_forward = 2 * 2 * dim * hidden * length
+    cross = 0
+    if context:
+        cross = 2 * 2 * dim * dim * (length + context) + 4 * length * context * dim
+    return config.blocks * (projections + attention + feed_forward + cross)
+
+
+def text_to_image_flops(
+    model: BabeldrawConfig, tokenizer: ViTVQGANConfig, tokens: int, stored_tokens: bool
+) -> ModelFlops:
+    """Of a generator's step, the frozen tokenizer's included unless tokens come ready-made.
+
+    Args:
+      model: sizes of the generator.
+      tokenizer: sizes of what makes its tokens.
+      tokens: T, of one image.
+      stored_tokens: there are no pictures in the batch.
+    """
+    text, decoder = model.text_length, model.decoder
+    logits = 2 * tokens * decoder.dim * tokenizer.codebook_size
+    parts = {
+        "text encoder": 3 * blocks_forward(model.encoder, text),
+        "image decoder": 3 * blocks_forward(decoder, tokens, causal=True, context=text),
+        "logits": 3 * logits,
+    }
+    formula = {
+        "text encoder": "3 blocks (8 S D^2 + 4 S^2 D + 4 S D F)",
+        "image decoder": "3 blocks (8 T D^2 + 2 T^2 D + 4 T D F + 4 (T + S) D^2 + 4 T S D)",
+        "logits": "3 (2 T D V)",
+    }
+    if not stored_tokens:
+        parts["tokenizer (forward)"] = encoder_forward(tokenizer, tokens)
+        formula["tokenizer (forward)"] = (
+            "blocks (8 T D^2 + 4 T^2 D + 4 T D F) + 2 T (3 P^2 D + ...)"
+        )
+    return ModelFlops(parts, formula)
+
+
+def encoder_forward(tokenizer: ViTVQGANConfig, tokens: int) -> int:
+    """Of a ViT-VQGAN's way from pixels to codes."""
+    dim = tokenizer.encoder.dim
+    patches = 2 * tokens * 3 * tokenizer.patch_size**2 * dim
+    lookup = 2 * tokens * tokenizer.code_dim * (dim + tokenizer.codebook_size)
+    return blocks_forward(tokenizer.encoder, tokens) + patches + lookup

@@ -1,0 +1,59 @@
+"""Operations of a step by formula, against the trace of the forward pass and published sizes."""
+
+from pathlib import Path
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import pytest
+
+from babeldraw.models.babeldraw import Generator
+from babeldraw.tokenizers.vit_vqgan import ViTVQGANTokenizer
+from babeldraw.train.experiment import parse
+from babeldraw.train.model_flops import model_flops
+from babeldraw.train.presets import load_config
+from babeldraw.train.traced_flops import traced_flops
+
+ROOT = Path(__file__).parents[2]
+
+
+def experiment(name):
+    config = load_config(f"configs/babeldraw/{name}.py", ROOT / "pyproject.toml", "")
+    config.tokenizer_run = "unused"
+    return parse(config)
+
+
+def test_the_formula_is_three_times_the_traced_forward_pass_less_half_of_causal_attention():
+    found = experiment("350m")
+    tokenizer = ViTVQGANTokenizer(found.tokenizer)
+    generator = Generator(found.model, tokenizer.tokens)
+    params = jax.eval_shape(generator.init, jax.random.key(0))
+    text = jax.ShapeDtypeStruct((1, 128), jnp.int32)
+    tokens = jax.ShapeDtypeStruct((1, 1024), jnp.int32)
+
+    def logits(params, text, tokens):
+        return generator.logits(params, text, tokens)
+
+    traced = traced_flops(logits, nn.unbox(params), text, tokens)
+    half = found.model.decoder.blocks * 2 * 1024 * 1024 * found.model.decoder.dim
+    parts = model_flops(found).parts
+    ours = sum(number for name, number in parts.items() if "tokenizer" not in name)
+    assert ours == pytest.approx(3 * (traced - half), rel=1e-3)
+
+
+@pytest.mark.parametrize(("name", "chips", "tera"), [("20b", 1024, 790), ("3b", 512, 230)])
+def test_operations_of_a_step_of_8192_images_are_known(name, chips, tera):
+    found = model_flops(experiment(name))
+    generator = found.per_example - found.parts["tokenizer (forward)"]
+    assert generator * 8192 / chips / 1e12 == pytest.approx(tera, rel=0.005)
+
+
+def test_a_trace_counts_loops_and_convolutions():
+    def fn(x, w, image, kernel):
+        y = jax.lax.scan(lambda x, _: (jnp.tanh(x @ w), None), x, None, length=5)[0]
+        conv = jax.lax.conv(image, kernel, (1, 1), "SAME")
+        return jnp.sum(y) + jnp.sum(conv)
+
+    shapes = [(3, 4), (4, 4), (2, 6, 8, 8), (7, 6, 3, 3)]
+    arrays = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
+    assert traced_flops(fn, *arrays) == 5 * 2 * 3 * 4 * 4 + 2 * (2 * 7 * 8 * 8) * 6 * 3 * 3
