@@ -58,6 +58,8 @@ def _shares(weights: np.ndarray) -> np.ndarray:
 class MixtureSource:
     """Several sources as one, their records one source after another.
 
+    In place of a bad record comes the next good one, which after a source's last is of the next.
+
     Args:
         sources: at least one.
         weights: how many records of each, relative to each other.
