@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 
 from babeldraw.config import require, to_dict
 from babeldraw.errors import UserError
@@ -21,6 +22,7 @@ from babeldraw.sharding.batch import place_batch
 from babeldraw.sharding.layout import make_layout, use
 from babeldraw.sharding.mesh import make_mesh
 from babeldraw.train.experiment import parse
+from babeldraw.train.hosts import ALONE, Alone, Hosts, Interrupted
 from babeldraw.train.metrics import MetricsWriter
 from babeldraw.train.overview import overview
 from babeldraw.train.progress import ProgressReport, say
@@ -39,19 +41,12 @@ from babeldraw.train.step import make_step, state_shardings
 STEPS_IN_FLIGHT = 4
 
 
-class Interrupted(Exception):
-    """The run was asked to stop and has saved; `step` is where it goes on."""
-
-    def __init__(self, step: int):
-        super().__init__(step)
-        self.step = step
-
-
 def train(
     config: Mapping[str, Any],
     workdir: str,
     label: str = "train",
     devices: list[jax.Device] | None = None,
+    hosts: Hosts | Alone = ALONE,
 ) -> dict[str, float]:
     """Trains one run, from its last checkpoint if it has one, to its last step.
 
@@ -60,6 +55,7 @@ def train(
       workdir: the run folder, local or on a path that etils knows.
       label: names the run in the progress display.
       devices: those to train on; None for all.
+      hosts: of `joined`, where there are several.
 
     Returns:
       The figures of the last evaluation, as report.json holds them.
@@ -76,15 +72,13 @@ def train(
     if finished is not None:
         say(f"{label}: {folder.path} is finished, {experiment.train.steps} steps")
         return finished
-    require(
-        jax.process_count() == 1,
-        f"there are {jax.process_count()} hosts; training on several is not here yet, start one",
-    )
+    # All must have looked before one writes.
+    hosts.meet("checked")
     mesh = make_mesh(experiment.mesh, devices)
     layout = make_layout(experiment.mesh, mesh)
     # Before anything is written into the folder.
     experiment.check_layout(layout)
-    experiment, vocabulary = resolve(experiment, folder)
+    experiment, vocabulary = resolve(experiment, folder, hosts)
     objective = experiment.make_objective()
     settings, steps = experiment.train, experiment.train.steps
     schedule = experiment.optimizer.schedule
@@ -120,14 +114,15 @@ def train(
         start, elapsed_before = 0, 0.0
         say(overview(abstract, objective.axes()))
     check_stored_tokens(experiment, state)
-    folder.write_config(to_dict(experiment))
+    if hosts.index == 0:
+        folder.write_config(to_dict(experiment))
 
     # ------------------------------------------------------------------ the step
     update = make_step(objective, layout, places)
     context = evaluation_context(experiment, mesh, vocabulary)
     evaluators = experiment.make_evaluators(objective, context)
-    writer = MetricsWriter(folder) if jax.process_index() == 0 else None
-    stop, restore_sigterm = _stop_on_sigterm()
+    writer = MetricsWriter(folder) if hosts.index == 0 else None
+    stop, restore_sigterm = _stop_on_sigterm(hosts)
     progress_report = ProgressReport(label, steps, start)
     began = time.monotonic()
     pending: collections.deque[tuple[int, dict]] = collections.deque()
@@ -142,12 +137,14 @@ def train(
     # ------------------------------------------------------------------ the loop
     try:
         for step in range(start + 1, steps + 1):
+            hosts.tick(step, "waiting for data")
             batch = place_batch(_inputs(next(batches), objective), mesh)
+            hosts.tick(step, "in the step")
             state, metrics = update(state, batch, key)
             pending.append((step, metrics))
             if len(pending) > STEPS_IN_FLIGHT:
                 jax.block_until_ready(pending[-STEPS_IN_FLIGHT][1])
-            stopping = stop.is_set()
+            stopping = stop(step)
             saving = step % settings.checkpoint_every == 0 or step == steps or stopping
             # Looked at before every save: a checkpoint never holds a state that is not finite.
             if step % settings.log_every == 0 or saving:
@@ -173,7 +170,7 @@ def train(
         figures["seconds"] = elapsed()
         if writer is not None:
             write_json(folder.report_file, {"step": steps, **figures})
-        if stop.is_set():
+        if hosts.count == 1 and stop(steps):
             raise Interrupted(steps)
         return figures
     finally:
@@ -232,10 +229,16 @@ def _evaluate(
     return figures
 
 
-def _stop_on_sigterm() -> tuple[threading.Event, Callable[[], None]]:
-    """Set when SIGTERM comes (preemption, maintenance); and how to put the old handler back."""
+def _stop_on_sigterm(hosts: Hosts | Alone) -> tuple[Callable[[int], bool], Callable[[], None]]:
+    """Whether to stop after a step, since SIGTERM came (preemption, maintenance) to any host.
+
+    And how to put the old handler back.
+    """
+    if hosts.count > 1:
+        # jax has set its own handler: it agrees with all hosts on the step.
+        return multihost_utils.reached_preemption_sync_point, lambda: None
     event = threading.Event()
     if threading.current_thread() is not threading.main_thread():
-        return event, lambda: None
+        return lambda step: False, lambda: None
     before = signal.signal(signal.SIGTERM, lambda *_: event.set())
-    return event, lambda: signal.signal(signal.SIGTERM, before)
+    return lambda step: event.is_set(), lambda: signal.signal(signal.SIGTERM, before)

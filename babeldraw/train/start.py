@@ -8,7 +8,7 @@ from typing import Any
 import jax
 from absl import logging
 
-from babeldraw.config import build, to_dict
+from babeldraw.config import build, first_difference, to_dict
 from babeldraw.data.pipeline import TrainBatches
 from babeldraw.data.sources import Source, open_source
 from babeldraw.data.text import Vocabulary, train_vocabulary
@@ -19,6 +19,7 @@ from babeldraw.objectives.super_resolution import SuperResolutionObjective
 from babeldraw.objectives.text_to_image import TextToImageObjective
 from babeldraw.runs.checkpoints import placed, restore_subset
 from babeldraw.runs.folder import RunFolder
+from babeldraw.sharding.batch import whole
 from babeldraw.tokenizers.perceptual import PerceptualNetwork
 from babeldraw.tokenizers.vit_vqgan import ENCODER, ENCODER_FIELDS, ViTVQGANConfig, identity
 from babeldraw.train.experiment import (
@@ -27,6 +28,7 @@ from babeldraw.train.experiment import (
     TextToImageExperiment,
     TokenizerExperiment,
 )
+from babeldraw.train.hosts import ALONE, Alone, Hosts
 from babeldraw.train.progress import say
 
 # Captions whose lengths are looked at before training.
@@ -101,28 +103,20 @@ def finished_figures(folder: RunFolder, experiment: Experiment) -> dict[str, flo
     return figures if step >= experiment.train.steps else None
 
 
-def first_difference(before: Any, now: Any, path: str) -> tuple[str, Any, Any] | None:
-    """The first field in which two trees of JSON differ, with both values."""
-    if isinstance(before, dict) and isinstance(now, dict):
-        for name in [*before, *(name for name in now if name not in before)]:
-            found = first_difference(before.get(name), now.get(name), f"{path}.{name}")
-            if found is not None:
-                return found
-        return None
-    return None if before == now else (path, before, now)
-
-
-def resolve(experiment: Experiment, folder: RunFolder) -> tuple[Experiment, Vocabulary | None]:
+def resolve(
+    experiment: Experiment, folder: RunFolder, hosts: Hosts | Alone = ALONE
+) -> tuple[Experiment, Vocabulary | None]:
     """Completes a text-to-image experiment: trains its vocabulary, or reads the one there is."""
     if not isinstance(experiment, TextToImageExperiment):
         return experiment, None
-    if not folder.vocabulary_file.exists():
+    if hosts.index == 0 and not folder.vocabulary_file.exists():
         folder.path.mkdir(parents=True, exist_ok=True)
         captions = open_train_source(experiment).captions()
         asked = experiment.model.text_vocab_size
         size = train_vocabulary(captions, folder.vocabulary_file, asked)
         fewer = "" if size >= asked else f" ({asked} were asked for; the captions carry no more)"
         say(f"vocabulary of {size} pieces in {folder.vocabulary_file}{fewer}")
+    hosts.meet("vocabulary")
     vocabulary = Vocabulary(folder.vocabulary_file)
     _say_what_is_cut(experiment, vocabulary)
     model = dataclasses.replace(experiment.model, text_vocab_size=vocabulary.size)
@@ -236,7 +230,8 @@ def check_stored_tokens(experiment: Experiment, state: TrainState) -> None:
     """Refuses stored tokens that another tokenizer than the run's made, fresh or going on."""
     if experiment.data.source != "tokens":
         return
-    own = identity(to_dict(experiment.tokenizer), state.frozen["tokenizer"])
+    kept = {name: state.frozen["tokenizer"][name] for name in ENCODER}
+    own = identity(to_dict(experiment.tokenizer), jax.tree.map(whole, kept))
     stored = open_train_source(experiment).tokenizer
     if stored != own:
         raise UserError(
