@@ -169,7 +169,10 @@ class Hosts:
         deadline = time.monotonic() + self._limits.arrive
         while True:
             try:
-                return Line(socket.create_connection(address, timeout=self._limits.arrive))
+                connection = socket.create_connection(address, timeout=self._limits.arrive)
+                # The limit is for the connection; silence on it is judged by the first host.
+                connection.settimeout(None)
+                return Line(connection)
             except OSError as error:
                 if time.monotonic() > deadline:
                     reason = (

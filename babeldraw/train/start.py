@@ -20,6 +20,7 @@ from babeldraw.objectives.text_to_image import TextToImageObjective
 from babeldraw.runs.checkpoints import placed, restore_subset
 from babeldraw.runs.folder import RunFolder
 from babeldraw.sharding.batch import whole
+from babeldraw.sharding.layout import Layout
 from babeldraw.tokenizers.perceptual import PerceptualNetwork
 from babeldraw.tokenizers.vit_vqgan import ENCODER, ENCODER_FIELDS, ViTVQGANConfig, identity
 from babeldraw.train.experiment import (
@@ -238,6 +239,19 @@ def check_stored_tokens(experiment: Experiment, state: TrainState) -> None:
             f"config.data.path={experiment.data.path} holds tokens of the tokenizer {stored} and "
             f"config.tokenizer_run={experiment.tokenizer_run} is {own}; name the run that made them"
         )
+
+
+def moved(progress: dict[str, Any], layout: Layout, hosts: Hosts | Alone) -> str:
+    """What is said of a checkpoint that was made on another mesh or number of hosts."""
+    here = {**layout.mesh.shape, "hosts": hosts.count}
+    before = progress.get("mesh", here)
+    if before == here:
+        return ""
+
+    def told(mesh: dict[str, int]) -> str:
+        return " x ".join(f"{name} {size}" for name, size in mesh.items() if size > 1) or "1 device"
+
+    return f", saved on {told(before)} and now split over {told(here)}"
 
 
 def evaluation_context(

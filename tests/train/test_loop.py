@@ -20,6 +20,7 @@ from babeldraw.runs.folder import RunFolder
 from babeldraw.train.experiment import parse
 from babeldraw.train.loop import train
 from babeldraw.train.metrics import read_scalars
+from babeldraw.train.presence import GO_ON
 
 ROOT = Path(__file__).parents[2]
 STEPS = 6
@@ -220,7 +221,7 @@ def test_sigterm_saves_and_says_how_to_go_on(tmp_path):
     wait_for_step(tmp_path, 2, process)
     process.send_signal(signal.SIGTERM)
     _, said = process.communicate(timeout=60)
-    assert process.returncode == 0, said
+    assert process.returncode == GO_ON, said
     last = metrics(tmp_path)[-1]["step"]
     assert said.splitlines()[-1] == (
         f"stopped after step {last}, which is saved; the same command goes on from it"
