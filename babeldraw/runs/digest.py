@@ -13,16 +13,19 @@ import jax.numpy as jnp
 import numpy as np
 
 WORDS = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}
-# Knuth's multiplicative hash: odd, so that no bit of a word is lost.
+# Knuth's multiplicative hash, and the finalizer of MurmurHash3 (Appleby), which lets every bit of
+# a word and of its place bear on every bit of the sum.
 FACTOR = 2654435761
+MIX = ((16, 0x85EBCA6B), (13, 0xC2B2AE35))
 # Elements that the host looks at together.
 CHUNK = 1 << 22
 
 
 @jax.jit
 def digests(tree: Any) -> list[jax.Array]:
-    """uint32 of each array in order: the sum modulo 2^32 of its words, each times an odd number of
-    its place. Sums of integers come out the same in any order, so the mesh does not matter.
+    """uint32 of each array in order: the sum modulo 2^32 of a hash of each word and its place.
+
+    Sums of integers come out the same in any order, so the mesh does not matter.
     """
     return [_digest(leaf) for leaf in jax.tree.leaves(tree)]
 
@@ -37,7 +40,14 @@ def _digest(x: jax.Array) -> jax.Array:
     for axis in range(x.ndim):
         stride = math.prod(x.shape[axis + 1 :]) % (1 << 32)
         place += jax.lax.broadcasted_iota(jnp.uint32, x.shape, axis) * jnp.uint32(stride)
-    return jnp.sum(words * (place * jnp.uint32(FACTOR) | jnp.uint32(1)), dtype=jnp.uint32)
+    return jnp.sum(_mixed(words ^ place * jnp.uint32(FACTOR)), dtype=jnp.uint32)
+
+
+def _mixed(words: Any) -> Any:
+    """uint32 to uint32, of NumPy or jax."""
+    for shift, factor in MIX:
+        words = (words ^ (words >> np.uint32(shift))) * np.uint32(factor)
+    return words ^ (words >> np.uint32(16))
 
 
 def digest_on_host(x: np.ndarray) -> int:
@@ -46,8 +56,8 @@ def digest_on_host(x: np.ndarray) -> int:
     total = 0
     for first, part in _chunks(words):
         place = np.arange(first, first + len(part), dtype=np.uint64).astype(np.uint32)
-        weights = place * np.uint32(FACTOR) | np.uint32(1)
-        total += int(np.sum(part.astype(np.uint32) * weights, dtype=np.uint32))
+        mixed = _mixed(part.astype(np.uint32) ^ place * np.uint32(FACTOR))
+        total += int(np.sum(mixed, dtype=np.uint32))
     return total % (1 << 32)
 
 

@@ -5,6 +5,7 @@ partner is gone may wait for ever. So the first host listens on one more port. M
 of JSON, a line each; what is anything else is dropped.
 """
 
+import contextlib
 import json
 import socket
 import threading
@@ -29,26 +30,25 @@ class Line:
 
     def send(self, **message: Any) -> None:
         """Sends; a line that is cut is no error, the reader sees it."""
-        try:
-            with self._lock:
-                self._socket.sendall(json.dumps(message).encode() + b"\n")
-        except OSError:
-            pass
+        with self._lock, contextlib.suppress(OSError):
+            self._socket.sendall(json.dumps(message).encode() + b"\n")
 
     def receive(self) -> dict[str, Any] | None:
-        """The next message; None at the end of the line or for what is no message."""
-        try:
+        """The next message; None, and no more, at the end of the line or for what is none."""
+        message = None
+        with contextlib.suppress(OSError, ValueError):
             message = json.loads(self._reader.readline(MAX_LINE))
-        except (OSError, ValueError):
-            return None
-        return message if isinstance(message, dict) else None
-
-    def close(self) -> None:
-        try:
-            self._socket.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            pass
+        if isinstance(message, dict):
+            return message
+        self.hang_up()
+        self._reader.close()
         self._socket.close()
+        return None
+
+    def hang_up(self) -> None:
+        """Ends the line; whoever is receiving, on either side, gets None."""
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
 
 
 class RollCall:
@@ -74,7 +74,7 @@ class RollCall:
         self._listener.close()
         with self._lock:
             for line in self._lines.values():
-                line.close()
+                line.hang_up()
 
     def _accept(self) -> None:
         while not self._closed.is_set():
@@ -89,7 +89,8 @@ class RollCall:
         hello = line.receive()
         with self._lock:
             if hello is None or not self._presence.arrive(hello, time.monotonic()):
-                line.close()
+                line.hang_up()
+                line.receive()
                 return
             index = hello["index"]
             self._lines[index] = line
@@ -164,6 +165,7 @@ class Hosts:
         """Says goodbye; with a reason, all others end for it, with this exit status."""
         self._ended = True
         self._line.send(leave=reason, status=status)
+        self._line.hang_up()
 
     def _call(self, address: tuple[str, int]) -> Line:
         deadline = time.monotonic() + self._limits.arrive
@@ -192,7 +194,6 @@ class Hosts:
                     self._change.notify_all()
             if "end" in message:
                 self._end(message["end"], message["status"])
-                return
         self._end("host 0 was lost: its line is cut", 75)
 
     def _end(self, reason: str, status: int) -> None:
