@@ -1,8 +1,8 @@
-"""A cloud of straw for the launchers: `gcloud` that records every call, keeps what was created, runs
-the hosts' commands on this machine, and can fail.
+"""A cloud of straw for the launchers: a `gcloud` that records every call, keeps what was created,
+runs the hosts' commands on this machine, and can fail.
 
-What it keeps lies in the folder $CLOUD: `calls` (a line of JSON each), `state` of the TPUs, `hosts/`
-(a home for each), `bucket/`. While the file `refuse` exists, creating fails.
+What it keeps lies in the folder $CLOUD: `calls` (a line of JSON each), `state` of the TPUs,
+`hosts/` (a home for each), `bucket/`. While the file `refuse` exists, creating fails.
 """
 
 import json

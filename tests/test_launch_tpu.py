@@ -6,6 +6,7 @@ import shutil
 import stat
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -247,6 +248,7 @@ def test_a_preemption_leads_to_a_resumed_run_without_a_hand(cloud):
     assert verbs == ["create", "scp", "delete", "create", "scp"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("end", ["exit 75", "kill -9 $$", "exit 1"])
 def test_a_run_that_stops_is_started_again_on_the_same_machines(cloud, end):
     cloud.happen(5, end)
@@ -266,6 +268,7 @@ def test_a_mistake_ends_the_loop_at_once(cloud):
     assert len(cloud.bucket("starts_0")) == 1
 
 
+@pytest.mark.slow
 def test_a_run_that_only_crashes_is_given_up(cloud):
     cloud.happen(3, 'echo 2 >"$CLOUD/bucket/step_$HOST"; exit 1', "always")
     run = cloud.launch("tpu.sh", "keep")
@@ -275,11 +278,18 @@ def test_a_run_that_only_crashes_is_given_up(cloud):
 
 
 def test_stop_lets_the_run_save(cloud):
-    cloud.happen(2, 'trap "echo saved >>$CLOUD/bucket/saved; exit 75" TERM; step=-100000', "always")
+    cloud.happen(
+        2,
+        'trap "echo saved >>$CLOUD/bucket/saved; exit 75" TERM; step=-100000; '
+        'touch "$CLOUD/bucket/ready_$HOST"',
+        "always",
+    )
     for command in ("create", "setup", "run"):
         assert cloud.launch("tpu.sh", command).returncode == 0
-    while not (cloud.folder / "bucket" / "step_1").exists() or int(cloud.bucket("step_1")[0]) > 0:
-        pass
+    deadline = time.monotonic() + 20
+    while len(list((cloud.folder / "bucket").glob("ready_*"))) < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
     run = cloud.launch("tpu.sh", "stop")
     assert [line.split()[-2:] for line in run.stdout.splitlines()] == [["exit", "75"]] * 2
     assert cloud.bucket("saved") == ["saved"] * 2
@@ -299,7 +309,7 @@ def test_gke_dry_runs(cloud):
     assert "manifest | kubectl apply" in cloud.launch("gke.sh", "run", "--dry-run").stdout
     for command, said in (
         ("logs all", "--selector=jobset.sigs.k8s.io/jobset-name=big"),
-        ("logs", "jobset-name=big,batch.kubernetes.io/job-completion-index=0"),
+        ("logs", "jobset-name=big\\,batch.kubernetes.io/job-completion-index=0"),
         ("status", "kubectl describe jobset big"),
         ("stop", "kubectl delete jobset big"),
         ("fetch out", "gcloud storage cp --recursive gs://bucket/run/metrics out"),

@@ -234,7 +234,7 @@ def restore_subset(directory: epath.Path, abstract_state: Any) -> tuple[int, Any
     if not steps:
         raise UserError(f"{directory} holds no checkpoint; train the run first")
     step = max(steps)
-    _check_shapes(directory / str(step), abstract_state)
+    _check_shapes(directory / str(step), abstract_state, whole=False)
     context = ocp.Context()
     context.pytree.loading.partial_load = True
     path = _absolute(directory / str(step))
@@ -261,20 +261,27 @@ def on_first_device(abstract: Any) -> Any:
     return placed(abstract, jax.tree.map(lambda _: here, abstract))
 
 
-def _check_shapes(path: epath.Path, abstract_state: Any) -> None:
-    """Refuses a checkpoint of other names or shapes before any array of it is read."""
+def _check_shapes(path: epath.Path, abstract_state: Any, whole: bool = True) -> None:
+    """Refuses a checkpoint of other names or shapes before any array of it is read.
+
+    Not `whole`: it may hold more.
+    """
     stored = ocp.checkpointables_metadata(_absolute(path)).metadata["state"]
     shapes = {
         _names(where): leaf.shape
         for where, leaf in jax.tree_util.tree_leaves_with_path(stored)
         if hasattr(leaf, "shape")
     }
-    for where, leaf in jax.tree_util.tree_leaves_with_path(abstract_state):
+    leaves = jax.tree_util.tree_leaves_with_path(abstract_state)
+    for where, leaf in leaves:
         name, shape = "/".join(_names(where)), shapes.get(_names(where))
         if shape is None:
             raise _mismatch(path, f"it holds no {name}")
         if tuple(shape) != tuple(leaf.shape):
             raise _mismatch(path, f"{name} is {tuple(shape)} there and {tuple(leaf.shape)} here")
+    left = shapes.keys() - {_names(where) for where, _ in leaves}
+    if whole and left:
+        raise _mismatch(path, f"it also holds {'/'.join(min(left))}")
 
 
 def _names(path: tuple) -> tuple[str, ...]:
