@@ -195,7 +195,9 @@ def train(
             if logging:
                 hosts.tick(step, "writing metrics")
                 flight.metrics = means = pending.means()
-                progress_report.update(step, f"loss {means['loss']:.4f}" if means else "")
+                # Where every update was left out there is none.
+                loss = f"loss {means['loss']:.4f}" if "loss" in means else ""
+                progress_report.update(step, loss)
                 profiler.look()
                 if writer is not None:
                     writer.scalars(step, {f"train/{k}": v for k, v in means.items()}, elapsed())
