@@ -108,6 +108,7 @@ class Checkpoints:
         """
         path = self.directory / str(step)
         asked: dict[str, Any] = {"state": abstract_state, "progress": None}
+        # Names and shapes are said first: what fails after them is damage.
         try:
             # A checkpoint of an earlier version has no digests.
             if (path / "digests").exists():
@@ -117,7 +118,6 @@ class Checkpoints:
         except UserError:
             raise
         except Exception as error:
-            # Names and shapes are those of the model: what remains is that bytes are.
             raise Damaged(path, describe(error)) from error
         if "digests" in asked:
             found = digests_by_name(loaded["state"])

@@ -16,7 +16,7 @@ from babeldraw.runs.digest import digest_on_host, digests
 GROUP_BYTES = 1 << 30
 
 
-class Damaged(Exception):
+class Damaged(UserError):
     """A checkpoint does not come back as it was written."""
 
     def __init__(self, path: epath.Path, reason: str):

@@ -55,6 +55,8 @@ def evaluate_run(workdir: str, only: Sequence[str] = ()) -> dict[str, float]:
         for name in only or evaluators:
             for key, value in evaluators[name].run(state):
                 if isinstance(value, np.ndarray):
+                    if jax.process_index() > 0:
+                        continue
                     save_png(folder.samples / f"{name}_{key}_{step:07d}.png", value)
                 else:
                     figures[f"{name}/{key}"] = value
