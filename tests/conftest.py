@@ -72,6 +72,16 @@ def generator_run(runlocal, tokenizer_run, tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="session")
+def coca_run(runlocal, tmp_path_factory):
+    """The folder of a finished run of configs/demo/coca.py:runlocal. Only to be read."""
+    from babeldraw.train.loop import train
+
+    folder = tmp_path_factory.mktemp("coca") / "run"
+    train(runlocal("demo/coca.py"), str(folder))
+    return folder
+
+
 @pytest.fixture
 def cli(capsys):
     """`cli("train", ...)`: exit status, stdout and stderr of a command in this process."""

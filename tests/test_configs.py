@@ -10,6 +10,7 @@ import pytest
 
 from babeldraw.errors import UserError
 from babeldraw.models.babeldraw import Generator
+from babeldraw.models.coca import ContrastiveCaptioner
 from babeldraw.objectives.adversarial import DiscriminatorConfig
 from babeldraw.optim.schedules import make_schedule
 from babeldraw.tokenizers.super_resolution import Upscaler
@@ -17,12 +18,13 @@ from babeldraw.tokenizers.vit_vqgan import ENCODER_FIELDS, ViTVQGANTokenizer
 from babeldraw.train.experiment import (
     OnTokenizer,
     SuperResolutionExperiment,
-    TextToImageExperiment,
     TokenizerExperiment,
+    WithText,
     parse,
 )
 from babeldraw.train.loop import train
 from babeldraw.train.presets import load_config
+from babeldraw.train.start import trains_decoder_only
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 NAMES = sorted(path.relative_to(CONFIGS).as_posix() for path in CONFIGS.rglob("*.py"))
@@ -42,10 +44,12 @@ VIT_VQGAN = {
 }
 
 
+IMAGE_SIDE, TEXT_SIDE = ("image_encoder",), ("unimodal", "multimodal")
 FIGURES = {
     "image_tokenizer": "reconstruction/psnr_db",
     "text_to_image": "validation/loss",
     "super_resolution": "upscaling/psnr_db",
+    "contrastive_captioner": "captioning/loss",
 }
 
 
@@ -61,13 +65,13 @@ def key(config):
     return config.to_json(sort_keys=True)
 
 
-def of_stage_2(name):
-    return isinstance(parse(load(name)), TextToImageExperiment)
+def reads_text(name):
+    return isinstance(parse(load(name)), WithText)
 
 
 def needs_tokenizer(experiment):
     """Whether it begins from the run of a trained tokenizer."""
-    return isinstance(experiment, OnTokenizer) or experiment.decoder_only
+    return isinstance(experiment, OnTokenizer) or trains_decoder_only(experiment)
 
 
 # ------------------------------------------------------------------ every config
@@ -92,11 +96,12 @@ def test_another_variant_is_refused(name):
 
 
 @pytest.fixture(scope="module")
-def trained(tokenizer_run, generator_run, tmp_path_factory):
+def trained(tokenizer_run, generator_run, coca_run, tmp_path_factory):
     """`trained(config)`: the folder of its run; equal configs share one."""
     folders = {
         key(load("demo/tokenizer.py", "runlocal")): tokenizer_run,
         key(load("demo/text_to_image.py", "runlocal")): generator_run,
+        key(load("demo/coca.py", "runlocal")): coca_run,
     }
 
     def run(config):
@@ -137,7 +142,7 @@ def test_runlocal_trains_to_its_end(name, trained):
     report = json.loads((folder / "report.json").read_text())
     assert report["step"] == 4
     assert report[FIGURES[load(name).objective]] > 0
-    assert (folder / "text.model").exists() == of_stage_2(name)
+    assert (folder / "text.model").exists() == reads_text(name)
     assert [*(folder / "samples").glob("*.png")]
 
 
@@ -235,3 +240,24 @@ def test_super_resolution_is_as_published(name, side, millions):
     loss = experiment.loss
     assert (loss.l2, loss.perceptual, loss.adversarial) == (1.0, 0.1, 0.1)
     assert experiment.discriminator.kind == "stylegan"
+
+
+def test_coca_base_is_as_published():
+    """Table 1 of the paper: sizes and millions of parameters; section 4.1: how it is trained."""
+    experiment = parse(load("coca/base.py"))
+    model, optimizer = experiment.model, experiment.optimizer
+    stacks = model.image_encoder, model.unimodal, model.multimodal
+    assert [sizes(stack) for stack in stacks] == 3 * [(12, 12, 768, 3072)]
+    assert (model.image_size, model.grid, model.queries) == ((288, 288), (16, 16), 256)
+    params = nn.unbox(jax.eval_shape(ContrastiveCaptioner(model).init, jax.random.key(0)))
+    image, text = ({name: params[name] for name in names} for names in (IMAGE_SIDE, TEXT_SIDE))
+    for part, millions in ((image, 86), (text, 297), (params, 383)):
+        total = sum(leaf.size for leaf in jax.tree.leaves(part))
+        assert total == pytest.approx(millions * 1e6, rel=0.02)
+    assert (experiment.train.steps, experiment.train.batch_size) == (500_000, 65_536)
+    assert (experiment.loss.contrastive, experiment.loss.captioning) == (1.0, 2.0)
+    assert (optimizer.name, optimizer.b1, optimizer.b2) == ("adafactor", 0.9, 0.999)
+    assert (optimizer.weight_decay, model.temperature) == (0.01, 0.07)
+    rate = make_schedule(optimizer.schedule)
+    for step, value in {0: 0, 10_000: 8e-4, 255_000: 4e-4, 500_000: 0}.items():
+        assert float(rate(step)) == pytest.approx(value, rel=1e-5, abs=1e-12)

@@ -16,14 +16,14 @@ from babeldraw.sharding.constraint import constrain
 
 @flax.struct.dataclass
 class KeyValue:
-    """Keys and values of S positions: `key` and `value` are [B, S, N, H]."""
+    """Keys and values of S positions: `key` and `value` are [B, N, S, H]."""
 
     key: jax.Array
     value: jax.Array
 
     def write(self, index: jax.Array, new: "KeyValue") -> "KeyValue":
         """These positions with `new` written from position `index` (int32 scalar) on."""
-        at = (0, index, 0, 0)
+        at = (0, 0, index, 0)
         return KeyValue(
             key=jax.lax.dynamic_update_slice(self.key, new.key.astype(self.key.dtype), at),
             value=jax.lax.dynamic_update_slice(self.value, new.value.astype(self.value.dtype), at),
@@ -33,31 +33,31 @@ class KeyValue:
 def empty_key_value(batch: int, length: int, num_heads: int, head_dim: int, dtype) -> KeyValue:
     """A cache of `length` unwritten positions."""
     # Two arrays, not one twice: a donated buffer may be given only once.
-    shape = (batch, length, num_heads, head_dim)
+    shape = (batch, num_heads, length, head_dim)
     return KeyValue(key=jnp.zeros(shape, dtype), value=jnp.zeros(shape, dtype))
 
 
 def dot_product_attention(
-    query_BTNH: jax.Array, keys: KeyValue, mask: jax.Array | None
+    query_BNTH: jax.Array, keys: KeyValue, mask: jax.Array | None
 ) -> jax.Array:
     """softmax(query key^T / sqrt(H)) value; logits and softmax in float32.
 
     Args:
-      query_BTNH: queries.
+      query_BNTH: queries.
       keys: S keys and values.
       mask: bool, broadcastable by unit dimensions to [B, N, T, S]; True is visible. None: all.
 
     Returns:
-      [B, T, N, H] in the type of the queries.
+      [B, N, T, H] in the type of the queries.
     """
-    scale = query_BTNH.shape[-1] ** -0.5
+    scale = query_BNTH.shape[-1] ** -0.5
     logits_BNTS = jnp.einsum(
-        "BTNH,BSNH->BNTS", query_BTNH * scale, keys.key, preferred_element_type=jnp.float32
+        "BNTH,BNSH->BNTS", query_BNTH * scale, keys.key, preferred_element_type=jnp.float32
     )
     if mask is not None:
         logits_BNTS = jnp.where(mask, logits_BNTS, jnp.finfo(jnp.float32).min)
-    weights_BNTS = jax.nn.softmax(logits_BNTS, axis=-1).astype(query_BTNH.dtype)
-    return jnp.einsum("BNTS,BSNH->BTNH", weights_BNTS, keys.value)
+    weights_BNTS = jax.nn.softmax(logits_BNTS, axis=-1).astype(query_BNTH.dtype)
+    return jnp.einsum("BNTS,BNSH->BNTH", weights_BNTS, keys.value)
 
 
 class Attention(nn.Module):
@@ -71,11 +71,11 @@ class Attention(nn.Module):
     def setup(self):
         shape = (self.dim, self.num_heads, self.head_dim)
         axes = ("embed", "heads", "head_dim")
-        self.query = Einsum("BTD,DNH->BTNH", shape, axes, dtype=self.dtype)
-        self.key = Einsum("BSD,DNH->BSNH", shape, axes, dtype=self.dtype)
-        self.value = Einsum("BSD,DNH->BSNH", shape, axes, dtype=self.dtype)
+        self.query = Einsum("BTD,DNH->BNTH", shape, axes, dtype=self.dtype)
+        self.key = Einsum("BSD,DNH->BNSH", shape, axes, dtype=self.dtype)
+        self.value = Einsum("BSD,DNH->BNSH", shape, axes, dtype=self.dtype)
         self.out = Einsum(
-            "BTNH,NHD->BTD",
+            "BNTH,NHD->BTD",
             (*shape[1:], self.dim),
             ("heads", "head_dim", "embed"),
             dtype=self.dtype,
@@ -83,7 +83,7 @@ class Attention(nn.Module):
 
     def key_value(self, source_BSD: jax.Array) -> KeyValue:
         """Keys and values of a source of S positions."""
-        names = ("batch", "length", "activation_heads", "head_dim")
+        names = ("batch", "activation_heads", "length", "head_dim")
         return KeyValue(
             key=constrain(self.key(source_BSD), names),
             value=constrain(self.value(source_BSD), names),
@@ -92,11 +92,11 @@ class Attention(nn.Module):
     def attend(self, x_BTD: jax.Array, keys: KeyValue, mask: jax.Array | None) -> jax.Array:
         """Looks from T queries at given keys and values. Returns [B, T, D]."""
         with jax.named_scope("attention"):
-            query_BTNH = constrain(
-                self.query(x_BTD), ("batch", "length", "activation_heads", "head_dim")
+            query_BNTH = constrain(
+                self.query(x_BTD), ("batch", "activation_heads", "length", "head_dim")
             )
-            out_BTNH = checkpoint_name(dot_product_attention(query_BTNH, keys, mask), "context")
-            out_BTD = constrain(self.out(out_BTNH), ("batch", "length", "activation_embed"))
+            out_BNTH = checkpoint_name(dot_product_attention(query_BNTH, keys, mask), "context")
+            out_BTD = constrain(self.out(out_BNTH), ("batch", "length", "activation_embed"))
             return checkpoint_name(out_BTD, "output")
 
     def __call__(

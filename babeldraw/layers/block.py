@@ -13,6 +13,7 @@ from babeldraw.layers.attention import Attention, KeyValue, empty_key_value
 from babeldraw.layers.dropout import dropout
 from babeldraw.layers.feed_forward import ACTIVATIONS, FeedForward
 from babeldraw.layers.linear import LayerNorm
+from babeldraw.layers.masks import AttentionPattern, Causal, dense_mask, ring_mask
 from babeldraw.layers.stack import POLICIES
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
@@ -94,7 +95,7 @@ class EncoderBlock(nn.Module):
 
 @flax.struct.dataclass
 class DecoderCache:
-    """What one decoder block keeps between steps: its own past and the text."""
+    """What one decoder block keeps between steps: its own past, as a ring, and the text."""
 
     past: KeyValue
     text: KeyValue
@@ -104,6 +105,7 @@ class DecoderBlock(nn.Module):
     """Causal self-attention, attention to the text, feed-forward."""
 
     config: TransformerConfig
+    pattern: AttentionPattern = Causal()
 
     def setup(self):
         self.self_norm, self.text_norm, self.ffn_norm = LayerNorm(), LayerNorm(), LayerNorm()
@@ -115,43 +117,108 @@ class DecoderBlock(nn.Module):
         self,
         x_BTD: jax.Array,
         text_BSD: jax.Array,
-        mask: jax.Array,
         text_mask: jax.Array,
         keys: jax.Array | None = None,
+        layer: jax.Array | int = 0,
     ) -> jax.Array:
-        """All T positions at once, as in training."""
+        """All T slots at once, as in training."""
         add = functools.partial(_add, self.config.dropout, keys)
+        mask = dense_mask(self.pattern, x_BTD.shape[1], layer)[None, None]
         y_BTD = self.self_norm(x_BTD)
         x_BTD = add(x_BTD, self.self_attention(y_BTD, y_BTD, mask), 0)
         y_BTD = self.text_norm(x_BTD)
         x_BTD = add(x_BTD, self.text_attention(y_BTD, text_BSD, text_mask), 1)
         return add(x_BTD, self.ffn(self.ffn_norm(x_BTD)), 2)
 
-    def empty_cache(self, text_BSD: jax.Array, length: int) -> DecoderCache:
-        """A cache for `length` positions, the text's keys and values computed once."""
-        config = self.config
-        past = empty_key_value(
-            text_BSD.shape[0], length, config.heads, config.head_dim, DTYPES[config.dtype]
-        )
-        return DecoderCache(past=past, text=self.text_attention.key_value(text_BSD))
+    def empty_cache(
+        self, text_PSD: jax.Array, samples: int, length: int, layer: int
+    ) -> DecoderCache:
+        """A cache for `length` slots of `samples` pictures of each of P texts.
+
+        The texts' keys and values are computed here, once.
+        """
+        rows = text_PSD.shape[0] * samples
+        past = _empty_past(self.config, self.pattern, rows, length, layer)
+        return DecoderCache(past=past, text=self.text_attention.key_value(text_PSD))
 
     def step(
         self,
         x_B1D: jax.Array,
         cache: DecoderCache,
         index: jax.Array,
-        row: jax.Array,
         text_mask: jax.Array,
+        layer: int = 0,
     ) -> tuple[jax.Array, DecoderCache]:
-        """One position. `index`: int32 scalar; `row`: bool [1, 1, 1, T], the keys it sees."""
+        """One slot, `index` (int32 scalar). Rows of one text stand together in the batch."""
         add = functools.partial(_add, 0.0, None)
-        y_B1D = self.self_norm(x_B1D)
-        with jax.named_scope("cache_update"):
-            past = cache.past.write(index, self.self_attention.key_value(y_B1D))
-        x_B1D = add(x_B1D, self.self_attention.attend(y_B1D, past, row), 0)
-        y_B1D = self.text_norm(x_B1D)
-        x_B1D = add(x_B1D, self.text_attention.attend(y_B1D, cache.text, text_mask), 1)
+        y_B1D, past = _look_back(
+            self.self_attention, self.self_norm(x_B1D), cache.past, index, self.pattern, layer
+        )
+        x_B1D = add(x_B1D, y_B1D, 0)
+        # The pictures of one text look at it together, as if they were slots of one sequence.
+        y_PnD = jnp.reshape(self.text_norm(x_B1D), (cache.text.key.shape[0], -1, x_B1D.shape[-1]))
+        seen_PnD = self.text_attention.attend(y_PnD, cache.text, text_mask)
+        x_B1D = add(x_B1D, jnp.reshape(seen_PnD, x_B1D.shape), 1)
         return add(x_B1D, self.ffn(self.ffn_norm(x_B1D)), 2), cache.replace(past=past)
+
+
+class CausalBlock(nn.Module):
+    """Causal self-attention and feed-forward: a decoder-only model's block."""
+
+    config: TransformerConfig
+    pattern: AttentionPattern = Causal()
+
+    def setup(self):
+        self.attention_norm, self.ffn_norm = LayerNorm(), LayerNorm()
+        self.attention = _attention(self.config)
+        self.ffn = _feed_forward(self.config)
+
+    def __call__(
+        self, x_BTD: jax.Array, keys: jax.Array | None = None, layer: jax.Array | int = 0
+    ) -> jax.Array:
+        """All T slots at once, as in training."""
+        add = functools.partial(_add, self.config.dropout, keys)
+        mask = dense_mask(self.pattern, x_BTD.shape[1], layer)[None, None]
+        y_BTD = self.attention_norm(x_BTD)
+        x_BTD = add(x_BTD, self.attention(y_BTD, y_BTD, mask), 0)
+        return add(x_BTD, self.ffn(self.ffn_norm(x_BTD)), 1)
+
+    def empty_cache(self, batch: int, length: int, layer: int) -> KeyValue:
+        """A cache for `length` slots, as a ring."""
+        return _empty_past(self.config, self.pattern, batch, length, layer)
+
+    def step(
+        self, x_B1D: jax.Array, cache: KeyValue, index: jax.Array, layer: int = 0
+    ) -> tuple[jax.Array, KeyValue]:
+        """One slot, `index` (int32 scalar)."""
+        y_B1D, past = _look_back(
+            self.attention, self.attention_norm(x_B1D), cache, index, self.pattern, layer
+        )
+        x_B1D = _add(0.0, None, x_B1D, y_B1D, 0)
+        return _add(0.0, None, x_B1D, self.ffn(self.ffn_norm(x_B1D)), 1), past
+
+
+def _empty_past(
+    config: TransformerConfig, pattern: AttentionPattern, rows: int, length: int, layer: int
+) -> KeyValue:
+    window = pattern.window(length, layer)
+    return empty_key_value(rows, window, config.heads, config.head_dim, DTYPES[config.dtype])
+
+
+def _look_back(
+    attention: Attention,
+    y_B1D: jax.Array,
+    past: KeyValue,
+    index: jax.Array,
+    pattern: AttentionPattern,
+    layer: int,
+) -> tuple[jax.Array, KeyValue]:
+    """Writes slot `index` into the ring and attends from it to what it sees there."""
+    window = past.key.shape[2]
+    with jax.named_scope("cache_update"):
+        past = past.write(index % window, attention.key_value(y_B1D))
+    mask = ring_mask(pattern, window, index, layer)[None, None, None]
+    return attention.attend(y_B1D, past, mask), past
 
 
 def _add(rate: float, keys: jax.Array | None, x: jax.Array, y: jax.Array, place: int) -> jax.Array:

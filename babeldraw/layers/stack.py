@@ -43,6 +43,7 @@ class Stack(nn.Module):
       scan: loop over one compiled block, or write all blocks out.
       remat: name in `POLICIES`. A pipeline recomputes in full whatever this says.
       dtype: matrices are read, and x is handed from block to block, in this type.
+      numbered: a block is also given `layer=`, its number, an int32 scalar.
     """
 
     make_block: Callable[..., nn.Module]
@@ -50,6 +51,7 @@ class Stack(nn.Module):
     scan: bool = True
     remat: str = "none"
     dtype: jnp.dtype = jnp.float32
+    numbered: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array, *context: Any, keys: jax.Array | None = None) -> jax.Array:
@@ -88,7 +90,8 @@ class Stack(nn.Module):
         return per_layer(self.get_variable("params", "blocks"), self.num_layers)
 
     def _apply(self, params, index, x, context, keys):
-        return self.block.apply({"params": params}, x, *context, keys=fold(keys, index))
+        number = {"layer": index} if self.numbered else {}
+        return self.block.apply({"params": params}, x, *context, keys=fold(keys, index), **number)
 
     def _pipelined(self, stacked, x, context, keys, layout):
         axes = jax.tree.map(lambda n: ("layers", *n), self._axes(x, *context), is_leaf=is_names)

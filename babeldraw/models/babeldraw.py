@@ -24,7 +24,7 @@ from babeldraw.layers.block import (
 )
 from babeldraw.layers.dropout import fold
 from babeldraw.layers.linear import Einsum, Embedding, LayerNorm
-from babeldraw.layers.masks import AttentionPattern, Causal, padding_mask
+from babeldraw.layers.masks import AttentionConfig, padding_mask
 from babeldraw.layers.positions import GridPositions, LearnedPositions
 from babeldraw.layers.stack import Stack
 from babeldraw.sharding.constraint import constrain
@@ -37,12 +37,14 @@ class BabeldrawConfig:
     encoder, decoder: the two stacks, of the same `dim`.
     text_vocab_size: pieces of the text vocabulary; 16,000 in the paper.
     text_length: tokens of a prompt; longer prompts are cut. 128 in the paper.
+    attention: which image tokens an image token sees; it sees all of the text.
     """
 
     encoder: TransformerConfig
     decoder: TransformerConfig
     text_vocab_size: int = 16_000
     text_length: int = 128
+    attention: AttentionConfig = AttentionConfig()
 
     def __post_init__(self):
         require(
@@ -96,19 +98,20 @@ class ImageDecoder(nn.Module):
 
     config: BabeldrawConfig
     tokens: ImageTokens
-    pattern: AttentionPattern = Causal()
 
     def setup(self):
         config = self.config.decoder
+        pattern = self.config.attention.make(self.tokens.shape, config.blocks)
         # One more row than codes: the start of the sequence.
         self.embed = Embedding(self.tokens.vocab_size + 1, config.dim, axis=None)
         self.positions = GridPositions(self.tokens.shape, config.dim)
         self.stack = Stack(
-            functools.partial(DecoderBlock, config),
+            functools.partial(DecoderBlock, config, pattern),
             config.blocks,
             config.scan,
             config.remat,
             DTYPES[config.dtype],
+            numbered=True,
         )
         self.norm = LayerNorm()
         self.logits = Einsum(
@@ -126,33 +129,36 @@ class ImageDecoder(nn.Module):
         slots_BT = jnp.concatenate([start_B1, image_BT[:, :-1]], axis=1)
         x_BTD = self.embed(slots_BT) + self.positions()[None, : image_BT.shape[1]]
         x_BTD = constrain(x_BTD, ("batch", "length", "activation_embed"))
-        mask = self.pattern.dense(image_BT.shape[1])[None, None]
         # Read by every block: kept in the blocks' own type.
         text_BSD = text_BSD.astype(self.stack.dtype)
-        x_BTD = self.stack(x_BTD, text_BSD, mask, text_mask, keys=fold(keys, 1))
+        x_BTD = self.stack(x_BTD, text_BSD, text_mask, keys=fold(keys, 1))
         logits_BTV = self.logits(self.norm(x_BTD))
         return constrain(logits_BTV, ("batch", "length", "activation_vocab"))
 
-    def empty_cache(self, text_BSD: jax.Array, text_mask: jax.Array) -> Cache:
+    def empty_cache(self, text_PSD: jax.Array, text_mask: jax.Array, samples: int) -> Cache:
         blocks = tuple(
             self.stack.block.apply(
-                {"params": p}, text_BSD, self.tokens.length, method="empty_cache"
+                {"params": params}, text_PSD, samples, self.tokens.length, i, method="empty_cache"
             )
-            for p in self.stack.layers()
+            for i, params in enumerate(self.stack.layers())
         )
         return Cache(blocks=blocks, text_mask=text_mask)
 
     def step(self, token_B: jax.Array, index: jax.Array, cache: Cache) -> tuple[jax.Array, Cache]:
-        length = self.tokens.length
         token_B = jnp.where(index == 0, self.tokens.vocab_size, token_B)
         position_1D = jax.lax.dynamic_slice_in_dim(self.positions(), index, 1)
         x_B1D = self.embed(token_B)[:, None] + position_1D[None]
         x_B1D = x_B1D.astype(self.stack.dtype)
-        row = self.pattern.row(index, length)[None, None, None]
         block, blocks = self.stack.block, []
-        for params, past in zip(self.stack.layers(), cache.blocks, strict=True):
+        for i, params in enumerate(self.stack.layers()):
             x_B1D, past = block.apply(
-                {"params": params}, x_B1D, past, index, row, cache.text_mask, method="step"
+                {"params": params},
+                x_B1D,
+                cache.blocks[i],
+                index,
+                cache.text_mask,
+                i,
+                method="step",
             )
             blocks.append(past)
         logits_BV = self.logits(self.norm(x_B1D))[:, 0]
@@ -185,9 +191,13 @@ class Babeldraw(nn.Module):
         text_BSD = self.text_encoder(text_BS, keys)
         return self.image_decoder(image_BT, text_BSD, padding_mask(text_BS), keys)
 
-    def start(self, text_BS: jax.Array) -> Cache:
-        """Encodes the text once and makes an empty cache."""
-        return self.image_decoder.empty_cache(self.text_encoder(text_BS), padding_mask(text_BS))
+    def start(self, text_PS: jax.Array, samples: int = 1) -> Cache:
+        """Encodes P texts once and makes an empty cache for `samples` pictures of each.
+
+        A batch has P * samples rows then, those of one text together.
+        """
+        text_PSD = self.text_encoder(text_PS)
+        return self.image_decoder.empty_cache(text_PSD, padding_mask(text_PS), samples)
 
     def step(self, token_B: jax.Array, index: jax.Array, cache: Cache) -> tuple[jax.Array, Cache]:
         """Logits of token `index`, float32 [B, V], given token `index - 1` and the cache.
@@ -222,8 +232,12 @@ class Generator:
     def logits(self, params: Any, text_BS: jax.Array, image_BT: jax.Array) -> jax.Array:
         return self.network.apply({"params": params}, text_BS, image_BT)
 
-    def start(self, params: Any, text_BS: jax.Array) -> Cache:
-        return self.network.apply({"params": params}, text_BS, method="start")
+    def start(self, params: Any, text_PS: jax.Array, samples: int = 1) -> Cache:
+        return self.network.apply({"params": params}, text_PS, samples, method="start")
+
+    def unconditional(self, text_PS: jax.Array) -> jax.Array:
+        """The prompts' place without prompts: nothing but padding."""
+        return jnp.zeros_like(text_PS)
 
     def step(
         self, params: Any, token_B: jax.Array, index: jax.Array, cache: Cache

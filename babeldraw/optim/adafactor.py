@@ -35,8 +35,11 @@ class Quantized:
 def quantize(x: jax.Array, dtype: jnp.dtype) -> Quantized:
     """Rounds to nearest even; the largest magnitude over axis 0 becomes 127 (int8).
 
-    A vector has one scale; a column of zeros has scale 0. Idempotent after one round.
+    A vector has one scale; a column of zeros has scale 0. Idempotent after one round. A number
+    alone, which has nothing to save, becomes float32 in place of an integer.
     """
+    if x.ndim == 0 and not jnp.issubdtype(dtype, jnp.floating):
+        dtype = jnp.float32
     if jnp.issubdtype(dtype, jnp.floating):
         return Quantized(x.astype(dtype), None)
     largest = jnp.iinfo(dtype).max

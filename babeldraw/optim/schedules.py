@@ -8,7 +8,7 @@ import optax
 
 from babeldraw.config import require
 
-KINDS = ("exponential", "cosine", "constant")
+KINDS = ("exponential", "cosine", "linear", "constant")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +24,7 @@ class ScheduleConfig:
       decay_start: step at which the decay begins.
       decay_end: step at which it reaches `final_ratio`.
       final_ratio: last learning rate over the peak.
-      kind: exponential, cosine or constant.
+      kind: exponential, cosine, linear or constant.
     """
 
     peak: float = 4.5e-5
@@ -47,8 +47,9 @@ class ScheduleConfig:
             f"decay_end={self.decay_end}; they must be in this order",
         )
         require(
-            0 < self.final_ratio <= 1,
-            f"{path}.final_ratio is {self.final_ratio}; a ratio in (0, 1] is needed",
+            0 < self.final_ratio <= 1 or (self.kind == "linear" and self.final_ratio == 0),
+            f"{path}.final_ratio is {self.final_ratio}; a ratio in (0, 1] is needed, or 0 with "
+            "kind=linear",
         )
 
 
@@ -74,4 +75,6 @@ def _decay(config: ScheduleConfig, share: jax.Array) -> jax.Array:
     if config.kind == "cosine":
         wave = 0.5 * (1 + jnp.cos(jnp.pi * share))
         return config.final_ratio + (1 - config.final_ratio) * wave
+    if config.kind == "linear":
+        return 1 - (1 - config.final_ratio) * share
     return jnp.ones_like(share)

@@ -1,6 +1,7 @@
 """From logits to a token: guidance, temperature, top-k, top-p. All settings are traced values."""
 
 import dataclasses
+import math
 
 import flax.struct
 import jax
@@ -8,26 +9,44 @@ import jax.numpy as jnp
 
 from babeldraw.config import require
 
+GUIDANCE_SCHEDULES = ("constant", "linear", "cosine")
+
 
 @dataclasses.dataclass(frozen=True)
 class SamplingConfig:
     """Attributes:
     temperature: divides the logits; 0 takes the likeliest token. 1 in the VIM paper.
     top_k: keep the k likeliest tokens; 0 keeps all.
-    top_p: keep the likeliest tokens up to this mass; 1 keeps all.
+    top_p: of those, keep the likeliest up to this share of their mass; 1 keeps all.
     guidance: lambda of classifier-free guidance; 1 is the conditional model alone, 0 the
       unconditional one. 1.2 for the paper's FID figures.
+    guidance_schedule: constant, or from 1 at the first token to `guidance` at the last: linear, or
+      cosine, which rises slowly at both ends.
     """
 
     temperature: float = 1.0
     top_k: int = 0
     top_p: float = 1.0
     guidance: float = 1.0
+    guidance_schedule: str = "constant"
 
     def __post_init__(self):
+        for name in ("temperature", "guidance"):
+            value = getattr(self, name)
+            require(math.isfinite(value), f"{name} is {value}; a finite number is needed")
         require(self.temperature >= 0, f"temperature is {self.temperature}; at least 0 is needed")
         require(self.top_k >= 0, f"top_k is {self.top_k}; at least 0 is needed (0 keeps all)")
         require(0 < self.top_p <= 1, f"top_p is {self.top_p}; a mass in (0, 1] is needed")
+        require(
+            self.guidance_schedule in GUIDANCE_SCHEDULES,
+            f"guidance_schedule is {self.guidance_schedule!r}; the choices are "
+            f"{', '.join(GUIDANCE_SCHEDULES)}",
+        )
+
+    @property
+    def guided(self) -> bool:
+        """Whether the unconditional branch has any effect."""
+        return self.guidance != 1
 
 
 @flax.struct.dataclass
@@ -38,6 +57,7 @@ class Settings:
     top_k: jax.Array
     top_p: jax.Array
     guidance: jax.Array
+    guidance_schedule: jax.Array
 
     @classmethod
     def of(cls, config: SamplingConfig) -> "Settings":
@@ -46,7 +66,15 @@ class Settings:
             top_k=jnp.int32(config.top_k),
             top_p=jnp.float32(config.top_p),
             guidance=jnp.float32(config.guidance),
+            guidance_schedule=jnp.int32(GUIDANCE_SCHEDULES.index(config.guidance_schedule)),
         )
+
+
+def guidance_at(settings: Settings, index: jax.Array, length: int) -> jax.Array:
+    """Lambda for token `index` of `length`, float32 scalar."""
+    place = index.astype(jnp.float32) / max(length - 1, 1)
+    risen = jnp.stack([jnp.float32(1), place, (1 - jnp.cos(jnp.pi * place)) / 2])
+    return 1 + (settings.guidance - 1) * risen[settings.guidance_schedule]
 
 
 def guide(conditional: jax.Array, unconditional: jax.Array, guidance: jax.Array) -> jax.Array:
@@ -55,28 +83,39 @@ def guide(conditional: jax.Array, unconditional: jax.Array, guidance: jax.Array)
 
 
 def filter_logits(logits_BV: jax.Array, top_k: jax.Array, top_p: jax.Array) -> jax.Array:
-    """Sets to -inf what top-k and top-p leave out; the likeliest token always stays.
+    """Sets to -inf what top-k and then top-p leave out; the likeliest token always stays.
 
-    Top-p keeps the smallest set of likeliest tokens whose mass reaches p.
+    Top-p keeps the smallest set of likeliest tokens whose mass reaches p of what top-k has left.
     """
     vocab = logits_BV.shape[-1]
     sorted_BV = -jnp.sort(-logits_BV, axis=-1)
-    last = jnp.where(top_k > 0, jnp.minimum(top_k, vocab), vocab) - 1
-    kth_B1 = jnp.take(sorted_BV, last, axis=-1)[:, None]
-    probabilities_BV = jax.nn.softmax(sorted_BV, axis=-1)
+    count = jnp.where(top_k > 0, jnp.minimum(top_k, vocab), vocab)
+    ranked_BV = jnp.where(jnp.arange(vocab)[None] < count, sorted_BV, -jnp.inf)
+    probabilities_BV = jax.nn.softmax(ranked_BV, axis=-1)
     before_BV = jnp.cumsum(probabilities_BV, axis=-1) - probabilities_BV
     # Rounding could leave out a tail that p = 1 must keep.
-    inside_BV = (before_BV < top_p) | (top_p >= 1)
-    pth_B1 = jnp.min(jnp.where(inside_BV, sorted_BV, jnp.inf), axis=-1, keepdims=True)
-    threshold_B1 = jnp.maximum(kth_B1, pth_B1)
-    keep_BV = logits_BV >= jnp.broadcast_to(threshold_B1, logits_BV.shape)
+    inside_BV = (jnp.arange(vocab)[None] < count) & ((before_BV < top_p) | (top_p >= 1))
+    least_B1 = jnp.min(jnp.where(inside_BV, sorted_BV, jnp.inf), axis=-1, keepdims=True)
+    keep_BV = logits_BV >= jnp.broadcast_to(least_B1, logits_BV.shape)
     return jnp.where(keep_BV, logits_BV, -jnp.inf)
 
 
 def sample_tokens(keys_B: jax.Array, logits_BV: jax.Array, settings: Settings) -> jax.Array:
     """One token per row, int32 [B], each row with its own key."""
-    greedy_B = jnp.argmax(logits_BV, axis=-1)
-    temperature = jnp.maximum(settings.temperature, 1e-6)
-    filtered_BV = filter_logits(logits_BV / temperature, settings.top_k, settings.top_p)
-    drawn_B = jax.vmap(jax.random.categorical)(keys_B, filtered_BV)
-    return jnp.where(settings.temperature == 0, greedy_B, drawn_B).astype(jnp.int32)
+
+    def greedy(logits_BV):
+        return jnp.argmax(logits_BV, axis=-1)
+
+    def draw(logits_BV):
+        logits_BV = logits_BV / jnp.maximum(settings.temperature, 1e-6)
+        # To sort the vocabulary takes longer than all else here.
+        filtered_BV = jax.lax.cond(
+            (settings.top_k > 0) | (settings.top_p < 1),
+            lambda logits_BV: filter_logits(logits_BV, settings.top_k, settings.top_p),
+            lambda logits_BV: logits_BV,
+            logits_BV,
+        )
+        return jax.vmap(jax.random.categorical)(keys_B, filtered_BV)
+
+    drawn_B = jax.lax.cond(settings.temperature == 0, greedy, draw, logits_BV)
+    return drawn_B.astype(jnp.int32)

@@ -12,7 +12,7 @@ from babeldraw.runs.checkpoints import Checkpoints, placed
 from babeldraw.runs.folder import RunFolder
 from babeldraw.sharding.layout import Layout, make_layout, use
 from babeldraw.sharding.mesh import MeshConfig, make_mesh
-from babeldraw.train.experiment import TextToImageExperiment, parse
+from babeldraw.train.experiment import WithText, parse
 from babeldraw.train.progress import say
 from babeldraw.train.start import evaluation_context
 from babeldraw.train.step import state_shardings
@@ -32,8 +32,8 @@ def evaluate_run(workdir: str, only: Sequence[str] = ()) -> dict[str, float]:
     experiment = parse(folder.read_config())
     objective = experiment.make_objective()
     layout = _layout(experiment.mesh)
-    text_to_image = isinstance(experiment, TextToImageExperiment)
-    vocabulary = Vocabulary(folder.vocabulary_file) if text_to_image else None
+    reads_text = isinstance(experiment, WithText)
+    vocabulary = Vocabulary(folder.vocabulary_file) if reads_text else None
     context = evaluation_context(experiment, layout.mesh, vocabulary)
     evaluators = experiment.make_evaluators(objective, context)
     unknown = [name for name in only if name not in evaluators]

@@ -31,47 +31,9 @@ from babeldraw.sharding.mesh import MeshConfig
 from babeldraw.tokenizers.perceptual import PerceptualConfig
 from babeldraw.tokenizers.super_resolution import SuperResolutionConfig
 from babeldraw.tokenizers.vit_vqgan import ViTVQGANConfig
+from babeldraw.train.captioner_experiment import ContrastiveCaptionerExperiment
 from babeldraw.train.layout_checks import check_layout
-from babeldraw.train.watch import WatchConfig
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainConfig:
-    """Attributes:
-    steps: updates in all.
-    batch_size: examples per step, over all devices.
-    seed: of the initial weights, the data's order, dropout.
-    log_every: steps between metrics.
-    checkpoint_every: steps between checkpoints; there is always one at the end.
-    eval_every: steps between evaluations and sample grids; 0: only at the end.
-    keep: latest checkpoints kept.
-    keep_every: and those of every multiple of so many steps; 0: none of them.
-    accumulation: parts of a batch whose gradients are summed before an update; less memory, the
-      same step.
-    watch: what happens when a loss is not finite, or leaps.
-    """
-
-    steps: int
-    batch_size: int
-    seed: int = 0
-    log_every: int = 100
-    checkpoint_every: int = 1000
-    eval_every: int = 0
-    keep: int = 2
-    keep_every: int = 0
-    accumulation: int = 1
-    watch: WatchConfig = WatchConfig()
-
-    def __post_init__(self):
-        least = {"seed": 0, "eval_every": 0, "keep_every": 0}
-        for field in dataclasses.fields(self):
-            if field.name == "watch":
-                continue
-            value, minimum = getattr(self, field.name), least.get(field.name, 1)
-            require(
-                value >= minimum,
-                f"config.train.{field.name} is {value}; at least {minimum} is needed",
-            )
+from babeldraw.train.settings import TrainConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -325,11 +287,14 @@ class SuperResolutionExperiment:
 
 # Those that build on a trained tokenizer, which `config.tokenizer_run` names.
 OnTokenizer = TextToImageExperiment | SuperResolutionExperiment
-Experiment = TokenizerExperiment | TextToImageExperiment | SuperResolutionExperiment
+# Those that read captions, with a vocabulary of their own.
+WithText = TextToImageExperiment | ContrastiveCaptionerExperiment
+Experiment = TokenizerExperiment | OnTokenizer | ContrastiveCaptionerExperiment
 EXPERIMENTS: dict[str, type] = {
     "image_tokenizer": TokenizerExperiment,
     "text_to_image": TextToImageExperiment,
     "super_resolution": SuperResolutionExperiment,
+    "contrastive_captioner": ContrastiveCaptionerExperiment,
 }
 
 

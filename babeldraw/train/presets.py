@@ -17,6 +17,7 @@ _TINY_EVALUATORS = {
     "prompts": {"num_prompts": 8, "batch_size": 8},
     "samples": {"num": 2},
     "upscaling": {"num_examples": 8, "batch_size": 8},
+    "retrieval": {"num_examples": 8, "batch_size": 8},
 }
 _TINY = {"blocks": 1, "heads": 2, "dim": 32, "hidden": 64}
 
@@ -41,11 +42,14 @@ def complete(config: Mapping[str, Any], variant: str = "") -> ConfigDict:
 
 
 def _run_local(config: dict[str, Any]) -> dict[str, Any]:
-    for section in (config["tokenizer"], config["model"] if "model" in config else {}):
-        for side in ("encoder", "decoder"):
+    model = config["model"] if "model" in config else {}
+    tokenizer = config["tokenizer"] if "tokenizer" in config else {}
+    for section in (tokenizer, model):
+        for side in ("encoder", "decoder", "image_encoder", "unimodal", "multimodal"):
             if side in section:
                 section[side].update(_TINY)
-    config["tokenizer"].update(image_size=[32, 32], codebook_size=64, code_dim=8)
+    if tokenizer:
+        tokenizer.update(image_size=[32, 32], codebook_size=64, code_dim=8)
     config["train"].update(steps=4, batch_size=8, log_every=2, checkpoint_every=2)
     config["data"] = {"source": "shapes", "num_examples": 1000}
     config["mesh"] = {}
@@ -62,8 +66,10 @@ def _run_local(config: dict[str, Any]) -> dict[str, Any]:
         )
     if "super_resolution" in config:
         config["super_resolution"].update(blocks=1, channels=8, expansion=2)
-    if "model" in config:
-        config["model"].update(text_vocab_size=100, text_length=32)
+    if "text_length" in model:
+        model.update(text_vocab_size=100, text_length=32)
+    if "queries" in model:
+        model.update(image_size=[32, 32], patch_size=8, queries=4, embedding_dim=16)
     return config
 
 

@@ -15,8 +15,6 @@ from babeldraw.data.text import Vocabulary, train_vocabulary
 from babeldraw.errors import UserError
 from babeldraw.evaluation.base import Context
 from babeldraw.objectives.base import Objective, TrainState
-from babeldraw.objectives.super_resolution import SuperResolutionObjective
-from babeldraw.objectives.text_to_image import TextToImageObjective
 from babeldraw.runs.checkpoints import placed, restore_subset
 from babeldraw.runs.folder import RunFolder
 from babeldraw.sharding.batch import whole
@@ -26,8 +24,8 @@ from babeldraw.tokenizers.vit_vqgan import ENCODER, ENCODER_FIELDS, ViTVQGANConf
 from babeldraw.train.experiment import (
     Experiment,
     OnTokenizer,
-    TextToImageExperiment,
     TokenizerExperiment,
+    WithText,
 )
 from babeldraw.train.hosts import ALONE, Alone, Hosts
 from babeldraw.train.progress import say
@@ -54,7 +52,7 @@ def check_resume(folder: RunFolder, experiment: Experiment) -> None:
     before, now = folder.read_config(), to_dict(experiment)
     for name in FREE_DATA_FIELDS:
         now["data"][name] = before.get("data", {}).get(name)
-    if isinstance(experiment, TextToImageExperiment):
+    if isinstance(experiment, WithText):
         # The vocabulary may have fewer pieces than were asked for; the folder knows how many.
         now["model"]["text_vocab_size"] = before.get("model", {}).get("text_vocab_size")
     parts = [(f"config.{name}", before.get(name), now.get(name)) for name in FIXED_SECTIONS]
@@ -84,10 +82,15 @@ def _check_fresh(folder: RunFolder, experiment: Experiment) -> None:
             raise UserError(
                 f"{folder.path} is not empty and holds no config.json; give another --workdir"
             )
-    if isinstance(experiment, OnTokenizer) or experiment.decoder_only:
+    if isinstance(experiment, OnTokenizer) or trains_decoder_only(experiment):
         tokenizer_folder(experiment)
     if uses_perceptual(experiment):
         PerceptualNetwork(experiment.perceptual).load()
+
+
+def trains_decoder_only(experiment: Experiment) -> bool:
+    """Whether a tokenizer begins from the encoder and codebook of another run."""
+    return isinstance(experiment, TokenizerExperiment) and experiment.decoder_only
 
 
 def uses_perceptual(experiment: Experiment) -> bool:
@@ -107,8 +110,8 @@ def finished_figures(folder: RunFolder, experiment: Experiment) -> dict[str, flo
 def resolve(
     experiment: Experiment, folder: RunFolder, hosts: Hosts | Alone = ALONE
 ) -> tuple[Experiment, Vocabulary | None]:
-    """Completes a text-to-image experiment: trains its vocabulary, or reads the one there is."""
-    if not isinstance(experiment, TextToImageExperiment):
+    """Completes an experiment that reads text: trains its vocabulary, or reads the one there is."""
+    if not isinstance(experiment, WithText):
         return experiment, None
     if hosts.index == 0 and not folder.vocabulary_file.exists():
         folder.path.mkdir(parents=True, exist_ok=True)
@@ -124,7 +127,7 @@ def resolve(
     return dataclasses.replace(experiment, model=model), vocabulary
 
 
-def _say_what_is_cut(experiment: TextToImageExperiment, vocabulary: Vocabulary) -> None:
+def _say_what_is_cut(experiment: WithText, vocabulary: Vocabulary) -> None:
     limit = experiment.model.text_length
     captions = list(itertools.islice(open_train_source(experiment).captions(), CAPTIONS_CHECKED))
     lengths = vocabulary.lengths(captions)
@@ -143,7 +146,7 @@ def open_train_source(experiment: Experiment) -> Source:
         experiment.data.split,
         max(experiment.image_size),
         experiment.train.seed,
-        require_captions=isinstance(experiment, TextToImageExperiment),
+        require_captions=isinstance(experiment, WithText),
     )
 
 
@@ -168,10 +171,10 @@ def initial_state(
 ) -> TrainState:
     """Fresh weights, each made where it lives; those that others trained in their places."""
     state = jax.jit(objective.init, out_shardings=places)(key)
-    if isinstance(objective, TextToImageObjective | SuperResolutionObjective):
+    if isinstance(experiment, OnTokenizer):
         params = trained_tokenizer(experiment, state.frozen["tokenizer"])
         state = objective.with_tokenizer(state, params)
-    elif experiment.decoder_only:
+    elif trains_decoder_only(experiment):
         kept = {name: state.params[name] for name in ENCODER}
         state = objective.with_encoder(state, trained_tokenizer(experiment, kept))
     if uses_perceptual(experiment):

@@ -33,7 +33,10 @@ def parameters(config):
     }
 
 
-@pytest.mark.parametrize("name", ["vit_vqgan/small", "babeldraw/350m", "super_resolution/1024"])
+NAMES = ["vit_vqgan/small", "babeldraw/350m", "super_resolution/1024", "coca/base"]
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_the_parameters_are_those_on_record(name, request):
     found = parameters(load_config(f"{name}.py", beside=CONFIGS / "README"))
     record = HERE / f"{name.replace('/', '_')}.json"

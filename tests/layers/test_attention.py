@@ -21,7 +21,7 @@ def normal(*shape):
     return RNG.normal(size=shape).astype(np.float32)
 
 
-QUERY, KEYS = normal(B, T, N, H), KeyValue(key=normal(B, S, N, H), value=normal(B, S, N, H))
+QUERY, KEYS = normal(B, N, T, H), KeyValue(key=normal(B, N, S, H), value=normal(B, N, S, H))
 # Every query sees something, and no two the same.
 MASK = RNG.random((B, N, T, S)) < 0.5
 MASK[..., 0] = True
@@ -31,12 +31,12 @@ def reference(query, key, value, mask=None):
     """softmax(q k^T / sqrt(H)) v, in float64, one query at a time."""
     query, key, value = (np.asarray(a, np.float64) for a in (query, key, value))
     out = np.zeros((*query.shape[:3], value.shape[-1]))
-    for b, t, n in np.ndindex(query.shape[:3]):
-        logits = key[b, :, n] @ query[b, t, n] / np.sqrt(query.shape[-1])
+    for b, n, t in np.ndindex(query.shape[:3]):
+        logits = key[b, n] @ query[b, n, t] / np.sqrt(query.shape[-1])
         if mask is not None:
             logits = np.where(np.broadcast_to(mask, MASK.shape)[b, n, t], logits, -np.inf)
         weights = np.exp(logits - logits.max())
-        out[b, t, n] = weights / weights.sum() @ value[b, :, n]
+        out[b, n, t] = weights / weights.sum() @ value[b, n]
     return out
 
 
@@ -63,8 +63,8 @@ def test_hidden_keys_have_no_influence_at_all():
 
     grads = jax.grad(total)(jax.tree.map(jnp.asarray, KEYS))
     for grad in (grads.key, grads.value):
-        assert not np.any(np.asarray(grad)[:, [2, 4]])
-        assert np.all(np.any(np.asarray(grad)[:, [0, 1, 3]], axis=(0, 2, 3)))
+        assert not np.any(np.asarray(grad)[:, :, [2, 4]])
+        assert np.all(np.any(np.asarray(grad)[:, :, [0, 1, 3]], axis=(0, 1, 3)))
 
 
 def test_low_precision_queries_still_have_a_float32_softmax():
@@ -76,12 +76,12 @@ def test_low_precision_queries_still_have_a_float32_softmax():
 
 
 def test_written_positions_are_new_and_the_others_old():
-    new = KeyValue(key=normal(B, 2, N, H), value=normal(B, 2, N, H))
+    new = KeyValue(key=normal(B, N, 2, H), value=normal(B, N, 2, H))
     old = jax.tree.map(jnp.asarray, KEYS)
     written = jax.jit(KeyValue.write)(old, jnp.int32(1), new)
     for name in ("key", "value"):
         expected = getattr(KEYS, name).copy()
-        expected[:, 1:3] = getattr(new, name)
+        expected[:, :, 1:3] = getattr(new, name)
         np.testing.assert_array_equal(getattr(written, name), expected)
         np.testing.assert_array_equal(getattr(old, name), getattr(KEYS, name))
 
@@ -90,7 +90,7 @@ def test_a_cache_filled_one_by_one_holds_all_positions_in_its_own_type():
     cache = empty_key_value(B, S, N, H, jnp.bfloat16)
     assert not np.any(np.asarray(cache.key, np.float32))
     for s in range(S):
-        one = jax.tree.map(lambda a, s=s: jnp.asarray(a[:, s : s + 1]), KEYS)
+        one = jax.tree.map(lambda a, s=s: jnp.asarray(a[:, :, s : s + 1]), KEYS)
         cache = cache.write(jnp.int32(s), one)
     assert cache.key.dtype == cache.value.dtype == jnp.bfloat16
     np.testing.assert_array_equal(cache.key, jnp.asarray(KEYS.key, jnp.bfloat16))
@@ -103,10 +103,10 @@ def test_the_layer_projects_attends_and_projects_back():
     params = nn.unbox(layer.init(jax.random.key(0), x, source, None))["params"]
     weights = {name: np.asarray(params[name]["weight"]) for name in params}
     assert set(weights) == {"query", "key", "value", "out"}
-    query = np.einsum("btd,dnh->btnh", x, weights["query"])
-    key, value = (np.einsum("bsd,dnh->bsnh", source, weights[n]) for n in ("key", "value"))
+    query = np.einsum("btd,dnh->bnth", x, weights["query"])
+    key, value = (np.einsum("bsd,dnh->bnsh", source, weights[n]) for n in ("key", "value"))
     seen = reference(query, key, value, MASK)
-    expected = np.einsum("btnh,nhd->btd", seen, weights["out"])
+    expected = np.einsum("bnth,nhd->btd", seen, weights["out"])
     out = layer.apply({"params": params}, x, source, MASK)
     np.testing.assert_allclose(out, expected, atol=1e-5)
 

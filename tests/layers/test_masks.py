@@ -1,31 +1,141 @@
-"""Masks: both views of a pattern are one mask; padding is unseen, no prompt is seen whole."""
+"""Masks: every pattern against its definition, one slot at a time, and as decoding sees it."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from babeldraw.layers.masks import Causal, padding_mask
+from babeldraw.errors import UserError
+from babeldraw.layers.masks import (
+    AttentionConfig,
+    Causal,
+    ConvShaped,
+    DallE,
+    dense_mask,
+    padding_mask,
+    ring_mask,
+)
+
+GRIDS = [((4, 4), 3), ((8, 8), 5), ((32, 32), 11), ((4, 4), 11), ((3, 7), 5), ((6, 2), 5)]
+PATTERNS = [
+    Causal(),
+    *(
+        ConvShaped((5, 6), kernel, wrap, offset)
+        for kernel in (1, 3, 5, 11)
+        for wrap in ("none", "grid", "raster")
+        for offset in ("slot", "token")
+    ),
+    DallE(ConvShaped((5, 6), 3), layers=7),
+    DallE(ConvShaped((5, 6), 3, "grid", "token"), layers=6),
+]
 
 
-@pytest.mark.parametrize("pattern", [Causal()], ids=lambda p: type(p).__name__)
-@pytest.mark.parametrize("length", [1, 2, 9])
-def test_each_row_is_that_row_of_the_whole(pattern, length):
-    dense = pattern.dense(length)
-    assert dense.shape == (length, length) and dense.dtype == bool
-    row = jax.jit(pattern.row, static_argnums=1)
-    for index in range(length):
-        np.testing.assert_array_equal(row(jnp.int32(index), length), dense[index])
+def brute_force(pattern, length):
+    """A convolution's mask by walking over the cells of every query's square."""
+    (h, w), half = pattern.grid, pattern.kernel // 2
+    shift = 1 if pattern.offset == "token" else 0
+    found = np.zeros((length, length), bool)
+    for query in range(length):
+        row, column = divmod(query - shift, w)
+        for down in range(-half, half + 1):
+            for right in range(-half, half + 1):
+                r, c = row + down, column + right
+                if pattern.wrap == "grid":
+                    cells = {((r + dy * h), (c + dx * w)) for dy in (-1, 0, 1) for dx in (-1, 0, 1)}
+                elif pattern.wrap == "raster":
+                    cells = {divmod(r * w + c, w)}
+                else:
+                    cells = {(r, c)}
+                for y, x in cells:
+                    key = y * w + x + shift
+                    if 0 <= x < w and 0 <= key <= query:
+                        found[query, key] = True
+    return found
 
 
-@pytest.mark.parametrize("pattern", [Causal()], ids=lambda p: type(p).__name__)
-def test_every_pattern_sees_itself_and_nothing_later(pattern):
-    dense = np.asarray(pattern.dense(9))
-    assert dense.diagonal().all() and not np.triu(dense, 1).any()
+@pytest.mark.parametrize("offset", ["slot", "token"])
+@pytest.mark.parametrize("wrap", ["none", "grid", "raster"])
+@pytest.mark.parametrize(("grid", "kernel"), GRIDS, ids=str)
+def test_the_convolution_is_a_square_around_the_query(grid, kernel, wrap, offset):
+    if wrap == "grid" and kernel > 2 * min(grid):
+        pytest.skip("the square wraps round the grid more than once")
+    pattern = ConvShaped(grid, kernel, wrap, offset)
+    length = grid[0] * grid[1]
+    found = np.asarray(dense_mask(pattern, length))
+    expected = brute_force(pattern, length)
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_a_window_of_eleven_is_a_twentieth_of_the_mask():
+    mask = np.asarray(dense_mask(ConvShaped((32, 32)), 1024))
+    assert 0.049 < mask.mean() < 0.051
+    assert ConvShaped((32, 32)).window(1024, 0) == 6 * 32
+
+
+@pytest.mark.parametrize("layer", range(6))
+def test_dalle_s_layers_are_rows_columns_and_a_last_convolution(layer):
+    h, w = 4, 5
+    conv = ConvShaped((h, w), 3)
+    found = np.asarray(dense_mask(DallE(conv, layers=6), h * w, layer))
+    expected = np.zeros_like(found)
+    for query in range(h * w):
+        for key in range(query + 1):
+            if layer == 5:
+                expected[query, key] = brute_force(conv, h * w)[query, key]
+            elif layer == 1:
+                expected[query, key] = (query - key) % w == 0
+            else:
+                expected[query, key] = query - key <= w
+    np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("pattern", PATTERNS, ids=str)
+def test_a_ring_of_the_window_sees_what_the_whole_mask_does(pattern):
+    length = 30
+    for layer in range(7):
+        dense = np.asarray(dense_mask(pattern, length, layer))
+        assert dense.diagonal().all() and not np.triu(dense, 1).any()
+        window = pattern.window(length, layer)
+        indices = jnp.arange(length)
+        rings = np.asarray(
+            jax.vmap(lambda index, w=window, n=layer: ring_mask(pattern, w, index, n))(indices)
+        )
+        kept = np.full(window, -1)
+        for index in range(length):
+            kept[index % window] = index
+            seen = sorted(kept[rings[index]])
+            np.testing.assert_array_equal(seen, np.flatnonzero(dense[index]))
 
 
 def test_causal_sees_all_that_came_before():
-    np.testing.assert_array_equal(Causal().dense(7), np.tri(7, dtype=bool))
+    np.testing.assert_array_equal(dense_mask(Causal(), 7), np.tri(7, dtype=bool))
+
+
+def test_the_config_makes_its_pattern():
+    assert AttentionConfig().make((8, 8), 4) == ConvShaped((8, 8), 11)
+    assert AttentionConfig("causal").make((128,), 4) == Causal()
+    made = AttentionConfig("dalle", 5, "raster", "token").make((8, 8), 4)
+    assert made == DallE(ConvShaped((8, 8), 5, "raster", "token"), 4)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"pattern": "sparse"}, "model.attention.pattern is 'sparse'; the choices are causal"),
+        ({"kernel": 4}, "model.attention.kernel is 4; an odd number"),
+        ({"wrap": "both"}, "model.attention.wrap is 'both'; the choices are none, grid"),
+        ({"offset": "pixel"}, "model.attention.offset is 'pixel'; the choices are slot"),
+        ({"pattern": "causal", "kernel": 5}, "would ignore"),
+    ],
+)
+def test_a_wrong_field_is_named(changes, message):
+    with pytest.raises(UserError, match=message):
+        AttentionConfig(**changes)
+
+
+def test_a_sequence_has_no_square():
+    with pytest.raises(UserError, match="a sequence of 32 tokens, not a grid; choose causal"):
+        AttentionConfig().make((32,), 4)
 
 
 def test_padding_is_unseen_wherever_it_stands():

@@ -109,6 +109,13 @@ def test_four_steps_follow_the_definition(shape, dtype):
     assert any(reference.clipped) and not all(reference.clipped)
 
 
+def test_a_number_alone_takes_the_steps_of_a_vector_of_one():
+    grads = [gradient[:1] for gradient in gradients((7,))]
+    alone = run(adafactor(rate_at, False), np.float32(3), [grad[0] for grad in grads])
+    vector = run(adafactor(rate_at, False), np.float32([3]), grads)
+    np.testing.assert_allclose(alone, np.squeeze(vector, 1), rtol=1e-5)
+
+
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_a_stack_is_one_optimizer_per_layer(shape):
     stack = (3, *shape)

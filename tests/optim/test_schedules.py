@@ -56,6 +56,13 @@ def test_cosine_falls_as_half_a_wave():
     np.testing.assert_allclose(expected[[5, 7, 8]], [0.11, 0.02, 0.02])
 
 
+def test_linear_falls_to_nothing():
+    config = ScheduleConfig(0.2, 10, 20, 120, final_ratio=0.0, kind="linear")
+    steps = np.array([0, 5, 10, 20, 70, 95, 120, 500])
+    expected = [0, 0.1, 0.2, 0.2, 0.1, 0.05, 0, 0]
+    np.testing.assert_allclose(make_schedule(config)(steps), expected, atol=1e-6)
+
+
 def test_constant_stays_at_the_peak():
     schedule = make_schedule(ScheduleConfig(0.2, 10, 20, 120, kind="constant"))
     np.testing.assert_allclose(
@@ -71,7 +78,7 @@ def test_no_warm_up_begins_at_the_peak():
 @pytest.mark.parametrize(
     ("bad", "field"),
     [
-        ({"kind": "linear"}, "kind"),
+        ({"kind": "sine"}, "kind"),
         ({"peak": 0.0}, "peak"),
         ({"peak": -1.0}, "peak"),
         ({"peak": float("nan")}, "peak"),

@@ -76,9 +76,14 @@ def test_top_p_keeps_the_likeliest_up_to_their_mass(p):
         assert kept(row) == top_p_set(logits, p)
 
 
-def test_both_filters_keep_what_both_keep():
+def test_top_p_counts_the_mass_that_top_k_has_left():
+    differs = False
     for row, logits in zip(filtered(top_k=3, top_p=0.7), LOGITS, strict=True):
-        assert kept(row) == top_k_set(logits, 3) & top_p_set(logits, 0.7)
+        likeliest = top_k_set(logits, 3)
+        left = np.where(np.isin(np.arange(V), list(likeliest)), logits, -np.inf)
+        assert kept(row) == top_p_set(left, 0.7)
+        differs |= kept(row) != likeliest & top_p_set(logits, 0.7)
+    assert differs
 
 
 def test_the_likeliest_always_stays():

@@ -10,7 +10,7 @@ import pytest
 
 from babeldraw.errors import UserError
 from babeldraw.layers.block import DecoderBlock, TransformerConfig
-from babeldraw.layers.masks import Causal, padding_mask
+from babeldraw.layers.masks import padding_mask
 from babeldraw.layers.stack import Stack
 from babeldraw.sharding.aot import topology_devices
 from babeldraw.sharding.constraint import logical_axes, shardings
@@ -40,7 +40,7 @@ def compiled(mesh_config, backward):
     ids = jax.ShapeDtypeStruct((B, S), jnp.int32)
 
     def context(text, ids):
-        return text, Causal().dense(T)[None, None], padding_mask(ids)
+        return text, padding_mask(ids)
 
     def init(key, x, text, ids):
         return stack.init(key, x, *context(text, ids))["params"]
