@@ -110,6 +110,7 @@ def test_a_bad_update_is_left_out_and_its_records_named(config, poison, tmp_path
     assert sorted(metric(tmp_path, "loss")) == [1, 2, 3, 5, 6, 7, 8]
 
 
+@pytest.mark.slow
 def test_a_left_out_update_changes_nothing_but_the_count_of_steps(config, poison, tmp_path):
     """Eight steps of which the last two are bad are six steps."""
     poison({6: NOT_A_NUMBER, 7: NOT_A_NUMBER})
@@ -122,6 +123,7 @@ def test_a_left_out_update_changes_nothing_but_the_count_of_steps(config, poison
     jax.tree.map(np.testing.assert_array_equal, eight.replace(step=six.step), six)
 
 
+@pytest.mark.slow
 def test_more_than_the_bound_stops_the_run(config, poison, tmp_path):
     poison({3: NOT_A_NUMBER, 4: NOT_A_NUMBER, 5: NOT_A_NUMBER})
     config.train.watch.skips = 2
@@ -133,6 +135,7 @@ def test_more_than_the_bound_stops_the_run(config, poison, tmp_path):
     assert_finite(state)
 
 
+@pytest.mark.slow
 def test_without_a_watch_the_first_one_stops_the_run(config, poison, tmp_path):
     poison({3: NOT_A_NUMBER})
     with pytest.raises(UserError, match=r"^step 4: loss is nan; the last checkpoint is from"):
@@ -156,6 +159,7 @@ def test_a_roll_back_goes_on_past_the_data(config, poison, tmp_path, capsys):
     assert sorted(metric(tmp_path, "loss")) == [*range(1, STEPS + 1)]
 
 
+@pytest.mark.slow
 def test_roll_backs_are_bounded_over_restarts(config, poison, tmp_path, capsys):
     poison(dict.fromkeys(range(4, 100), NOT_A_NUMBER))
     config.train.watch.update(then="roll_back", roll_backs=2)
@@ -165,6 +169,7 @@ def test_roll_backs_are_bounded_over_restarts(config, poison, tmp_path, capsys):
     assert saved(tmp_path)[0] == 4
 
 
+@pytest.mark.slow
 def test_a_spike_is_bad_too(config, poison, tmp_path, capsys):
     poison({1: SPIKE, 6: SPIKE})
     config.train.watch.update(skips=1, spike=10.0, horizon=3)
