@@ -115,7 +115,8 @@ on_workers() {
 setup() {
   local archive node
   archive="$(mktemp -d)/babeldraw.tar.gz"
-  call tar -czf "$archive" -C "$ROOT" --exclude=.git --exclude=.venv --exclude=./runs .
+  call tar -czf "$archive" -C "$ROOT" --exclude=.git --exclude=.venv --exclude=./runs \
+    --exclude='.*_cache' .
   for node in $(nodes); do
     call gcloud compute tpus tpu-vm scp "$archive" "$node:babeldraw.tar.gz" "${WHERE[@]}" \
       --worker=all || return 1

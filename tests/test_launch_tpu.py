@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import stat
 import subprocess
 import sys
@@ -62,6 +63,11 @@ while ((step < 20)); do
   if [[ -e "$CLOUD/always_$step" ]]; then source "$CLOUD/always_$step"; fi
 done
 """
+# Stands for nothing: it trains. The variables are those that a TPU VM of two hosts has.
+TRAINS = """#!{bash}
+export TPU_WORKER_HOSTNAMES=localhost,localhost TPU_WORKER_ID="$HOST"
+exec {python} -m babeldraw.cli "$@"
+"""
 
 
 class Cloud:
@@ -85,21 +91,28 @@ class Cloud:
         path.chmod(path.stat().st_mode | stat.S_IXUSR)
 
     def launch(self, script, *words, timeout=60):
+        """Runs a launcher to its end."""
+        run = self.start(script, *words)
+        printed, said = run.communicate(timeout=timeout)
+        return subprocess.CompletedProcess(run.args, run.returncode, printed, said)
+
+    def start(self, script, *words, **more):
         self.conf.write_text("# mine\n" + "".join(f"{k}={v}\n" for k, v in self.settings.items()))
         env = {
             "PATH": f"{self.bin}:{os.environ['PATH']}",
             "HOME": str(self.folder),
             "CLOUD": str(self.folder),
             "POLL_SECONDS": "0.05",
+            **more,
         }
         command = [BASH, str(ROOT / "launch" / script), str(self.conf), *words]
-        return subprocess.run(
+        return subprocess.Popen(
             command,
             env=env,
-            capture_output=True,
             text=True,
-            timeout=timeout,
             stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
         )
 
     def calls(self, *verbs):
@@ -246,6 +259,44 @@ def test_a_preemption_leads_to_a_resumed_run_without_a_hand(cloud):
         assert steps[-1] == "step 20" and steps.count("step 3") == 1
     verbs = [call[3] for call in cloud.calls("create", "delete", "scp")]
     assert verbs == ["create", "scp", "delete", "create", "scp"]
+
+
+@pytest.mark.slow
+def test_a_preempted_training_of_two_hosts_comes_to_its_end(cloud, tmp_path):
+    """As above, with the program itself: it finds its hosts, trains, loses them, goes on."""
+    run_folder = tmp_path / "cloud" / "bucket" / "run"
+    cloud.settings |= {
+        "CONFIG": "configs/demo/tokenizer.py:runlocal",
+        "WORKDIR": str(run_folder),
+        "FLAGS": "--config.train.steps=120 --config.train.log_every=1 --config.train.checkpoint_every=5",
+    }
+    cloud._program(cloud.folder / "babeldraw", TRAINS.format(bash=BASH, python=sys.executable))
+    keep = cloud.start(
+        "tpu.sh",
+        "keep",
+        JAX_PLATFORMS="cpu",
+        JAX_COMPILATION_CACHE_DIR=os.environ["JAX_COMPILATION_CACHE_DIR"],
+        JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0",
+        TF_CPP_MIN_LOG_LEVEL="3",
+        POLL_SECONDS="1",
+    )
+    lines, deadline = run_folder / "metrics" / "metrics.jsonl", time.monotonic() + 200
+    while not lines.exists() or len(lines.read_text().splitlines()) < 9:
+        assert keep.poll() is None, keep.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    (cloud.folder / "state").write_text("SUSPENDED")
+    for pid in (cloud.folder / "hosts").glob("*/babeldraw-run/pid"):
+        os.killpg(int(pid.read_text()), signal.SIGKILL)
+    reached = len(lines.read_text().splitlines())
+    _, said = keep.communicate(timeout=280)
+    assert keep.returncode == 0, said
+    assert "big was preempted, going on" in said and "the run is done" in said
+    assert json.loads((run_folder / "report.json").read_text())["step"] == 120
+    steps = [json.loads(line)["step"] for line in lines.read_text().splitlines()]
+    # It went on from a checkpoint, which is made at every fifth step, or the one before it.
+    assert sorted(set(steps)) == [*range(1, 121)]
+    assert reached < 120 and steps[reached] >= steps[reached - 1] - 11
 
 
 @pytest.mark.slow
