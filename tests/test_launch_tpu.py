@@ -268,7 +268,8 @@ def test_a_preempted_training_of_two_hosts_comes_to_its_end(cloud, tmp_path):
     cloud.settings |= {
         "CONFIG": "configs/demo/tokenizer.py:runlocal",
         "WORKDIR": str(run_folder),
-        "FLAGS": "--config.train.steps=120 --config.train.log_every=1 --config.train.checkpoint_every=5",
+        "FLAGS": "--config.train.steps=120 --config.train.log_every=1 "
+        "--config.train.checkpoint_every=5",
     }
     cloud._program(cloud.folder / "babeldraw", TRAINS.format(bash=BASH, python=sys.executable))
     keep = cloud.start(
