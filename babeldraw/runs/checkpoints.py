@@ -5,6 +5,7 @@ iterator's state, elapsed seconds), and `digests`, a number for each array. It i
 there: Orbax writes beside and renames. Once written it is read back; only then do older ones go.
 """
 
+import itertools
 import time
 from collections.abc import Callable
 from typing import Any
@@ -196,7 +197,10 @@ class Checkpoints:
     def _put_aside(self, step: int) -> None:
         self._checkpointer.close()
         if jax.process_index() == 0:
-            (self.directory / str(step)).rename(self.directory / f"damaged-{step}")
+            names = (f"damaged-{step}" + "-again" * times for times in itertools.count())
+            free = (self.directory / name for name in names)
+            aside = next(path for path in free if not path.exists())
+            (self.directory / str(step)).rename(aside)
         if jax.process_count() > 1:
             multihost_utils.sync_global_devices(f"checkpoint {step} put aside")
         self._checkpointer = _open(self.directory)

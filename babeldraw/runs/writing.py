@@ -121,7 +121,7 @@ def _alone() -> ocp.Context:
     if jax.process_count() == 1:
         return ocp.Context()
     return ocp.Context(
-        multiprocessing=ocp.options.MultiprocessingOptions(
+        multiprocessing_options=ocp.options.MultiprocessingOptions(
             primary_host=here, active_processes={here}, barrier_sync_key_prefix=f"read_back_{here}"
         )
     )

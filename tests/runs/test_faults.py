@@ -224,6 +224,8 @@ def test_a_damaged_checkpoint_is_put_aside_for_the_one_before_it(make, told):
     assert (checkpoints.directory / "damaged-2").exists()
     checkpoints.save_surely(2, state_of(2), PROGRESS)
     assert_good(checkpoints, 2)
+    damage(checkpoints, 2)
+    assert_good(checkpoints, 1)
 
 
 def test_where_all_are_damaged_the_user_is_told(make):
