@@ -124,7 +124,7 @@ def train(
 
     # ------------------------------------------------------------------ the step
     update = make_watched_step(objective, layout, places, settings.watch)
-    watch = WatchState.of(progress.get("watch"))
+    watch = WatchState.of(progress.get("watch"), mesh)
     watchman = Watchman(settings.watch, progress.get("roll_backs", 0), say)
     context = evaluation_context(experiment, mesh, vocabulary)
     evaluators = experiment.make_evaluators(objective, context)
@@ -188,7 +188,7 @@ def train(
                 checkpoints.wait()
                 position_of_data = batches.state()
                 step, state, progress = newest()
-                watch = WatchState.of(progress.get("watch"))
+                watch = WatchState.of(progress.get("watch"), mesh)
                 batches.restore(position_of_data)
                 say(f"{label}: goes on from step {step} with the data after the bad batch")
                 continue

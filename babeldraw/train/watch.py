@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from babeldraw.config import require
 from babeldraw.data.pipeline import TrainBatches
@@ -78,19 +80,22 @@ class WatchState:
     in_row: jax.Array
 
     @classmethod
-    def of(cls, saved: Mapping[str, float] | None) -> "WatchState":
-        """As `to_json` gave it; None at the start of a run."""
+    def of(cls, saved: Mapping[str, float] | None, mesh: Mesh) -> "WatchState":
+        """As `to_json` gave it, None at the start of a run; whole on every device."""
         saved = saved or {"mean": 0.0, "variance": 0.0, "good": 0, "in_row": 0}
-        return cls(
-            mean=jnp.float32(saved["mean"]),
-            variance=jnp.float32(saved["variance"]),
-            good=jnp.int32(saved["good"]),
-            in_row=jnp.int32(saved["in_row"]),
+        state = cls(
+            mean=np.float32(saved["mean"]),
+            variance=np.float32(saved["variance"]),
+            good=np.int32(saved["good"]),
+            in_row=np.int32(saved["in_row"]),
         )
+        # Where the step leaves it, or the second step would be another program.
+        return jax.device_put(state, NamedSharding(mesh, PartitionSpec()))
 
     def to_json(self) -> dict[str, float]:
         """Exact: float32 is a part of JSON's numbers."""
-        return {field.name: getattr(self, field.name).item() for field in dataclasses.fields(self)}
+        fields = dataclasses.fields(self)
+        return {field.name: np.asarray(getattr(self, field.name)).item() for field in fields}
 
 
 def watched(

@@ -5,8 +5,8 @@
 
 `kills`: a run of the demo's tokenizer at quick sizes is killed (SIGKILL) at random moments, every
 other time while a checkpoint is being written, and started again; at its end it is compared with
-the same run undisturbed. `cost`: the demo's tokenizer at full size, blocks of 50 steps with and
-without a checkpoint, with and without the watch, alternating in one process.
+the same run undisturbed. `cost`: the demo's tokenizer at full size, blocks of 50 steps: plain, with
+a checkpoint, with the watch, with a line of metrics, one after the other in one process.
 """
 
 import argparse
@@ -30,8 +30,9 @@ from babeldraw.runs.folder import RunFolder
 from babeldraw.sharding.batch import place_batch
 from babeldraw.sharding.layout import make_layout
 from babeldraw.sharding.mesh import make_mesh
+from babeldraw.train.clock import Clock
 from babeldraw.train.experiment import parse
-from babeldraw.train.metrics import read_scalars
+from babeldraw.train.metrics import MetricsWriter, read_scalars
 from babeldraw.train.pending import Pending
 from babeldraw.train.presets import load_config
 from babeldraw.train.start import open_batches
@@ -167,16 +168,18 @@ def cost(folder: Path) -> dict:
     state = jax.jit(objective.init, out_shardings=places)(key)
     batches = open_batches(experiment, None)
     checkpoints = Checkpoints(folder / "checkpoints", report=print)
+    writer, clock = MetricsWriter(RunFolder.of(str(folder))), Clock(None)
     watching = WatchConfig(skips=3, spike=6.0)
     steps = {
         w.acts: make_watched_step(objective, layout, places, w) for w in (WatchConfig(), watching)
     }
-    watch, number, pending = WatchState.of(None), 0, Pending(4)
-    seconds: dict[tuple[bool, bool], list[float]] = {}
+    watch, number, pending = WatchState.of(None, layout.mesh), 0, Pending(4)
+    seconds: dict[str, list[float]] = {}
     names = list(objective.batch_spec())
 
-    def block(watched: bool, saving: bool) -> float:
+    def block(kind: str) -> float:
         nonlocal state, watch, number
+        watched = kind == "watch"
         began = time.perf_counter()
         for step in range(EVERY):
             number += 1
@@ -187,26 +190,31 @@ def cost(folder: Path) -> dict:
             pending.wait()
             pending.rows(all_of_them=step == EVERY - 1, ready=watched)
             # As in the loop: first thing of a block, so that the block pays for what it hinders.
-            if saving and step == 0:
+            if kind == "checkpoint" and step == 0:
                 checkpoints.save(number, state, {"batches": batches.state()})
+        means = pending.means()
+        if kind == "metrics":
+            writer.scalars(number, means, 0.0)
+            writer.timing(number, clock.figures())
         jax.block_until_ready(state)
         return time.perf_counter() - began
 
-    kinds = [(False, False), (False, True), (True, False)]
+    kinds = ("plain", "checkpoint", "watch", "metrics")
     for kind in kinds:
-        block(*kind)
+        block(kind)
     for _ in range(BLOCKS):
         for kind in kinds:
-            seconds.setdefault(kind, []).append(block(*kind))
+            seconds.setdefault(kind, []).append(block(kind))
             checkpoints.wait()
             print(kind, f"{seconds[kind][-1]:.2f} s", flush=True)
     checkpoints.close()
     batches.close()
-    plain, saved, watched = (statistics.median(seconds[kind]) for kind in kinds)
+    writer.close()
+    plain, *others = (statistics.median(seconds[kind]) for kind in kinds)
     return {
         "step_ms": round(1000 * plain / EVERY, 1),
-        "checkpoint_every_50_steps": round(saved / plain - 1, 4),
-        "watch": round(watched / plain - 1, 4),
+        **{kind: round(s / plain - 1, 4) for kind, s in zip(kinds[1:], others, strict=True)},
+        "blocks": {kind: [round(s, 2) for s in seconds[kind]] for kind in kinds},
         "state_mib": round(sum(leaf.nbytes for leaf in jax.tree.leaves(state)) / 2**20, 1),
     }
 
