@@ -3,12 +3,14 @@
 import dataclasses
 import os
 import re
+import socket
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from babeldraw.config import require
+from babeldraw.errors import UserError
 
 # jax's coordinator listens here where nothing says otherwise; the roll call on the next port.
 PORT = 8476
@@ -75,7 +77,8 @@ def find_place(
     if not missing:
         return Place(coordinator, count, index)
     require(len(missing) == 3, f"{', '.join(missing)} missing: several hosts need {[*flags]}")
-    if "SLURM_NTASKS" in environ and "SLURM_PROCID" in environ and "SLURM_JOB_ID" in environ:
+    # Only what srun starts is one of several; a batch script has the other variables too.
+    if "SLURM_STEP_NODELIST" in environ:
         return _slurm(environ)
     if "TPU_WORKER_HOSTNAMES" in environ and "TPU_WORKER_ID" in environ:
         workers = environ["TPU_WORKER_HOSTNAMES"].split(",")
@@ -88,10 +91,9 @@ def _slurm(environ: Mapping[str, str]) -> Place | None:
     count = int(environ["SLURM_NTASKS"])
     if count == 1:
         return None
-    nodes = environ.get("SLURM_STEP_NODELIST") or environ["SLURM_JOB_NODELIST"]
     # Jobs that share a node must not share a port.
     port = 61440 + int(environ["SLURM_JOB_ID"]) % 2048 * 2
-    names = node_names(nodes)
+    names = node_names(environ["SLURM_STEP_NODELIST"])
     return Place(
         f"{names[0]}:{port}",
         count,
@@ -149,5 +151,14 @@ def _metadata(environ: Mapping[str, str]) -> Callable[[str], str]:
             if error.code == 404:
                 return ""
             raise
+        except urllib.error.URLError as error:
+            # Elsewhere than in Google's cloud there is no such name. Any other fault must not make
+            # a host believe that it is alone.
+            if isinstance(error.reason, socket.gaierror):
+                return ""
+            raise UserError(
+                f"the metadata of this TPU VM cannot be read ({error.reason}); give --coordinator, "
+                "--hosts and --host"
+            ) from error
 
     return ask

@@ -48,6 +48,8 @@ def test_flags_that_do_not_fit_are_one_line(flags, said):
 def test_a_machine_without_any_of_them_is_alone():
     assert place({}) is None
     assert place({**SLURM, "SLURM_NTASKS": "1"}) is None
+    batch_script = {name: value for name, value in SLURM.items() if "STEP" not in name}
+    assert place(batch_script) is None
     assert place({"TPU_WORKER_HOSTNAMES": "localhost", "TPU_WORKER_ID": "0"}) is None
 
 
