@@ -11,15 +11,18 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from absl import flags
 
 import babeldraw
-from babeldraw.commands import sample
+from babeldraw.commands.flags import make_folder
 from babeldraw.commands.report import write_report
-from babeldraw.data.image import save_png, to_grid
+from babeldraw.commands.sample import Drawing
+from babeldraw.data.image import decode, save_png, to_grid
 from babeldraw.errors import UserError
 from babeldraw.evaluation.prompts import held_out_captions
 from babeldraw.runs.folder import RunFolder, write_json
+from babeldraw.sampling.prompts import Prompt
 from babeldraw.sampling.sampler import Sampler
 from babeldraw.train.hosts import Interrupted
 from babeldraw.train.loop import train
@@ -93,8 +96,11 @@ def _draw_samples(folder: RunFolder, generator_dir: Path) -> None:
     sampler = Sampler.from_run(str(generator_dir))
     half = NUM_PICTURES // 2
     prompts = [*held_out_captions("test", half, 2), *held_out_captions("unseen", half, 2)]
-    pictures = sample.write_pictures(sampler, prompts, Path(folder.path) / "samples")
-    grid = to_grid([picture.image for picture in pictures], 4)
+    pictures = make_folder(Path(folder.path) / "samples", "samples")
+    drawing = Drawing(sampler, pictures)
+    drawing.draw([Prompt(prompt) for prompt in prompts])
+    images = [decode(path) for path in sorted(pictures.glob("[0-9]*.png"))]
+    grid = to_grid(np.stack(images), 4)
     save_png(folder.path / "samples.png", grid, {"prompts": "\n".join(prompts)})
 
 

@@ -31,10 +31,13 @@ class SamplingConfig:
     guidance_schedule: str = "constant"
 
     def __post_init__(self):
-        for name in ("temperature", "guidance"):
-            value = getattr(self, name)
-            require(math.isfinite(value), f"{name} is {value}; a finite number is needed")
-        require(self.temperature >= 0, f"temperature is {self.temperature}; at least 0 is needed")
+        require(
+            math.isfinite(self.guidance), f"guidance is {self.guidance}; a finite number is needed"
+        )
+        require(
+            0 <= self.temperature < math.inf,
+            f"temperature is {self.temperature}; at least 0 is needed",
+        )
         require(self.top_k >= 0, f"top_k is {self.top_k}; at least 0 is needed (0 keeps all)")
         require(0 < self.top_p <= 1, f"top_p is {self.top_p}; a mass in (0, 1] is needed")
         require(

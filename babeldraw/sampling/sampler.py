@@ -1,7 +1,6 @@
 """Pictures from a trained run: the Python interface of `babeldraw sample`."""
 
 import dataclasses
-import functools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -10,20 +9,22 @@ import jax
 import numpy as np
 
 from babeldraw.config import build, require
-from babeldraw.data.image import to_uint8
+from babeldraw.data.image import center_crop
 from babeldraw.data.text import Vocabulary
 from babeldraw.errors import UserError
+from babeldraw.layers.stack import unstack
 from babeldraw.models.babeldraw import BabeldrawConfig, Generator
-from babeldraw.runs.checkpoints import on_first_device, restore_subset
+from babeldraw.runs.checkpoints import on_first_device, placed, restore_subset
 from babeldraw.runs.folder import RunFolder
-from babeldraw.sampling.decode import decode
-from babeldraw.sampling.logits import SamplingConfig, Settings
+from babeldraw.sampling.drawing import Drawer, power_of_two
+from babeldraw.sampling.editing import Canvas, keep_first, keep_rows, keep_unmasked
+from babeldraw.sampling.logits import SamplingConfig
 from babeldraw.sampling.tokenizers import other_decoder
 from babeldraw.sampling.upscaling import SuperResolutionRun
+from babeldraw.sharding.constraint import logical_axes, shardings
+from babeldraw.sharding.layout import Layout, make_layout
+from babeldraw.sharding.mesh import MeshConfig, make_mesh
 from babeldraw.tokenizers.vit_vqgan import ViTVQGANConfig, ViTVQGANTokenizer, identity
-
-# Batches are padded to one of these sizes, so that few programs are compiled.
-BUCKETS = (1, 2, 4, 8, 16, 32, 64)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,37 +35,46 @@ class Picture:
       prompt: what was asked for.
       seed: with the prompt and the settings, gives the same picture again.
       image: uint8 [height, width, 3].
+      tokens: int32 [T].
     """
 
     prompt: str
     seed: int
     image: np.ndarray
+    tokens: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
 class Sampler:
     """Draws pictures from prompts.
 
+        sampler = Sampler.from_run("runs/demo/text_to_image")
+        for picture in sampler.sample(["a small red circle"], num=4):
+            ...
+
     Attributes:
-      generator, tokenizer: the two networks.
-      params: {"generator": ..., "tokenizer": ...}.
+      drawer: the networks, their parameters and compiled programs.
+      text_length: tokens of a prompt that the model reads.
+      image_size: (height, width) of the tokenizer's pictures.
       vocabulary: of the prompts.
       defaults: settings of the run.
       step: the checkpoint's.
-      super_resolution: makes each picture larger; None leaves it as the tokenizer gives it.
     """
 
-    generator: Generator
-    tokenizer: ViTVQGANTokenizer
-    params: dict[str, Any]
+    drawer: Drawer
+    text_length: int
+    image_size: tuple[int, int]
     vocabulary: Vocabulary
     defaults: SamplingConfig
     step: int
-    super_resolution: SuperResolutionRun | None = None
 
     @classmethod
     def from_run(
-        cls, workdir: str, super_resolution: str = "", tokenizer_run: str = ""
+        cls,
+        workdir: str,
+        super_resolution: str = "",
+        tokenizer_run: str = "",
+        mesh: MeshConfig | None = None,
     ) -> "Sampler":
         """Reads the run's config, vocabulary and newest checkpoint.
 
@@ -73,10 +83,12 @@ class Sampler:
           super_resolution: folder of a run that makes the tokenizer's pictures larger; empty: none.
           tokenizer_run: folder of a tokenizer whose decoder draws in place of the run's own;
             empty: the own.
+          mesh: devices to share the generator, such as
+            `MeshConfig(model=4, rules="in_layer_serving")`; None: one device.
 
         Raises:
-          UserError: no such folder, a run of another kind, no checkpoint yet, or super-resolution
-            or a decoder that was trained on another tokenizer.
+          UserError: no such folder, a run of another kind, no checkpoint yet, super-resolution
+            or a decoder that was trained on another tokenizer, or too few devices.
         """
         folder = RunFolder.of(workdir)
         config = folder.read_config()
@@ -90,12 +102,13 @@ class Sampler:
         )
         model = build(BabeldrawConfig, config["model"], "config.model")
         generator = Generator(model, tokenizer.tokens)
-        key = jax.random.key(0)
+        layout = None if mesh is None else make_layout(mesh, make_mesh(mesh))
+        frozen = {"tokenizer": nn.unbox(jax.eval_shape(tokenizer.init, jax.random.key(0)))}
         abstract = {
-            "params": nn.unbox(jax.eval_shape(generator.init, key)),
-            "frozen": {"tokenizer": nn.unbox(jax.eval_shape(tokenizer.init, key))},
+            "params": _abstract_generator(generator, layout),
+            "frozen": on_first_device(frozen),
         }
-        step, state = restore_subset(folder.checkpoints, on_first_device(abstract))
+        step, state = restore_subset(folder.checkpoints, abstract)
         tokenizer_params = state["frozen"]["tokenizer"]
         own = identity(config["tokenizer"], tokenizer_params)
         if tokenizer_run:
@@ -107,14 +120,15 @@ class Sampler:
                 f"--super_resolution={super_resolution} was trained on pictures of the tokenizer "
                 f"{upscaler.tokenizer} and {workdir} draws with {own}; name one of the same",
             )
+        # Cut once, here: inside the program it would be done anew for every batch.
+        params = {"generator": unstack(state["params"]), "tokenizer": tokenizer_params}
         return cls(
-            generator=generator,
-            tokenizer=tokenizer,
-            params={"generator": state["params"], "tokenizer": tokenizer_params},
+            drawer=Drawer(generator, tokenizer, params, upscaler, layout),
+            text_length=model.text_length,
+            image_size=tokenizer.image_size,
             vocabulary=Vocabulary(folder.vocabulary_file),
             defaults=build(SamplingConfig, config["sampling"], "config.sampling"),
             step=step,
-            super_resolution=upscaler,
         )
 
     def sample(
@@ -124,6 +138,7 @@ class Sampler:
         seed: int = 0,
         settings: SamplingConfig | None = None,
         batch_size: int = 16,
+        canvas: Canvas | None = None,
     ) -> Iterator[Picture]:
         """Draws `num` pictures of each prompt, in order.
 
@@ -133,38 +148,81 @@ class Sampler:
           num: pictures per prompt, with seeds seed, seed + 1, ...
           seed: of the first picture of each prompt, at least 0.
           settings: None for the run's own.
-          batch_size: pictures at a time, at least 1; changes none of them beyond rounding.
+          batch_size: pictures at a time, at least 1; changes none of them beyond rounding. The
+            prompts of a batch are read once, whatever the number of their pictures.
+          canvas: a picture to go on from, see `canvas`; None: from nothing.
         """
         require(batch_size >= 1, f"batch_size is {batch_size}; at least 1 is needed")
+        require(num >= 1, f"num is {num}; at least 1 is needed")
         settings = settings or self.defaults
-        asked = [(prompt, seed + i) for prompt in prompts for i in range(num)]
-        for start in range(0, len(asked), batch_size):
-            batch = asked[start : start + batch_size]
-            images = self._draw([p for p, _ in batch], [s for _, s in batch], settings)
-            for (prompt, own_seed), image in zip(batch, images, strict=True):
-                yield Picture(prompt, own_seed, image)
+        room = max(1, batch_size // power_of_two(min(num, batch_size)))
+        # Rounded down to a power of two, so that the rows of a batch are not rounded up.
+        at_once = 1 << (room.bit_length() - 1)
+        for start in range(0, len(prompts), at_once):
+            for first in range(0, num, batch_size):
+                seeds = seed + np.arange(first, min(first + batch_size, num))
+                yield from self._draw(prompts[start : start + at_once], seeds, settings, canvas)
+
+    def canvas(
+        self,
+        image: np.ndarray,
+        rows: int | None = None,
+        count: int | None = None,
+        mask: np.ndarray | None = None,
+    ) -> Canvas:
+        """A picture to go on from; give one of rows, count and mask.
+
+        Args:
+          image: uint8 [H, W, 3]; its largest centred crop is resized to the tokenizer's size.
+          rows: the first so many rows of tokens are kept.
+          count: the first so many tokens are kept.
+          mask: [H, W], what is true or above 127 is drawn anew and the rest is kept. Tokens are
+            drawn in raster order and know nothing of kept ones after them: see `editing`.
+
+        Raises:
+          UserError: not exactly one is given, or it does not fit the picture or the tokens.
+        """
+        given = {"rows": rows, "count": count, "mask": mask}
+        names = [name for name, value in given.items() if value is not None]
+        require(
+            len(names) == 1,
+            f"of rows, count and mask {', '.join(names) or 'none'} is given; give exactly one",
+        )
+        tokens = self.drawer.generator.tokens
+        if rows is not None:
+            kept = keep_rows(rows, tokens)
+        elif count is not None:
+            kept = keep_first(count, tokens)
+        else:
+            kept = keep_unmasked(mask, image.shape[:2], self.image_size, tokens)
+        return Canvas(self.drawer.encode(center_crop(image, self.image_size)), kept)
 
     def too_long(self, prompts: Sequence[str]) -> list[tuple[str, int]]:
         """Prompts of more tokens than the model reads, each with its number of tokens."""
         lengths = self.vocabulary.lengths(list(prompts))
-        limit = self.generator.config.text_length
-        return [(p, n) for p, n in zip(prompts, lengths, strict=True) if n > limit]
+        return [(p, n) for p, n in zip(prompts, lengths, strict=True) if n > self.text_length]
 
-    def _draw(self, prompts: list[str], seeds: list[int], settings: SamplingConfig) -> np.ndarray:
-        count = len(prompts)
-        size = next((b for b in BUCKETS if b >= count), count)
-        rows = np.arange(size) % count
-        text = self.vocabulary.encode(prompts, self.generator.config.text_length)[rows]
-        keys_B = jax.vmap(jax.random.key)(np.asarray(seeds)[rows])
-        images = self._program(self.params, text, keys_B, Settings.of(settings))
-        if self.super_resolution is not None:
-            images = self.super_resolution.upscale(images)
-        return to_uint8(np.asarray(images))[:count]
+    def _draw(
+        self,
+        prompts: Sequence[str],
+        seeds: np.ndarray,
+        settings: SamplingConfig,
+        canvas: Canvas | None,
+    ) -> Iterator[Picture]:
+        text = self.vocabulary.encode(list(prompts), self.text_length)
+        rows = np.broadcast_to(seeds, (len(prompts), len(seeds)))
+        tokens = self.drawer.tokens(text, rows, settings, canvas)
+        images = self.drawer.pixels(tokens.reshape(-1, tokens.shape[-1]))
+        for i, image in enumerate(images):
+            prompt, picture = divmod(i, len(seeds))
+            yield Picture(prompts[prompt], int(seeds[picture]), image, tokens[prompt, picture])
 
-    @functools.cached_property
-    def _program(self):
-        def draw(params, text_BS, keys_B, settings):
-            tokens_BT = decode(self.generator, params["generator"], text_BS, keys_B, settings)
-            return self.tokenizer.decode(params["tokenizer"], tokens_BT)
 
-        return jax.jit(draw)
+def _abstract_generator(generator: Generator, layout: Layout | None) -> Any:
+    """Shapes of the parameters and where they shall lie."""
+    boxed = jax.eval_shape(generator.init, jax.random.key(0))
+    abstract = nn.unbox(boxed)
+    if layout is None:
+        return on_first_device(abstract)
+    axes = logical_axes(boxed)
+    return placed(abstract, shardings(axes, abstract, layout.mesh, layout.preset.used))

@@ -1,5 +1,7 @@
 """Decoding: what the full forward would choose, one compilation, rows that do not meet."""
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -7,25 +9,34 @@ import numpy as np
 import pytest
 
 from babeldraw.layers.block import TransformerConfig
+from babeldraw.layers.masks import AttentionConfig
 from babeldraw.models.babeldraw import BabeldrawConfig, Generator
-from babeldraw.sampling.decode import decode
-from babeldraw.sampling.logits import SamplingConfig, Settings
+from babeldraw.sampling.decode import Given, decode
+from babeldraw.sampling.logits import SamplingConfig, Settings, sample_tokens
+from babeldraw.sharding.constraint import logical_axes, shardings
+from babeldraw.sharding.layout import make_layout, use
+from babeldraw.sharding.mesh import MeshConfig, make_mesh
 from babeldraw.tokenizers.base import ImageTokens
 
 STACK = TransformerConfig(blocks=2, heads=2, dim=16, hidden=32)
-GENERATOR = Generator(
-    BabeldrawConfig(encoder=STACK, decoder=STACK, text_vocab_size=20, text_length=4),
-    ImageTokens(vocab_size=13, shape=(3, 4)),
+# A square smaller than the picture, so that old tokens are forgotten and overwritten.
+CONFIG = BabeldrawConfig(
+    encoder=STACK,
+    decoder=STACK,
+    text_vocab_size=20,
+    text_length=4,
+    attention=AttentionConfig(kernel=3),
 )
+GENERATOR = Generator(CONFIG, ImageTokens(vocab_size=13, shape=(3, 4)))
 TEXT = jnp.array([[5, 3, 8, 2], [7, 1, 0, 0], [0, 0, 0, 0]], jnp.int32)
 KEYS = jax.random.split(jax.random.key(0), 3)
 TRACES = []
 
 
-@jax.jit
-def compiled(params, text, keys, settings):
+@functools.partial(jax.jit, static_argnums=5)
+def compiled(params, text, keys, settings, given=None, guided=True):
     TRACES.append(text.shape)
-    return decode(GENERATOR, params, text, keys, settings)
+    return decode(GENERATOR, params, text, keys, settings, given, guided)
 
 
 @pytest.fixture(scope="module")
@@ -43,8 +54,9 @@ def params():
     return jax.tree_util.tree_map_with_path(draw, abstract)
 
 
-def draw(params, text=TEXT, keys=KEYS, **sampling):
-    return np.asarray(compiled(params, text, keys, Settings.of(SamplingConfig(**sampling))))
+def draw(params, text=TEXT, keys=KEYS, given=None, guided=True, **sampling):
+    settings = Settings.of(SamplingConfig(**sampling))
+    return np.asarray(compiled(params, text, keys, settings, given, guided))
 
 
 @pytest.mark.parametrize("guidance", [1.0, 0.0, 3.0])
@@ -59,6 +71,87 @@ def test_without_temperature_each_token_is_the_full_forward_s_likeliest(params, 
         image = image.at[:, t].set(best.astype(jnp.int32))
     np.testing.assert_array_equal(tokens, image)
     assert len(np.unique(tokens)) > 2
+
+
+def test_seeded_draws_are_those_of_the_full_forward(params):
+    tokens = draw(params, temperature=0.8, top_k=9, top_p=0.9, guidance=2.0)
+    settings = Settings.of(SamplingConfig(temperature=0.8, top_k=9, top_p=0.9))
+    logits = jax.jit(GENERATOR.logits)
+    image = jnp.zeros((3, 12), jnp.int32)
+    for t in range(12):
+        with_text, without = (logits(params, text, image)[:, t] for text in (TEXT, 0 * TEXT))
+        keys = jax.vmap(jax.random.fold_in, (0, None))(KEYS, t)
+        drawn = sample_tokens(keys, without + 2.0 * (with_text - without), settings)
+        image = image.at[:, t].set(drawn)
+    np.testing.assert_array_equal(tokens, image)
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+def test_guidance_grows_over_the_tokens(params, schedule):
+    tokens = draw(params, temperature=0.0, guidance=4.0, guidance_schedule=schedule)
+    logits = jax.jit(GENERATOR.logits)
+    image = jnp.zeros((3, 12), jnp.int32)
+    for t in range(12):
+        risen = t / 11 if schedule == "linear" else (1 - np.cos(np.pi * t / 11)) / 2
+        with_text, without = (logits(params, text, image)[:, t] for text in (TEXT, 0 * TEXT))
+        guided = without + (1 + 3 * risen) * (with_text - without)
+        image = image.at[:, t].set(jnp.argmax(guided, axis=-1).astype(jnp.int32))
+    np.testing.assert_array_equal(tokens, image)
+
+
+def test_without_the_unconditional_half_it_is_guidance_of_one(params):
+    plain = draw(params, guided=False, guidance=1.0)
+    np.testing.assert_array_equal(plain, draw(params, guidance=1.0))
+
+
+def test_kept_tokens_stay_and_what_follows_knows_them(params):
+    first = draw(params, temperature=0.0)
+    old = jnp.asarray((first + 1) % 13)
+    kept = jnp.zeros((3, 12), bool).at[:, 2:5].set(True)
+    tokens = draw(params, given=Given(old, kept), temperature=0.0, guidance=2.0)
+    np.testing.assert_array_equal(tokens[:, 2:5], old[:, 2:5])
+    # What comes before cannot know them.
+    plain = draw(params, temperature=0.0, guidance=2.0)
+    np.testing.assert_array_equal(tokens[:, :2], plain[:, :2])
+    logits = jax.jit(GENERATOR.logits)
+    image = jnp.asarray(tokens)
+    for t in range(5, 12):
+        with_text, without = (logits(params, text, image)[:, t] for text in (TEXT, 0 * TEXT))
+        best = jnp.argmax(without + 2.0 * (with_text - without), axis=-1)
+        np.testing.assert_array_equal(tokens[:, t], best)
+
+
+def test_pictures_of_one_text_share_its_reading(params):
+    keys = jax.random.split(jax.random.key(3), 6)
+    together = draw(params, keys=keys, guidance=2.0)
+    apart = draw(params, jnp.repeat(TEXT, 2, axis=0), keys, guidance=2.0)
+    np.testing.assert_array_equal(together, apart)
+
+
+@pytest.mark.parametrize(
+    "mesh",
+    [
+        MeshConfig(data=1, model=2, rules="in_layer_serving"),
+        MeshConfig(data=3, model=2, rules="in_layer_serving"),
+        MeshConfig(data=2, model=2, rules="in_layer"),
+    ],
+    ids=lambda mesh: f"{mesh.rules}_{mesh.data}x{mesh.model}",
+)
+def test_devices_that_share_a_model_draw_the_same(params, mesh):
+    devices = jax.devices()[: mesh.data * mesh.model]
+    layout = make_layout(mesh, make_mesh(mesh, devices))
+    boxed = jax.eval_shape(GENERATOR.init, jax.random.key(0))
+    places = shardings(logical_axes(boxed), params, layout.mesh, layout.preset.used)
+    split = jax.device_put(params, places)
+    assert any(not leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(split))
+
+    def sharded(params, text, keys, settings):
+        with use(layout):
+            return decode(GENERATOR, params, text, keys, settings)
+
+    settings = Settings.of(SamplingConfig(temperature=0.7, guidance=2.0))
+    found = jax.jit(sharded)(split, TEXT, KEYS, settings)
+    np.testing.assert_array_equal(found, draw(params, temperature=0.7, guidance=2.0))
 
 
 def test_the_same_key_draws_the_same_and_another_something_else(params):

@@ -1,0 +1,131 @@
+"""A folder of drawn pictures: PNG files, and a manifest that a broken-off drawing goes on from."""
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from babeldraw.data.image import save_png, to_grid, write_whole
+from babeldraw.errors import UserError
+
+# A grid of more pictures than these is no longer looked at.
+MOST_IN_GRID = 256
+
+
+@dataclasses.dataclass(frozen=True)
+class Album:
+    """Attributes:
+    folder: where all lies; it exists.
+    settings: what every picture here was drawn with, as JSON can hold it.
+    prompts: what is asked for, in order.
+    each: pictures of each prompt that are kept.
+    """
+
+    folder: Path
+    settings: Mapping[str, Any]
+    prompts: Sequence[str]
+    each: int
+
+    def open(self) -> list[int]:
+        """Makes the folder ready. Returns the numbers of the prompts still to be drawn.
+
+        Pictures of prompts that were not finished are drawn again.
+
+        Raises:
+          UserError: the folder holds pictures of other settings or prompts, or cannot be written.
+        """
+        settings_file = self.folder / "settings.json"
+        wanted = json.loads(json.dumps(dict(self.settings)))
+        lines = self.lines()
+        if settings_file.exists():
+            self._compare(json.loads(settings_file.read_text(encoding="utf-8")), wanted)
+        elif lines:
+            raise UserError(f"{self.folder} holds a manifest without its settings; name another")
+        for line in lines:
+            number = line["number"]
+            if number >= len(self.prompts) or self.prompts[number] != line["prompt"]:
+                raise UserError(
+                    f"{self.folder} holds a picture of {line['prompt']!r} as prompt {number}, "
+                    "which is not asked for now; name another folder"
+                )
+        counts = np.bincount([line["number"] for line in lines], minlength=len(self.prompts))
+        left = [number for number, count in enumerate(counts) if count < self.each]
+        whole = [line for line in lines if line["number"] not in set(left)]
+        self._write("settings.json", json.dumps(wanted, indent=2) + "\n")
+        self._write("manifest.jsonl", "".join(map(_line, whole)))
+        return left
+
+    def add(self, number: int, entries: Sequence[tuple[np.ndarray, Mapping[str, Any]]]) -> None:
+        """Writes the pictures of one prompt, then their lines.
+
+        Args:
+          number: of the prompt.
+          entries: picture, uint8 [H, W, 3], and what else its line shall say; `file` names it.
+
+        Raises:
+          UserError: the disk does not take them; no line tells of a picture that is not there.
+        """
+        lines = []
+        for image, entry in entries:
+            line = {"number": number, "prompt": self.prompts[number], **entry}
+            text = {name: _text(value) for name, value in line.items() if name != "file"}
+            text |= {name: _text(value) for name, value in self.settings.items()}
+            self._attempt(entry["file"], lambda path, i=image, t=text: save_png(path, i, t))
+            lines.append(_line({**line, **self.settings}))
+
+        def append(path):
+            with path.open("a", encoding="utf-8") as manifest:
+                manifest.write("".join(lines))
+
+        self._attempt("manifest.jsonl", append)
+
+    def lines(self) -> list[dict[str, Any]]:
+        """The manifest; a last line that was cut short is left out."""
+        manifest = self.folder / "manifest.jsonl"
+        if not manifest.exists():
+            return []
+        found = []
+        for line in manifest.read_text(encoding="utf-8").splitlines():
+            try:
+                found.append(json.loads(line))
+            except json.JSONDecodeError:
+                break
+        return found
+
+    def write_grid(self, images: Sequence[np.ndarray], columns: int) -> None:
+        """grid.png, with the prompts in it."""
+        shown = to_grid(np.stack(images), columns)
+        text = {"prompts": "\n".join(self.prompts)}
+        text |= {name: _text(value) for name, value in self.settings.items()}
+        self._attempt("grid.png", lambda path: save_png(path, shown, text))
+
+    def _compare(self, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+        for name in {**found, **wanted}:
+            if found.get(name) != wanted.get(name):
+                raise UserError(
+                    f"{self.folder} holds pictures with {name} {found.get(name)!r} and now it is "
+                    f"{wanted.get(name)!r}; name another folder"
+                )
+
+    def _write(self, name: str, text: str) -> None:
+        self._attempt(name, lambda path: write_whole(path, text.encode()))
+
+    def _attempt(self, name: str, write) -> None:
+        try:
+            write(self.folder / name)
+        except OSError as error:
+            raise UserError(
+                f"{self.folder / name} cannot be written: {error.strerror or error}; make room or "
+                "name another folder: the same command goes on where this one stopped"
+            ) from error
+
+
+def _line(entry: Mapping[str, Any]) -> str:
+    return json.dumps(entry, ensure_ascii=False) + "\n"
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

@@ -1,0 +1,119 @@
+"""From conditions to pixels: the two compiled programs behind every sampler."""
+
+import contextlib
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import numpy as np
+
+from babeldraw.data.image import to_uint8
+from babeldraw.sampling.decode import AutoregressiveGenerator, Given, decode
+from babeldraw.sampling.editing import Canvas
+from babeldraw.sampling.logits import SamplingConfig, Settings
+from babeldraw.sampling.upscaling import SuperResolutionRun
+from babeldraw.sharding.layout import Layout, use
+from babeldraw.tokenizers.base import ImageTokenizer
+
+# Pictures are decoded to pixels so many at a time, so that memory stays bounded.
+PIXELS_AT_A_TIME = 16
+
+
+@dataclasses.dataclass(frozen=True)
+class Drawer:
+    """Attributes:
+    generator: draws tokens.
+    tokenizer: draws pixels from tokens.
+    params: {"generator": ..., "tokenizer": ...}.
+    super_resolution: makes each picture larger; None leaves it as the tokenizer gives it.
+    layout: where the generator's arrays lie; None: one device.
+    """
+
+    generator: AutoregressiveGenerator
+    tokenizer: ImageTokenizer
+    params: dict[str, Any]
+    super_resolution: SuperResolutionRun | None = None
+    layout: Layout | None = None
+
+    def tokens(
+        self,
+        conditions: np.ndarray,
+        seeds: np.ndarray,
+        settings: SamplingConfig,
+        canvas: Canvas | None = None,
+    ) -> np.ndarray:
+        """Draws pictures as tokens.
+
+        One program serves all seeds, settings, conditions and canvases; another is compiled for
+        another number of conditions or of pictures (both are rounded up to a power of two), for
+        guidance off, and for a canvas.
+
+        Args:
+          conditions: [P, ...], as the generator takes them.
+          seeds: int [P, n], of n pictures of each condition, each in [0, 2^31).
+          settings: temperature, filters, guidance.
+          canvas: what is kept of a picture, in all of these; None: nothing.
+
+        Returns:
+          int32 [P, n, T].
+        """
+        wanted = seeds.shape
+        size = tuple(power_of_two(n) for n in wanted)
+        conditions = conditions[np.arange(size[0]) % wanted[0]]
+        rows = seeds[np.arange(size[0]) % wanted[0]][:, np.arange(size[1]) % wanted[1]]
+        given = None
+        if canvas is not None:
+            shape = (rows.size, len(canvas.tokens))
+            given = Given(
+                np.broadcast_to(canvas.tokens, shape), np.broadcast_to(canvas.kept, shape)
+            )
+        tokens_BT = self._tokens(
+            self.params["generator"],
+            conditions,
+            rows.reshape(-1).astype(np.uint32),
+            Settings.of(settings),
+            given,
+            settings.guided,
+        )
+        tokens = np.asarray(tokens_BT).reshape(*size, -1)
+        return tokens[: wanted[0], : wanted[1]]
+
+    def pixels(self, tokens: np.ndarray) -> np.ndarray:
+        """int32 [N, T] -> uint8 [N, height, width, 3], a few pictures at a time."""
+        count = min(power_of_two(len(tokens)), PIXELS_AT_A_TIME)
+        parts = []
+        for start in range(0, len(tokens), count):
+            rows = tokens[np.arange(start, start + count) % len(tokens)]
+            images = self._pixels(self.params["tokenizer"], rows)
+            if self.super_resolution is not None:
+                images = self.super_resolution.upscale(images)
+            parts.append(to_uint8(np.asarray(images)))
+        return np.concatenate(parts)[: len(tokens)]
+
+    def encode(self, image: np.ndarray) -> np.ndarray:
+        """uint8 [height, width, 3], of the tokenizer's size -> int32 [T]."""
+        images = (image.astype(np.float32) / 255)[None]
+        return np.asarray(self._encode(self.params["tokenizer"], images))[0]
+
+    @functools.cached_property
+    def _tokens(self):
+        def draw(params, conditions, seeds_B, settings, given, guided):
+            keys_B = jax.vmap(jax.random.key)(seeds_B)
+            with contextlib.nullcontext() if self.layout is None else use(self.layout):
+                return decode(self.generator, params, conditions, keys_B, settings, given, guided)
+
+        return jax.jit(draw, static_argnums=5)
+
+    @functools.cached_property
+    def _pixels(self):
+        return jax.jit(self.tokenizer.decode)
+
+    @functools.cached_property
+    def _encode(self):
+        return jax.jit(self.tokenizer.encode)
+
+
+def power_of_two(count: int) -> int:
+    """The least power of two that is at least `count`."""
+    return 1 << (count - 1).bit_length()

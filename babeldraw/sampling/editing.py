@@ -1,0 +1,94 @@
+"""Pictures to go on from: which tokens of a picture are kept, and which are drawn anew.
+
+The model is causal: a token is drawn from the condition and the tokens before it, in raster order.
+Kept tokens after it cannot influence it. So going on from the first rows is what the model was
+trained for, while a hole in the middle is filled without a look at what lies below it: its lower
+edge may not fit.
+"""
+
+import dataclasses
+
+import numpy as np
+
+from babeldraw.config import require
+from babeldraw.data.image import center_box
+from babeldraw.tokenizers.base import ImageTokens
+
+
+@dataclasses.dataclass(frozen=True)
+class Canvas:
+    """Attributes:
+    tokens: int32 [T], of a picture.
+    kept: bool [T], which of them stay.
+    """
+
+    tokens: np.ndarray
+    kept: np.ndarray
+
+
+def keep_first(count: int, tokens: ImageTokens) -> np.ndarray:
+    """bool [T]: the first `count` tokens are kept.
+
+    Raises:
+      UserError: a picture has fewer tokens.
+    """
+    require(
+        0 <= count <= tokens.length,
+        f"{count} tokens are to be kept and a picture has {tokens.length}; give 0 to "
+        f"{tokens.length}",
+    )
+    return np.arange(tokens.length) < count
+
+
+def keep_rows(rows: int, tokens: ImageTokens) -> np.ndarray:
+    """bool [T]: the tokens of the first rows are kept.
+
+    Raises:
+      UserError: the tokens have no rows, or fewer.
+    """
+    h, w = _grid(tokens, "rows are kept")
+    require(0 <= rows <= h, f"rows is {rows}; a picture has {h} rows of tokens: give 0 to {h}")
+    return keep_first(rows * w, tokens)
+
+
+def keep_unmasked(
+    mask: np.ndarray, shape: tuple[int, int], image_size: tuple[int, int], tokens: ImageTokens
+) -> np.ndarray:
+    """bool [T]: tokens none of whose pixels are masked are kept.
+
+    Args:
+      mask: [H, W], true or above 127 where the picture is to be drawn anew.
+      shape: (H, W) of the picture it belongs to; both are cropped alike.
+      image_size: (height, width) that the tokenizer reads.
+      tokens: a grid.
+
+    Raises:
+      UserError: a mask of another size than its picture, or tokens without a grid.
+    """
+    h, w = _grid(tokens, "a mask is laid on")
+    require(
+        mask.shape == tuple(shape),
+        f"the mask is {_size(mask.shape)} and the picture {_size(shape)}; they must be of one size",
+    )
+    masked = mask if mask.dtype == bool else mask > 127
+    top, left, height, width = center_box(mask.shape, image_size)
+    masked = masked[top : top + height, left : left + width]
+    # A token's pixels, before resizing, are those whose place falls into its cell.
+    rows, columns = np.arange(height) * h // height, np.arange(width) * w // width
+    drawn = np.zeros((h, w), bool)
+    down, right = np.nonzero(masked)
+    drawn[rows[down], columns[right]] = True
+    return ~drawn.reshape(-1)
+
+
+def _grid(tokens: ImageTokens, what: str) -> tuple[int, int]:
+    require(
+        len(tokens.shape) == 2,
+        f"{what} a grid and the tokenizer gives a sequence of {tokens.length} tokens; keep a "
+        "number of tokens instead",
+    )
+    return tokens.shape[0], tokens.shape[1]
+
+
+def _size(shape: tuple[int, ...]) -> str:
+    return f"{shape[1]} x {shape[0]} px"
