@@ -21,9 +21,12 @@ COMMANDS = (
     "tokenize",
     "reconstruct",
     "import",
+    "bench",
 )
 # A module cannot be called `import`.
 MODULES = {"import": "import_weights"}
+# Commands whose first word says what to do: each is a module of its own, such as bench_decode.
+PARTS = {"bench": ("decode",)}
 # By what Python says of a value that a flag cannot take: what it takes.
 NEEDED = {"int()": "a whole number", "to float": "a number", "boolean": "true or false"}
 USAGE = """babeldraw {version}: models that draw from text by predicting image tokens
@@ -64,6 +67,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _run(name: str, words: list[str]) -> int:
     if name not in COMMANDS:
         raise UserError(f"{name!r} is not a command; the commands are {', '.join(COMMANDS)}")
+    if name in PARTS and words and words[0] in PARTS[name]:
+        name, words = f"{name} {words[0]}", words[1:]
     command = _module(name)
     if "--help" in words or "-h" in words:
         print(_help(name, command))
@@ -75,7 +80,8 @@ def _run(name: str, words: list[str]) -> int:
 
 
 def _module(name: str) -> ModuleType:
-    return importlib.import_module(f"babeldraw.commands.{MODULES.get(name, name)}")
+    module = MODULES.get(name, name.replace(" ", "_"))
+    return importlib.import_module(f"babeldraw.commands.{module}")
 
 
 def _parse(name: str, command: ModuleType, words: list[str]) -> flags.FlagValues:

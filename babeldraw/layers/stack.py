@@ -146,6 +146,19 @@ def per_layer(blocks: Any, num_layers: int) -> tuple[Any, ...]:
     return tuple(jax.tree.map(operator.itemgetter(i), blocks) for i in range(num_layers))
 
 
+def read_type(stack: Any, dtype: jnp.dtype) -> Any:
+    """A stack's parameters with its matrices in the type that they are read in.
+
+    For programs that only read them: a cast at every use would read the wider ones each time.
+    """
+
+    def cast(leaf):
+        # One dimension is that of the layers; norms and biases have one more.
+        return leaf.astype(dtype) if leaf.ndim > 2 else leaf
+
+    return {name: jax.tree.map(cast, blocks) for name, blocks in stack.items()}
+
+
 def unstack(params: Any) -> Any:
     """`params` with every stack's `blocks` cut into one tree per layer.
 

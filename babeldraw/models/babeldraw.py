@@ -26,7 +26,7 @@ from babeldraw.layers.dropout import fold
 from babeldraw.layers.linear import Einsum, Embedding, LayerNorm
 from babeldraw.layers.masks import AttentionConfig, padding_mask
 from babeldraw.layers.positions import GridPositions, LearnedPositions
-from babeldraw.layers.stack import Stack
+from babeldraw.layers.stack import Stack, read_type, unstack
 from babeldraw.sharding.constraint import constrain
 from babeldraw.tokenizers.base import ImageTokens
 
@@ -228,6 +228,15 @@ class Generator:
         text_BS = jnp.zeros((1, self.config.text_length), jnp.int32)
         image_BT = jnp.zeros((1, self.tokens.length), jnp.int32)
         return self.network.init(key, text_BS, image_BT)["params"]
+
+    def for_decoding(self, params: Any) -> Any:
+        """`params` as decoding reads them best: cut by layers, matrices in their compute type."""
+        stacks = {"text_encoder": self.config.encoder, "image_decoder": self.config.decoder}
+        cast = {
+            room: {**params[room], "stack": read_type(params[room]["stack"], DTYPES[config.dtype])}
+            for room, config in stacks.items()
+        }
+        return unstack(cast)
 
     def logits(self, params: Any, text_BS: jax.Array, image_BT: jax.Array) -> jax.Array:
         return self.network.apply({"params": params}, text_BS, image_BT)

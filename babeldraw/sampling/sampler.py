@@ -12,7 +12,6 @@ from babeldraw.config import build, require
 from babeldraw.data.image import center_crop
 from babeldraw.data.text import Vocabulary
 from babeldraw.errors import UserError
-from babeldraw.layers.stack import unstack
 from babeldraw.models.babeldraw import BabeldrawConfig, Generator
 from babeldraw.runs.checkpoints import on_first_device, placed, restore_subset
 from babeldraw.runs.folder import RunFolder
@@ -120,8 +119,9 @@ class Sampler:
                 f"--super_resolution={super_resolution} was trained on pictures of the tokenizer "
                 f"{upscaler.tokenizer} and {workdir} draws with {own}; name one of the same",
             )
-        # Cut once, here: inside the program it would be done anew for every batch.
-        params = {"generator": unstack(state["params"]), "tokenizer": tokenizer_params}
+        # Once, here: inside the program it would be done anew for every batch.
+        weights = generator.for_decoding(state["params"])
+        params = {"generator": weights, "tokenizer": tokenizer_params}
         return cls(
             drawer=Drawer(generator, tokenizer, params, upscaler, layout),
             text_length=model.text_length,

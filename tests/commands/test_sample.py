@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from babeldraw.data.image import decode, read_png_text
+from babeldraw.data.image import decode, read_png_text, save_png
 from babeldraw.sampling.logits import SamplingConfig
 from babeldraw.sampling.sampler import Sampler
 
@@ -100,3 +100,96 @@ def test_the_grid_holds_a_row_per_prompt(cli, generator_run, tmp_path):
     rows = [np.concatenate(images[i : i + 2], axis=1) for i in (0, 2)]
     np.testing.assert_array_equal(decode(tmp_path / "grid.png"), np.concatenate(rows))
     assert read_png_text(tmp_path / "grid.png")["prompts"] == "a\nb"
+
+
+def test_the_same_command_goes_on_where_it_stopped(cli, generator_run, tmp_path):
+    words = [f"--workdir={generator_run}", f"--out={tmp_path}", "--num=2"]
+    prompts = [f"--prompt={prompt}" for prompt in PROMPTS]
+    assert cli("sample", *words, *prompts)[0] == 0
+    manifest = tmp_path / "manifest.jsonl"
+    lines = manifest.read_text().splitlines()
+    grid = (tmp_path / "grid.png").read_bytes()
+    # As a kill leaves it: the second prompt's pictures half there, the third's not at all.
+    manifest.write_text("\n".join(lines[:3]) + "\n")
+    for line in lines[3:]:
+        (tmp_path / json.loads(line)["file"]).unlink()
+    (tmp_path / "grid.png").unlink()
+    status, _, said = cli("sample", *words, *prompts)
+    assert status == 0 and "1 of 3 prompts are drawn" in said
+    assert sorted(manifest.read_text().splitlines()) == sorted(lines)
+    assert (tmp_path / "grid.png").read_bytes() == grid
+    status, _, said = cli("sample", *words, *prompts, "--guidance=7")
+    assert status == 2 and "holds pictures with guidance" in said
+    assert sorted(manifest.read_text().splitlines()) == sorted(lines)
+
+
+def test_a_table_s_columns_stay_with_its_prompts(sample, tmp_path):
+    table = tmp_path / "prompts.tsv"
+    table.write_text("Category\tPrompt\nShapes\ta ring\nNone\ta square\n")
+    lines = sample(f"--prompts={table}")
+    assert [line["columns"] for line in lines] == [{"Category": "Shapes"}, {"Category": "None"}]
+
+
+@pytest.fixture(scope="module")
+def old(generator_run, tmp_path_factory):
+    """A picture that this tokenizer can draw, and the folder that it lies in."""
+    sampler = Sampler.from_run(str(generator_run))
+    (picture,) = sampler.sample(["a large blue square"], seed=3)
+    folder = tmp_path_factory.mktemp("old")
+    save_png(folder / "old.png", picture.image)
+    mask = np.zeros_like(picture.image)
+    mask[-1] = 255
+    save_png(folder / "mask.png", mask)
+    save_png(folder / "small.png", mask[:-1])
+    (folder / "text.png").write_text("no picture")
+    return folder
+
+
+def test_kept_rows_and_what_a_mask_leaves_stay(generator_run, old):
+    sampler = Sampler.from_run(str(generator_run))
+    image, mask = decode(old / "old.png"), decode(old / "mask.png").max(axis=-1)
+    h, w = sampler.drawer.generator.tokens.shape
+    halves = sampler.canvas(image, rows=h // 2), sampler.canvas(image, mask=mask)
+    for canvas, kept_rows in zip(halves, (h // 2, h - 1), strict=True):
+        pictures = list(sampler.sample(PROMPTS[:2], num=2, canvas=canvas))
+        for picture in pictures:
+            kept = picture.tokens[: kept_rows * w]
+            np.testing.assert_array_equal(kept, canvas.tokens[: kept_rows * w])
+        assert len({picture.tokens.tobytes() for picture in pictures}) > 1
+
+
+def test_the_command_goes_on_from_a_picture(sample, old):
+    words = [f"--prompt={PROMPTS[0]}", f"--image={old / 'old.png'}", "--num=2"]
+    rows, masked = sample(*words, "--rows=1"), sample(*words, f"--mask={old / 'mask.png'}")
+    assert rows[0]["rows"] == 1 and masked[0]["mask"] == str(old / "mask.png")
+    assert (pixels(rows) != pixels(masked)).any()
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["--image=OLD/old.png"], "needs one of --rows and --mask: what is kept"),
+        (["--rows=2"], "--rows and --mask say what is kept of --image; give one"),
+        (["--image=OLD/old.png", "--rows=99"], "rows is 99; a picture has "),
+        (["--image=OLD/old.png", "--mask=OLD/small.png"], "they must be of one size"),
+        (["--image=OLD/text.png", "--rows=1"], "; give a picture (PNG, JPEG, WebP)"),
+        (["--image=OLD/none.png", "--rows=1"], "--image=OLD/none.png: "),
+        (["--num=2", "--keep=3"], "--keep is 3 and --num 2; give 1 to 2"),
+        (["--num=2", "--keep=1"], "nothing says which are best; give --rerank"),
+        (["--num=2", "--keep=1", "--rerank=RUN"], "is a run of text_to_image; reranking needs"),
+        (["--guidance_schedule=up"], "guidance_schedule is 'up'; the choices are constant"),
+        (["--model_parallel=64"], "64"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_what_does_not_fit_is_one_line(cli, generator_run, old, tmp_path, words, line):
+    def real(text):
+        return text.replace("OLD", str(old)).replace("RUN", str(generator_run))
+
+    words = [real(word) for word in words]
+    out = tmp_path / "out"
+    status, _, said = cli(
+        "sample", f"--workdir={generator_run}", "--prompt=a", f"--out={out}", *words
+    )
+    assert status == 2 and real(line) in said and "Traceback" not in said
+    assert not out.exists()

@@ -1,0 +1,185 @@
+"""Measures how fast a config's generator draws on this machine, with random weights.
+
+The floor is the time to read, once a token, the weights and the cache that the step needs, at the
+rate at which this machine was just seen to read its memory. Uncached is one forward over the whole
+picture for every token.
+
+Example:
+  babeldraw bench decode --config=configs/demo/text_to_image.py --batches=1,4,16 --guidance
+"""
+
+import dataclasses
+import json
+import time
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+from etils import epath
+from ml_collections import config_flags
+
+from babeldraw.commands.flags import required
+from babeldraw.errors import UserError
+from babeldraw.models.babeldraw import Generator
+from babeldraw.sampling.decode import decode
+from babeldraw.sampling.logits import SamplingConfig, Settings
+from babeldraw.tokenizers.vit_vqgan import ViTVQGANTokenizer
+from babeldraw.train.experiment import parse
+from babeldraw.train.overview import nbytes
+from babeldraw.train.progress import say
+
+REPEATS = 3
+# Larger than any cache of a processor.
+PROBE_BYTES = 2**28
+
+
+def define(values: flags.FlagValues, argv: list[str]) -> None:
+    config_flags.DEFINE_config_file(
+        "config",
+        None,
+        "A text-to-image config; --config.FIELD=VALUE sets a field.",
+        flag_values=values,
+        sys_argv=argv,
+    )
+    flags.DEFINE_list("batches", ["1", "4", "16", "64"], "Pictures at a time.", flag_values=values)
+    flags.DEFINE_bool("guidance", False, "With the unconditional half.", flag_values=values)
+    flags.DEFINE_bool("uncached", True, "Measure the full forward too.", flag_values=values)
+    flags.DEFINE_string("json", None, "File for the figures.", flag_values=values)
+
+
+def run(values: flags.FlagValues) -> int:
+    experiment = parse(required(values, "config"))
+    if experiment.objective != "text_to_image":
+        raise UserError(f"--config is one of {experiment.objective}; name one of text_to_image")
+    batches = [_batch(word) for word in values.batches]
+    tokens = ViTVQGANTokenizer(experiment.tokenizer).tokens
+    generator = Generator(experiment.model, tokens)
+    say(f"measuring on {jax.devices()[0].device_kind}; compiling takes a while at first")
+    bandwidth = memory_bandwidth()
+    print(f"memory is read at {bandwidth / 1e9:.1f} GB/s")
+    params = jax.jit(lambda key: generator.for_decoding(nn.unbox(generator.init(key))))(
+        jax.random.key(0)
+    )
+    print(HEADER)
+    found = []
+    for batch in batches:
+        measured = measure(generator, params, batch, values.guidance, values.uncached, bandwidth)
+        print(measured.line())
+        found.append(measured)
+    if values.json:
+        rows = [dataclasses.asdict(one) for one in found]
+        text = json.dumps({"bandwidth": bandwidth, "decode": rows}, indent=2)
+        epath.Path(values.json).write_text(text + "\n")
+    return 0
+
+
+HEADER = (
+    "| pictures | images/s | tokens/s | ms per token | floor, ms | of the floor | uncached, ms "
+    "per token | cached is faster |\n|---|---|---|---|---|---|---|---|"
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Decoding:
+    """Attributes:
+    batch: pictures at a time.
+    seconds: for all their tokens.
+    length: tokens of a picture.
+    floor: seconds per token that reading memory takes.
+    uncached: seconds per token without a cache, or None.
+    """
+
+    batch: int
+    seconds: float
+    length: int
+    floor: float
+    uncached: float | None
+
+    def line(self) -> str:
+        """A row under `HEADER`."""
+        per_token = self.seconds / self.length
+        cells = [
+            str(self.batch),
+            f"{self.batch / self.seconds:.3f}",
+            f"{self.batch / per_token:.1f}",
+            f"{1e3 * per_token:.2f}",
+            f"{1e3 * self.floor:.2f}",
+            f"{self.floor / per_token:.2f}",
+        ]
+        if self.uncached is None:
+            cells += ["-", "-"]
+        else:
+            cells += [f"{1e3 * self.uncached:.1f}", f"{self.uncached / per_token:.1f} times"]
+        return "| " + " | ".join(cells) + " |"
+
+
+def measure(
+    generator: Generator,
+    params: Any,
+    batch: int,
+    guided: bool,
+    uncached: bool,
+    bandwidth: float,
+) -> Decoding:
+    """Draws `batch` pictures of different prompts a few times and takes the quickest."""
+    length = generator.config.text_length
+    text_BS = jnp.ones((batch, length), jnp.int32)
+    keys_B = jax.random.split(jax.random.key(0), batch)
+    settings = Settings.of(SamplingConfig(guidance=2.0 if guided else 1.0))
+
+    @jax.jit
+    def draw(params, text_BS, keys_B, settings):
+        return decode(generator, params, text_BS, keys_B, settings, guided=guided)
+
+    seconds = quickest(draw, params, text_BS, keys_B, settings)
+    rows = jnp.concatenate([text_BS, text_BS]) if guided else text_BS
+    cache = jax.eval_shape(generator.start, params, rows)
+    one_forward = None
+    if uncached:
+        image_BT = jnp.zeros((len(rows), generator.tokens.length), jnp.int32)
+        one_forward = quickest(jax.jit(generator.logits), params, rows, image_BT)
+    read = bytes_per_token(generator, params, cache)
+    return Decoding(batch, seconds, generator.tokens.length, read / bandwidth, one_forward)
+
+
+def bytes_per_token(generator: Generator, params: Any, cache: Any) -> int:
+    """What a step cannot but read: the blocks, the softmax, and the caches."""
+    decoder = params["image_decoder"]
+    blocks = tuple(
+        # The text's keys and values were made at the start.
+        {name: part for name, part in block.items() if name != "text_attention"}
+        | {"text_attention": {n: block["text_attention"][n] for n in ("query", "out")}}
+        for block in decoder["stack"]["blocks"]
+    )
+    return nbytes((blocks, decoder["norm"], decoder["logits"], cache))
+
+
+def memory_bandwidth() -> float:
+    """Bytes per second, the most that a product with a vector or a sum with a scalar reached."""
+    size = PROBE_BYTES // 4
+    matrix = jnp.ones((size // 4096, 4096), jnp.float32)
+    vector = jnp.ones(4096, jnp.float32)
+    product = quickest(jax.jit(jnp.matmul), matrix, vector)
+    added = quickest(jax.jit(lambda a: a + 1), matrix)
+    return max(PROBE_BYTES / product, 2 * PROBE_BYTES / added)
+
+
+def quickest(program: Callable, *inputs: Any) -> float:
+    """Seconds of the quickest of some runs, compilation apart."""
+    jax.block_until_ready(program(*inputs))
+    times = []
+    for _ in range(REPEATS):
+        began = time.perf_counter()
+        jax.block_until_ready(program(*inputs))
+        times.append(time.perf_counter() - began)
+    return float(np.min(times))
+
+
+def _batch(word: str) -> int:
+    if not word.isdigit() or int(word) < 1:
+        raise UserError(f"--batches holds {word!r}; numbers of pictures, at least 1, are needed")
+    return int(word)
