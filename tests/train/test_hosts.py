@@ -108,7 +108,7 @@ def test_several_hosts_have_the_losses_and_figures_of_one(one_host, tmp_path, co
     assert pictures == [f"reconstruction_reconstructions_{STEPS:07d}.png"]
 
 
-def test_a_generator_trains_draws_and_is_judged_on_a_pair_of_hosts(runlocal, tokenizer_run, tmp_path):
+def test_a_generator_is_trained_and_judged_on_a_pair_of_hosts(runlocal, tokenizer_run, tmp_path):
     config = runlocal("demo/text_to_image.py")
     config.tokenizer_run = str(tokenizer_run)
     config.train.log_every = 1

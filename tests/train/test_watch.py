@@ -11,6 +11,7 @@ import pytest
 from babeldraw.config import to_dict
 from babeldraw.data.pipeline import TrainBatches
 from babeldraw.errors import UserError
+from babeldraw.objectives.base import TrainState
 from babeldraw.runs.checkpoints import Checkpoints, on_first_device
 from babeldraw.runs.folder import RunFolder
 from babeldraw.train import step as step_room
@@ -93,6 +94,7 @@ def assert_finite(state):
 # ------------------------------------------------------------------ a whole run
 
 
+@pytest.mark.slow
 def test_a_bad_update_is_left_out_and_its_records_named(config, poison, tmp_path, capsys):
     poison({3: NOT_A_NUMBER})
     config.train.watch.skips = 2
@@ -145,6 +147,7 @@ def test_without_a_watch_the_first_one_stops_the_run(config, poison, tmp_path):
     assert "skipped" not in metric(tmp_path, "loss")
 
 
+@pytest.mark.slow
 def test_a_roll_back_goes_on_past_the_data(config, poison, tmp_path, capsys):
     poison({4: NOT_A_NUMBER})
     config.train.watch.then = "roll_back"
@@ -182,6 +185,39 @@ def test_a_spike_is_bad_too(config, poison, tmp_path, capsys):
 
 
 # ------------------------------------------------------------------ its parts
+
+
+def small_update(state, batch, key):
+    """Adds the batch to the only parameter."""
+    params = {"w": state.params["w"] + batch["x"]}
+    metrics = {"loss": batch["loss"], "psnr_db": jnp.float32(jnp.inf)}
+    return state.replace(step=state.step + 1, params=params), metrics
+
+
+def run_small(config, losses):
+    """The parameter, the steps counted, and `skipped` of each step."""
+    state = TrainState(jnp.int32(0), {"w": jnp.float32(0)}, None, None, None)
+    watch, skipped = WatchState.of(None, MESH), []
+    for loss in losses:
+        batch = {"x": jnp.float32(1), "loss": jnp.float32(loss)}
+        state, watch, metrics = room.watched(small_update, config, state, watch, batch, None)
+        skipped.append(int(metrics["skipped_in_row"]))
+    return float(state.params["w"]), int(state.step), skipped
+
+
+def test_bad_steps_are_counted_in_a_row_and_change_nothing():
+    nan, inf = float("nan"), float("inf")
+    found = run_small(WatchConfig(skips=9), [1, nan, inf, 1, nan, 1, 1000])
+    assert found == (4.0, 7, [0, 1, 2, 0, 1, 0, 0])
+
+
+def test_a_spike_counts_from_the_horizon_on():
+    config = WatchConfig(skips=9, spike=5.0, horizon=4)
+    found = run_small(config, [1, 1.2, 50, 1.1, 1, 90, 1.1, 1])
+    # The early spike has widened what counts as usual: 90 lies within.
+    assert found[2] == [0] * 8
+    found = run_small(config, [1, 1.2, 0.9, 1.1, 1, 90, 1.1, 1])
+    assert found == (7.0, 8, [0, 0, 0, 0, 0, 1, 0, 0])
 
 
 def learnt(losses, horizon):
@@ -226,6 +262,8 @@ def test_a_mistake_is_named(fields, said):
 
 
 def test_the_records_of_a_batch_are_those_it_reads(config):
+    # Several would read across the border of a batch.
+    config.data.workers = 1
     batches = open_batches(parse(config), None)
     read, real = [], batches.reader.read_at
     batches.reader.read_at = lambda index: (read.append(index), real(index))[1]
