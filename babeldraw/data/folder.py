@@ -111,6 +111,13 @@ class FolderSource:
             except BadRecord as error:
                 logging.warning("caption skipped: %s", error)
 
+    def entries(self) -> Iterator[tuple[str, str, str, int]]:
+        """Per picture in order: its relative path; that of its caption's file, '' without one;
+        what a list says its caption is; its label."""
+        for name in self._names:
+            listed, sidecar = self._listed.get(name, Listed("")), _sidecar(name)
+            yield name, sidecar * (sidecar in self._sidecars), listed.caption, listed.label
+
     def _caption(self, name: str) -> tuple[str, int]:
         listed = self._listed.get(name, Listed(""))
         sidecar = _sidecar(name)
@@ -211,7 +218,7 @@ def _read_lists(root: Path, names: set[str]) -> dict[str, Listed]:
     listed: dict[str, Listed] = {}
     missing: list[str] = []
     for path in sorted(p for p in root.iterdir() if p.suffix.lower() in (".jsonl", ".csv")):
-        rows = _json_rows(path) if path.suffix.lower() == ".jsonl" else _csv_rows(path)
+        rows = json_rows(path) if path.suffix.lower() == ".jsonl" else csv_rows(path)
         bad: list[str] = []
         for line, row in rows:
             entry = _entry(row)
@@ -233,7 +240,8 @@ def _read_lists(root: Path, names: set[str]) -> dict[str, Listed]:
     return listed
 
 
-def _json_rows(path: Path) -> Iterator[tuple[int, Any]]:
+def json_rows(path: Path) -> Iterator[tuple[int, Any]]:
+    """(line, what it holds) of a file of JSON lines; None where a line is no JSON."""
     with path.open("rb") as lines:
         for number, line in enumerate(lines, 1):
             if not line.strip():
@@ -244,7 +252,8 @@ def _json_rows(path: Path) -> Iterator[tuple[int, Any]]:
                 yield number, None
 
 
-def _csv_rows(path: Path) -> Iterator[tuple[int, Any]]:
+def csv_rows(path: Path) -> Iterator[tuple[int, Any]]:
+    """(line, its fields by column) of a CSV file with a header; None where a line is none."""
     # Bytes that are not UTF-8 become surrogates, which `_entry` refuses row by row.
     with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as lines:
         rows = csv.DictReader(lines)

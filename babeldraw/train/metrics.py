@@ -82,7 +82,7 @@ def read_scalars(folder: RunFolder) -> list[dict[str, Any]]:
 def _tensorboard(folder: str) -> Any:
     """clu's writer, or None where TensorFlow, which it imports, is not installed."""
     try:
-        from babeldraw.data.pipeline import tensorflow
+        from babeldraw.data.crops import tensorflow
 
         tensorflow()
         from clu import metric_writers

@@ -10,7 +10,7 @@ from absl import logging
 
 from babeldraw.config import build, first_difference, to_dict
 from babeldraw.data.pipeline import TrainBatches
-from babeldraw.data.sources import Source, classes_of, open_source
+from babeldraw.data.sources import DataConfig, Source, classes_of, open_source
 from babeldraw.data.text import Vocabulary, train_vocabulary
 from babeldraw.errors import UserError
 from babeldraw.evaluation.base import Context
@@ -52,6 +52,9 @@ def check_resume(folder: RunFolder, experiment: Experiment) -> None:
         _check_fresh(folder, experiment)
         return
     before, now = folder.read_config(), to_dict(experiment)
+    if isinstance(before.get("data"), dict):
+        # Built, so that a field that is younger than the folder has its default there.
+        before["data"] = to_dict(build(DataConfig, before["data"], "config.data"))
     for name in FREE_DATA_FIELDS:
         now["data"][name] = before.get("data", {}).get(name)
     if isinstance(experiment, WithText):
@@ -187,6 +190,7 @@ def open_batches(experiment: Experiment, vocabulary: Vocabulary | None) -> Train
         text_length=experiment.model.text_length if vocabulary is not None else 0,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
+        crop=experiment.data.crop,
         workers=experiment.data.workers,
         max_bad_share=experiment.data.max_bad_share,
     )
