@@ -67,6 +67,8 @@ class TrainedRun:
         with use(self.layout.without_pipeline()):
             for key, value in evaluator.run(self.state):
                 if isinstance(value, np.ndarray):
+                    if jax.process_index() > 0:
+                        continue
                     save_png(self.folder.samples / f"{name}_{key}_{self.step:07d}.png", value)
                 else:
                     figures[f"{name}/{key}"] = value
