@@ -98,6 +98,12 @@ def prepare(
             f"where --max_bad_share={max_bad_share}; mend the data or raise the share and run "
             f"again, which goes on from here; the first: {': '.join(first)}"
         )
+    if not manifest["count"]:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in manifest["rejected"].items())
+        raise UserError(
+            f"none of the {manifest['records']} records of {source.name} is left: {reasons}; see "
+            "`babeldraw prepare --help` for what refuses them, and give another --out"
+        )
     _finish(work, manifest)
     return manifest
 

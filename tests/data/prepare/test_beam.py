@@ -171,6 +171,12 @@ def test_too_many_damaged_records_stop_it_and_a_larger_share_goes_on(prepared, p
     assert files(out) == files(prepared[0])
 
 
+def test_nothing_left_is_told_with_the_reasons(tmp_path):
+    fill(tmp_path / "data", 3)
+    with pytest.raises(UserError, match=r"none of the 3 records .*: 3 too small"):
+        run(tmp_path / "data", tmp_path / "out", Options(min_side=100))
+
+
 def test_other_work_in_the_folder_is_refused(prepared, pictures, tmp_path):
     with pytest.raises(UserError, match="side 24, not 16"):
         run(pictures, prepared[0], Options(side=16, min_side=8))
