@@ -141,15 +141,9 @@ class TrainBatches:
 
     def records(self, step: int) -> list[int]:
         """Which records of the source a step's batch is made of, those of all hosts in order."""
-        tf, size = tensorflow(), len(self.reader.source)
-        positions = range(step * self._batch_size, (step + 1) * self._batch_size)
-        shuffled = [
-            tf.random.experimental.index_shuffle(
-                position % size, seed=[self._seed, position // size], max_index=size - 1
-            )
-            for position in positions
-        ]
-        return [int(index) for index in shuffled]
+        tf, size = tensorflow(), self._batch_size
+        positions = tf.range(step * size, (step + 1) * size, dtype=tf.int64)
+        return Order(self.reader.source, self._seed).indices(positions).numpy().tolist()
 
     def close(self) -> None:
         """Stops reading ahead; afterwards there are no more batches."""

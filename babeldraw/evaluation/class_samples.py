@@ -14,6 +14,7 @@ from babeldraw.sampling.class_sampler import check_classes
 from babeldraw.sampling.classifier import ClassifierRun
 from babeldraw.sampling.logits import SamplingConfig, Settings
 from babeldraw.sampling.rejection import drawn_for, most_likely
+from babeldraw.sharding.batch import whole
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +86,7 @@ class ClassSamples:
         class_B = np.repeat(np.array(self._classes, np.int32), count)
         keys_B = jax.vmap(jax.random.key)(np.arange(len(class_B)))
         images = self._generate(state, class_B, keys_B, settings)
-        yield "grid", to_grid(to_uint8(np.asarray(images)), count)
+        yield "grid", to_grid(to_uint8(whole(images)), count)
 
 
 class ClassAccuracy:

@@ -12,7 +12,7 @@ from babeldraw.data.pipeline import eval_batches
 from babeldraw.evaluation.base import Context, Value
 from babeldraw.evaluation.pictures import open_pictures
 from babeldraw.objectives.base import TrainState
-from babeldraw.sharding.batch import place_batch
+from babeldraw.sharding.batch import place_batch, whole
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,11 +48,15 @@ class Classification:
             batch_size=self._config.batch_size,
             image_size=self._context.image_size,
             num_examples=self._config.num_examples,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
         ):
-            placed = place_batch({"image": batch["image"]}, self._context.mesh)
-            counted_B = batch["mask"] & (batch["label"] >= 0)
-            logits_BK = np.asarray(self._classify(state, placed))[counted_B]
-            label_B = batch["label"][counted_B]
+            names = ("image", "label", "mask")
+            placed = place_batch({name: batch[name] for name in names}, self._context.mesh)
+            mask_B, all_B = whole(placed.pop("mask")), whole(placed.pop("label"))
+            counted_B = mask_B & (all_B >= 0)
+            logits_BK = whole(self._classify(state, placed))[counted_B]
+            label_B = all_B[counted_B]
             right += int(np.sum(logits_BK.argmax(axis=-1) == label_B))
             own_B = np.take_along_axis(logits_BK, label_B[:, None], axis=-1)[:, 0]
             loss += float(np.sum(logsumexp(logits_BK, axis=-1) - own_B))

@@ -21,7 +21,7 @@ from babeldraw.data.sources import classes_of, open_source
 from babeldraw.errors import UserError
 from babeldraw.evaluation.base import Context, Value
 from babeldraw.objectives.base import TrainState
-from babeldraw.sharding.batch import place_batch
+from babeldraw.sharding.batch import place_batch, whole
 
 OPTIMIZERS = ("adamw", "sgd")
 TOP = 5
@@ -136,10 +136,16 @@ class LinearProbe:
             batch_size=config.batch_size,
             image_size=context.image_size,
             num_examples=count,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
         ):
+            names = ("image", "tokens", "label", "mask")
+            inputs = {name: batch[name] for name in names if name in batch}
+            placed = place_batch(inputs, context.mesh)
+            batch = inputs = {name: whole(array) for name, array in placed.items()}
             kept = batch["mask"] & (batch["label"] >= 0)
-            inputs = {name: batch[name] for name in ("image", "tokens") if name in batch}
-            found = np.asarray(self._features(state, place_batch(inputs, context.mesh)))
+            del placed["label"], placed["mask"]
+            found = whole(self._features(state, placed))
             features.append(found[kept])
             pixels.append(_small(inputs, config.pixels)[kept])
             labels.append(batch["label"][kept])

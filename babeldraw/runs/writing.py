@@ -117,11 +117,9 @@ def _groups(indices: list[int], shapes: list) -> Iterator[set[int]]:
 
 def _alone() -> ocp.Context:
     """Reading by this host, without the others."""
-    here = jax.process_index()
-    if jax.process_count() == 1:
-        return ocp.Context()
-    return ocp.Context(
-        multiprocessing_options=ocp.options.MultiprocessingOptions(
-            primary_host=here, active_processes={here}, barrier_sync_key_prefix=f"read_back_{here}"
-        )
-    )
+    here, context = jax.process_index(), ocp.Context()
+    if jax.process_count() > 1:
+        context.multiprocessing.primary_host = here
+        context.multiprocessing.active_processes = {here}
+        context.multiprocessing.barrier_sync_key_prefix = f"read_back_{here}"
+    return context

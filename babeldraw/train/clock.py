@@ -6,18 +6,52 @@ from collections.abc import Iterator, Mapping
 
 import jax
 
+from babeldraw.sharding.chips import CHIPS
+from babeldraw.train.experiment import Experiment
+from babeldraw.train.model_flops import model_flops
+
+# What jax calls a device, and our name of its generation.
+KINDS = {
+    "TPU v4": "v4",
+    "TPU v5 lite": "v5e",
+    "TPU v5e": "v5e",
+    "TPU v5": "v5p",
+    "TPU v5p": "v5p",
+    "TPU v6 lite": "v6e",
+    "TPU v6e": "v6e",
+}
 # Of a step: waiting for data, the host's own work, waiting for the devices.
 PARTS = ("data", "host", "device")
+
+
+def ideal_seconds(experiment: Experiment, kind: str, devices: int) -> float | None:
+    """A step's time if the devices did nothing but the model's operations, at their peak.
+
+    Args:
+      experiment: whose step it is.
+      kind: of the devices, as `jax.Device.device_kind`.
+      devices: their number.
+
+    Returns:
+      None for a device whose peak is not known, or a recipe without a formula.
+    """
+    needed = model_flops(experiment) if kind in KINDS else None
+    if needed is None:
+        return None
+    batch = needed.per_example * experiment.train.batch_size
+    return batch / devices / CHIPS[KINDS[kind]].peak
 
 
 class Clock:
     """Adds up the parts of each step.
 
     Args:
+      ideal: seconds of a step at the devices' peak, of `ideal_seconds`.
       saved: of `to_json` in the checkpoint that the run goes on from; None at its start.
     """
 
-    def __init__(self, saved: Mapping[str, float] | None):
+    def __init__(self, saved: Mapping[str, float] | None, ideal: float | None = None):
+        self._ideal = ideal
         # Wall time from the first start on, the time in which nothing ran included.
         self._started = saved["started"] if saved else time.time()
         self._productive = saved["productive"] if saved else 0.0
@@ -45,6 +79,8 @@ class Clock:
     def figures(self) -> dict[str, float]:
         """Since the last call: seconds per step, the share of each part; goodput; device memory.
 
+        `mfu` is the model's operations over what the devices' peak would do in that time.
+
         `goodput` is the time in steps that still count, over all time since the run was first
         started: what is lost to compiling, evaluating, repeating and standing still is missing.
         """
@@ -53,6 +89,8 @@ class Clock:
         found = {"goodput": self._productive / max(time.time() - self._started, 1e-9)}
         if steps:
             found["step_seconds"] = total / steps
+            if self._ideal is not None:
+                found["mfu"] = self._ideal * steps / total
             found |= {f"{name}_share": seconds / total for name, seconds in self._last.items()}
         memory = jax.local_devices()[0].memory_stats() or {}
         for name in ("bytes_in_use", "peak_bytes_in_use", "bytes_limit"):

@@ -19,7 +19,7 @@ from babeldraw.runs.folder import RunFolder, write_json
 from babeldraw.sharding.batch import place_batch
 from babeldraw.sharding.layout import make_layout, use
 from babeldraw.sharding.mesh import make_mesh
-from babeldraw.train.clock import Clock
+from babeldraw.train.clock import Clock, ideal_seconds
 from babeldraw.train.crash import Flight, reported
 from babeldraw.train.experiment import parse
 from babeldraw.train.hosts import ALONE, Alone, Hosts, Interrupted
@@ -132,7 +132,8 @@ def train(
     stop, restore_sigterm = _stop_on_sigterm(hosts)
     progress_report = ProgressReport(label, steps, start)
     profiler = Profiler(folder, hosts.index, progress_report.say)
-    clock = Clock(progress.get("clock"))
+    kind = mesh.devices.flat[0].device_kind
+    clock = Clock(progress.get("clock"), ideal_seconds(experiment, kind, mesh.size))
     elapsed_before, began = progress.get("elapsed", 0.0), time.monotonic()
     pending = Pending(STEPS_IN_FLIGHT)
     flight = Flight(to_dict(experiment))

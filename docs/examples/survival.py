@@ -93,7 +93,7 @@ def writing(folder: Path) -> bool:
 def one_life(folder: Path, steps: int, inside: bool, rng: random.Random, log: Path) -> dict:
     """Starts, waits a random while, kills; what was there at that moment."""
     before, process = reached(folder), start(folder, steps, log)
-    goal = before + rng.randint(1, 60)
+    goal = before + rng.randint(1, 30)
     while reached(folder) < goal and not ended(process):
         time.sleep(0.05)
     time.sleep(rng.uniform(0, 0.2))
@@ -108,7 +108,7 @@ def one_life(folder: Path, steps: int, inside: bool, rng: random.Random, log: Pa
 
 def kills(folder: Path, count: int, seconds: float) -> dict:
     """The experiment, or as much of it as fits into the time; its figures so far."""
-    until, steps = time.monotonic() + seconds, 70 * count
+    until, steps = time.monotonic() + seconds, 25 * count
     hurt, other = folder / "killed", folder / "undisturbed"
     log, diary = folder / "killed.log", folder / "lives.json"
     folder.mkdir(parents=True, exist_ok=True)

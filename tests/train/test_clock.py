@@ -11,7 +11,9 @@ import pytest
 
 from babeldraw.runs.folder import RunFolder
 from babeldraw.train import profile
-from babeldraw.train.clock import Clock
+from babeldraw.train.clock import Clock, ideal_seconds
+from babeldraw.train.experiment import parse
+from babeldraw.train.model_flops import model_flops
 from babeldraw.train.pending import Pending
 from babeldraw.train.profile import Profiler
 
@@ -70,6 +72,20 @@ def test_the_saved_time_is_the_same_before_and_after_the_metrics(clock_time):
     before = clock.to_json()
     clock.figures()
     assert clock.to_json() == before == {"started": 1000.0, "productive": 7.0}
+
+
+def test_mfu_is_the_ideal_time_over_the_real_one(clock_time):
+    clock = Clock(None, ideal=3.0)
+    for device in (50, 4, 8):
+        step(clock, clock_time, device=device)
+    assert clock.figures()["mfu"] == 3.0 / 6.0
+
+
+def test_the_ideal_time_is_that_of_the_formulas_at_the_peak(runlocal):
+    experiment = parse(runlocal("demo/text_to_image.py"))
+    operations = model_flops(experiment).per_example * experiment.train.batch_size
+    assert ideal_seconds(experiment, "TPU v4", 16) == pytest.approx(operations / 16 / 275e12)
+    assert ideal_seconds(experiment, "cpu", 16) is None
 
 
 # ------------------------------------------------------------------ profile
