@@ -88,7 +88,7 @@ def test_a_config_loads_and_says_how_it_is_run(name):
     spec.loader.exec_module(module)
     assert f"babeldraw train --config=configs/{name} --workdir=" in module.__doc__
     assert ("--config.tokenizer_run=" in module.__doc__) == needs_tokenizer(experiment)
-    if experiment.data.source not in ("shapes", "digits"):
+    if experiment.data.source not in ("shapes", "shape_pairs", "digits"):
         assert "--config.data.path=" in module.__doc__
 
 

@@ -18,7 +18,7 @@ from babeldraw.errors import UserError
 from babeldraw.evaluation.linear_probe import LinearProbeConfig
 from babeldraw.runs.folder import write_json
 from babeldraw.train.progress import say
-from babeldraw.train.understanding import open_vim, probe_run, what_saw_labels
+from babeldraw.train.understanding import open_vim, probe_run
 
 
 def define(values: flags.FlagValues, argv: list[str]) -> None:
@@ -47,7 +47,7 @@ def run(values: flags.FlagValues) -> int:
     trained = open_vim(workdir)
     own = to_dict(trained.experiment.evaluators.linear_probe or LinearProbeConfig())
     config = build(LinearProbeConfig, {**own, **changed}, "config.evaluators.linear_probe")
-    for sentence in what_saw_labels(workdir):
+    for sentence in trained.experiment.what_saw_labels():
         say(sentence)
     figures = probe_run(trained, config)
     print(table(figures))

@@ -21,12 +21,14 @@ from babeldraw.objectives.base import Objective
 from babeldraw.objectives.class_to_image import ClassToImageLossConfig, ClassToImageObjective
 from babeldraw.objectives.image_classifier import ImageClassifierObjective
 from babeldraw.optim.optimizer import OptimizerConfig
+from babeldraw.runs.folder import RunFolder
 from babeldraw.sampling.class_sampler import check_classes
 from babeldraw.sampling.logits import SamplingConfig
 from babeldraw.sharding.layout import Layout
 from babeldraw.sharding.mesh import MeshConfig
 from babeldraw.tokenizers.vit_vqgan import ViTVQGANConfig
 from babeldraw.train.layout_checks import check_layout
+from babeldraw.train.progress import say
 from babeldraw.train.settings import TrainConfig
 
 
@@ -123,6 +125,27 @@ class ClassToImageExperiment:
         """The transformer to be trained, by its path in the config."""
         return {"config.model.decoder": self.model.decoder}
 
+    def what_saw_labels(self) -> list[str]:
+        """What makes a probe of this run less than unsupervised; empty where nothing does."""
+        found = []
+        if self.model.num_classes:
+            found.append(
+                "the model was trained with classes, so its features are not unsupervised ones; "
+                "config.model.num_classes=0 trains without"
+            )
+        tokenizer = RunFolder.of(self.tokenizer_run)
+        if not self.tokenizer_run or not tokenizer.config_file.exists():
+            found.append(
+                f"the tokenizer's run {self.tokenizer_run!r} is not there: whether it had a "
+                "perceptual loss, whose network has seen labels, cannot be told"
+            )
+        elif tokenizer.read_config()["loss"]["perceptual"] > 0:
+            found.append(
+                f"the tokenizer {self.tokenizer_run} had a perceptual loss, whose network has seen "
+                "labels; the paper leaves it out for this use (config.loss.perceptual=0)"
+            )
+        return found
+
     def make_evaluators(self, objective: Objective, context: Context) -> dict[str, Evaluator]:
         """The configured evaluators by name."""
         fns, configs, made = objective.predict_fns(), self.evaluators, {}
@@ -136,6 +159,8 @@ class ClassToImageExperiment:
                 fns["generate"], configs.class_accuracy, context, classes
             )
         if configs.linear_probe is not None:
+            for sentence in self.what_saw_labels():
+                say(f"linear probe: {sentence}")
             made["linear_probe"] = LinearProbe(
                 fns["features"], configs.linear_probe, context, blocks
             )

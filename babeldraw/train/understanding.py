@@ -101,28 +101,6 @@ def probe_run(run: TrainedRun, config: LinearProbeConfig) -> dict[str, float]:
     return {"step": run.step, **run.run("linear_probe", probe)}
 
 
-def what_saw_labels(workdir: str) -> list[str]:
-    """Sentences on what makes a probe of a run less than unsupervised; empty where nothing does."""
-    config, found = RunFolder.of(workdir).read_config(), []
-    if config["model"]["num_classes"]:
-        found.append(
-            f"{workdir} was trained with classes, so its features are not unsupervised ones; "
-            "config.model.num_classes=0 trains without"
-        )
-    tokenizer = RunFolder.of(config["tokenizer_run"])
-    if not config["tokenizer_run"] or not tokenizer.config_file.exists():
-        found.append(
-            f"the tokenizer's run {config['tokenizer_run']!r} is not there: whether it had a "
-            "perceptual loss, whose network has seen labels, cannot be told"
-        )
-    elif tokenizer.read_config()["loss"]["perceptual"] > 0:
-        found.append(
-            f"the tokenizer {config['tokenizer_run']} had a perceptual loss, whose network has "
-            "seen labels; the paper leaves it out for this use (config.loss.perceptual=0)"
-        )
-    return found
-
-
 def check_block(block: int, blocks: int) -> None:
     """Refuses a block that a model of so many does not have."""
     if not 0 <= block <= blocks:

@@ -22,7 +22,8 @@ PROBE = {"epochs": 200, "batch_size": 128, "weight_decay": 0.1, "pixels": 8}
 
 def get_config(variant: str = "") -> ConfigDict:
     """`variant`: empty, unconditional, or runlocal for a few quick steps."""
-    steps, unconditional = 800, variant == "unconditional"
+    unconditional = variant == "unconditional"
+    steps = 800 if unconditional else 600
     config = {
         "objective": "class_to_image",
         "train": {
