@@ -202,6 +202,11 @@ def _kernel(mask: Seen | None, queries: int, keys: int, heads: int, interpret: b
         block_kv_dkv=columns,
         block_kv_dkv_compute=columns,
         use_fused_bwd_kernel=True,
+        # The length as the last dimension: heads of 64 would be stored as 128, and the products
+        # that make them would run at half their speed.
+        q_layout=splash.QKVLayout.SEQ_MINOR,
+        k_layout=splash.QKVLayout.SEQ_MINOR,
+        v_layout=splash.QKVLayout.SEQ_MINOR,
     )
     kernel = splash.make_splash_mha(
         splash_masks.MultiHeadMask([of_head] * heads),
