@@ -39,8 +39,9 @@ class Report:
       mesh: devices along each axis, and the rules.
       batch_size: examples in a step.
       parameters: trained, and frozen, by part.
-      hbm_gib: `arguments` (state and batch), `temporaries`, `peak` and the `limit` that the
-        compiler allows, GiB; where the step does not fit, `peak` is what it would need.
+      hbm_gib: `arguments` (state and batch), `temporaries`, `peak`, which is all that is set aside,
+        `live`, the most of it that is in use at once, and the `limit` that the compiler allows,
+        GiB; where the step does not fit, `peak` is what it would need.
       fits: whether it compiled.
       largest: where it does not fit, what is largest, as the compiler says it.
       flops: `model` and `executed` by each chip in a step, `rematerialized` of these; `parts` and
@@ -254,10 +255,14 @@ def _notes(found: Estimate) -> list[str]:
 
 def _memory(compiled: Any) -> dict[str, float]:
     found = compiled.memory_analysis()
+    given, made = found.argument_size_in_bytes, found.temp_size_in_bytes
+    # What is set aside. The compiler's own peak counts what is alive at once, without the gaps.
+    total = given + made + found.output_size_in_bytes - found.alias_size_in_bytes
     return {
-        "arguments": found.argument_size_in_bytes / GIB,
-        "temporaries": found.temp_size_in_bytes / GIB,
-        "peak": found.peak_memory_in_bytes / GIB,
+        "arguments": given / GIB,
+        "temporaries": made / GIB,
+        "live": found.peak_memory_in_bytes / GIB,
+        "peak": total / GIB,
     }
 
 
