@@ -15,9 +15,12 @@ COMMANDS = (
     "train",
     "sample",
     "evaluate",
+    "probe",
+    "features",
     "inspect",
     "compile",
     "vocabulary",
+    "prepare",
     "tokenize",
     "reconstruct",
     "import",
@@ -26,7 +29,7 @@ COMMANDS = (
 # A module cannot be called `import`.
 MODULES = {"import": "import_weights"}
 # Commands whose first word says what to do: each is a module of its own, such as bench_decode.
-PARTS = {"bench": ("decode",)}
+PARTS = {"bench": ("decode", "input")}
 # By what Python says of a value that a flag cannot take: what it takes.
 NEEDED = {"int()": "a whole number", "to float": "a number", "boolean": "true or false"}
 USAGE = """babeldraw {version}: models that draw from text by predicting image tokens

@@ -62,6 +62,17 @@ def to_dict(value: Any) -> Any:
     return value
 
 
+def first_difference(before: Any, now: Any, path: str) -> tuple[str, Any, Any] | None:
+    """The first field in which two trees of JSON differ, with both values."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        for name in [*before, *(name for name in now if name not in before)]:
+            found = first_difference(before.get(name), now.get(name), f"{path}.{name}")
+            if found is not None:
+                return found
+        return None
+    return None if before == now else (path, before, now)
+
+
 def require(condition: bool, message: str) -> None:
     """Raises `UserError(message)` unless the condition holds."""
     if not condition:

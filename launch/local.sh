@@ -128,6 +128,10 @@ main() {
       cd -- "$ROOT"
       exec "$VENV/bin/python" -m pytest "$@"
       ;;
+    prepare)
+      set_up prepare
+      exec "$VENV/bin/babeldraw" "$@"
+      ;;
     *)
       set_up ""
       exec "$VENV/bin/babeldraw" "$@"

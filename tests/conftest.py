@@ -73,6 +73,22 @@ def generator_run(runlocal, tokenizer_run, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def vim_run(runlocal, tokenizer_run, tmp_path_factory):
+    """The folder of a finished run of configs/digits/vim.py:runlocal. Only to be read.
+
+    On the tokenizer of the demo, which is there.
+    """
+    from babeldraw.train.loop import train
+
+    config = runlocal("digits/vim.py")
+    config.tokenizer = runlocal("demo/tokenizer.py").tokenizer
+    config.tokenizer_run = str(tokenizer_run)
+    folder = tmp_path_factory.mktemp("class_to_image") / "run"
+    train(config, str(folder))
+    return folder
+
+
+@pytest.fixture(scope="session")
 def coca_run(runlocal, tmp_path_factory):
     """The folder of a finished run of configs/demo/coca.py:runlocal. Only to be read."""
     from babeldraw.train.loop import train

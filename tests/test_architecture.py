@@ -247,7 +247,7 @@ for module in {modules}:
 
 def test_constraints_are_names_and_versions_of_all_we_depend_on():
     lines = (ROOT / "constraints.txt").read_text().splitlines()
-    pinned = re.compile(r"([a-z0-9-]+)==[0-9][0-9a-z.]*( ; [a-z_0-9.'<>=! ]+)?")
+    pinned = re.compile(r"([a-z0-9-]+)==[0-9][0-9a-z.]*( ; [a-zA-Z_0-9.'<>=! ]+)?")
     assert [line for line in lines if not pinned.fullmatch(line)] == []
 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]

@@ -151,6 +151,15 @@ def test_tests_run_in_the_root_with_their_extra(machine):
     assert machine.set_ups() == []
 
 
+def test_preparing_data_brings_its_extra(machine):
+    machine.add_python("python3")
+    run = machine.launch("prepare", "--path=x")
+    assert run.stdout == f"babeldraw {machine.here} prepare --path=x\n"
+    assert machine.set_ups() == ["venv", "pip .[prepare]"]
+    machine.launch("train")
+    assert machine.set_ups() == []
+
+
 def test_the_extra_is_added_to_what_is_there(machine):
     machine.add_python("python3")
     machine.launch("demo")

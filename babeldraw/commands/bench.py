@@ -1,9 +1,10 @@
-"""Measures this machine: `babeldraw bench decode --help`.
+"""Measures this machine: `babeldraw bench decode --help`, `babeldraw bench input --help`.
 
 Each kind compares within one run and prints ratios.
 
 Example:
   babeldraw bench decode --config=configs/demo/text_to_image.py --batches=1,16
+  babeldraw bench input --path=my_shards --image_size=256
 """
 
 from absl import flags
@@ -16,4 +17,6 @@ def define(values: flags.FlagValues, argv: list[str]) -> None:
 
 
 def run(values: flags.FlagValues) -> int:
-    raise UserError("say what to measure: babeldraw bench decode --help")
+    raise UserError(
+        "say what to measure: babeldraw bench decode --help, babeldraw bench input --help"
+    )

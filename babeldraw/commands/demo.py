@@ -24,7 +24,9 @@ from babeldraw.evaluation.prompts import held_out_captions
 from babeldraw.runs.folder import RunFolder, write_json
 from babeldraw.sampling.prompts import Prompt
 from babeldraw.sampling.sampler import Sampler
-from babeldraw.train.loop import Interrupted, train
+from babeldraw.train.hosts import Interrupted
+from babeldraw.train.loop import train
+from babeldraw.train.presence import GO_ON
 from babeldraw.train.presets import load_config
 from babeldraw.train.progress import say
 
@@ -50,7 +52,7 @@ def run(values: flags.FlagValues) -> int:
     except Interrupted as stopped:
         write_report(folder.path)
         say(f"stopped after step {stopped.step}, which is saved; the same command goes on from it")
-        return 0
+        return GO_ON
     print(json.dumps(summary, indent=2))
     say(f"look at {page}")
     return 0

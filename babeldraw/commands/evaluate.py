@@ -2,6 +2,8 @@
 
 Example:
   babeldraw evaluate --workdir=runs/demo/text_to_image --only=prompts
+
+On several hosts, as for `train`, the first one prints.
 """
 
 import json
@@ -9,9 +11,10 @@ from pathlib import Path
 
 from absl import flags
 
-from babeldraw.commands.flags import make_folder, required
+from babeldraw.commands.flags import define_hosts, hosts_of, make_folder, required
 from babeldraw.runs.folder import write_json
 from babeldraw.train.evaluation import evaluate_run
+from babeldraw.train.hosts import joined
 
 
 def define(values: flags.FlagValues, argv: list[str]) -> None:
@@ -20,13 +23,18 @@ def define(values: flags.FlagValues, argv: list[str]) -> None:
         "only", [], "Names of evaluators, separated by commas; none: all.", flag_values=values
     )
     flags.DEFINE_string("out", "", "A file for the JSON; none: print it.", flag_values=values)
+    define_hosts(values)
 
 
 def run(values: flags.FlagValues) -> int:
     workdir = required(values, "workdir")
     if values.out:
         make_folder(Path(values.out).parent, f"--out={values.out}")
-    figures = evaluate_run(workdir, values.only)
+    place, limits = hosts_of(values)
+    with joined(place, {"workdir": workdir, "only": values.only}, limits) as hosts:
+        figures = evaluate_run(workdir, values.only)
+    if hosts.index > 0:
+        return 0
     if values.out:
         write_json(Path(values.out), figures)
     else:

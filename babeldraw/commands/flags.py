@@ -1,11 +1,14 @@
 """What commands ask of their flags."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
 from absl import flags
 
 from babeldraw.errors import UserError
+from babeldraw.train.place import Place, find_place
+from babeldraw.train.presence import Limits
 
 
 def required(values: flags.FlagValues, name: str) -> Any:
@@ -37,3 +40,37 @@ def make_folder(folder: Path, flag: str) -> Path:
     except OSError as error:
         raise UserError(f"{flag} cannot be made: {error}") from error
     return folder
+
+
+def define_hosts(values: flags.FlagValues) -> None:
+    """The flags of a run on several hosts."""
+    flags.DEFINE_string(
+        "coordinator",
+        None,
+        "HOST:PORT of the first host; the port after it must be open too. With --hosts and --host; "
+        "on TPU VMs, GKE and Slurm the environment tells all three.",
+        flag_values=values,
+    )
+    flags.DEFINE_integer("hosts", None, "Number of hosts.", flag_values=values)
+    flags.DEFINE_integer("host", None, "Which one this is, from 0.", flag_values=values)
+    told = {
+        "arrive": "Seconds until all hosts must be there.",
+        "silence": "Seconds without a sign of life after which a host is lost.",
+        "progress": "Seconds in which the run must move: the longest compilation or evaluation.",
+    }
+    for field in dataclasses.fields(Limits):
+        flags.DEFINE_float(
+            f"limit_{field.name}", field.default, told[field.name], flag_values=values
+        )
+
+
+def hosts_of(values: flags.FlagValues) -> tuple[Place | None, Limits]:
+    """Which of how many hosts this is, None where it is alone; and the limits.
+
+    Raises:
+      UserError: flags that do not fit.
+    """
+    names = [field.name for field in dataclasses.fields(Limits)]
+    limits = Limits(**{name: values[f"limit_{name}"].value for name in names})
+    place = find_place(*(values[name].value for name in ("coordinator", "hosts", "host")))
+    return place, limits

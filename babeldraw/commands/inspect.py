@@ -5,6 +5,10 @@ Example:
 
 What lies on one of 1,024 devices, none of which need exist:
   babeldraw inspect --config=configs/babeldraw/20b.py --devices=1024
+
+The data as they enter the model, on a page to look at:
+  babeldraw inspect --config=configs/folder/text_to_image.py --config.data.path=my_pictures \
+    --data=data.html
 """
 
 import math
@@ -16,6 +20,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from babeldraw.commands.flags import required
+from babeldraw.commands.inspect_data import write_data_page
 from babeldraw.errors import UserError
 from babeldraw.objectives.base import Objective, TrainState
 from babeldraw.sharding.batch import batch_sharding
@@ -25,6 +30,7 @@ from babeldraw.sharding.mesh import MeshConfig, abstract_mesh
 from babeldraw.sharding.pipeline import make_schedule
 from babeldraw.train.experiment import Experiment, parse
 from babeldraw.train.overview import count, nbytes, overview
+from babeldraw.train.progress import say
 from babeldraw.train.step import state_shardings
 
 
@@ -43,10 +49,22 @@ def define(values: flags.FlagValues, argv: list[str]) -> None:
         "Shows what lies on each of so many devices, which need not exist; 0: nothing of that.",
         flag_values=values,
     )
+    flags.DEFINE_string(
+        "data", "", "Writes this HTML page of the config's data instead.", flag_values=values
+    )
+    flags.DEFINE_string(
+        "vocabulary",
+        "",
+        "With --data: the vocabulary of a run, its text.model; else one is trained for the page.",
+        flag_values=values,
+    )
 
 
 def run(values: flags.FlagValues) -> int:
     experiment = parse(required(values, "config"))
+    if values.data:
+        say(f"{write_data_page(experiment, values.data, values.vocabulary)}")
+        return 0
     if values.devices < 0:
         raise UserError(f"--devices is {values.devices}; at least 1 is needed, or 0 for none")
     layout = _layout(experiment, values.devices) if values.devices else None

@@ -1,4 +1,4 @@
-"""Draws pictures from prompts with a trained run.
+"""Draws pictures from prompts, or from classes, with a trained run.
 
 Writes one PNG per picture, a grid and a manifest; each PNG carries its prompt, seed and settings.
 The same command goes on where it was broken off.
@@ -15,6 +15,10 @@ From the upper half of a picture on, and with a hole in a picture filled:
   babeldraw sample --workdir=runs/demo/text_to_image --prompt="a red circle" --image=a.png --rows=4
   babeldraw sample --workdir=runs/demo/text_to_image --prompt="a red circle" --image=a.png \\
       --mask=hole.png
+
+By class, the half that a classifier holds for likeliest (docs/vim.md):
+  babeldraw sample --workdir=runs/digits/vim --class=3,4 --num=8 --acceptance=0.5 \\
+      --classifier_run=runs/digits/classifier
 """
 
 import dataclasses
@@ -26,6 +30,7 @@ from typing import Any
 import numpy as np
 from absl import flags
 
+from babeldraw.commands import class_pictures
 from babeldraw.commands.flags import make_folder, required
 from babeldraw.data.image import decode
 from babeldraw.data.sources import BadRecord
@@ -70,6 +75,7 @@ def define(values: flags.FlagValues, argv: list[str]) -> None:
         flags.DEFINE_string(name, default, text, flag_values=values)
     for name, (number, text) in INTEGERS.items():
         flags.DEFINE_integer(name, number, text, flag_values=values)
+    class_pictures.define(values)
     for field in dataclasses.fields(SamplingConfig):
         text = f"{field.name}; the run's own unless given."
         if field.name == "guidance_schedule":
@@ -80,23 +86,25 @@ def define(values: flags.FlagValues, argv: list[str]) -> None:
 
 def run(values: flags.FlagValues) -> int:
     _check(values)
+    image, mask = (_read_image(values, name) for name in ("image", "mask"))
+    mesh = _mesh(values.model_parallel)
+    given = {f.name: values[f.name].value for f in dataclasses.fields(SamplingConfig)}
+    changed = {name: value for name, value in given.items() if value is not None}
+    if values["class"].value:
+        return class_pictures.run(values, image, mask, mesh, changed)
+    class_pictures.refuse_without_class(values)
     prompts = [Prompt(text) for text in values.prompt]
     prompts += read_prompts(values.prompts) if values.prompts else []
     if not prompts:
         raise UserError("there is no prompt; give --prompt or --prompts")
-    image = _read_image(values, "image")
-    mask = _read_image(values, "mask")
     sampler = Sampler.from_run(
         required(values, "workdir"),
         super_resolution=values.super_resolution,
         tokenizer_run=values.tokenizer_run,
-        mesh=_mesh(values.model_parallel),
+        mesh=mesh,
     )
     scorer = CoCaScorer.from_run(values.rerank) if values.rerank else None
-    changed = {f.name: values[f.name].value for f in dataclasses.fields(SamplingConfig)}
-    settings = dataclasses.replace(
-        sampler.defaults, **{name: value for name, value in changed.items() if value is not None}
-    )
+    settings = dataclasses.replace(sampler.defaults, **changed)
     canvas = None
     if image is not None:
         grey = None if mask is None else mask.max(axis=-1)

@@ -8,8 +8,12 @@ Example:
 from absl import flags
 from ml_collections import config_flags
 
-from babeldraw.commands.flags import required
-from babeldraw.train.loop import Interrupted, train
+from babeldraw.commands.flags import define_hosts, hosts_of, required
+from babeldraw.config import to_dict
+from babeldraw.train.experiment import parse
+from babeldraw.train.hosts import Interrupted, joined
+from babeldraw.train.loop import train
+from babeldraw.train.presence import GO_ON
 from babeldraw.train.progress import say
 
 
@@ -22,16 +26,19 @@ def define(values: flags.FlagValues, argv: list[str]) -> None:
         sys_argv=argv,
     )
     flags.DEFINE_string("workdir", None, "The run folder.", flag_values=values)
+    define_hosts(values)
 
 
 def run(values: flags.FlagValues) -> int:
     config = required(values, "config")
     workdir = required(values, "workdir")
+    place, limits = hosts_of(values)
     try:
-        figures = train(config, workdir)
+        with joined(place, to_dict(parse(config)), limits) as hosts:
+            figures = train(config, workdir, hosts=hosts)
     except Interrupted as stopped:
         say(f"stopped after step {stopped.step}, which is saved; the same command goes on from it")
-        return 0
+        return GO_ON
     for name, value in figures.items():
         print(f"{name:<40} {value:.6g}")
     return 0

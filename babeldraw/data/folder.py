@@ -1,5 +1,6 @@
 """A folder of pictures, captioned by a text file beside each or by a list at the top."""
 
+import bisect
 import csv
 import hashlib
 import json
@@ -42,6 +43,9 @@ class FolderSource:
     file in the top folder says: "file" or "file_name" (relative to that folder), "caption" or
     "text", and optionally "label", an integer. Hidden files are passed over.
 
+    Where no list gives labels, the class of a picture is the folder that holds it: `cats/1.jpg`,
+    or `train/cats/1.jpg` with split 'train/'. Classes are numbered in the order of their names.
+
     About 5 % of the pictures are the split 'test', the rest 'train', by a hash of the relative
     path: a picture stays in its split when others come or go. Of two or more pictures each split
     has at least one. 'all' gives both. A name that ends in a slash, such as 'holidays/', is the
@@ -72,6 +76,8 @@ class FolderSource:
             raise UserError(f"data.path={path} holds no pictures ({' '.join(IMAGE_SUFFIXES)})")
         self._listed = _read_lists(self._root, set(names))
         self._sidecars = sidecars
+        self._depth = split.count("/")
+        self.classes, self._numbered = self._find_classes(names)
         if require_captions:
             names = self._captioned(names)
         self._names = _split(names, split)
@@ -93,6 +99,8 @@ class FolderSource:
     def __getitem__(self, index: int) -> Record:
         name = self._names[index]
         caption, label = self._caption(name)
+        if not self._numbered:
+            label = self._label(name)
         return Record(decode(self._root / name), caption, label)
 
     def captions(self) -> Iterator[str]:
@@ -102,6 +110,13 @@ class FolderSource:
                 yield self._caption(name)[0]
             except BadRecord as error:
                 logging.warning("caption skipped: %s", error)
+
+    def entries(self) -> Iterator[tuple[str, str, str, int]]:
+        """Per picture in order: its relative path; that of its caption's file, '' without one;
+        what a list says its caption is; its label."""
+        for name in self._names:
+            listed, sidecar = self._listed.get(name, Listed("")), _sidecar(name)
+            yield name, sidecar * (sidecar in self._sidecars), listed.caption, listed.label
 
     def _caption(self, name: str) -> tuple[str, int]:
         listed = self._listed.get(name, Listed(""))
@@ -115,6 +130,22 @@ class FolderSource:
         except OSError as error:
             raise BadRecord(str(self._root / sidecar), error.strerror or str(error)) from error
         return text.strip(), listed.label
+
+    def _find_classes(self, names: list[str]) -> tuple[tuple[str, ...], bool]:
+        """Names of the classes over all splits, and whether they are the numbers of a list."""
+        highest = max((listed.label for listed in self._listed.values()), default=-1)
+        if highest >= 0:
+            return tuple(str(number) for number in range(highest + 1)), True
+        return tuple(sorted({self._holder(name) for name in names} - {""})), False
+
+    def _holder(self, name: str) -> str:
+        """The folder that holds a picture, below that of the split; '' where there is none."""
+        folder = posixpath.dirname(name)
+        return posixpath.basename(folder) if name.count("/") > self._depth else ""
+
+    def _label(self, name: str) -> int:
+        holder = self._holder(name)
+        return bisect.bisect_left(self.classes, holder) if holder else -1
 
     def _captioned(self, names: list[str]) -> list[str]:
         kept = [n for n in names if n in self._listed or _sidecar(n) in self._sidecars]
@@ -187,7 +218,7 @@ def _read_lists(root: Path, names: set[str]) -> dict[str, Listed]:
     listed: dict[str, Listed] = {}
     missing: list[str] = []
     for path in sorted(p for p in root.iterdir() if p.suffix.lower() in (".jsonl", ".csv")):
-        rows = _json_rows(path) if path.suffix.lower() == ".jsonl" else _csv_rows(path)
+        rows = json_rows(path) if path.suffix.lower() == ".jsonl" else csv_rows(path)
         bad: list[str] = []
         for line, row in rows:
             entry = _entry(row)
@@ -209,7 +240,8 @@ def _read_lists(root: Path, names: set[str]) -> dict[str, Listed]:
     return listed
 
 
-def _json_rows(path: Path) -> Iterator[tuple[int, Any]]:
+def json_rows(path: Path) -> Iterator[tuple[int, Any]]:
+    """(line, what it holds) of a file of JSON lines; None where a line is no JSON."""
     with path.open("rb") as lines:
         for number, line in enumerate(lines, 1):
             if not line.strip():
@@ -220,7 +252,8 @@ def _json_rows(path: Path) -> Iterator[tuple[int, Any]]:
                 yield number, None
 
 
-def _csv_rows(path: Path) -> Iterator[tuple[int, Any]]:
+def csv_rows(path: Path) -> Iterator[tuple[int, Any]]:
+    """(line, its fields by column) of a CSV file with a header; None where a line is none."""
     # Bytes that are not UTF-8 become surrogates, which `_entry` refuses row by row.
     with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as lines:
         rows = csv.DictReader(lines)

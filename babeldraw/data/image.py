@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import numpy as np
 from etils import epath
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
 from babeldraw.data.sources import BadRecord
@@ -40,8 +40,14 @@ def decode(data: bytes | str | os.PathLike, where: str = "") -> np.ndarray:
     except BadRecord:
         raise
     except Exception as error:  # Pillow's decoders raise nearly any type on a damaged file.
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise BadRecord(where, reason) from error
+        raise BadRecord(where, why_unreadable(error)) from error
+
+
+def why_unreadable(error: Exception) -> str:
+    """One line of what Pillow raised, the same whenever the same file is read."""
+    if isinstance(error, UnidentifiedImageError):
+        return "no picture, or of an unknown kind"
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 def _open_rgb(raw: bytes) -> Image.Image:

@@ -6,43 +6,26 @@ takes the i-th of n equal slices. The whole state is the step, so a run goes on 
 number of hosts.
 """
 
-import functools
 import hashlib
-import os
+import math
 import traceback
-import warnings
 import weakref
 from collections.abc import Callable, Iterator
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 from absl import logging
 
+from babeldraw.data.crops import check_crop, crop_image, crop_jpeg, tensorflow
 from babeldraw.data.image import center_crop
+from babeldraw.data.order import Order
 from babeldraw.data.sources import Record, RecordReader, Source
 from babeldraw.data.text import Vocabulary
 from babeldraw.errors import UserError
 
-CROPS = ("random", "center")
-# Side of a random crop, as a share of the largest crop's.
-MIN_CROP_SCALE = 0.8
 PREFETCHED_BATCHES = 2
+JPEGS_AT_A_TIME = 16
 ENDLESS = np.iinfo(np.int64).max
-
-
-@functools.cache
-def tensorflow() -> ModuleType:
-    """TensorFlow, imported on the first call, quiet and kept off the accelerators."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    # It announces oneDNN whatever the log level; nothing here is faster by it.
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        import tensorflow as tf
-    tf.config.set_visible_devices([], "GPU")
-    tf.config.set_visible_devices([], "TPU")
-    return tf
 
 
 class TrainBatches:
@@ -52,7 +35,8 @@ class TrainBatches:
     'text': int32 [b, text_length], where b is `batch_size / process_count`. A source of stored
     tokens gives 'tokens': int32 [b, T] in place of 'image'. A picture that has
     the size (h, w) already is taken as it is; any other is cropped to the aspect and resized with
-    antialiasing. None is mirrored: pictures hold text.
+    antialiasing. None is mirrored, save by 'dalle_tokenizer': pictures hold text. Pictures that
+    come as JPEG files are decoded by TensorFlow, outside Python.
 
     Args:
         source: the data.
@@ -64,7 +48,8 @@ class TrainBatches:
         process_index: which host this is, 0 to process_count - 1.
         process_count: how many hosts there are.
         start_step: the first step to give.
-        crop: 'random' (0.8 to 1 of the largest crop, anywhere) or 'center'.
+        crop: 'random' (0.8 to 1 of the largest crop, anywhere), 'center', 'dalle_tokenizer' or
+            'dalle_generator' (see `crops`).
         workers: records read at the same time.
         max_bad_share: see `RecordReader`, which replaces bad records.
 
@@ -90,16 +75,18 @@ class TrainBatches:
     ):
         _check_sizes(batch_size, image_size, process_index, process_count)
         _check_text(vocabulary, text_length)
-        if crop not in CROPS:
-            raise UserError(f"crop={crop!r} is unknown; use 'random' or 'center'")
+        check_crop(crop, image_size)
         if workers < 1:
             raise UserError(f"data.workers={workers} must be at least 1")
-        self.reader = RecordReader(source, max_bad_share)
+        self._gives_jpeg = getattr(source, "gives_jpeg", False)
+        read = source.jpeg if self._gives_jpeg else source.__getitem__
+        self.reader = RecordReader(source, max_bad_share, read)
         self.image_size = (int(image_size[0]), int(image_size[1]))
         self._batch_size = batch_size
         self._local_size = batch_size // process_count
         self._first = process_index * self._local_size
-        self._vocabulary, self._text_length = vocabulary, text_length
+        self._vocabulary = vocabulary
+        self.text_length = text_length if vocabulary is not None else 0
         self._seed, self._step = int(seed), int(start_step)
         self._crop, self._workers = crop, workers
         self._token_length = getattr(source, "token_length", 0)
@@ -152,6 +139,18 @@ class TrainBatches:
         self._running.clear()
         self._step, self._seed = int(state["step"]), int(state["seed"])
 
+    def records(self, step: int) -> list[int]:
+        """Which records of the source a step's batch is made of, those of all hosts in order."""
+        tf, size = tensorflow(), len(self.reader.source)
+        positions = range(step * self._batch_size, (step + 1) * self._batch_size)
+        shuffled = [
+            tf.random.experimental.index_shuffle(
+                position % size, seed=[self._seed, position // size], max_index=size - 1
+            )
+            for position in positions
+        ]
+        return [int(index) for index in shuffled]
+
     def close(self) -> None:
         """Stops reading ahead; afterwards there are no more batches."""
         self._closed = True
@@ -160,102 +159,75 @@ class TrainBatches:
     def _dataset(self) -> Any:
         tf = tensorflow()
         local = self._local_size
-        count = tf.data.Dataset.range(self._step * local, ENDLESS)
+        # Calls into Python wait for one another: JPEG files are fetched several at a time.
+        group = math.gcd(local, JPEGS_AT_A_TIME) if self._gives_jpeg else 1
+        count = tf.data.Dataset.range(self._step * local // group, ENDLESS)
         parallel = {"num_parallel_calls": self._workers, "deterministic": True}
-        records = count.map(self._load_example(tf), **parallel)
-        return records.batch(local, drop_remainder=True).prefetch(PREFETCHED_BATCHES)
+        examples = count.map(self._fetch(group), **parallel)
+        examples = examples.unbatch().map(self._finish, **parallel)
+        return examples.batch(local, drop_remainder=True).prefetch(PREFETCHED_BATCHES)
 
-    def _load_example(self, tf: ModuleType) -> Callable[[Any], dict[str, Any]]:
-        """From a host's own count of examples (int64 []) to one example."""
-        size, seed = len(self.reader.source), self._seed
+    def _fetch(self, group: int) -> Callable[[Any], dict[str, Any]]:
+        """From a host's own count of groups (int64 []) to the records of one group."""
+        tf = tensorflow()
+        order = Order(self.reader.source, self._seed)
+        picture = tf.string if self._gives_jpeg else tf.uint8
+        wanted = {
+            "image": (picture, [group] if self._gives_jpeg else [group, None, None, 3]),
+            "tokens": (tf.int32, [group, self._token_length]),
+            "text": (tf.int32, [group, self.text_length]),
+            "label": (tf.int32, [group]),
+        }
+        # What there is none of is left out: `unbatch` of TensorFlow 2.21 dies of empty arrays.
+        del wanted["image" if self._token_length else "tokens"]
+        if self._vocabulary is None:
+            del wanted["text"]
 
-        def load(count: Any) -> dict[str, Any]:
+        def fetch(count: Any) -> dict[str, Any]:
+            count = count * group + tf.range(group, dtype=tf.int64)
             step, offset = count // self._local_size, count % self._local_size
             position = step * self._batch_size + self._first + offset
-            epoch, offset = position // size, position % size
-            index = tf.random.experimental.index_shuffle(
-                offset, seed=tf.stack([seed, epoch]), max_index=size - 1
+            arrays = tf.numpy_function(
+                lambda indices: self._read(indices, tuple(wanted)),
+                [order.indices(position)],
+                [dtype for dtype, _ in wanted.values()],
+                stateful=False,
             )
-            image, tokens, text, label = tf.numpy_function(
-                self._read, [index], (tf.uint8, tf.int32, tf.int32, tf.int32), stateful=False
-            )
-            label.set_shape([])
-            example = {"label": label}
-            if self._token_length:
-                tokens.set_shape([self._token_length])
-                example["tokens"] = tokens
-            else:
-                image.set_shape([None, None, 3])
-                box_seed = tf.stack([seed, position]) if self._crop == "random" else None
-                example["image"] = resize(image, self.image_size, box_seed)
-            if self._vocabulary is not None:
-                text.set_shape([self._text_length])
-                example["text"] = text
-            return example
+            for array, (_, shape) in zip(arrays, wanted.values(), strict=True):
+                array.set_shape(shape)
+            return {**dict(zip(wanted, arrays, strict=True)), "position": position}
 
-        return tf.autograph.experimental.do_not_convert(load)
+        return tf.autograph.experimental.do_not_convert(fetch)
 
-    def _read(self, index: np.ndarray) -> tuple[np.ndarray, ...]:
+    def _read(self, indices: np.ndarray, wanted: tuple[str, ...]) -> list[np.ndarray]:
         try:
-            record = self.reader.read_at(int(index))
-            tokens = np.zeros(0, np.int32) if record.tokens is None else record.tokens
-            return record.image, tokens, self._encode(record), np.int32(record.label)
+            records = [self.reader.read_at(int(index)) for index in indices]
+            return [self._gather(name, records) for name in wanted]
         except Exception as error:
             self._error = self._error or error
             raise
 
-    def _encode(self, record: Record) -> np.ndarray:
-        if self._vocabulary is None:
-            return np.zeros(0, np.int32)
-        return self._vocabulary.encode([record.caption], self._text_length)[0]
+    def _gather(self, name: str, records: list[Record]) -> np.ndarray:
+        if name == "text":
+            return self._vocabulary.encode([r.caption for r in records], self.text_length)
+        if name == "label":
+            return np.array([r.label for r in records], np.int32)
+        if name == "tokens":
+            return np.stack([r.tokens for r in records])
+        if self._gives_jpeg:
+            return np.array([r.jpeg for r in records], object)
+        return np.stack([r.image for r in records])
 
-
-def resize(image: Any, size: tuple[int, int], seed: Any = None) -> Any:
-    """Crops to the aspect of `size` and resizes with antialiasing, in TensorFlow.
-
-    Args:
-        image: uint8 tensor [H, W, 3].
-        size: (h, w) of the result.
-        seed: int64 tensor [2] of a random crop; None for the centre crop.
-
-    Returns:
-        uint8 tensor [h, w, 3]; the image itself where it has that size already.
-    """
-    tf = tensorflow()
-
-    def cut() -> Any:
-        shape = tf.cast(tf.shape(image)[:2], tf.int64)
-        top, left, height, width = _box(shape, size, seed)
-        part = image[top : top + height, left : left + width]
-        part = tf.image.resize(part, size, method="bilinear", antialias=True)
-        return tf.cast(tf.clip_by_value(tf.round(part), 0, 255), tf.uint8)
-
-    same = tf.reduce_all(tf.equal(tf.shape(image)[:2], size))
-    result = tf.cond(same, lambda: image, cut)
-    result.set_shape([*size, 3])
-    return result
-
-
-def _box(shape: Any, size: tuple[int, int], seed: Any) -> tuple[Any, Any, Any, Any]:
-    """(top, left, height, width) in int64 tensors; the centre box is `image.center_box`."""
-    tf = tensorflow()
-    one = tf.constant(1, tf.int64)
-    height = tf.maximum(one, tf.minimum(shape[0], shape[1] * size[0] // size[1]))
-    width = tf.maximum(one, tf.minimum(shape[1], shape[0] * size[1] // size[0]))
-    if seed is None:
-        return (shape[0] - height) // 2, (shape[1] - width) // 2, height, width
-    scale, down, right = tf.unstack(
-        tf.random.stateless_uniform([3], seed, dtype=tf.float64, alg="philox")
-    )
-    scale = MIN_CROP_SCALE + (1 - MIN_CROP_SCALE) * scale
-    height, width = (tf.maximum(one, _scaled(side, scale)) for side in (height, width))
-    # The uniform draws lie below 1, so an offset lies in [0, room].
-    return _scaled(shape[0] - height + 1, down), _scaled(shape[1] - width + 1, right), height, width
-
-
-def _scaled(length: Any, share: Any) -> Any:
-    tf = tensorflow()
-    return tf.cast(tf.cast(length, tf.float64) * share, tf.int64)
+    def _finish(self, fetched: dict[str, Any]) -> dict[str, Any]:
+        """One record with its picture cropped, as the batch shall hold it."""
+        tf = tensorflow()
+        position = fetched["position"]
+        example = {name: array for name, array in fetched.items() if name != "position"}
+        if "image" in example:
+            seed = tf.stack([tf.constant(self._seed, tf.int64), position])
+            cut = crop_jpeg if self._gives_jpeg else crop_image
+            example["image"] = cut(example["image"], self.image_size, self._crop, seed)
+        return example
 
 
 def eval_batches(

@@ -66,6 +66,9 @@ HELD_OUT_PAIRS = frozenset(
     }
 )
 SPLITS = ("train", "test", "unseen")
+# The classes of pictures of one object: every colour with every shape, held out or not.
+PAIRS = tuple((colour, shape) for colour in COLOURS for shape in SHAPES)
+PAIR_SPLITS = ("train", "test")
 _TEST_SHARE = 0.1
 
 _OBJECT = rf"a ({'|'.join(SIZES)}) ({'|'.join(COLOURS)}) ({'|'.join(SHAPES)})"
@@ -211,6 +214,32 @@ def example(index: int, split: str, image_size: int, seed: int) -> tuple[np.ndar
     rng = np.random.default_rng([seed, SPLITS.index(split), index])
     scene = sample_scene(rng, split)
     return render(scene, image_size, rng), scene.caption()
+
+
+def pair_example(index: int, split: str, image_size: int, seed: int) -> tuple[np.ndarray, str, int]:
+    """Record `index` of an endless world of one object, whose class is its colour and shape.
+
+    Classes, sizes and backgrounds are equally likely. They make 288 scenes, which the splits share:
+    'train' and 'test' differ in the draws, places within a pixel or two included.
+
+    Args:
+        index, image_size, seed: as for `example`.
+        split: one of `PAIR_SPLITS`.
+
+    Returns:
+        The image, uint8 [image_size, image_size, 3], its caption, and the index of its class in
+        `PAIRS`.
+
+    Raises:
+        UserError: unknown split, or too small an image.
+    """
+    if split not in PAIR_SPLITS:
+        raise UserError(f"data.split={split!r} is not of shape_pairs; use {', '.join(PAIR_SPLITS)}")
+    rng = np.random.default_rng([seed, len(SPLITS) + PAIR_SPLITS.index(split), index])
+    label = int(rng.integers(len(PAIRS)))
+    size, background = (str(rng.choice(list(names))) for names in (SIZES, BACKGROUNDS))
+    scene = Scene((Object(size, *PAIRS[label]),), None, background)
+    return render(scene, image_size, rng), scene.caption(), label
 
 
 def _check_split(split: str) -> None:

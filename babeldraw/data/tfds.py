@@ -10,16 +10,18 @@ from babeldraw.data.image import decode
 from babeldraw.data.sources import BadRecord, Record
 from babeldraw.errors import UserError
 
-# Text features that describe the picture; others are ids, file names and the like.
-CAPTION_FEATURES = ("caption", "captions", "text")
+# Text features that describe the picture; others are ids, file names and the like. The last is that
+# of ref_coco, whose objects have expressions that refer to them.
+CAPTION_FEATURES = ("caption", "captions", "text", "objects/refexp/raw")
 
 
 class TfdsSource:
     """One split of a TFDS dataset with an image, and a caption or a label if it has them.
 
     The image is the feature 'image', else the first image there is. The caption is the feature
-    'caption', 'captions' or 'text'; the first one of several. The label is the feature 'label',
-    else the first class label, -1 without any.
+    'caption', 'captions' or 'text', or what ref_coco says of its objects; the first one of several.
+    The label is the feature 'label', else the first class label, -1 without any. Nothing else of a
+    record is decoded.
 
     Args:
         name: as TFDS knows it, 'coco_captions' or 'coco_captions:1.1.0'.
@@ -39,19 +41,25 @@ class TfdsSource:
         self._image = _feature(features, "image", tfds.features.Image)
         if self._image is None:
             raise UserError(f"data.path={name!r} has no image feature; it has {list(features)}")
-        self._caption = next((key for key in CAPTION_FEATURES if key in features), None)
+        self._caption = next((path for path in CAPTION_FEATURES if _has(features, path)), None)
         self._label = _feature(features, "label", tfds.features.ClassLabel)
-        self._records = _open(builder, name, split, data_dir, self._image)
+        self.classes = tuple(features[self._label].names) if self._label is not None else ()
+        self._features = _only(features, [self._image, self._caption, self._label])
+        self._records = _open(builder, name, split, data_dir)
         self.name = f"tfds/{builder.info.full_name}/{split}"
 
     def __len__(self) -> int:
         return len(self._records)
 
     def __getitem__(self, index: int) -> Record:
+        data, caption, label = self.encoded(index)
+        return Record(decode(data, self.where(index)), caption, label)
+
+    def encoded(self, index: int) -> tuple[bytes, str, int]:
+        """The picture still in its file's bytes, the caption and the label."""
         example = self._example(index)
-        image = decode(example[self._image], self._where(index))
         label = -1 if self._label is None else int(example[self._label])
-        return Record(image, self._text(example, index), label)
+        return bytes(example[self._image]), self._text(example, index), label
 
     def captions(self) -> Iterator[str]:
         """The captions in order, without decoding a picture; nothing where there are none."""
@@ -62,21 +70,30 @@ class TfdsSource:
                 logging.warning("caption skipped: %s", error)
 
     def _example(self, index: int) -> dict[str, Any]:
+        import tensorflow_datasets as tfds
+
         try:
-            return self._records[index]
+            # The picture is decoded by `image.decode`, as everywhere, and only where it is wanted.
+            skip = {self._image: tfds.decode.SkipDecoding()}
+            data = _strip(self._records[index], tuple(self._features))
+            return self._features.deserialize_example_np(data, decoders=skip)
         except Exception as error:  # Readers and decoders of TFDS raise many types.
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise BadRecord(self._where(index), reason) from error
+            raise BadRecord(self.where(index), reason) from error
 
     def _text(self, example: dict[str, Any], index: int) -> str:
         if self._caption is None:
             return ""
         try:
-            return _first_text(example[self._caption])
+            value = example
+            for key in self._caption.split("/"):
+                value = value[key]
+            return _first_text(value)
         except UnicodeDecodeError as error:
-            raise BadRecord(self._where(index), "the caption is not UTF-8") from error
+            raise BadRecord(self.where(index), "the caption is not UTF-8") from error
 
-    def _where(self, index: int) -> str:
+    def where(self, index: int) -> str:
+        """What to call a record."""
         return f"{self.name}[{index}]"
 
 
@@ -95,13 +112,13 @@ def _builder(name: str, data_dir: str) -> Any:
         raise UserError(f"data.path={name!r} cannot be opened: {_line(error)}") from error
 
 
-def _open(builder: Any, name: str, split: str, data_dir: str, image: str) -> Any:
-    """The records with the picture still in its file's bytes."""
+def _open(builder: Any, name: str, split: str, data_dir: str) -> Any:
+    """The records as serialised examples."""
     import tensorflow_datasets as tfds
 
     try:
-        # Decoded by `image.decode`, as everywhere, and not at all where only captions are read.
-        return builder.as_data_source(split=split, decoders={image: tfds.decode.SkipDecoding()})
+        raw = tfds.decode.DeserializeMethod.RAW_BYTES
+        return builder.as_data_source(split=split, deserialize_method=raw)
     except (ValueError, NotImplementedError, AssertionError) as error:
         splits = list(builder.info.splits)
         if builder.is_prepared() and splits and not isinstance(error, NotImplementedError):
@@ -123,6 +140,42 @@ def _preparation(name: str, data_dir: str) -> str:
         "import tensorflow_datasets as tfds; "
         f"tfds.builder('{name}', {where}file_format='array_record').download_and_prepare()"
     )
+
+
+def _has(features: Any, path: str) -> bool:
+    """Whether there is a feature at the end of a path through dictionaries and sequences."""
+    for key in path.split("/"):
+        inner = getattr(features, "feature", features)
+        if not hasattr(inner, "keys") or key not in inner.keys():
+            return False
+        features = inner[key]
+    return True
+
+
+def _only(features: Any, paths: list[str | None]) -> Any:
+    """The specification of these features alone: others are not even parsed."""
+    import tensorflow_datasets as tfds
+
+    wanted = {}
+    for path in filter(None, paths):
+        key, _, rest = path.partition("/")
+        inner = features[key]
+        wanted[key] = tfds.features.Sequence(_only(inner.feature, [rest])) if rest else inner
+    return tfds.features.FeaturesDict(wanted)
+
+
+def _strip(data: bytes, names: tuple[str, ...]) -> bytes:
+    """The serialised example without other features: TFDS trips over ragged ones among them."""
+    from tensorflow_datasets.proto import tf_example_pb2
+
+    example = tf_example_pb2.Example.FromString(data)
+    fields = example.features.feature
+    kept = [path for path in CAPTION_FEATURES if path.partition("/")[0] in names]
+    prefixes = tuple(f"{path}/" for path in kept)
+    for key in list(fields):
+        if key not in names and not key.startswith(prefixes):
+            del fields[key]
+    return example.SerializeToString()
 
 
 def _feature(features: Any, preferred: str, kind: type) -> str | None:

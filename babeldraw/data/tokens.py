@@ -7,6 +7,7 @@ written whole or not at all, the manifest after each shard, so a kill at any mom
 """
 
 import bisect
+import functools
 import hashlib
 import io
 import itertools
@@ -20,6 +21,7 @@ import numpy as np
 
 from babeldraw.data.image import write_whole
 from babeldraw.data.sources import Record
+from babeldraw.data.splits import check_split, split_length, split_position
 from babeldraw.errors import UserError
 
 MANIFEST = "manifest.json"
@@ -37,8 +39,6 @@ FIELDS = {
     "shards": list,
 }
 SHARD_FIELDS = {"file": str, "count": int, "bad": int, "bytes": int, "sha256": str}
-# One token set in this many is held out for evaluation.
-TEST_EVERY = 20
 
 
 def write_shard(path: Path, tokens_NT: np.ndarray, records: Sequence[Record]) -> dict[str, Any]:
@@ -109,8 +109,7 @@ class TokenSource:
     """
 
     def __init__(self, path: str | os.PathLike, split: str):
-        if split not in ("train", "test", "all"):
-            raise UserError(f"split {split!r} is not of stored tokens; use 'train', 'test', 'all'")
+        check_split(split, "stored tokens")
         self._folder = Path(path)
         manifest = read_manifest(self._folder)
         if not manifest["complete"]:
@@ -127,12 +126,10 @@ class TokenSource:
         self.name = f"tokens:{manifest['name']}:{self.tokenizer}:{split}"
 
     def __len__(self) -> int:
-        total = self._starts[-1]
-        tests = -(-total // TEST_EVERY)
-        return {"all": total, "test": tests, "train": total - tests}[self._split]
+        return split_length(self._starts[-1], self._split)
 
     def __getitem__(self, index: int) -> Record:
-        position = self._position(index)
+        position = split_position(index, self._split)
         shard = bisect.bisect_right(self._starts, position) - 1
         arrays, row = self._load(shard), position - self._starts[shard]
         ends = arrays["ends"]
@@ -145,13 +142,14 @@ class TokenSource:
         for index in range(len(self)):
             yield self[index].caption
 
-    def _position(self, index: int) -> int:
-        """Index within the split to the position over all shards."""
-        if self._split == "all":
-            return index
-        if self._split == "test":
-            return index * TEST_EVERY
-        return index + index // (TEST_EVERY - 1) + 1
+    @functools.cached_property
+    def classes(self) -> tuple[str, ...]:
+        """The numbers up to the highest label of any record; none without labels."""
+        highest = -1
+        for entry in self._shards:
+            with np.load(self._folder / entry["file"], allow_pickle=False) as arrays:
+                highest = max(highest, int(arrays["label"].max(initial=-1)))
+        return tuple(str(number) for number in range(highest + 1))
 
     def _load(self, shard: int) -> dict[str, np.ndarray]:
         """Tokens are small: a shard stays in memory once read."""

@@ -12,7 +12,7 @@ from babeldraw.data.sources import Source, open_source
 from babeldraw.evaluation import measures
 from babeldraw.evaluation.base import Context
 from babeldraw.objectives.base import Batch, TrainState
-from babeldraw.sharding.batch import place_batch
+from babeldraw.sharding.batch import place_batch, whole
 from babeldraw.tokenizers.perceptual import PerceptualConfig, PerceptualNetwork
 
 # (state, images, originals), float32 [B, height, width, 3] in [0, 1] -> float32 [B].
@@ -87,10 +87,10 @@ def mean_figures(sums: dict[str, jax.Array], pictures: int) -> Iterator[tuple[st
     yield from means.items()
 
 
-def picture_pairs(batch: dict, images: jax.Array) -> list[tuple[np.ndarray, np.ndarray]]:
+def picture_pairs(placed: Batch, images: jax.Array) -> list[tuple[np.ndarray, np.ndarray]]:
     """Each original that is there, uint8 [H, W, 3], with its reconstruction."""
-    images = to_uint8(np.asarray(images))
-    slots = zip(batch["image"], images, batch["mask"], strict=False)
+    images = to_uint8(whole(images))
+    slots = zip(whole(placed["image"]), images, whole(placed["mask"]), strict=False)
     return [(original, image) for original, image, there in slots if there]
 
 

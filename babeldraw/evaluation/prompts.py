@@ -13,6 +13,7 @@ from babeldraw.evaluation.base import Context, Value
 from babeldraw.evaluation.shapes_scorer import score_batch
 from babeldraw.objectives.base import TrainState
 from babeldraw.sampling.logits import SamplingConfig, Settings
+from babeldraw.sharding.batch import whole
 
 # Captions of scenes whose colour-shape pairs were seen, and of scenes with a pair never seen.
 SPLITS = {"seen": "test", "unseen": "unseen"}
@@ -75,7 +76,7 @@ class Prompts:
             rows = np.arange(start, start + size) % len(captions)
             keys_B = jax.vmap(jax.random.key)(rows)
             settings = Settings.of(sampling)
-            images.append(to_uint8(np.asarray(self._generate(state, text[rows], keys_B, settings))))
+            images.append(to_uint8(whole(self._generate(state, text[rows], keys_B, settings))))
         return np.concatenate(images)[: len(captions)]
 
 

@@ -112,7 +112,7 @@ class Reconstruction:
             # One batch at a time is under way: the host may read faster than a device measures.
             jax.block_until_ready(before)
             if len(shown) < self._config.num_shown:
-                shown += picture_pairs(batch, images)
+                shown += picture_pairs(placed, images)
             at_end = end % self._config.usage_batch == 0
             if at_end or end >= total:
                 usages.append((at_end and end <= total, totals.group_V, totals.group_pictures))
@@ -159,6 +159,8 @@ class Reconstruction:
             batch_size=self._config.batch_size,
             image_size=self._context.image_size,
             num_examples=self._config.num_examples,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
         )
 
 

@@ -12,7 +12,7 @@ from babeldraw.data.pipeline import eval_batches
 from babeldraw.data.sources import open_source
 from babeldraw.evaluation.base import Context, Value
 from babeldraw.objectives.base import TrainState
-from babeldraw.sharding.batch import place_batch
+from babeldraw.sharding.batch import place_batch, whole
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,11 +51,12 @@ class Retrieval:
     def run(self, state: TrainState) -> Iterator[tuple[str, Value]]:
         right, shown = [], None
         for batch in self._batches():
-            inputs = place_batch(
-                {name: batch[name] for name in ("image", "text")}, self._context.mesh
-            )
-            image_BQ, text_BQ = map(np.asarray, self._embed(state, inputs))
+            names = ("image", "text", "mask")
+            inputs = place_batch({name: batch[name] for name in names}, self._context.mesh)
+            batch = {name: whole(array) for name, array in inputs.items()}
             real = batch["mask"]
+            del inputs["mask"]
+            image_BQ, text_BQ = map(whole, self._embed(state, inputs))
             similarity = image_BQ[real] @ text_BQ[real].T
             right.append(found(similarity, batch["text"][real]))
             if shown is None:
@@ -79,6 +80,8 @@ class Retrieval:
             vocabulary=context.vocabulary,
             text_length=context.text_length,
             num_examples=self._config.num_examples,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
         )
 
 

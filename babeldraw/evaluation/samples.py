@@ -13,6 +13,7 @@ from babeldraw.data.sources import open_source
 from babeldraw.evaluation.base import Context, Value
 from babeldraw.objectives.base import TrainState
 from babeldraw.sampling.logits import SamplingConfig, Settings
+from babeldraw.sharding.batch import whole
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Samples:
         text = context.vocabulary.encode(prompts, context.text_length)
         keys_B = jax.vmap(jax.random.key)(np.arange(len(prompts)))
         images = self._generate(state, text, keys_B, Settings.of(self._config.sampling))
-        yield "grid", to_grid(to_uint8(np.asarray(images)), min(8, len(prompts)))
+        yield "grid", to_grid(to_uint8(whole(images)), min(8, len(prompts)))
 
     def _prompts(self) -> list[str]:
         if self._config.prompts:

@@ -20,6 +20,7 @@ from babeldraw.evaluation.pictures import (
     place_pictures,
 )
 from babeldraw.objectives.base import Batch, TrainState, to_float
+from babeldraw.sharding.batch import whole
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,15 +75,19 @@ class Upscaling:
             batch_size=self._config.batch_size,
             image_size=self._context.image_size,
             num_examples=self._config.num_examples,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
         ):
-            added, rows = self._measure(state, place_pictures(batch, self._context), self._distance)
+            placed = place_pictures(batch, self._context)
+            added, rows = self._measure(state, placed, self._distance)
             # One batch at a time is under way: the host may read faster than a device measures.
             jax.block_until_ready(sums)
             sums = added if sums is None else jax.tree.map(jnp.add, sums, added)
-            pictures += int(batch["mask"].sum())
+            mask = whole(placed["mask"])
+            pictures += int(mask.sum())
             if len(shown) < self._config.num_shown:
-                there = batch["mask"][: self._config.num_shown]
-                shown += list(to_uint8(np.asarray(rows))[there])
+                there = mask[: self._config.num_shown]
+                shown += list(to_uint8(whole(rows))[there])
         require(pictures > 0, f"no held-out record of {source.name} could be read")
         yield from mean_figures(sums["network"], pictures)
         for name, value in mean_figures(sums["bicubic"], pictures):

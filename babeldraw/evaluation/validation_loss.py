@@ -4,14 +4,13 @@ import dataclasses
 from collections.abc import Callable, Iterator
 
 import jax
-import numpy as np
 
 from babeldraw.config import require
 from babeldraw.data.pipeline import eval_batches
 from babeldraw.data.sources import open_source
 from babeldraw.evaluation.base import Context, Value
 from babeldraw.objectives.base import TrainState
-from babeldraw.sharding.batch import place_batch
+from babeldraw.sharding.batch import place_batch, whole
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,9 +40,10 @@ class ValidationLoss:
         self._config, self._context = config, context
 
     def run(self, state: TrainState) -> Iterator[tuple[str, Value]]:
-        context = self._context
+        context, data = self._context, self._context.data
+        captions = context.vocabulary is not None
         source = open_source(
-            context.data, context.data.eval_split, context.image_size[0], context.seed
+            data, data.eval_split, context.image_size[0], context.seed, require_captions=captions
         )
         total, count = 0.0, 0
         for batch in eval_batches(
@@ -53,10 +53,15 @@ class ValidationLoss:
             vocabulary=context.vocabulary,
             text_length=context.text_length,
             num_examples=self._config.num_examples,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
         ):
-            inputs = {name: batch[name] for name in ("image", "tokens", "text") if name in batch}
-            loss_B = np.asarray(self._loss(state, place_batch(inputs, context.mesh)))
-            total += float(loss_B[batch["mask"]].sum())
-            count += int(batch["mask"].sum())
+            names = ("image", "tokens", "text", "label", "mask")
+            inputs = {name: batch[name] for name in names if name in batch}
+            placed = place_batch(inputs, context.mesh)
+            mask_B = whole(placed.pop("mask"))
+            loss_B = whole(self._loss(state, placed))
+            total += float(loss_B[mask_B].sum())
+            count += int(mask_B.sum())
         require(count > 0, f"no held-out record of {source.name} could be read")
         yield "loss", total / count

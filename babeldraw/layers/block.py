@@ -26,7 +26,7 @@ class TransformerConfig:
 
     Attributes:
       blocks, heads, dim, hidden: number of blocks, attention heads, D and F.
-      dropout: rate, on the output of each attention and feed-forward.
+      dropout: rate, on the output of each attention and feed-forward; `CausalBlock` drops more.
       activation: of the feed-forward: relu, gelu or tanh.
       bias: biases in the feed-forward.
       dtype: of attention projections, feed-forward and the residual stream: float32 or bfloat16.
@@ -174,7 +174,10 @@ class DecoderBlock(nn.Module):
 
 
 class CausalBlock(nn.Module):
-    """Causal self-attention and feed-forward: a decoder-only model's block."""
+    """Causal self-attention and feed-forward: a decoder-only model's block.
+
+    Dropout as in VIM: on the output of attention, on the feed-forward's activation and its output.
+    """
 
     config: TransformerConfig
     pattern: AttentionPattern = Causal()
@@ -192,7 +195,8 @@ class CausalBlock(nn.Module):
         mask = Seen(self.pattern, layer)
         y_BTD = self.attention_norm(x_BTD)
         x_BTD = add(x_BTD, self.attention(y_BTD, y_BTD, mask), 0)
-        return add(x_BTD, self.ffn(self.ffn_norm(x_BTD)), 1)
+        drop = functools.partial(dropout, rate=self.config.dropout, keys_B=keys, place=2)
+        return add(x_BTD, self.ffn(self.ffn_norm(x_BTD), drop), 1)
 
     def empty_cache(self, batch: int, length: int, layer: int) -> KeyValue:
         """A cache for `length` slots, as a ring."""

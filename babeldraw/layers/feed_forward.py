@@ -14,7 +14,10 @@ ACTIVATIONS: dict[str, Callable] = {"relu": jax.nn.relu, "gelu": jax.nn.gelu, "t
 
 
 class FeedForward(nn.Module):
-    """Linear D to F, activation, linear F to D."""
+    """Linear D to F, activation, linear F to D.
+
+    A call may give `drop`, the dropout of what lies between: a function of [B, T, F].
+    """
 
     dim: int
     hidden: int
@@ -23,7 +26,9 @@ class FeedForward(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x_BTD: jax.Array) -> jax.Array:
+    def __call__(
+        self, x_BTD: jax.Array, drop: Callable[[jax.Array], jax.Array] | None = None
+    ) -> jax.Array:
         with jax.named_scope("ffn"):
             up = Einsum(
                 "BTD,DF->BTF",
@@ -45,5 +50,7 @@ class FeedForward(nn.Module):
             hidden_BTF = checkpoint_name(up(x_BTD), "hidden")
             hidden_BTF = ACTIVATIONS[self.activation](hidden_BTF)
             hidden_BTF = constrain(hidden_BTF, ("batch", "length", "activation_mlp"))
+            if drop is not None:
+                hidden_BTF = drop(hidden_BTF)
             out_BTD = constrain(down(hidden_BTF), ("batch", "length", "activation_embed"))
             return checkpoint_name(out_BTD, "output")

@@ -25,9 +25,8 @@ from babeldraw.layers.masks import Causal, dense_mask
 from babeldraw.layers.positions import GridPositions, LearnedPositions
 from babeldraw.layers.stack import Stack
 from babeldraw.sharding.constraint import constrain
-from babeldraw.tokenizers.vit_vqgan import to_patches
+from babeldraw.tokenizers.vit_vqgan import CHANNELS, to_patches
 
-CHANNELS = 3
 # Rows of the table of marks.
 START, CLASS = 0, 1
 STACKS = ("image_encoder", "unimodal", "multimodal")

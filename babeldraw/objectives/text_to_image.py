@@ -1,36 +1,15 @@
-"""Stage 2: next-token prediction of image tokens from text.
-
-Cross-entropy, the mean over all image tokens (Parti, section 5.4). Tokens come from the frozen
-tokenizer inside the step, or ready-made in the batch.
-"""
+"""Stage 2: next-token prediction of image tokens from text (Parti, section 5.4)."""
 
 import dataclasses
 import functools
-from collections.abc import Callable
-from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import optax
 
 from babeldraw.config import require
-from babeldraw.layers.dropout import example_keys
-from babeldraw.models.babeldraw import BabeldrawConfig, Generator
-from babeldraw.objectives.base import (
-    Batch,
-    Metrics,
-    TrainState,
-    accumulate,
-    apply_gradients,
-    to_float,
-)
-from babeldraw.optim.optimizer import OptimizerConfig, make_optimizer, optimizer_axes
-from babeldraw.sampling.decode import decode
-from babeldraw.sampling.logits import Settings
-from babeldraw.sharding.constraint import Overrides, constrain, logical_axes, override
-from babeldraw.sharding.layout import over_all_devices, use
-from babeldraw.tokenizers.vit_vqgan import ViTVQGANConfig, ViTVQGANTokenizer
+from babeldraw.models import babeldraw, vim
+from babeldraw.objectives.base import Batch
+from babeldraw.objectives.next_token import NextTokenObjective
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,135 +29,24 @@ class TextToImageLossConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class TextToImageObjective:
-    """Attributes:
-    model: the generator to train.
-    tokenizer: the frozen tokenizer.
-    optimizer, loss: their constants.
-    batch_size: images per step, over all devices.
-    stored_tokens: batches hold ready-made tokens, not images.
-    accumulation: parts of a batch whose gradients are summed before an update.
-    overrides: logical axes of some parameters, by regular expression over their names.
+class TextToImageObjective(NextTokenObjective):
+    """`model` is a `BabeldrawConfig`, or a `TextVIMConfig`: text and image in one decoder.
+
+    A batch holds `text` int32 [B, S], and `image` [B, height, width, 3] or `tokens` int32 [B, T].
     """
 
-    model: BabeldrawConfig
-    tokenizer: ViTVQGANConfig
-    optimizer: OptimizerConfig
-    loss: TextToImageLossConfig
-    batch_size: int
-    stored_tokens: bool = False
-    accumulation: int = 1
-    overrides: Overrides = ()
+    @functools.cached_property
+    def _generator(self) -> babeldraw.Generator | vim.Generator:
+        room = vim if isinstance(self.model, vim.TextVIMConfig) else babeldraw
+        return room.Generator(self.model, self._tokenizer.tokens)
 
-    def init(self, key: jax.Array) -> TrainState:
-        """The tokenizer's parameters are random here; `with_tokenizer` brings trained ones."""
-        params = nn.unbox(self._generator.init(jax.random.fold_in(key, 0)))
-        return TrainState(
-            step=jnp.zeros((), jnp.int32),
-            params=params,
-            opt_state=self._optimizer.init(params),
-            frozen={"tokenizer": nn.unbox(self._tokenizer.init(jax.random.fold_in(key, 1)))},
-            extra={},
-        )
+    @property
+    def _dropped_share(self) -> float:
+        return self.loss.prompt_dropout
 
-    def axes(self) -> TrainState:
-        state = jax.eval_shape(self.init, jax.random.key(0))
-        axes = self._parameter_axes
-        tokenizer = jax.eval_shape(self._tokenizer.init, jax.random.key(0))
-        return TrainState(
-            step=(),
-            params=axes,
-            opt_state=optimizer_axes(state.opt_state, state.params, axes),
-            frozen={"tokenizer": logical_axes(tokenizer)},
-            extra={},
-        )
-
-    def batch_spec(self) -> dict[str, jax.ShapeDtypeStruct]:
-        image = (self.batch_size, *self.tokenizer.image_size, 3)
-        tokens = (self.batch_size, self._tokenizer.tokens.length)
+    def _condition_spec(self) -> dict[str, jax.ShapeDtypeStruct]:
         text = (self.batch_size, self.model.text_length)
-        pictures = {"image": jax.ShapeDtypeStruct(image, jnp.uint8)}
-        if self.stored_tokens:
-            pictures = {"tokens": jax.ShapeDtypeStruct(tokens, jnp.int32)}
-        return {**pictures, "text": jax.ShapeDtypeStruct(text, jnp.int32)}
+        return {"text": jax.ShapeDtypeStruct(text, jnp.int32)}
 
-    def update(self, state: TrainState, batch: Batch, key: jax.Array) -> tuple[TrainState, Metrics]:
-        """batch: `text` int32 [B, S]; `image` [B, height, width, 3] or `tokens` int32 [B, T]."""
-        dropout_key, prompt_key = jax.random.split(key)
-        inputs = {
-            "text": self._drop_prompts(batch["text"], prompt_key),
-            "tokens": self._tokens(state.frozen, batch),
-            "keys": example_keys(dropout_key, self.batch_size),
-        }
-
-        def loss_fn(params, inputs):
-            logits_BTV = self._generator.network.apply(
-                {"params": params}, inputs["text"], inputs["tokens"], inputs["keys"]
-            )
-            loss, correct = _cross_entropy(logits_BTV, inputs["tokens"])
-            return loss, {"loss": loss, "accuracy": correct}
-
-        grads, metrics = accumulate(loss_fn, state.params, inputs, self.accumulation)
-        metrics["grad_norm"] = optax.tree.norm(grads)
-        return apply_gradients(state, grads, self._optimizer), metrics
-
-    def predict_fns(self) -> dict[str, Callable]:
-        def loss(state: TrainState, batch: Batch) -> jax.Array:
-            """Cross-entropy of each example, float32 [B]."""
-            tokens_BT = self._tokens(state.frozen, batch)
-            logits_BTV = self._generator.logits(state.params, batch["text"], tokens_BT)
-            return jnp.mean(_token_losses(logits_BTV, tokens_BT), axis=-1)
-
-        def generate(
-            state: TrainState, text_BS: jax.Array, keys_B: jax.Array, settings: Settings
-        ) -> jax.Array:
-            """Pictures of prompts, float32 [B, height, width, 3] in [0, 1]."""
-            tokens_BT = decode(self._generator, state.params, text_BS, keys_B, settings)
-            return self._tokenizer.decode(state.frozen["tokenizer"], tokens_BT)
-
-        return {"loss": loss, "generate": generate}
-
-    def with_tokenizer(self, state: TrainState, params: Any) -> TrainState:
-        """`state` with these frozen tokenizer parameters."""
-        return state.replace(frozen={"tokenizer": params})
-
-    def _tokens(self, frozen: Any, batch: Batch) -> jax.Array:
-        if "tokens" in batch:
-            return batch["tokens"]
-        with use(over_all_devices()):
-            images = constrain(to_float(batch["image"]), ("batch", None, None, None))
-            tokens_BT = self._tokenizer.encode(frozen["tokenizer"], images)
-        return constrain(tokens_BT, ("batch", "length"))
-
-    def _drop_prompts(self, text_BS: jax.Array, key: jax.Array) -> jax.Array:
-        drop_B1 = jax.random.bernoulli(key, self.loss.prompt_dropout, (text_BS.shape[0], 1))
-        return jnp.where(jnp.broadcast_to(drop_B1, text_BS.shape), 0, text_BS)
-
-    @functools.cached_property
-    def _generator(self) -> Generator:
-        return Generator(self.model, self._tokenizer.tokens)
-
-    @functools.cached_property
-    def _tokenizer(self) -> ViTVQGANTokenizer:
-        return ViTVQGANTokenizer(self.tokenizer)
-
-    @functools.cached_property
-    def _parameter_axes(self):
-        axes = logical_axes(jax.eval_shape(self._generator.init, jax.random.key(0)))
-        return override(axes, self.overrides)
-
-    @functools.cached_property
-    def _optimizer(self) -> optax.GradientTransformation:
-        return make_optimizer(self.optimizer, self._parameter_axes)
-
-
-def _token_losses(logits_BTV: jax.Array, tokens_BT: jax.Array) -> jax.Array:
-    """-log p of each token, float32 [B, T]."""
-    log_BTV = jax.nn.log_softmax(logits_BTV.astype(jnp.float32))
-    return -jnp.take_along_axis(log_BTV, tokens_BT[..., None], axis=-1)[..., 0]
-
-
-def _cross_entropy(logits_BTV: jax.Array, tokens_BT: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Mean loss and share of tokens whose likeliest prediction is right."""
-    correct_BT = jnp.argmax(logits_BTV, axis=-1) == tokens_BT
-    return jnp.mean(_token_losses(logits_BTV, tokens_BT)), jnp.mean(correct_BT)
+    def _condition(self, batch: Batch) -> jax.Array:
+        return batch["text"]

@@ -1,35 +1,57 @@
-"""Checkpoints of a run; the one place that knows Orbax.
+"""Checkpoints of a run; with `writing`, the one place that knows Orbax.
 
-A checkpoint holds `state`, a tree of arrays, and `progress`, a small tree of plain values (the data
-iterator's state, elapsed seconds). It is whole or not there: Orbax writes beside and renames.
+A checkpoint holds `state`, a tree of arrays, `progress`, a small tree of plain values (the data
+iterator's state, elapsed seconds), and `digests`, a number for each array. It is whole or not
+there: Orbax writes beside and renames. Once written it is read back; only then do older ones go.
 """
 
+import itertools
+import time
+from collections.abc import Callable
 from typing import Any
 
 import jax
+import numpy as np
 from etils import epath
+from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
 from babeldraw.errors import UserError
+from babeldraw.runs.writing import Damaged, Writing, describe, digests_by_name
+
+# Between tries to write after a fault of the storage; after the last, the run stops.
+RETRY_SECONDS = (10.0, 30.0, 60.0, 300.0, 600.0)
 
 
 class Checkpoints:
-    """Saves asynchronously, keeps the last few, restores onto any mesh.
+    """Saves asynchronously, keeps some, restores onto any mesh.
 
-    Attributes:
-      directory: where the steps lie.
+    A fault of the storage (a full disk, a bucket that cannot be reached) is reported and the save
+    tried again with the state of then; older checkpoints are left alone until one has come back
+    whole.
+
+    Args:
+      directory: made when it is not there.
+      keep: number of latest checkpoints that are not deleted.
+      keep_every: those of each multiple of this step stay too; 0 for none.
+      report: told of faults, a line each.
+      retry_seconds: between tries to write.
     """
 
-    def __init__(self, directory: epath.Path, keep: int = 2):
-        """`keep`: number of latest checkpoints that are not deleted."""
+    def __init__(
+        self,
+        directory: epath.Path,
+        keep: int = 2,
+        keep_every: int = 0,
+        report: Callable[[str], None] = print,
+        retry_seconds: tuple[float, ...] = RETRY_SECONDS,
+    ):
         self.directory = epath.Path(directory)
-        policy = ocp.training.preservation_policies.LatestN(keep)
-        self._checkpointer = ocp.training.Checkpointer(
-            _absolute(self.directory),
-            save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
-            preservation_policy=policy,
-            cleanup_tmp_directories=True,
-        )
+        self._keep, self._keep_every, self._report = keep, keep_every, report
+        self._retry_seconds = retry_seconds
+        self._checkpointer = _open(self.directory)
+        self._writing: Writing | None = None
+        self._faults, self._retry_at = 0, 0.0
 
     def latest_step(self) -> int | None:
         """The newest whole checkpoint's step, or None."""
@@ -39,13 +61,40 @@ class Checkpoints:
     def save(self, step: int, state: Any, progress: dict[str, Any]) -> None:
         """Copies `state` off the devices and writes it in the background.
 
-        A step that is already there is left alone.
+        A step that is already there is left alone. Waits for the save before. On several hosts, all
+        must call.
+
+        Raises:
+          UserError: the storage has failed too often, one after the other.
         """
-        if self.latest_step() == step:
-            return
-        self._checkpointer.save_checkpointables_async(
-            step, {"state": state, "progress": progress}, force=True
-        )
+        self._settle()
+        if self.latest_step() != step:
+            self._writing = Writing(self._checkpointer, self.directory / str(step), step)
+            self._writing.start(state, progress)
+
+    def save_surely(self, step: int, state: Any, progress: dict[str, Any]) -> None:
+        """Saves and waits, as often as needed: the run ends here.
+
+        Raises:
+          UserError: the storage has failed too often.
+        """
+        while True:
+            self.save(step, state, progress)
+            self._settle()
+            if not self._faults:
+                return
+            time.sleep(max(0.0, self._retry_at - time.monotonic()))
+
+    def retry_due(self) -> bool:
+        """Whether the last save has failed and should be made again with the state of now.
+
+        On several hosts always False: they find out together, at the next save.
+        """
+        if jax.process_count() > 1:
+            return False
+        if self._writing is not None and self._writing.failed:
+            self._settle()
+        return self._faults > 0 and time.monotonic() >= self._retry_at
 
     def restore(self, step: int, abstract_state: Any) -> tuple[Any, dict[str, Any]]:
         """State and progress of a step.
@@ -56,23 +105,122 @@ class Checkpoints:
 
         Raises:
           UserError: the checkpoint is of another model than `abstract_state`.
+          Damaged: it does not come back as it was written.
         """
-        _check_shapes(self.directory / str(step), abstract_state)
+        path = self.directory / str(step)
+        asked: dict[str, Any] = {"state": abstract_state, "progress": None}
+        # Names and shapes are said first: what fails after them is damage.
         try:
-            loaded = self._checkpointer.load_checkpointables(
-                step, {"state": abstract_state, "progress": None}
-            )
-        except (ValueError, KeyError) as error:
-            raise _mismatch(self.directory / str(step), error) from error
+            # A checkpoint of an earlier version has no digests.
+            if (path / "digests").exists():
+                asked["digests"] = None
+            _check_shapes(path, abstract_state)
+            loaded = self._checkpointer.load_checkpointables(step, asked)
+        except UserError:
+            raise
+        except Exception as error:
+            raise Damaged(path, describe(error)) from error
+        if "digests" in asked:
+            found = digests_by_name(loaded["state"])
+            wrong = [name for name in found if loaded["digests"].get(name) != found[name]]
+            if wrong:
+                raise Damaged(path, f"{wrong[0]} does not come back as it was written")
         return loaded["state"], loaded["progress"]
 
+    def restore_newest(self, abstract_state: Any) -> tuple[int, Any, dict[str, Any]] | None:
+        """Step, state and progress of the newest checkpoint that comes back whole; None for none.
+
+        A damaged one is put aside as `damaged-STEP` and the one before it is taken.
+
+        Raises:
+          UserError: a checkpoint is of another model; or all are damaged.
+        """
+        damage = None
+        while (step := self.latest_step()) is not None:
+            try:
+                return step, *self.restore(step, abstract_state)
+            except Damaged as error:
+                damage = error
+                self._report(f"{error}; put aside, trying the one before it")
+                self._put_aside(step)
+        if damage is not None:
+            raise UserError(f"{damage}; there is none before it, look into {self.directory}")
+        return None
+
     def wait(self) -> None:
-        """Until every save has reached the disk; raises what went wrong with one."""
-        self._checkpointer.wait()
+        """Until the last save has reached the disk and come back; a fault is reported."""
+        self._settle()
 
     def close(self) -> None:
         """Waits and frees the background threads."""
+        self._settle()
         self._checkpointer.close()
+
+    def _settle(self) -> None:
+        """Learns how the last save went: removes older ones, or plans another try."""
+        writing, self._writing = self._writing, None
+        if writing is None:
+            return
+        fault = writing.wait()
+        if _on_any_host(fault is not None):
+            self._plan_retry(writing.step, fault or "another host could not write its part")
+            return
+        self._faults = 0
+        steps = sorted(checkpoint.step for checkpoint in self._checkpointer.checkpoints)
+        for step in steps[: -self._keep]:
+            if not self._keep_every or step % self._keep_every:
+                self._checkpointer.delete(step)
+
+    def _plan_retry(self, step: int, fault: str) -> None:
+        try:
+            self._checkpointer.close()
+        except Exception:  # It raises the fault of the save once more.
+            pass
+        # A fresh one removes what the failed save has left.
+        self._checkpointer = _open(self.directory)
+        if self.latest_step() == step:
+            # It was written, and does not come back.
+            self._put_aside(step)
+        latest = self.latest_step()
+        good = "there is none before it" if latest is None else f"that of step {latest} is whole"
+        said = f"the checkpoint of step {step} could not be written ({fault}); {good}"
+        if self._faults >= len(self._retry_seconds):
+            raise UserError(
+                f"{said}; this was try {self._faults + 1}: mend the storage of {self.directory} "
+                "and start again"
+            )
+        wait = self._retry_seconds[self._faults]
+        self._faults += 1
+        self._retry_at = time.monotonic() + wait
+        self._report(f"{said}; trying again in {wait:g} s")
+
+    def _put_aside(self, step: int) -> None:
+        self._checkpointer.close()
+        if jax.process_index() == 0:
+            names = (f"damaged-{step}" + "-again" * times for times in itertools.count())
+            free = (self.directory / name for name in names)
+            aside = next(path for path in free if not path.exists())
+            (self.directory / str(step)).rename(aside)
+        if jax.process_count() > 1:
+            multihost_utils.sync_global_devices(f"checkpoint {step} put aside")
+        self._checkpointer = _open(self.directory)
+
+
+def _open(directory: epath.Path) -> ocp.training.Checkpointer:
+    """Orbax's own: it shall save whenever asked and delete nothing by itself."""
+    training = ocp.training
+    return training.Checkpointer(
+        _absolute(directory),
+        save_decision_policy=training.save_decision_policies.FixedIntervalPolicy(1),
+        preservation_policy=training.preservation_policies.PreserveAll(),
+        cleanup_tmp_directories=True,
+    )
+
+
+def _on_any_host(here: bool) -> bool:
+    if jax.process_count() == 1:
+        return here
+    return bool(np.any(multihost_utils.process_allgather(np.array(here))))
 
 
 def restore_subset(directory: epath.Path, abstract_state: Any) -> tuple[int, Any]:
@@ -90,7 +238,7 @@ def restore_subset(directory: epath.Path, abstract_state: Any) -> tuple[int, Any
     if not steps:
         raise UserError(f"{directory} holds no checkpoint; train the run first")
     step = max(steps)
-    _check_shapes(directory / str(step), abstract_state)
+    _check_shapes(directory / str(step), abstract_state, whole=False)
     context = ocp.Context()
     context.pytree.loading.partial_load = True
     path = _absolute(directory / str(step))
@@ -117,20 +265,27 @@ def on_first_device(abstract: Any) -> Any:
     return placed(abstract, jax.tree.map(lambda _: here, abstract))
 
 
-def _check_shapes(path: epath.Path, abstract_state: Any) -> None:
-    """Refuses a checkpoint of other names or shapes before any array of it is read."""
+def _check_shapes(path: epath.Path, abstract_state: Any, whole: bool = True) -> None:
+    """Refuses a checkpoint of other names or shapes before any array of it is read.
+
+    Not `whole`: it may hold more.
+    """
     stored = ocp.checkpointables_metadata(_absolute(path)).metadata["state"]
     shapes = {
         _names(where): leaf.shape
         for where, leaf in jax.tree_util.tree_leaves_with_path(stored)
         if hasattr(leaf, "shape")
     }
-    for where, leaf in jax.tree_util.tree_leaves_with_path(abstract_state):
+    leaves = jax.tree_util.tree_leaves_with_path(abstract_state)
+    for where, leaf in leaves:
         name, shape = "/".join(_names(where)), shapes.get(_names(where))
         if shape is None:
             raise _mismatch(path, f"it holds no {name}")
         if tuple(shape) != tuple(leaf.shape):
             raise _mismatch(path, f"{name} is {tuple(shape)} there and {tuple(leaf.shape)} here")
+    left = shapes.keys() - {_names(where) for where, _ in leaves}
+    if whole and left:
+        raise _mismatch(path, f"it also holds {'/'.join(min(left))}")
 
 
 def _names(path: tuple) -> tuple[str, ...]:

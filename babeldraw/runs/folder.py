@@ -1,6 +1,7 @@
 """What lies where in a run folder, local or on any path that etils knows (gs://...).
 
-`config.json` · `checkpoints/STEP/` · `metrics/` · `samples/` · `report.json` · `text.model`
+`config.json` · `checkpoints/STEP/` · `metrics/` · `samples/` · `report.json` · `text.model` ·
+`profiles/STEP/` · `crashes/`
 """
 
 import dataclasses
@@ -38,6 +39,19 @@ class RunFolder:
     @property
     def samples(self) -> epath.Path:
         return self.path / "samples"
+
+    @property
+    def profiles(self) -> epath.Path:
+        return self.path / "profiles"
+
+    @property
+    def profile_request(self) -> epath.Path:
+        """A file that asks a run under way for a profile."""
+        return self.path / "profile"
+
+    @property
+    def crashes(self) -> epath.Path:
+        return self.path / "crashes"
 
     @property
     def report_file(self) -> epath.Path:

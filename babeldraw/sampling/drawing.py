@@ -8,9 +8,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from babeldraw.data.image import to_uint8
+from babeldraw.config import require
+from babeldraw.data.image import center_crop, to_uint8
 from babeldraw.sampling.decode import AutoregressiveGenerator, Given, decode
-from babeldraw.sampling.editing import Canvas
+from babeldraw.sampling.editing import Canvas, keep_first, keep_rows, keep_unmasked
 from babeldraw.sampling.logits import SamplingConfig, Settings
 from babeldraw.sampling.upscaling import SuperResolutionRun
 from babeldraw.sharding.layout import Layout, use
@@ -90,6 +91,29 @@ class Drawer:
                 images = self.super_resolution.upscale(images)
             parts.append(to_uint8(np.asarray(images)))
         return np.concatenate(parts)[: len(tokens)]
+
+    def canvas(
+        self,
+        image: np.ndarray,
+        rows: int | None = None,
+        count: int | None = None,
+        mask: np.ndarray | None = None,
+    ) -> Canvas:
+        """A picture to go on from; see `Sampler.canvas`."""
+        given = {"rows": rows, "count": count, "mask": mask}
+        names = [name for name, value in given.items() if value is not None]
+        require(
+            len(names) == 1,
+            f"of rows, count and mask {', '.join(names) or 'none'} is given; give exactly one",
+        )
+        tokens, size = self.generator.tokens, self.tokenizer.image_size
+        if rows is not None:
+            kept = keep_rows(rows, tokens)
+        elif count is not None:
+            kept = keep_first(count, tokens)
+        else:
+            kept = keep_unmasked(mask, image.shape[:2], size, tokens)
+        return Canvas(self.encode(center_crop(image, size)), kept)
 
     def encode(self, image: np.ndarray) -> np.ndarray:
         """uint8 [height, width, 3], of the tokenizer's size -> int32 [T]."""

@@ -16,9 +16,10 @@ import numpy as np
 from babeldraw.config import build, require
 from babeldraw.data.text import Vocabulary
 from babeldraw.errors import UserError
-from babeldraw.models.coca import CHANNELS, CoCaConfig, ContrastiveCaptioner
+from babeldraw.models.coca import CoCaConfig, ContrastiveCaptioner
 from babeldraw.runs.checkpoints import on_first_device, restore_subset
 from babeldraw.runs.folder import RunFolder
+from babeldraw.tokenizers.vit_vqgan import CHANNELS
 
 # Pictures are scored so many at a time, and the last ones padded: one program, bounded memory.
 BATCH_SIZE = 16

@@ -9,14 +9,13 @@ import jax
 import numpy as np
 
 from babeldraw.config import build, require
-from babeldraw.data.image import center_crop
 from babeldraw.data.text import Vocabulary
 from babeldraw.errors import UserError
-from babeldraw.models.babeldraw import BabeldrawConfig, Generator
+from babeldraw.models import babeldraw, vim
 from babeldraw.runs.checkpoints import on_first_device, placed, restore_subset
 from babeldraw.runs.folder import RunFolder
 from babeldraw.sampling.drawing import Drawer, power_of_two
-from babeldraw.sampling.editing import Canvas, keep_first, keep_rows, keep_unmasked
+from babeldraw.sampling.editing import Canvas
 from babeldraw.sampling.logits import SamplingConfig
 from babeldraw.sampling.tokenizers import other_decoder
 from babeldraw.sampling.upscaling import SuperResolutionRun
@@ -24,6 +23,12 @@ from babeldraw.sharding.constraint import logical_axes, shardings
 from babeldraw.sharding.layout import Layout, make_layout
 from babeldraw.sharding.mesh import MeshConfig, make_mesh
 from babeldraw.tokenizers.vit_vqgan import ViTVQGANConfig, ViTVQGANTokenizer, identity
+
+# What draws from text, by the run's objective.
+MODELS = {
+    "text_to_image": (babeldraw, babeldraw.BabeldrawConfig),
+    "text_to_image_decoder_only": (vim, vim.TextVIMConfig),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,20 +96,21 @@ class Sampler:
         """
         folder = RunFolder.of(workdir)
         config = folder.read_config()
-        if config["objective"] != "text_to_image":
+        if config["objective"] not in MODELS:
             raise UserError(
                 f"{workdir} is a run of {config['objective']}; sampling from text needs one of "
-                "text_to_image"
+                f"{' or '.join(MODELS)} (one of class_to_image takes --class)"
             )
         tokenizer = ViTVQGANTokenizer(
             build(ViTVQGANConfig, config["tokenizer"], "config.tokenizer")
         )
-        model = build(BabeldrawConfig, config["model"], "config.model")
-        generator = Generator(model, tokenizer.tokens)
+        room, section = MODELS[config["objective"]]
+        model = build(section, config["model"], "config.model")
+        generator = room.Generator(model, tokenizer.tokens)
         layout = None if mesh is None else make_layout(mesh, make_mesh(mesh))
         frozen = {"tokenizer": nn.unbox(jax.eval_shape(tokenizer.init, jax.random.key(0)))}
         abstract = {
-            "params": _abstract_generator(generator, layout),
+            "params": abstract_generator(generator, layout),
             "frozen": on_first_device(frozen),
         }
         step, state = restore_subset(folder.checkpoints, abstract)
@@ -182,20 +188,7 @@ class Sampler:
         Raises:
           UserError: not exactly one is given, or it does not fit the picture or the tokens.
         """
-        given = {"rows": rows, "count": count, "mask": mask}
-        names = [name for name, value in given.items() if value is not None]
-        require(
-            len(names) == 1,
-            f"of rows, count and mask {', '.join(names) or 'none'} is given; give exactly one",
-        )
-        tokens = self.drawer.generator.tokens
-        if rows is not None:
-            kept = keep_rows(rows, tokens)
-        elif count is not None:
-            kept = keep_first(count, tokens)
-        else:
-            kept = keep_unmasked(mask, image.shape[:2], self.image_size, tokens)
-        return Canvas(self.drawer.encode(center_crop(image, self.image_size)), kept)
+        return self.drawer.canvas(image, rows, count, mask)
 
     def too_long(self, prompts: Sequence[str]) -> list[tuple[str, int]]:
         """Prompts of more tokens than the model reads, each with its number of tokens."""
@@ -218,8 +211,8 @@ class Sampler:
             yield Picture(prompts[prompt], int(seeds[picture]), image, tokens[prompt, picture])
 
 
-def _abstract_generator(generator: Generator, layout: Layout | None) -> Any:
-    """Shapes of the parameters and where they shall lie."""
+def abstract_generator(generator: Any, layout: Layout | None) -> Any:
+    """Shapes of a generator's parameters and where they shall lie; without layout, one device."""
     boxed = jax.eval_shape(generator.init, jax.random.key(0))
     abstract = nn.unbox(boxed)
     if layout is None:

@@ -2,6 +2,7 @@
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 
 from babeldraw.sharding.constraint import divisible
@@ -19,6 +20,19 @@ def place_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array
 
     def place(local: np.ndarray) -> jax.Array:
         shape = (local.shape[0] * jax.process_count(), *local.shape[1:])
-        return jax.make_array_from_process_local_data(batch_sharding(mesh, shape), local, shape)
+        sharding = batch_sharding(mesh, shape)
+        parts = shape[0] // sharding.shard_shape(shape)[0]
+        if parts % jax.process_count():
+            # The mesh does not split between hosts (in-layer parallelism over all of them).
+            whole = multihost_utils.process_allgather(local, tiled=True)
+            return jax.make_array_from_callback(shape, sharding, lambda index: whole[index])
+        return jax.make_array_from_process_local_data(sharding, local, shape)
 
     return {name: place(local) for name, local in batch.items()}
+
+
+def whole(x: jax.Array) -> np.ndarray:
+    """All of an array, on every host; all hosts must ask for it."""
+    if x.is_fully_addressable or x.is_fully_replicated:
+        return np.asarray(x)
+    return multihost_utils.process_allgather(x, tiled=True)

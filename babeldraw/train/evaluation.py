@@ -1,5 +1,6 @@
 """Evaluates the newest checkpoint of a run folder."""
 
+import dataclasses
 from collections.abc import Sequence
 
 import jax
@@ -8,14 +9,70 @@ import numpy as np
 from babeldraw.data.image import save_png
 from babeldraw.data.text import Vocabulary
 from babeldraw.errors import UserError
+from babeldraw.evaluation.base import Context, Evaluator
+from babeldraw.objectives.base import Objective, TrainState
 from babeldraw.runs.checkpoints import Checkpoints, placed
 from babeldraw.runs.folder import RunFolder
 from babeldraw.sharding.layout import Layout, make_layout, use
 from babeldraw.sharding.mesh import MeshConfig, make_mesh
-from babeldraw.train.experiment import WithText, parse
+from babeldraw.train.experiment import Experiment, WithText, parse
 from babeldraw.train.progress import say
 from babeldraw.train.start import evaluation_context
 from babeldraw.train.step import state_shardings
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainedRun:
+    """A run as its newest checkpoint holds it, on all devices.
+
+    Attributes:
+      folder, experiment, objective: of the run.
+      context: what its evaluators need to know.
+      layout: in which `state` lies.
+      step: the checkpoint's.
+      state: all of it.
+    """
+
+    folder: RunFolder
+    experiment: Experiment
+    objective: Objective
+    context: Context
+    layout: Layout
+    step: int
+    state: TrainState
+
+    @classmethod
+    def open(cls, workdir: str) -> "TrainedRun":
+        """Reads a run folder. Raises `UserError`: no run there, or no checkpoint yet."""
+        folder = RunFolder.of(workdir)
+        experiment = parse(folder.read_config())
+        objective = experiment.make_objective()
+        layout = _layout(experiment.mesh)
+        reads_text = isinstance(experiment, WithText)
+        vocabulary = Vocabulary(folder.vocabulary_file) if reads_text else None
+        context = evaluation_context(experiment, layout.mesh, vocabulary)
+        abstract = jax.eval_shape(objective.init, jax.random.key(0))
+        places = state_shardings(objective, layout)
+        checkpoints = Checkpoints(folder.checkpoints, experiment.train.keep)
+        step = checkpoints.latest_step()
+        if step is None:
+            raise UserError(f"{workdir} holds no checkpoint; train the run first")
+        state, _ = checkpoints.restore(step, placed(abstract, places))
+        checkpoints.close()
+        return cls(folder, experiment, objective, context, layout, step, state)
+
+    def run(self, name: str, evaluator: Evaluator) -> dict[str, float]:
+        """An evaluator's figures; its pictures go to `samples/`."""
+        figures = {}
+        with use(self.layout.without_pipeline()):
+            for key, value in evaluator.run(self.state):
+                if isinstance(value, np.ndarray):
+                    if jax.process_index() > 0:
+                        continue
+                    save_png(self.folder.samples / f"{name}_{key}_{self.step:07d}.png", value)
+                else:
+                    figures[f"{name}/{key}"] = value
+        return figures
 
 
 def evaluate_run(workdir: str, only: Sequence[str] = ()) -> dict[str, float]:
@@ -28,36 +85,17 @@ def evaluate_run(workdir: str, only: Sequence[str] = ()) -> dict[str, float]:
     Raises:
       UserError: no run there, no checkpoint yet, or an evaluator that the run does not have.
     """
-    folder = RunFolder.of(workdir)
-    experiment = parse(folder.read_config())
-    objective = experiment.make_objective()
-    layout = _layout(experiment.mesh)
-    reads_text = isinstance(experiment, WithText)
-    vocabulary = Vocabulary(folder.vocabulary_file) if reads_text else None
-    context = evaluation_context(experiment, layout.mesh, vocabulary)
-    evaluators = experiment.make_evaluators(objective, context)
+    run = TrainedRun.open(workdir)
+    evaluators = run.experiment.make_evaluators(run.objective, run.context)
     unknown = [name for name in only if name not in evaluators]
     if unknown:
         raise UserError(
             f"--only names {', '.join(unknown)}; the evaluators of {workdir} are "
             f"{', '.join(evaluators) or 'none'}"
         )
-    abstract = jax.eval_shape(objective.init, jax.random.key(0))
-    places = state_shardings(objective, layout)
-    checkpoints = Checkpoints(folder.checkpoints, experiment.train.keep)
-    step = checkpoints.latest_step()
-    if step is None:
-        raise UserError(f"{workdir} holds no checkpoint; train the run first")
-    state, _ = checkpoints.restore(step, placed(abstract, places))
-    checkpoints.close()
-    figures: dict[str, float] = {"step": step}
-    with use(layout.without_pipeline()):
-        for name in only or evaluators:
-            for key, value in evaluators[name].run(state):
-                if isinstance(value, np.ndarray):
-                    save_png(folder.samples / f"{name}_{key}_{step:07d}.png", value)
-                else:
-                    figures[f"{name}/{key}"] = value
+    figures: dict[str, float] = {"step": run.step}
+    for name in only or evaluators:
+        figures |= run.run(name, evaluators[name])
     return figures
 
 

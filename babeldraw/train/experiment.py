@@ -16,6 +16,7 @@ from babeldraw.evaluation.upscaling import Upscaling, UpscalingConfig
 from babeldraw.evaluation.validation_loss import ValidationLoss, ValidationLossConfig
 from babeldraw.layers.block import TransformerConfig
 from babeldraw.models.babeldraw import BabeldrawConfig
+from babeldraw.models.vim import TextVIMConfig
 from babeldraw.objectives.adversarial import STAGE_1_OPTIMIZER, DiscriminatorConfig
 from babeldraw.objectives.base import Objective
 from babeldraw.objectives.image_tokenizer import ImageTokenizerObjective, TokenizerLossConfig
@@ -32,6 +33,7 @@ from babeldraw.tokenizers.perceptual import PerceptualConfig
 from babeldraw.tokenizers.super_resolution import SuperResolutionConfig
 from babeldraw.tokenizers.vit_vqgan import ViTVQGANConfig
 from babeldraw.train.captioner_experiment import ContrastiveCaptionerExperiment
+from babeldraw.train.class_experiments import ClassifierExperiment, ClassToImageExperiment
 from babeldraw.train.layout_checks import check_layout
 from babeldraw.train.settings import TrainConfig
 
@@ -212,6 +214,18 @@ class TextToImageExperiment:
 
 
 @dataclasses.dataclass(frozen=True)
+class TextToImageDecoderOnlyExperiment(TextToImageExperiment):
+    """Stage 2 with text and image in one stack, to be compared with the encoder-decoder."""
+
+    model: TextVIMConfig
+
+    @property
+    def stacks(self) -> dict[str, TransformerConfig]:
+        """The transformer to be trained, by its path in the config."""
+        return {"config.model.decoder": self.model.decoder}
+
+
+@dataclasses.dataclass(frozen=True)
 class SuperResolutionExperiment:
     """Large pictures from a tokenizer's. Each attribute is the config's section of that name.
 
@@ -286,13 +300,18 @@ class SuperResolutionExperiment:
 
 
 # Those that build on a trained tokenizer, which `config.tokenizer_run` names.
-OnTokenizer = TextToImageExperiment | SuperResolutionExperiment
+OnTokenizer = TextToImageExperiment | SuperResolutionExperiment | ClassToImageExperiment
 # Those that read captions, with a vocabulary of their own.
 WithText = TextToImageExperiment | ContrastiveCaptionerExperiment
-Experiment = TokenizerExperiment | OnTokenizer | ContrastiveCaptionerExperiment
+Experiment = (
+    TokenizerExperiment | OnTokenizer | ContrastiveCaptionerExperiment | ClassifierExperiment
+)
 EXPERIMENTS: dict[str, type] = {
     "image_tokenizer": TokenizerExperiment,
     "text_to_image": TextToImageExperiment,
+    "text_to_image_decoder_only": TextToImageDecoderOnlyExperiment,
+    "class_to_image": ClassToImageExperiment,
+    "image_classifier": ClassifierExperiment,
     "super_resolution": SuperResolutionExperiment,
     "contrastive_captioner": ContrastiveCaptionerExperiment,
 }

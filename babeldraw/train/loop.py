@@ -1,7 +1,6 @@
 """The training loop, for every recipe and any number of devices."""
 
-import collections
-import math
+import contextlib
 import signal
 import threading
 import time
@@ -10,9 +9,9 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 
 from babeldraw.config import require, to_dict
-from babeldraw.errors import UserError
 from babeldraw.evaluation.base import Evaluator
 from babeldraw.objectives.base import Objective, TrainState
 from babeldraw.runs.checkpoints import Checkpoints, placed
@@ -20,9 +19,14 @@ from babeldraw.runs.folder import RunFolder, write_json
 from babeldraw.sharding.batch import place_batch
 from babeldraw.sharding.layout import make_layout, use
 from babeldraw.sharding.mesh import make_mesh
+from babeldraw.train.clock import Clock
+from babeldraw.train.crash import Flight, reported
 from babeldraw.train.experiment import parse
+from babeldraw.train.hosts import ALONE, Alone, Hosts, Interrupted
 from babeldraw.train.metrics import MetricsWriter
 from babeldraw.train.overview import overview
+from babeldraw.train.pending import Pending
+from babeldraw.train.profile import Profiler
 from babeldraw.train.progress import ProgressReport, say
 from babeldraw.train.start import (
     check_resume,
@@ -30,21 +34,15 @@ from babeldraw.train.start import (
     evaluation_context,
     finished_figures,
     initial_state,
+    moved,
     open_batches,
     resolve,
 )
-from babeldraw.train.step import make_step, state_shardings
+from babeldraw.train.step import make_watched_step, state_shardings
+from babeldraw.train.watch import Watchman, WatchState
 
 # Steps that may be under way on the device before the host waits for the oldest.
 STEPS_IN_FLIGHT = 4
-
-
-class Interrupted(Exception):
-    """The run was asked to stop and has saved; `step` is where it goes on."""
-
-    def __init__(self, step: int):
-        super().__init__(step)
-        self.step = step
 
 
 def train(
@@ -52,6 +50,7 @@ def train(
     workdir: str,
     label: str = "train",
     devices: list[jax.Device] | None = None,
+    hosts: Hosts | Alone = ALONE,
 ) -> dict[str, float]:
     """Trains one run, from its last checkpoint if it has one, to its last step.
 
@@ -60,6 +59,7 @@ def train(
       workdir: the run folder, local or on a path that etils knows.
       label: names the run in the progress display.
       devices: those to train on; None for all.
+      hosts: of `joined`, where there are several.
 
     Returns:
       The figures of the last evaluation, as report.json holds them.
@@ -76,15 +76,13 @@ def train(
     if finished is not None:
         say(f"{label}: {folder.path} is finished, {experiment.train.steps} steps")
         return finished
-    require(
-        jax.process_count() == 1,
-        f"there are {jax.process_count()} hosts; training on several is not here yet, start one",
-    )
+    # All must have looked before one writes.
+    hosts.meet("checked")
     mesh = make_mesh(experiment.mesh, devices)
     layout = make_layout(experiment.mesh, mesh)
     # Before anything is written into the folder.
     experiment.check_layout(layout)
-    experiment, vocabulary = resolve(experiment, folder)
+    experiment, vocabulary = resolve(experiment, folder, hosts)
     objective = experiment.make_objective()
     settings, steps = experiment.train, experiment.train.steps
     schedule = experiment.optimizer.schedule
@@ -99,113 +97,138 @@ def train(
     key = jax.random.key(settings.seed)
     abstract = jax.eval_shape(objective.init, key)
     places = state_shardings(objective, layout)
-    checkpoints = Checkpoints(folder.checkpoints, settings.keep)
+    checkpoints = Checkpoints(folder.checkpoints, settings.keep, settings.keep_every, say)
     batches = open_batches(experiment, vocabulary)
-    # Restart rules, in order:
-    # 1. the newest whole checkpoint of this run: state, data position and elapsed time;
-    # 2. else fresh weights, with the trained tokenizer where the recipe freezes one.
-    latest = checkpoints.latest_step()
-    if latest is not None:
-        state, progress = checkpoints.restore(latest, placed(abstract, places))
+
+    def newest() -> tuple[int, TrainState, dict[str, Any]]:
+        # Restart rules, in order:
+        # 1. the newest whole checkpoint of this run: state, data position, elapsed time, watch;
+        # 2. else fresh weights, with the trained tokenizer where the recipe freezes one.
+        found = checkpoints.restore_newest(placed(abstract, places))
+        return found or (0, initial_state(experiment, objective, key, places), {})
+
+    start, state, progress = newest()
+    require(
+        start <= steps,
+        f"{folder.path} has done {start} steps, config.train.steps is {steps}; set at least "
+        f"{start} or give another --workdir",
+    )
+    if progress:
         batches.restore(progress["batches"])
-        require(
-            latest <= steps,
-            f"{folder.path} has done {latest} steps, config.train.steps is {steps}; set at least "
-            f"{latest} or give another --workdir",
-        )
-        start, elapsed_before = latest, float(progress["elapsed"])
-        say(f"{label}: goes on from step {latest} of {steps}")
+        say(f"{label}: goes on from step {start} of {steps}{moved(progress, layout, hosts)}")
     else:
-        state = initial_state(experiment, objective, key, places)
-        start, elapsed_before = 0, 0.0
         say(overview(abstract, objective.axes()))
     check_stored_tokens(experiment, state)
-    folder.write_config(to_dict(experiment))
+    if hosts.index == 0:
+        folder.write_config(to_dict(experiment))
 
     # ------------------------------------------------------------------ the step
-    update = make_step(objective, layout, places)
+    update = make_watched_step(objective, layout, places, settings.watch)
+    watch = WatchState.of(progress.get("watch"), mesh)
+    watchman = Watchman(settings.watch, progress.get("roll_backs", 0), say)
     context = evaluation_context(experiment, mesh, vocabulary)
     evaluators = experiment.make_evaluators(objective, context)
-    writer = MetricsWriter(folder) if jax.process_index() == 0 else None
-    stop, restore_sigterm = _stop_on_sigterm()
+    writer = MetricsWriter(folder) if hosts.index == 0 else None
+    stop, restore_sigterm = _stop_on_sigterm(hosts)
     progress_report = ProgressReport(label, steps, start)
-    began = time.monotonic()
-    pending: collections.deque[tuple[int, dict]] = collections.deque()
+    profiler = Profiler(folder, hosts.index, progress_report.say)
+    clock = Clock(progress.get("clock"))
+    elapsed_before, began = progress.get("elapsed", 0.0), time.monotonic()
+    pending = Pending(STEPS_IN_FLIGHT)
+    flight = Flight(to_dict(experiment))
 
     def elapsed() -> float:
         return elapsed_before + time.monotonic() - began
 
-    def save(step: int) -> None:
-        progress = {"batches": batches.state(), "elapsed": elapsed()}
-        checkpoints.save(step, state, progress)
+    def position() -> dict[str, Any]:
+        return {
+            "batches": batches.state(),
+            "elapsed": elapsed(),
+            "watch": watch.to_json(),
+            "roll_backs": watchman.roll_backs,
+            "clock": clock.to_json(),
+            "mesh": {**mesh.shape, "hosts": hosts.count},
+        }
+
+    def evaluate(step: int) -> dict[str, float]:
+        with use(layout.without_pipeline()):
+            return _evaluate(evaluators, state, step, writer, elapsed(), progress_report, hosts)
 
     # ------------------------------------------------------------------ the loop
-    try:
-        for step in range(start + 1, steps + 1):
-            batch = place_batch(_inputs(next(batches), objective), mesh)
-            state, metrics = update(state, batch, key)
-            pending.append((step, metrics))
-            if len(pending) > STEPS_IN_FLIGHT:
-                jax.block_until_ready(pending[-STEPS_IN_FLIGHT][1])
-            stopping = stop.is_set()
+    with contextlib.ExitStack() as closing:
+        for close in (writer and writer.close, checkpoints.close, batches.close):
+            closing.callback(close or (lambda: None))
+        for close in (profiler.close, progress_report.close, restore_sigterm):
+            closing.callback(close)
+        closing.enter_context(reported(folder, hosts.index, flight))
+        step = start
+        while step < steps:
+            step += 1
+            flight.step = step
+            hosts.tick(step, "waiting for data")
+            with clock.part("data"):
+                data_step = batches.state()["step"]
+                batch = _inputs(next(batches), objective)
+            hosts.tick(step, "in the step")
+            with clock.part("host"):
+                state, watch, metrics = update(state, watch, place_batch(batch, mesh), key)
+                pending.add(step, data_step, metrics)
+            with clock.part("device"):
+                pending.wait()
+            clock.step_done()
+            profiler.step_done(step, metrics)
+            stopping = stop(step)
             saving = step % settings.checkpoint_every == 0 or step == steps or stopping
+            saving = saving or checkpoints.retry_due()
+            logging = step % settings.log_every == 0 or saving
             # Looked at before every save: a checkpoint never holds a state that is not finite.
-            if step % settings.log_every == 0 or saving:
-                means = _drain(pending)
-                progress_report.update(step, f"loss {means['loss']:.4f}")
+            rows = pending.rows(all_of_them=logging, ready=settings.watch.acts)
+            if any(watchman.must_roll_back(*row, batches) for row in rows):
+                pending.clear()
+                checkpoints.wait()
+                position_of_data = batches.state()
+                step, state, progress = newest()
+                watch = WatchState.of(progress.get("watch"), mesh)
+                batches.restore(position_of_data)
+                say(f"{label}: goes on from step {step} with the data after the bad batch")
+                continue
+            if logging:
+                hosts.tick(step, "writing metrics")
+                flight.metrics = means = pending.means()
+                # Where every update was left out there is none.
+                loss = f"loss {means['loss']:.4f}" if "loss" in means else ""
+                progress_report.update(step, loss)
+                profiler.look()
                 if writer is not None:
                     writer.scalars(step, {f"train/{k}": v for k, v in means.items()}, elapsed())
+                    writer.timing(step, clock.figures())
             elif step % 10 == 0:
                 progress_report.update(step)
             if saving:
-                save(step)
+                hosts.tick(step, "saving")
+                save = checkpoints.save_surely if stopping else checkpoints.save
+                save(step, state, position())
             if settings.eval_every and step % settings.eval_every == 0 and step < steps:
-                with use(layout.without_pipeline()):
-                    _evaluate(evaluators, state, step, writer, elapsed(), progress_report)
+                evaluate(step)
             if stopping:
                 raise Interrupted(step)
 
         # ------------------------------------------------------------------ the end
         if batches.reader.bad:
             say(f"{label}: {batches.reader.bad} records could not be read and were skipped")
-        with use(layout.without_pipeline()):
-            figures = _evaluate(evaluators, state, steps, writer, elapsed(), progress_report)
+        figures = evaluate(steps)
+        checkpoints.save_surely(steps, state, position())
         figures["seconds"] = elapsed()
         if writer is not None:
             write_json(folder.report_file, {"step": steps, **figures})
-        if stop.is_set():
+        if hosts.count == 1 and stop(steps):
             raise Interrupted(steps)
         return figures
-    finally:
-        restore_sigterm()
-        progress_report.close()
-        batches.close()
-        checkpoints.close()
-        if writer is not None:
-            writer.close()
 
 
 def _inputs(batch: dict[str, np.ndarray], objective: Objective) -> dict[str, np.ndarray]:
     """The part of a batch that the objective wants."""
     return {name: batch[name] for name in objective.batch_spec()}
-
-
-def _drain(pending: collections.deque) -> dict[str, float]:
-    """Means of all metrics since the last call; stops the run at the first that is not finite."""
-    steps = [step for step, _ in pending]
-    rows = jax.device_get([metrics for _, metrics in pending])
-    pending.clear()
-    for step, row in zip(steps, rows, strict=True):
-        bad = [name for name, value in row.items() if not math.isfinite(value)]
-        # psnr_db is infinite where the reconstruction is perfect, which is no fault.
-        bad = [name for name in bad if name != "psnr_db" or math.isnan(row[name])]
-        if bad:
-            raise UserError(
-                f"step {step}: {', '.join(f'{name} is {row[name]}' for name in sorted(bad))}; the "
-                "last checkpoint is from before; lower config.optimizer.schedule.peak or "
-                "config.optimizer.clip_norm"
-            )
-    return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
 
 
 def _evaluate(
@@ -215,10 +238,12 @@ def _evaluate(
     writer: MetricsWriter | None,
     elapsed: float,
     report: ProgressReport,
+    hosts: Hosts | Alone,
 ) -> dict[str, float]:
     """Runs every evaluator; figures are returned, pictures written."""
     figures = {}
     for name, evaluator in evaluators.items():
+        hosts.tick(step, f"evaluating {name}")
         for key, value in evaluator.run(state):
             if isinstance(value, np.ndarray):
                 if writer is not None:
@@ -232,10 +257,16 @@ def _evaluate(
     return figures
 
 
-def _stop_on_sigterm() -> tuple[threading.Event, Callable[[], None]]:
-    """Set when SIGTERM comes (preemption, maintenance); and how to put the old handler back."""
+def _stop_on_sigterm(hosts: Hosts | Alone) -> tuple[Callable[[int], bool], Callable[[], None]]:
+    """Whether to stop after a step, since SIGTERM came (preemption, maintenance) to any host.
+
+    And how to put the old handler back.
+    """
+    if hosts.count > 1:
+        # jax has set its own handler: it agrees with all hosts on the step.
+        return multihost_utils.reached_preemption_sync_point, lambda: None
     event = threading.Event()
     if threading.current_thread() is not threading.main_thread():
-        return event, lambda: None
+        return lambda step: False, lambda: None
     before = signal.signal(signal.SIGTERM, lambda *_: event.set())
-    return event, lambda: signal.signal(signal.SIGTERM, before)
+    return lambda step: event.is_set(), lambda: signal.signal(signal.SIGTERM, before)

@@ -1,31 +1,42 @@
 """Figures and pictures of a run: a line per step in metrics.jsonl, and TensorBoard through clu."""
 
+import contextlib
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 
 from babeldraw.data.image import save_png
 from babeldraw.runs.folder import RunFolder
+from babeldraw.train.progress import say
 
 
 class MetricsWriter:
-    """Writes under `metrics/` and `samples/` of a run folder. Only the first host makes one."""
+    """Writes under `metrics/` and `samples/` of a run folder. Only the first host makes one.
+
+    What a full disk swallows is told once and costs the run nothing else.
+    """
 
     def __init__(self, folder: RunFolder):
         self._folder = folder
         folder.metrics.mkdir(parents=True, exist_ok=True)
         self._lines = (folder.metrics / "metrics.jsonl").open("a")
+        self._timing = (folder.metrics / "timing.jsonl").open("a")
+        self._failed = False
         self._board = _tensorboard(str(folder.metrics))
 
     def scalars(self, step: int, values: Mapping[str, float], elapsed: float) -> None:
         """`elapsed`: seconds of training, over all restarts."""
-        line = {"step": step, "seconds": round(elapsed, 3), **values}
-        self._lines.write(json.dumps(line) + "\n")
-        self._lines.flush()
+        self._append(self._lines, {"step": step, "seconds": round(elapsed, 3), **values})
         if self._board is not None:
             self._board.write_scalars(step, dict(values))
+
+    def timing(self, step: int, values: Mapping[str, float]) -> None:
+        """What no two runs share, to timing.jsonl: where the time goes, memory."""
+        self._append(self._timing, {"step": step, **values})
+        if self._board is not None:
+            self._board.write_scalars(step, {f"timing/{k}": v for k, v in values.items()})
 
     def image(self, step: int, name: str, picture: np.ndarray) -> None:
         """uint8 [H, W, 3] to samples/NAME_STEP.png."""
@@ -36,9 +47,21 @@ class MetricsWriter:
 
     def close(self) -> None:
         """Flushes both."""
-        self._lines.close()
+        for lines in (self._lines, self._timing):
+            # A line that the disk did not take is tried once more.
+            with contextlib.suppress(OSError):
+                lines.close()
         if self._board is not None:
             self._board.close()
+
+    def _append(self, lines: TextIO, line: Mapping[str, float]) -> None:
+        try:
+            lines.write(json.dumps(line) + "\n")
+            lines.flush()
+        except OSError as error:
+            if not self._failed:
+                say(f"metrics cannot be written ({error}); the run goes on without")
+            self._failed = True
 
 
 def read_scalars(folder: RunFolder) -> list[dict[str, Any]]:
@@ -59,7 +82,7 @@ def read_scalars(folder: RunFolder) -> list[dict[str, Any]]:
 def _tensorboard(folder: str) -> Any:
     """clu's writer, or None where TensorFlow, which it imports, is not installed."""
     try:
-        from babeldraw.data.pipeline import tensorflow
+        from babeldraw.data.crops import tensorflow
 
         tensorflow()
         from clu import metric_writers

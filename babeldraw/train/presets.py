@@ -8,6 +8,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from babeldraw.config import to_dict
+from babeldraw.data.shapes import PAIRS
 from babeldraw.errors import UserError
 from babeldraw.train.experiment import parse
 
@@ -16,7 +17,11 @@ _TINY_EVALUATORS = {
     "validation_loss": {"num_examples": 8, "batch_size": 8},
     "prompts": {"num_prompts": 8, "batch_size": 8},
     "samples": {"num": 2},
+    # No classifier is asked of a first run.
+    "class_accuracy": {"classifier_run": ""},
     "upscaling": {"num_examples": 8, "batch_size": 8},
+    "classification": {"num_examples": 8, "batch_size": 8},
+    "linear_probe": {"num_train": 16, "num_test": 8, "epochs": 1, "batch_size": 8},
     "retrieval": {"num_examples": 8, "batch_size": 8},
 }
 _TINY = {"blocks": 1, "heads": 2, "dim": 32, "hidden": 64}
@@ -68,9 +73,20 @@ def _run_local(config: dict[str, Any]) -> dict[str, Any]:
         config["super_resolution"].update(blocks=1, channels=8, expansion=2)
     if "text_length" in model:
         model.update(text_vocab_size=100, text_length=32)
+    if "num_classes" in model:
+        _with_pairs(config)
     if "queries" in model:
         model.update(image_size=[32, 32], patch_size=8, queries=4, embedding_dim=16)
     return config
+
+
+def _with_pairs(config: dict[str, Any]) -> None:
+    """Classes are those of the shapes world; an unconditional model stays one."""
+    config["data"]["source"] = "shape_pairs"
+    if config["model"]["num_classes"]:
+        config["model"]["num_classes"] = len(PAIRS)
+    if "channels" in config["model"]:
+        config["model"].update(image_size=[32, 32], channels=4)
 
 
 def _tuples(value: Any) -> Any:

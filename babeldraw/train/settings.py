@@ -3,6 +3,7 @@
 import dataclasses
 
 from babeldraw.config import require
+from babeldraw.train.watch import WatchConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -14,9 +15,11 @@ class TrainConfig:
     log_every: steps between metrics.
     checkpoint_every: steps between checkpoints; there is always one at the end.
     eval_every: steps between evaluations and sample grids; 0: only at the end.
-    keep: checkpoints kept.
+    keep: latest checkpoints kept.
+    keep_every: and those of every multiple of so many steps; 0: none of them.
     accumulation: parts of a batch whose gradients are summed before an update; less memory, the
       same step.
+    watch: what happens when a loss is not finite, or leaps.
     """
 
     steps: int
@@ -26,11 +29,15 @@ class TrainConfig:
     checkpoint_every: int = 1000
     eval_every: int = 0
     keep: int = 2
+    keep_every: int = 0
     accumulation: int = 1
+    watch: WatchConfig = WatchConfig()
 
     def __post_init__(self):
-        least = {"seed": 0, "eval_every": 0}
+        least = {"seed": 0, "eval_every": 0, "keep_every": 0}
         for field in dataclasses.fields(self):
+            if field.name == "watch":
+                continue
             value, minimum = getattr(self, field.name), least.get(field.name, 1)
             require(
                 value >= minimum,

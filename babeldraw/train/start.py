@@ -8,23 +8,28 @@ from typing import Any
 import jax
 from absl import logging
 
-from babeldraw.config import build, to_dict
+from babeldraw.config import build, first_difference, to_dict
 from babeldraw.data.pipeline import TrainBatches
-from babeldraw.data.sources import Source, open_source
+from babeldraw.data.sources import DataConfig, Source, classes_of, open_source
 from babeldraw.data.text import Vocabulary, train_vocabulary
 from babeldraw.errors import UserError
 from babeldraw.evaluation.base import Context
 from babeldraw.objectives.base import Objective, TrainState
 from babeldraw.runs.checkpoints import placed, restore_subset
 from babeldraw.runs.folder import RunFolder
+from babeldraw.sampling.classifier import ClassifierRun
+from babeldraw.sharding.batch import whole
+from babeldraw.sharding.layout import Layout
 from babeldraw.tokenizers.perceptual import PerceptualNetwork
 from babeldraw.tokenizers.vit_vqgan import ENCODER, ENCODER_FIELDS, ViTVQGANConfig, identity
+from babeldraw.train.class_experiments import ClassifierExperiment, ClassToImageExperiment
 from babeldraw.train.experiment import (
     Experiment,
     OnTokenizer,
     TokenizerExperiment,
     WithText,
 )
+from babeldraw.train.hosts import ALONE, Alone, Hosts
 from babeldraw.train.progress import say
 
 # Captions whose lengths are looked at before training.
@@ -47,6 +52,9 @@ def check_resume(folder: RunFolder, experiment: Experiment) -> None:
         _check_fresh(folder, experiment)
         return
     before, now = folder.read_config(), to_dict(experiment)
+    if isinstance(before.get("data"), dict):
+        # Built, so that a field that is younger than the folder has its default there.
+        before["data"] = to_dict(build(DataConfig, before["data"], "config.data"))
     for name in FREE_DATA_FIELDS:
         now["data"][name] = before.get("data", {}).get(name)
     if isinstance(experiment, WithText):
@@ -81,6 +89,7 @@ def _check_fresh(folder: RunFolder, experiment: Experiment) -> None:
             )
     if isinstance(experiment, OnTokenizer) or trains_decoder_only(experiment):
         tokenizer_folder(experiment)
+    check_classes(experiment)
     if uses_perceptual(experiment):
         PerceptualNetwork(experiment.perceptual).load()
 
@@ -88,6 +97,29 @@ def _check_fresh(folder: RunFolder, experiment: Experiment) -> None:
 def trains_decoder_only(experiment: Experiment) -> bool:
     """Whether a tokenizer begins from the encoder and codebook of another run."""
     return isinstance(experiment, TokenizerExperiment) and experiment.decoder_only
+
+
+def check_classes(experiment: Experiment) -> None:
+    """Refuses data whose classes are not those that the config counts, and a judge of none."""
+    if not isinstance(experiment, ClassToImageExperiment | ClassifierExperiment):
+        return
+    source, asked = open_train_source(experiment), experiment.num_classes
+    found = len(classes_of(source))
+    if asked not in (0, found):
+        raise UserError(
+            f"config.model.num_classes is {asked} and {source.name} has "
+            f"{f'{found} classes; set {found}' if found else 'no classes; name data with some'}"
+        )
+    if isinstance(experiment, ClassifierExperiment):
+        return
+    evaluators = experiment.evaluators
+    if evaluators.linear_probe is not None and found < 2:
+        raise UserError(
+            f"config.evaluators.linear_probe needs classes and {source.name} has {found}; set it "
+            "to None, or name data with some"
+        )
+    if evaluators.class_accuracy is not None and evaluators.class_accuracy.classifier_run:
+        ClassifierRun.open(evaluators.class_accuracy.classifier_run)
 
 
 def uses_perceptual(experiment: Experiment) -> bool:
@@ -104,28 +136,20 @@ def finished_figures(folder: RunFolder, experiment: Experiment) -> dict[str, flo
     return figures if step >= experiment.train.steps else None
 
 
-def first_difference(before: Any, now: Any, path: str) -> tuple[str, Any, Any] | None:
-    """The first field in which two trees of JSON differ, with both values."""
-    if isinstance(before, dict) and isinstance(now, dict):
-        for name in [*before, *(name for name in now if name not in before)]:
-            found = first_difference(before.get(name), now.get(name), f"{path}.{name}")
-            if found is not None:
-                return found
-        return None
-    return None if before == now else (path, before, now)
-
-
-def resolve(experiment: Experiment, folder: RunFolder) -> tuple[Experiment, Vocabulary | None]:
+def resolve(
+    experiment: Experiment, folder: RunFolder, hosts: Hosts | Alone = ALONE
+) -> tuple[Experiment, Vocabulary | None]:
     """Completes an experiment that reads text: trains its vocabulary, or reads the one there is."""
     if not isinstance(experiment, WithText):
         return experiment, None
-    if not folder.vocabulary_file.exists():
+    if hosts.index == 0 and not folder.vocabulary_file.exists():
         folder.path.mkdir(parents=True, exist_ok=True)
         captions = open_train_source(experiment).captions()
         asked = experiment.model.text_vocab_size
         size = train_vocabulary(captions, folder.vocabulary_file, asked)
         fewer = "" if size >= asked else f" ({asked} were asked for; the captions carry no more)"
         say(f"vocabulary of {size} pieces in {folder.vocabulary_file}{fewer}")
+    hosts.meet("vocabulary")
     vocabulary = Vocabulary(folder.vocabulary_file)
     _say_what_is_cut(experiment, vocabulary)
     model = dataclasses.replace(experiment.model, text_vocab_size=vocabulary.size)
@@ -166,6 +190,7 @@ def open_batches(experiment: Experiment, vocabulary: Vocabulary | None) -> Train
         text_length=experiment.model.text_length if vocabulary is not None else 0,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
+        crop=experiment.data.crop,
         workers=experiment.data.workers,
         max_bad_share=experiment.data.max_bad_share,
     )
@@ -239,13 +264,27 @@ def check_stored_tokens(experiment: Experiment, state: TrainState) -> None:
     """Refuses stored tokens that another tokenizer than the run's made, fresh or going on."""
     if experiment.data.source != "tokens":
         return
-    own = identity(to_dict(experiment.tokenizer), state.frozen["tokenizer"])
+    kept = {name: state.frozen["tokenizer"][name] for name in ENCODER}
+    own = identity(to_dict(experiment.tokenizer), jax.tree.map(whole, kept))
     stored = open_train_source(experiment).tokenizer
     if stored != own:
         raise UserError(
             f"config.data.path={experiment.data.path} holds tokens of the tokenizer {stored} and "
             f"config.tokenizer_run={experiment.tokenizer_run} is {own}; name the run that made them"
         )
+
+
+def moved(progress: dict[str, Any], layout: Layout, hosts: Hosts | Alone) -> str:
+    """What is said of a checkpoint that was made on another mesh or number of hosts."""
+    here = {**layout.mesh.shape, "hosts": hosts.count}
+    before = progress.get("mesh", here)
+    if before == here:
+        return ""
+
+    def told(mesh: dict[str, int]) -> str:
+        return " x ".join(f"{name} {size}" for name, size in mesh.items() if size > 1) or "1 device"
+
+    return f", saved on {told(before)} and now split over {told(here)}"
 
 
 def evaluation_context(

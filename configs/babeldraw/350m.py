@@ -43,6 +43,7 @@ def get_config(variant: str = "") -> ConfigDict:
                 "path": "laion400m",
                 "split": "train[1%:]",
                 "eval_split": "train[:1%]",
+                "crop": "dalle_generator",
                 "workers": 64,
             },
             "tokenizer": {

@@ -1,13 +1,15 @@
-"""CoCa-Base: 12 image, 12 unimodal and 12 multimodal blocks of width 768, 288 px; 383M parameters.
+"""CoCa-Base: 12 image, 12 unimodal and 12 multimodal blocks of width 768, at 288 px.
 
     babeldraw train --config=configs/coca/base.py --workdir=runs/coca_base \\
         --config.data.path=laion400m
 
-CoCa (arXiv 2205.01917), Table 1, sizes; section 4.1, batch 65,536, 500,000 steps, Adafactor, the
-learning rate up to 8e-4 over the first 2 % of the steps and linearly down. It was trained there on
-JFT-3B and ALIGN, which are not public; the further epoch at 576 px is left out. Parti (arXiv
-2206.10789) reranks its 16 samples by one of this size that was trained on the generator's own data;
-its batch, steps and text length are not published. Not trained here.
+CoCa (arXiv 2205.01917), Table 1: 86M parameters on the image's side and 297M on the text's; the
+poolers and projections, for which those numbers leave no room, are 6M more. Section 4.1: batch
+65,536, 500,000 steps, Adafactor, the learning rate up to 8e-4 over the first 2 % of the steps and
+linearly down. It was trained there on JFT-3B and ALIGN, which are not public; the further epoch at
+576 px is left out. Parti (arXiv 2206.10789) reranks its 16 samples by one of this size that was
+trained on the generator's own data; its batch, steps and text length are not published. Not trained
+here.
 """
 
 from ml_collections import ConfigDict

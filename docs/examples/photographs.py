@@ -46,7 +46,7 @@ TEST = ("chelsea.png", "coffee.png", "rocket.jpg")
 # One patch in seven: enough for 70 patches to a centre, and k-means stays within minutes.
 KMEANS_PATCHES = 150_000
 KMEANS_PASSES = 30
-SHOWN = 6
+SHOWN = 5
 
 
 def main() -> None:
@@ -63,7 +63,8 @@ def main() -> None:
         return
 
     config = load_config("configs/photographs/tokenizer.py", ROOT / "pyproject.toml")
-    config.data.path = str(crops)
+    # The run remembers it: the same from wherever this is called.
+    config.data.path = str(crops.resolve())
     trained = train(config, str(folder), label="tokenizer")
 
     originals = read_crops(crops / "test")

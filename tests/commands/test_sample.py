@@ -9,6 +9,7 @@ import pytest
 
 from babeldraw.data.image import decode, read_png_text, save_png
 from babeldraw.sampling.logits import SamplingConfig
+from babeldraw.sampling.reranking import CoCaScorer
 from babeldraw.sampling.sampler import Sampler
 
 PROMPTS = ["a small red circle on a white background", "two green rings", ""]
@@ -52,6 +53,20 @@ def test_a_picture_does_not_depend_on_the_batch_around_it(sample):
     (alone,) = sample(words[1], "--seed=8", "--batch_size=2")
     np.testing.assert_array_equal(alone["image"], one[3]["image"])
     assert len({image.tobytes() for image in pixels(one)}) == len(one)
+
+
+def test_the_best_are_kept_in_order_and_their_scores_are_the_captioner_s(sample, coca_run):
+    words = [f"--prompt={prompt}" for prompt in PROMPTS[:2]]
+    words += ["--num=4", f"--rerank={coca_run}"]
+    every, kept = sample(*words), sample(*words, "--keep=2")
+    scorer = CoCaScorer.from_run(str(coca_run))
+    images = pixels(every).astype(np.float32) / 255
+    expected = scorer.score(images, [line["prompt"] for line in every])
+    np.testing.assert_allclose([line["score"] for line in every], expected, atol=1e-5)
+    assert [line["rank"] for line in every] == 2 * [0, 1, 2, 3]
+    assert np.all(np.diff(expected.reshape(2, 4), axis=1) <= 0) and len(set(expected)) > 4
+    files = [line["file"] for line in every]
+    assert [line["file"] for line in kept] == files[:2] + files[4:6]
 
 
 def test_the_manifest_and_the_files_say_how_to_draw_them_again(sample, generator_run, tmp_path):

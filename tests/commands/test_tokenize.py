@@ -14,7 +14,8 @@ from babeldraw.commands import tokenize
 from babeldraw.data import shapes
 from babeldraw.data.folder import FolderSource
 from babeldraw.data.image import to_uint8
-from babeldraw.data.tokens import MANIFEST, TEST_EVERY, TokenSource
+from babeldraw.data.splits import TEST_EVERY, split_position
+from babeldraw.data.tokens import MANIFEST, TokenSource
 from babeldraw.errors import UserError
 from babeldraw.runs.folder import RunFolder
 from babeldraw.train.tokenizer_run import TokenizerRun
@@ -74,8 +75,9 @@ def test_the_manifest_says_what_there_is(stored, tokenizer_run):
 def test_train_and_test_share_nothing_and_leave_nothing_out(stored):
     train, test = (TokenSource(stored[0], split) for split in ("train", "test"))
     assert len(test) == -(-NUM // TEST_EVERY)
-    positions = [source._position(i) for source in (train, test) for i in range(len(source))]
-    assert sorted(positions) == list(range(NUM))
+    places = [split_position(i, "train") for i in range(len(train))]
+    places += [split_position(i, "test") for i in range(len(test))]
+    assert sorted(places) == list(range(NUM))
 
 
 @pytest.mark.parametrize("before", [True, False], ids=["before", "after"])

@@ -194,3 +194,23 @@ def test_a_sub_folder_is_a_split_of_its_own(tmp_path):
     assert train.name != test.name
     with pytest.raises(UserError, match="split='other/': there are no pictures in a sub"):
         FolderSource(tmp_path, "other/", require_captions=False)
+
+
+def test_the_folder_that_holds_a_picture_is_its_class(tmp_path):
+    for value, name in enumerate(("cat/a.png", "cat/b.png", "cow/c.png", "d.png")):
+        paint(tmp_path / "train" / name, value)
+    paint(tmp_path / "val" / "bee" / "e.png", 9)
+    train, val = (FolderSource(tmp_path, split, False) for split in ("train/", "val/"))
+    # The classes of all splits, so that a number means the same in each.
+    assert train.classes == val.classes == ("bee", "cat", "cow")
+    assert {v: r.label for v, r in by_value(train).items()} == {0: 1, 1: 1, 2: 2, 3: -1}
+    assert val[0].label == 0
+    whole = FolderSource(tmp_path, "all", False)
+    assert whole.classes == ("bee", "cat", "cow", "train")
+
+
+def test_labels_of_a_list_are_the_classes(two):
+    (two / "list.csv").write_text("file,caption,label\nsub/b.BMP,x,3\n")
+    source = FolderSource(two, "all", False)
+    assert source.classes == ("0", "1", "2", "3")
+    assert {v: r.label for v, r in by_value(source).items()} == {10: -1, 20: 3}

@@ -209,3 +209,26 @@ def test_mistakes_are_told_in_one_line():
         shapes.example(0, "valid", 64, 0)
     with pytest.raises(UserError, match="image_size 16 .*32"):
         shapes.example(0, "train", 16, 0)
+
+
+def test_pictures_of_pairs_show_their_class():
+    seen = set()
+    for index in range(200):
+        image, caption, label = shapes.pair_example(index, "train", 32, 0)
+        scene = shapes.parse_caption(caption)
+        (thing,) = scene.objects
+        assert shapes.PAIRS[label] == (thing.colour, thing.shape)
+        centre = image[12:20, 12:20].reshape(-1, 3)
+        assert shapes.COLOURS[thing.colour] in map(tuple, centre) or thing.shape == "ring"
+        seen.add(label)
+    assert len(shapes.PAIRS) == 48 and len(seen) > 40
+    assert min(seen) >= 0 and max(seen) < 48
+
+
+def test_pairs_are_a_function_of_seed_split_and_index():
+    first, again = (shapes.pair_example(7, "train", 32, 3) for _ in range(2))
+    np.testing.assert_array_equal(first[0], again[0])
+    for other in ((8, "train", 32, 3), (7, "test", 32, 3), (7, "train", 32, 4)):
+        assert (shapes.pair_example(*other)[0] != first[0]).any()
+    with pytest.raises(UserError, match="data.split='unseen' is not of shape_pairs"):
+        shapes.pair_example(0, "unseen", 32, 0)

@@ -113,7 +113,7 @@ def test_shapes_are_a_source():
             "train",
             32,
             0,
-            "data.source='shape'.*'shapes', 'folder', 'tfds' or 'tokens'",
+            "data.source='shape'.*'shapes', 'folder', 'shards', 'tfds', 'webdataset', 'tokens' or",
         ),
         ({}, "val", 32, 0, "data.split='val'.*train, test, unseen"),
         ({}, "train", 8, 0, "image_size=8"),

@@ -105,6 +105,59 @@ def test_mocked_datasets(name, shape):
     assert list(source.captions()) == []
 
 
+@pytest.mark.parametrize("name", ["celeb_a_hq", "laion400m/images"])
+def test_mocked_datasets_of_pictures_alone_and_with_captions(name):
+    with tfds.testing.mock_data(num_examples=3):
+        source = TfdsSource(name, "train")
+        record = source[1]
+    assert record.image.dtype == np.uint8 and record.image.shape[2] == 3
+    assert bool(record.caption) == name.startswith("laion")
+
+
+def png(shade):
+    data = io.BytesIO()
+    Image.fromarray(np.full((4, 5, 3), shade, np.uint8)).save(data, "PNG")
+    return data.getvalue()
+
+
+def coco_captions(index):
+    thing = {"area": 1, "bbox": tfds.features.BBox(0.0, 0.0, 1.0, 1.0), "id": 1}
+    return {
+        "captions": [{"id": 1, "text": f"a cat {index}"}, {"id": 2, "text": "another"}],
+        "image": png(index),
+        "image/filename": "x.jpg",
+        "image/id": index,
+        "objects": [{**thing, "is_crowd": False, "label": 3}] * 2,
+    }
+
+
+def ref_coco(index):
+    thing = {"area": 1, "bbox": tfds.features.BBox(0.0, 0.0, 1.0, 1.0), "id": 1, "label": 2}
+    says = [{"raw": f"a cat {index}", "refexp_id": 1}, {"raw": "another", "refexp_id": 2}]
+    mask = np.zeros((4, 5, 3), np.uint8)
+    return {
+        "coco_annotations": [thing],
+        "image": png(index),
+        "image/id": index,
+        "objects": [{**thing, "gt_box_index": 0, "mask": mask, "refexp": says}] * 2,
+    }
+
+
+@pytest.mark.parametrize("example", [coco_captions, ref_coco], ids=lambda f: f.__name__)
+def test_the_first_caption_of_datasets_with_several(example, monkeypatch):
+    """By their published features and TFDS's own encoder; its mocks have sequences of two lengths,
+    which it refuses to encode."""
+    with tfds.testing.mock_data(num_examples=3):
+        features = tfds.builder(example.__name__).info.features
+        records = [features.serialize_example(features.encode_example(example(i))) for i in (0, 1)]
+        monkeypatch.setattr("babeldraw.data.tfds._open", lambda *args: records)
+        source = TfdsSource(example.__name__, "validation")
+    np.testing.assert_array_equal(source[1].image, np.full((4, 5, 3), 1, np.uint8))
+    assert (source[1].caption, source[1].label) == ("a cat 1", -1)
+    assert source.encoded(1) == (png(1), "a cat 1", -1)
+    assert list(source.captions()) == ["a cat 0", "a cat 1"]
+
+
 @pytest.mark.parametrize(
     "value",
     ["a", b"a", np.array("a"), np.array([b"a", b"b"], object), ["a", "b"], {"text": ["a", "b"]}],

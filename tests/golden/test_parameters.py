@@ -33,7 +33,7 @@ def parameters(config):
     }
 
 
-NAMES = ["vit_vqgan/small", "babeldraw/350m", "super_resolution/1024", "coca/base"]
+NAMES = ["vit_vqgan/small", "babeldraw/350m", "super_resolution/1024", "coca/base", "vim/base"]
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -155,7 +155,7 @@ def test_a_dropped_prompt_tells_nothing(share, depends):
 
 def test_whole_prompts_are_dropped_at_their_share():
     text = jnp.ones((4000, 5), jnp.int32)
-    dropped = np.asarray(OBJECTIVE._drop_prompts(text, KEY))
+    dropped = np.asarray(OBJECTIVE._drop(text, KEY))
     assert set(dropped.sum(axis=1)) == {0, 5}
     # Five standard deviations.
     assert abs(np.mean(dropped[:, 0] == 0) - 0.3) < 5 * np.sqrt(0.3 * 0.7 / 4000)

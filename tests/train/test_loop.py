@@ -4,6 +4,7 @@ import json
 import math
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from babeldraw.runs.folder import RunFolder
 from babeldraw.train.experiment import parse
 from babeldraw.train.loop import train
 from babeldraw.train.metrics import read_scalars
+from babeldraw.train.presence import GO_ON
 
 ROOT = Path(__file__).parents[2]
 STEPS = 6
@@ -116,6 +118,35 @@ def test_eight_devices_equal_one(recipe, undisturbed, name, rules, tmp_path):
         [line["train/loss"] for line in metrics(f)] for f in (tmp_path, undisturbed(name))
     )
     assert len(set(theirs)) == STEPS
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def four_devices(recipe, tmp_path_factory):
+    """The folder of a tokenizer after three steps on four devices."""
+    config, folder = recipe("tokenizer"), tmp_path_factory.mktemp("four") / "run"
+    config.mesh.rules = "fsdp"
+    config.train.steps = 3
+    train(config, str(folder), devices=jax.devices()[:4])
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [1, 2, 8])
+def test_a_checkpoint_of_four_devices_goes_on_on_any_number(
+    recipe, undisturbed, four_devices, count, tmp_path, capsys
+):
+    shutil.copytree(four_devices, tmp_path / "run")
+    config = recipe("tokenizer")
+    config.mesh.rules = "fsdp"
+    train(config, str(tmp_path / "run"), devices=jax.devices()[:count])
+    here = f"data {count}" if count > 1 else "1 device"
+    said = f"goes on from step 3 of {STEPS}, saved on data 4 and now split over {here}"
+    assert said in capsys.readouterr().err
+    ours, theirs = (
+        [line["train/loss"] for line in metrics(folder)]
+        for folder in (tmp_path / "run", undisturbed("tokenizer"))
+    )
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5)
 
 
@@ -220,7 +251,7 @@ def test_sigterm_saves_and_says_how_to_go_on(tmp_path):
     wait_for_step(tmp_path, 2, process)
     process.send_signal(signal.SIGTERM)
     _, said = process.communicate(timeout=60)
-    assert process.returncode == 0, said
+    assert process.returncode == GO_ON, said
     last = metrics(tmp_path)[-1]["step"]
     assert said.splitlines()[-1] == (
         f"stopped after step {last}, which is saved; the same command goes on from it"

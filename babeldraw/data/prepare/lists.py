@@ -1,0 +1,160 @@
+"""Lists of pictures, one row each, in Parquet, CSV or JSON lines: paths, addresses, or bytes."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from babeldraw.data.folder import csv_rows, json_rows
+from babeldraw.data.prepare.examples import Raw, Rejected
+from babeldraw.data.prepare.fetch import Fetch, fetch
+from babeldraw.errors import UserError
+
+SUFFIXES = (".parquet", ".csv", ".jsonl")
+FILE_COLUMNS = ("file", "file_name", "path", "image_path")
+URL_COLUMNS = ("url", "URL", "image_url")
+BYTES_COLUMNS = ("image", "jpg", "bytes")
+CAPTION_COLUMNS = ("caption", "text", "TEXT")
+LABEL_COLUMNS = ("label", "cls")
+
+
+@dataclass(frozen=True)
+class ListInput:
+    """Rows that name a picture by path (relative to the list), by URL, or hold its bytes.
+
+    Attributes:
+        path: a .parquet, .csv or .jsonl file, or a folder of them.
+        fetch: limits for URLs; None: they are not fetched.
+    """
+
+    path: str
+    fetch: Fetch | None = None
+
+    @property
+    def name(self) -> str:
+        return f"list/{Path(self.path).name}"
+
+    def pieces(self, size: int) -> list[dict]:
+        pieces = []
+        for file in self._files():
+            if file.suffix == ".parquet":
+                pieces += _parquet_pieces(file, size)
+                continue
+            rows = list(_rows(file))
+            for start in range(0, len(rows), size):
+                pieces.append({"file": str(file), "rows": rows[start : start + size]})
+        return pieces
+
+    def read(self, piece: dict, max_bytes: int) -> Iterator[Raw | Rejected]:
+        file = Path(piece["file"])
+        rows = piece["rows"] if "rows" in piece else _parquet_rows(file, piece)
+        for number, row in rows:
+            yield self._raw(row, f"{file.name}:{number}", file.parent, max_bytes)
+
+    def _files(self) -> list[Path]:
+        path = Path(self.path)
+        files = sorted(path.iterdir()) if path.is_dir() else [path]
+        files = [file for file in files if file.suffix in SUFFIXES and file.is_file()]
+        if not files:
+            raise UserError(f"--path={self.path!r} holds no lists ({' '.join(SUFFIXES)})")
+        return files
+
+    def _raw(self, row: Any, where: str, folder: Path, max_bytes: int) -> Raw | Rejected:
+        if not isinstance(row, dict):
+            return Rejected(where, "unreadable caption", "the row cannot be read")
+        image = self._image(row, where, folder, max_bytes)
+        if isinstance(image, Rejected):
+            return image
+        caption = _value(row, CAPTION_COLUMNS, (str, bytes))
+        label = _value(row, LABEL_COLUMNS, (int, str))
+        try:
+            label = -1 if label in (None, "") else int(label)
+        except ValueError:
+            return Rejected(where, "unreadable caption", f"the label {label!r} is no integer")
+        return Raw(where, image, "" if caption is None else caption, label)
+
+    def _image(self, row: dict, where: str, folder: Path, max_bytes: int) -> bytes | Rejected:
+        data = _value(row, BYTES_COLUMNS, (bytes, dict))
+        if isinstance(data, dict):
+            # As the datasets library of Hugging Face stores pictures.
+            data, row = data.get("bytes"), {**data, **row}
+        if isinstance(data, bytes):
+            return data
+        url = _value(row, URL_COLUMNS, (str,))
+        name = _value(row, (*FILE_COLUMNS, "image"), (str,))
+        if url is None and name is not None and name.startswith(("http://", "https://")):
+            url = name
+        if url is not None:
+            if self.fetch is None:
+                return Rejected(where, "not fetched", f"{url} (--fetch is off)")
+            try:
+                return fetch(url, self.fetch, max_bytes)
+            except (OSError, ValueError) as error:
+                return Rejected(where, "not fetched", f"{url}: {error}")
+        if name is None:
+            return Rejected(where, "no picture", "the row names none")
+        return _read_file(folder, name, where, max_bytes)
+
+
+def _read_file(folder: Path, name: str, where: str, max_bytes: int) -> bytes | Rejected:
+    path = (folder / name).resolve()
+    # A list that came from elsewhere shall not reach for files outside its folder.
+    if not path.is_relative_to(folder.resolve()):
+        return Rejected(where, "no picture", f"{name} lies outside {folder.name}")
+    try:
+        if path.stat().st_size > max_bytes:
+            return Rejected(where, "too many bytes", f"{path.stat().st_size} bytes")
+        return path.read_bytes()
+    except (OSError, ValueError) as error:
+        return Rejected(where, "no picture", f"{name}: {type(error).__name__}")
+
+
+def _value(row: dict, columns: tuple[str, ...], kinds: tuple[type, ...]) -> Any:
+    return next((row[c] for c in columns if isinstance(row.get(c), kinds)), None)
+
+
+def _rows(file: Path) -> Iterator[tuple[int, Any]]:
+    """Numbered rows as JSON holds them; None where a row cannot be read."""
+    for number, row in (json_rows if file.suffix == ".jsonl" else csv_rows)(file):
+        try:
+            json.dumps(row).encode()
+            yield number, row
+        except (TypeError, ValueError):
+            yield number, None
+
+
+def _parquet() -> Any:
+    try:
+        import pyarrow.parquet
+    except ImportError as error:
+        raise UserError(
+            "Parquet files need the package pyarrow; pip install 'babeldraw[prepare]'"
+        ) from error
+    return pyarrow.parquet
+
+
+def _parquet_pieces(file: Path, size: int) -> list[dict]:
+    parquet = _parquet()
+    try:
+        total = parquet.ParquetFile(file).metadata.num_rows
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file} cannot be read as Parquet: {str(error).splitlines()[0]}") from None
+    starts = range(0, total, size)
+    return [{"file": str(file), "start": s, "stop": min(s + size, total)} for s in starts]
+
+
+def _parquet_rows(file: Path, piece: dict) -> Iterator[tuple[int, Any]]:
+    """The numbered rows of a piece; only the row groups that hold some of them are read."""
+    data, first = _parquet().ParquetFile(file), 0
+    wanted = range(piece["start"], piece["stop"])
+    for group in range(data.num_row_groups):
+        count = data.metadata.row_group(group).num_rows
+        if first < wanted.stop and first + count > wanted.start:
+            number = first
+            for batch in data.iter_batches(batch_size=256, row_groups=[group]):
+                if number < wanted.stop and number + len(batch) > wanted.start:
+                    rows = enumerate(batch.to_pylist(), number)
+                    yield from ((n, row) for n, row in rows if n in wanted)
+                number += len(batch)
+        first += count

@@ -1,0 +1,62 @@
+"""How well a classifier does on held-out pictures."""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+
+import jax
+import numpy as np
+from scipy.special import logsumexp
+
+from babeldraw.config import require
+from babeldraw.data.pipeline import eval_batches
+from babeldraw.evaluation.base import Context, Value
+from babeldraw.evaluation.pictures import open_pictures
+from babeldraw.objectives.base import TrainState
+from babeldraw.sharding.batch import place_batch
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassificationConfig:
+    """Attributes:
+    num_examples: held-out pictures, at most.
+    batch_size: pictures at a time.
+    """
+
+    num_examples: int = 1024
+    batch_size: int = 128
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            require(
+                value >= 1,
+                f"config.evaluators.classification.{field.name} is {value}; at least 1 is needed",
+            )
+
+
+class Classification:
+    """`accuracy`, top-1, and `loss`, the cross-entropy, over pictures that have a label."""
+
+    def __init__(self, classify: Callable, config: ClassificationConfig, context: Context):
+        self._classify = jax.jit(classify)
+        self._config, self._context = config, context
+
+    def run(self, state: TrainState) -> Iterator[tuple[str, Value]]:
+        source, right, loss, count = open_pictures(self._context), 0, 0.0, 0
+        for batch in eval_batches(
+            source,
+            batch_size=self._config.batch_size,
+            image_size=self._context.image_size,
+            num_examples=self._config.num_examples,
+        ):
+            placed = place_batch({"image": batch["image"]}, self._context.mesh)
+            counted_B = batch["mask"] & (batch["label"] >= 0)
+            logits_BK = np.asarray(self._classify(state, placed))[counted_B]
+            label_B = batch["label"][counted_B]
+            right += int(np.sum(logits_BK.argmax(axis=-1) == label_B))
+            own_B = np.take_along_axis(logits_BK, label_B[:, None], axis=-1)[:, 0]
+            loss += float(np.sum(logsumexp(logits_BK, axis=-1) - own_B))
+            count += len(label_B)
+        require(count > 0, f"no held-out record of {source.name} has a label")
+        yield "accuracy", right / count
+        yield "loss", loss / count

@@ -1,0 +1,177 @@
+"""Classes from the command line: pictures, prefixes, features, probes, and what is refused."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from babeldraw.data import shapes
+from babeldraw.data.image import decode, read_png_text, save_png
+from babeldraw.errors import UserError
+from babeldraw.sampling.class_sampler import ClassSampler
+from babeldraw.train.understanding import FeaturesRun
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+
+
+@pytest.fixture(scope="module")
+def sampler(vim_run):
+    return ClassSampler.from_run(str(vim_run))
+
+
+@pytest.fixture(scope="module")
+def picture():
+    return shapes.pair_example(0, "test", 32, 0)[0]
+
+
+def test_pictures_of_classes_carry_how_to_draw_them_again(cli, vim_run, sampler, tmp_path):
+    words = [f"--workdir={vim_run}", f"--out={tmp_path}", "--class=3,none", "--num=2", "--seed=5"]
+    assert cli("sample", *words, "--temperature=0.5")[0] == 0
+    lines = [json.loads(line) for line in (tmp_path / "manifest.jsonl").read_text().splitlines()]
+    assert [(line["class"], line["seed"]) for line in lines] == [(3, 5), (3, 6), (48, 5), (48, 6)]
+    text = read_png_text(tmp_path / lines[1]["file"])
+    assert (text["class"], text["seed"], text["temperature"]) == ("3", "6", "0.5")
+    assert decode(tmp_path / "grid.png").shape == (64, 64, 3)
+    # Alone, in another batch, the same.
+    (alone,) = sampler.sample([3], 1, 6, _settings(sampler, temperature=0.5), batch_size=1)
+    np.testing.assert_array_equal(alone.image, decode(tmp_path / lines[1]["file"]))
+
+
+def _settings(sampler, **changes):
+    return dataclasses.replace(sampler.defaults, **changes)
+
+
+def test_a_prefix_is_kept_exactly(cli, vim_run, sampler, picture, tmp_path):
+    drawer = sampler.drawer
+    length = drawer.generator.tokens.length
+    encoded = drawer.encode(picture)
+    for count in (0, 5, length):
+        drawn = list(sampler.sample([1], 2, 0, canvas=drawer.canvas(picture, count=count)))
+        for one in drawn:
+            np.testing.assert_array_equal(one.tokens[:count], encoded[:count])
+        if count < length:
+            assert (drawn[0].tokens != drawn[1].tokens).any()
+    save_png(tmp_path / "picture.png", picture)
+    words = [f"--workdir={vim_run}", f"--out={tmp_path / 'out'}", "--class=none"]
+    assert cli("sample", *words, f"--image={tmp_path / 'picture.png'}", "--rows=4")[0] == 0
+    line = json.loads((tmp_path / "out" / "manifest.jsonl").read_text())
+    assert (line["class"], line["rows"]) == (48, 4)
+    # All rows are kept: what the tokenizer makes of the picture.
+    (whole,) = drawer.pixels(encoded[None])
+    np.testing.assert_array_equal(decode(tmp_path / "out" / line["file"]), whole)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--class=49"], "classes holds 49; the model knows 0 to 47, or 48 for no class"),
+        (["--class=cat"], "--class=cat: a number, all or none is needed"),
+        (["--class=1", "--prompt=a"], "--prompt does not go with --class"),
+        (["--class=1", "--acceptance=0.5"], "acceptance is 0.5, for which a classifier is needed"),
+        (["--prompt=a", "--acceptance=0.5"], "--classifier_run and --acceptance go with --class"),
+        (["--prompt=a"], "is a run of class_to_image; sampling from text needs one of"),
+    ],
+)
+def test_what_cannot_be_drawn_is_told(cli, vim_run, tmp_path, words, said):
+    out = tmp_path / "out"
+    status, _, told = cli("sample", f"--workdir={vim_run}", f"--out={out}", *words)
+    assert status == 2 and said in told and told.count("\n") == 1
+    assert not out.exists()
+
+
+def test_a_prefix_longer_than_the_picture_is_told(cli, vim_run, sampler, picture, tmp_path):
+    length = sampler.drawer.generator.tokens.length
+    with pytest.raises(UserError, match=f"{length + 1} tokens are to be kept and a picture has"):
+        sampler.drawer.canvas(picture, count=length + 1)
+    save_png(tmp_path / "picture.png", picture)
+    words = [f"--workdir={vim_run}", "--class=1", f"--image={tmp_path / 'picture.png'}"]
+    status, _, told = cli("sample", *words, "--rows=9")
+    assert status == 2 and "rows is 9; a picture has 4 rows of tokens" in told
+
+
+def test_features_go_to_a_file(cli, vim_run, tmp_path):
+    out = tmp_path / "new" / "features.npz"
+    words = [f"--workdir={vim_run}", "--block=1", "--num=5", "--batch_size=2", f"--out={out}"]
+    assert cli("features", *words)[0] == 0
+    with np.load(out, allow_pickle=False) as arrays:
+        found = dict(arrays)
+    pictures = [shapes.pair_example(i, "test", 32, 0) for i in range(5)]
+    run = FeaturesRun.open(str(vim_run))
+    expected = run.features(np.stack([image for image, _, _ in pictures]), 1)
+    np.testing.assert_allclose(found["features"], expected, atol=1e-5)
+    assert found["features"].dtype == np.float32 and len(found["features"]) == 5
+    assert [*found["label"]] == [label for _, _, label in pictures]
+    assert [*found["caption"]] == [caption for _, caption, _ in pictures]
+    with pytest.raises(UserError, match="block 2 is not there; the blocks are 1 to 1"):
+        run.features(np.zeros((1, 32, 32, 3), np.uint8), 2)
+
+
+def test_a_probe_prints_a_line_per_block(cli, vim_run, tmp_path):
+    out = tmp_path / "probe.json"
+    words = [f"--workdir={vim_run}", "--num_train=64", "--num_test=32", "--epochs=2"]
+    status, printed, told = cli("probe", *words, "--pixels=8", f"--out={out}")
+    assert status == 0, told
+    lines = printed.strip().splitlines()
+    assert [line.split("top-1")[0].strip() for line in lines[:-1]] == [
+        "block 00",
+        "block 01",
+        "pixels",
+    ]
+    assert lines[-1].startswith("best: block ")
+    assert "was trained with classes" in told
+    figures = json.loads(out.read_text())
+    assert 0 <= figures["linear_probe/top1_block_01"] <= figures["linear_probe/top5_block_01"] <= 1
+    assert [*(vim_run / "samples").glob("linear_probe_curve_*.png")]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["features", "--block=9"], "block 9 is not there; the blocks are 1 to 1"),
+        (["features", "--block=1", "--out=features.txt"], "must end in .npz"),
+        (["features"], "--block is missing"),
+        (["probe", "--blocks=9"], "blocks holds 9; the blocks are 1 to 1"),
+        (["probe", "--blocks=x"], "--blocks=x: whole numbers separated by commas"),
+        (["probe", "--epochs=0"], "linear_probe.epochs is 0; at least 1"),
+    ],
+)
+def test_features_and_probes_refuse_in_one_line(cli, vim_run, words, said):
+    status, _, told = cli(words[0], f"--workdir={vim_run}", *words[1:])
+    assert status == 2 and said in told
+
+
+def test_runs_of_another_kind_are_refused(cli, tokenizer_run):
+    for words in (["features", "--block=1"], ["probe"], ["sample", "--class=1"]):
+        status, _, told = cli(words[0], f"--workdir={tokenizer_run}", *words[1:])
+        assert status == 2 and "is a run of image_tokenizer; " in told
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (
+            ["--config.model.num_classes=47"],
+            "num_classes is 47 and shape_pairs/train/32px/seed0 has 48 classes; set 48",
+        ),
+        (["--config.data.source=shapes"], "has no classes; name data with some"),
+        (
+            ["--config.evaluators.samples.classes=(1,99)"],
+            "config.evaluators.samples.classes holds 99; the model knows 0 to 47",
+        ),
+        (
+            ["--config.evaluators.class_accuracy.classifier_run=nowhere"],
+            "the run folder nowhere does not exist",
+        ),
+        (
+            ["--config.loss.class_dropout=0", "--config.sampling.guidance=2"],
+            "config.sampling.guidance is 2.0, which needs",
+        ),
+    ],
+)
+def test_a_config_of_other_classes_is_refused(cli, tokenizer_run, tmp_path, changes, said):
+    words = [f"--config={CONFIGS}/digits/vim.py:runlocal", f"--workdir={tmp_path / 'run'}"]
+    words += [f"--config.tokenizer_run={tokenizer_run}", "--config.tokenizer.patch_size=8"]
+    status, _, told = cli("train", *words, *changes)
+    assert status == 2 and said in told

@@ -1,0 +1,75 @@
+"""Pictures by class are judged class by class; rejection keeps those that the judge likes."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from babeldraw.errors import UserError
+from babeldraw.evaluation import class_samples
+from babeldraw.evaluation.class_samples import (
+    ClassAccuracy,
+    ClassAccuracyConfig,
+    ClassSamples,
+    ClassSamplesConfig,
+)
+
+K = 3
+
+
+class Judge:
+    """Reads the class and how sure to be from the first pixel: red / 10 and green."""
+
+    num_classes = K
+
+    def probabilities(self, images):
+        images = np.asarray(images)
+        shares = np.full((len(images), K), 0.1, np.float32)
+        named = np.round(10 * images[:, 0, 0, 0]).astype(int)
+        shares[np.arange(len(images)), named] = 0.5 + images[:, 0, 0, 1] / 2
+        return shares
+
+
+def generate(state, class_B, keys_B, settings):
+    """Class 2 is drawn as class 1 by every other seed; the wrong ones are less sure."""
+    del state, settings
+    odd_B = jax.vmap(jax.random.key_data)(keys_B)[:, -1] % 2 == 1
+    wrong_B = odd_B & (class_B == 2)
+    pixel = jnp.stack(
+        [jnp.where(wrong_B, 1, class_B) / 10, jnp.where(wrong_B, 0.0, 0.8), jnp.zeros(len(odd_B))],
+        axis=-1,
+    )
+    return jnp.broadcast_to(pixel[:, None, None], (len(odd_B), 2, 2, 3))
+
+
+@pytest.mark.parametrize("batch_size", [4, 7])
+def test_the_judge_is_asked_class_by_class(monkeypatch, batch_size):
+    monkeypatch.setattr(class_samples.ClassifierRun, "open", lambda workdir: Judge())
+    config = ClassAccuracyConfig("judge", num=4, batch_size=batch_size, acceptance=0.5)
+    figures = dict(ClassAccuracy(generate, config, None, K).run(None))
+    # Half of one class in three is wrong; of each class the surer half stays.
+    assert figures == {
+        "accuracy": pytest.approx(5 / 6),
+        "worst_class": 2.0,
+        "worst_accuracy": 0.5,
+        "accuracy_accepted": 1.0,
+    }
+
+
+def test_a_judge_of_other_classes_is_refused(monkeypatch):
+    monkeypatch.setattr(class_samples.ClassifierRun, "open", lambda workdir: Judge())
+    with pytest.raises(UserError, match="classifier_run=judge knows 3 classes and the model 4; "):
+        ClassAccuracy(generate, ClassAccuracyConfig("judge"), None, 4)
+
+
+def test_the_grid_has_a_row_per_class():
+    samples = ClassSamples(generate, ClassSamplesConfig(classes=(0, 2, K), num=2), None, K)
+    ((name, grid),) = samples.run(None)
+    assert name == "grid" and grid.shape == (6, 4, 3)
+    # Seeds are 0 to 5: the second picture of class 2 has an odd one.
+    np.testing.assert_array_equal(grid[::2, ::2, 0], np.round([[0, 0], [51, 25.5], [76.5, 76.5]]))
+
+
+def test_a_class_that_is_not_there_is_named():
+    with pytest.raises(UserError, match="samples.classes holds 4; the model knows 0 to 2, or 3"):
+        ClassSamples(generate, ClassSamplesConfig(classes=(4,)), None, K)
