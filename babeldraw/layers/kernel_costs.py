@@ -20,6 +20,12 @@ BUNDLES: dict[tuple[str, int, int], tuple[int, int]] = {
     ("v5p", 512, 512): (2326, 3304),
     ("v5p", 512, 128): (1578, 1508),
     ("v5p", 128, 128): (549, 640),
+    ("v5e", 512, 512): (2268, 3101),
+    ("v5e", 512, 128): (1632, 1264),
+    ("v5e", 128, 128): (480, 519),
+    ("v6e", 512, 512): (1598, 2105),
+    ("v6e", 512, 128): (1087, 994),
+    ("v6e", 128, 128): (446, 474),
 }
 # Products of matrices per block: forward query key^T and weights value; fused backward five.
 _PRODUCTS = {"fwd": 2, "dkv": 5}
