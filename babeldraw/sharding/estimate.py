@@ -34,7 +34,7 @@ class Communication:
       count: how often, loops counted.
       bytes: of the larger of input and output, together.
       seconds: on the links.
-      exposed: seconds of these during which the core waits.
+      exposed: seconds that the core waits for them, or for those before them.
     """
 
     count: int = 0

@@ -237,7 +237,8 @@ def _by_scope(sources: Mapping[str, float]) -> dict[str, float]:
 def _collectives(found: Estimate) -> dict[str, dict[str, float]]:
     shown = {}
     for kind, total in sorted(found.communication.items()):
-        hidden = 1 - total.exposed / total.seconds if total.seconds else 0.0
+        # Waiting for another one before it counts as exposed too.
+        hidden = max(1 - total.exposed / total.seconds, 0.0) if total.seconds else 0.0
         shown[kind] = {**dataclasses.asdict(total), "overlapped": hidden}
     return shown
 

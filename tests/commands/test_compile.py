@@ -25,7 +25,7 @@ def test_a_step_that_fits_is_reported(cli, tmp_path):
     # Weights are gathered from all four chips.
     gather = report["collectives"]["all-gather"]
     assert gather["count"] > 0 and gather["bytes"] > 0
-    assert 0 <= gather["exposed"] <= gather["seconds"] * 1.001
+    assert gather["exposed"] >= 0 and 0 <= gather["overlapped"] <= 1
     # Capping only shortens; what is executed holds what the model needs.
     step, mfu, flops = report["step_seconds"], report["mfu"], report["flops"]
     assert 0 < step["capped"] <= step["raw"] and 0 < mfu["raw"] <= mfu["capped"] < 1
