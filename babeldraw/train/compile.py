@@ -1,6 +1,8 @@
 """A config's training step, compiled for TPUs that are not here, and what the compiler says."""
 
+import collections
 import dataclasses
+import math
 import re
 import time
 from collections.abc import Mapping
@@ -43,7 +45,7 @@ class Report:
         `live`, the most of it that is in use at once, and the `limit` that the compiler allows,
         GiB; where the step does not fit, `peak` is what it would need.
       fits: whether it compiled.
-      largest: where it does not fit, what is largest, as the compiler says it.
+      largest: where it does not fit, the largest arrays of the program as it was traced.
       flops: `model` and `executed` by each chip in a step, `rematerialized` of these; `parts` and
         `formula` of the model's, for one example.
       step_seconds, mfu: `raw` and `capped`, see `sharding.estimate`.
@@ -165,23 +167,27 @@ def _compile(lowered: Any) -> Any:
         message = str(error)
         if "RESOURCE_EXHAUSTED" not in message:
             raise
-        found = re.search(r"[Uu]sed ([\d.]+)([GM]) of", message)
+        # The compiler has two ways to say it.
+        found = re.search(r"([\d.]+)([GM])\)? (?:of|exceeds)", message)
         needed = float("nan")
         if found:
             needed = float(found.group(1)) / (1 if found.group(2) == "G" else 1024)
-        return _TooLarge(needed, _largest(message))
+        return _TooLarge(needed, largest_arrays(lowered.as_text()))
 
 
-def _largest(message: str, count: int = 5) -> list[str]:
-    """The first entries of the compiler's list of allocations: size, shape, operation."""
-    found = []
-    for entry in re.split(r"\n\s*\d+\. Size: ", message)[1 : count + 1]:
-        size = entry.split()[0]
-        shape = re.search(r"Shape: ([^\s{]+)", entry)
-        source = re.search(r'op_name="([^"]*)"', entry)
-        words = [size, shape.group(1) if shape else "", source.group(1)[-100:] if source else ""]
-        found.append(" ".join(word for word in words if word))
-    return found
+def largest_arrays(text: str, number: int = 5) -> list[str]:
+    """The largest arrays of a lowered program (StableHLO), as it was traced: over all chips."""
+    found = collections.Counter(re.findall(r"tensor<((?:\d+x)+)([a-z]+)(\d+)>", text))
+
+    def size(array: tuple[str, str, str]) -> int:
+        dims, _, bits = array
+        return math.prod(int(n) for n in dims.split("x") if n) * int(bits) // 8
+
+    return [
+        f"{size(array) / GIB:,.1f} GiB over all chips: {array[1]}{array[2]}"
+        f"[{array[0].rstrip('x').replace('x', ', ')}], in {found[array]} places"
+        for array in sorted(found, key=size, reverse=True)[:number]
+    ]
 
 
 def fill(report: Report, lowered: Any, layout: Layout, needed: ModelFlops | None) -> None:
