@@ -26,10 +26,10 @@ from babeldraw.commands.flags import required
 from babeldraw.errors import UserError
 from babeldraw.models.babeldraw import Generator
 from babeldraw.sampling.decode import decode
+from babeldraw.sampling.floor import bytes_per_token
 from babeldraw.sampling.logits import SamplingConfig, Settings
 from babeldraw.tokenizers.vit_vqgan import ViTVQGANTokenizer
 from babeldraw.train.experiment import parse
-from babeldraw.train.overview import nbytes
 from babeldraw.train.progress import say
 
 REPEATS = 3
@@ -142,20 +142,8 @@ def measure(
     if uncached:
         image_BT = jnp.zeros((len(rows), generator.tokens.length), jnp.int32)
         one_forward = quickest(jax.jit(generator.logits), params, rows, image_BT)
-    read = bytes_per_token(generator, params, cache)
+    read = bytes_per_token(params, cache)
     return Decoding(batch, seconds, generator.tokens.length, read / bandwidth, one_forward)
-
-
-def bytes_per_token(generator: Generator, params: Any, cache: Any) -> int:
-    """What a step cannot but read: the blocks, the softmax, and the caches."""
-    decoder = params["image_decoder"]
-    blocks = tuple(
-        # The text's keys and values were made at the start.
-        {name: part for name, part in block.items() if name != "text_attention"}
-        | {"text_attention": {n: block["text_attention"][n] for n in ("query", "out")}}
-        for block in decoder["stack"]["blocks"]
-    )
-    return nbytes((blocks, decoder["norm"], decoder["logits"], cache))
 
 
 def memory_bandwidth() -> float:

@@ -7,6 +7,9 @@ time that a step takes. docs/compile.md says what each line means and how good t
 Example:
   babeldraw compile --config=configs/babeldraw/20b.py --topology=v4:8x8x16 --json=20b.json
 
+Drawing 16 pictures of one prompt, guided, with the weights split over all chips:
+  babeldraw compile --config=configs/babeldraw/3b.py --topology=v4:2x2x1 --mode=decode
+
 Two reports side by side:
   babeldraw compile --compare 20b.json other.json
 """
@@ -21,6 +24,7 @@ from ml_collections import config_flags
 from babeldraw.commands.flags import required
 from babeldraw.errors import UserError
 from babeldraw.train.compile import compile_step
+from babeldraw.train.compile_decode import compile_decode
 from babeldraw.train.compile_report import compare, describe
 from babeldraw.train.experiment import parse
 
@@ -40,7 +44,12 @@ def define(values: flags.FlagValues, argv: list[str]) -> None:
         "topology", None, "Generation and chips of a slice, as v4:4x4x8.", flag_values=values
     )
     flags.DEFINE_integer("slices", 1, "Number of such slices.", flag_values=values, lower_bound=1)
-    flags.DEFINE_enum("mode", "train", ["train"], "What is compiled.", flag_values=values)
+    flags.DEFINE_enum(
+        "mode", "train", ["train", "decode"], "The training step, or drawing.", flag_values=values
+    )
+    flags.DEFINE_integer(
+        "samples", 16, "Pictures of one prompt, for decode.", flag_values=values, lower_bound=1
+    )
     flags.DEFINE_string("json", None, "File for the report as JSON.", flag_values=values)
     flags.DEFINE_list("compare", [], "Two files of --json, shown side by side.", flag_values=values)
 
@@ -50,7 +59,13 @@ def run(values: flags.FlagValues) -> int:
         print(_compared(values.compare))
         return 0
     experiment = parse(required(values, "config"))
-    report = compile_step(experiment, required(values, "topology"), values.slices)
+    topology = required(values, "topology")
+    if values.mode == "decode":
+        if values.slices > 1:
+            raise UserError(f"--slices is {values.slices}; one slice draws: 1 is needed")
+        report = compile_decode(experiment, topology, values.samples)
+    else:
+        report = compile_step(experiment, topology, values.slices)
     print(describe(report))
     if values.json:
         text = json.dumps(dataclasses.asdict(report), indent=2)

@@ -37,7 +37,7 @@ class Report:
 
     Attributes:
       topology, slices, chips: as asked for, such as v4:4x4x8, and how many chips these are.
-      mode: train.
+      mode: train, or decode, where a step is the drawing of a batch of pictures.
       mesh: devices along each axis, and the rules.
       batch_size: examples in a step.
       parameters: trained, and frozen, by part.
@@ -55,6 +55,8 @@ class Report:
       collectives: of the capped figure, by kind: `count`, `bytes`, `seconds` on the links,
         `exposed` seconds and `overlapped`, the share of the seconds that are not.
       pipeline: schedule of each pipelined stack.
+      tokens: of a picture, for decode.
+      floor_seconds: per token, what reading weights and caches takes at least, for decode.
       notes: what the estimate leaves out.
       compile_seconds: on this machine.
     """
@@ -79,6 +81,8 @@ class Report:
     examples_per_second: float = 0.0
     days: float = 0.0
     collectives: dict[str, dict[str, float]] = dataclasses.field(default_factory=dict)
+    tokens: int = 0
+    floor_seconds: float = 0.0
     notes: list[str] = dataclasses.field(default_factory=list)
 
 

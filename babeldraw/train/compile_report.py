@@ -87,6 +87,14 @@ def _time(report: Report) -> list[str]:
     parts = sorted(report.seconds_by_part.items(), key=lambda item: -item[1])
     lines.append("  of it: " + ", ".join(f"{part} {seconds:.3f} s" for part, seconds in parts))
     lines += [f"  {seconds:8.3f} s  {scope}" for scope, seconds in report.seconds_by_scope.items()]
+    if report.mode == "decode":
+        token, floor = report.step_seconds["capped"] / report.tokens, report.floor_seconds
+        lines.append(
+            f"by the capped figure: {1e3 * token:.2f} ms per token, "
+            f"{token / floor:.2f} times the floor of {1e3 * floor:.2f} ms that reading the weights "
+            f"and caches takes; {report.examples_per_second:,.2f} images/s"
+        )
+        return lines
     lines.append(
         f"by the capped figure: {report.examples_per_second:,.0f} images/s, {report.days:.1f} days"
         " for the config's steps"
