@@ -12,14 +12,20 @@ from babeldraw.sharding.chips import CHIPS
 from babeldraw.sharding.hlo import Instruction
 
 # Bundles of (forward, backward) by generation and size of a block (queries, keys), for heads of 64:
-# the largest of causal, conv-shaped and whole masks; of blocks of 128 keys, with padding.
+# of conv-shaped masks, a little above those of causal ones; of blocks of 128 keys, with padding.
 BUNDLES: dict[tuple[str, int, int], tuple[int, int]] = {
-    ("v4", 512, 512): (3097, 4069),
-    ("v4", 512, 128): (2027, 1714),
-    ("v4", 128, 128): (794, 878),
-    ("v5p", 512, 512): (2208, 3282),
-    ("v5p", 512, 128): (1590, 1456),
-    ("v5p", 128, 128): (592, 624),
+    ("v4", 512, 512): (3279, 4042),
+    ("v4", 512, 128): (2157, 1685),
+    ("v4", 128, 128): (818, 902),
+    ("v5p", 512, 512): (2326, 3304),
+    ("v5p", 512, 128): (1578, 1508),
+    ("v5p", 128, 128): (549, 640),
+    ("v5e", 512, 512): (2268, 3101),
+    ("v5e", 512, 128): (1632, 1264),
+    ("v5e", 128, 128): (480, 519),
+    ("v6e", 512, 512): (1598, 2105),
+    ("v6e", 512, 128): (1087, 994),
+    ("v6e", 128, 128): (446, 474),
 }
 # Products of matrices per block: forward query key^T and weights value; fused backward five.
 _PRODUCTS = {"fwd": 2, "dkv": 5}

@@ -49,8 +49,7 @@ class Wires:
             return share / len({self.places[i][0] for i in group}) / self.chip.network
         links = _colours(instruction.attributes) or self._links(group)
         if kind == "all-to-all":
-            # Each value crosses a quarter of a ring on average.
-            return share * max(count, 4) / 4 / links / self.chip.link
+            return share * self._hops(group, count) / self.chip.link
         return share / links / self.chip.link
 
     def _links(self, group: tuple[int, ...]) -> int:
@@ -63,6 +62,21 @@ class Wires:
             sizes = len({place[dim] for place in coordinates})
             total += (2 if ring and sizes > 2 else 1) if sizes > 1 else 0
         return max(total, 1)
+
+    def _hops(self, group: tuple[int, ...], count: int) -> float:
+        """Links that each value of an all-to-all crosses, over those that a chip has there.
+
+        Along the longest dimension: a quarter of a ring on average, and of a line as much as its
+        middle link carries.
+        """
+        if not self.places or not group:
+            return max(count / 8, 0.5)
+        sizes = [
+            (len({self.places[i][dim + 1] for i in group}), ring)
+            for dim, ring in enumerate(self.rings)
+        ]
+        size, ring = max(sizes)
+        return max(size / 8 if ring else size / 4, 0.5)
 
     def _crosses_slices(self, group: tuple[int, ...]) -> bool:
         return bool(self.places) and len({self.places[i][0] for i in group}) > 1

@@ -11,6 +11,7 @@ bytes / (0.85 x bandwidth) and operations / rate, where that is less than the co
 """
 
 import dataclasses
+import re
 from collections.abc import Callable
 
 from babeldraw.sharding.collective_costs import Wires, communication
@@ -33,7 +34,7 @@ class Communication:
       count: how often, loops counted.
       bytes: of the larger of input and output, together.
       seconds: on the links.
-      exposed: seconds of these during which the core waits.
+      exposed: seconds that the core waits for them, or for those before them.
     """
 
     count: int = 0
@@ -267,9 +268,13 @@ class _Walk:
         return turns
 
 
+# What stacks and pipelines call their second pass forward; the gradient of it is new.
+_AGAIN = re.compile(r"rematted_computation|recompute/(?!.*transpose)")
+
+
 def _again(instruction: Instruction) -> bool:
     """Whether it was computed before: by the compiler's choice or by that of the program."""
-    return ".remat" in instruction.name or "rematted_computation" in instruction.source
+    return ".remat" in instruction.name or _AGAIN.search(instruction.source) is not None
 
 
 def _add(total: Estimate, part: Estimate) -> None:

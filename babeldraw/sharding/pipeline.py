@@ -259,19 +259,19 @@ class _Run:
             return jax.linear_transpose(functools.partial(turn, t), *pair)((dx, dring))
 
         def iterate(carry, inputs):
-            dreceived, dring, dweights, dfloats = carry
+            dy, dring, dweights, dfloats = carry
             t, x = inputs
-            dy = self._shift(dreceived, back=True)
             dweights, dx, dfloats = self._stage_back(
                 t, weights, x, floats, others, dy, dweights, dfloats
             )
             dreceived, dring = turned_back(t, dx, dring)
-            return (dreceived, dring, dweights, dfloats), None
+            # Sent as soon as it is known, while gradients of weights are still computed.
+            return (self._shift(dreceived, back=True), dring, dweights, dfloats), None
 
         zeros = functools.partial(jax.tree.map, lambda a: jnp.zeros(a.shape, jnp.float32))
         dring = dy.reshape(like.shape)
         dreceived, dring = turned_back(schedule.iterations, jnp.zeros_like(dring[0]), dring)
-        start = (dreceived, dring, zeros(weights), zeros(floats))
+        start = (self._shift(dreceived, back=True), dring, zeros(weights), zeros(floats))
         inputs = (jnp.arange(schedule.iterations), saved)
         (_, dring, dweights, dfloats), _ = jax.lax.scan(iterate, start, inputs, reverse=True)
         dstacked = jax.tree.map(self._scatter, dweights, self.specs)

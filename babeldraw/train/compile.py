@@ -1,6 +1,8 @@
 """A config's training step, compiled for TPUs that are not here, and what the compiler says."""
 
+import collections
 import dataclasses
+import math
 import re
 import time
 from collections.abc import Mapping
@@ -39,10 +41,11 @@ class Report:
       mesh: devices along each axis, and the rules.
       batch_size: examples in a step.
       parameters: trained, and frozen, by part.
-      hbm_gib: `arguments` (state and batch), `temporaries`, `peak` and the `limit` that the
-        compiler allows, GiB; where the step does not fit, `peak` is what it would need.
+      hbm_gib: `arguments` (state and batch), `temporaries`, `peak`, which is all that is set aside,
+        `live`, the most of it that is in use at once, and the `limit` that the compiler allows,
+        GiB; where the step does not fit, `peak` is what it would need.
       fits: whether it compiled.
-      largest: where it does not fit, what is largest, as the compiler says it.
+      largest: where it does not fit, the largest arrays of the program as it was traced.
       flops: `model` and `executed` by each chip in a step, `rematerialized` of these; `parts` and
         `formula` of the model's, for one example.
       step_seconds, mfu: `raw` and `capped`, see `sharding.estimate`.
@@ -168,23 +171,27 @@ def _compile(lowered: Any) -> Any:
         message = str(error)
         if "RESOURCE_EXHAUSTED" not in message:
             raise
-        found = re.search(r"[Uu]sed ([\d.]+)([GM]) of", message)
+        # The compiler has two ways to say it.
+        found = re.search(r"([\d.]+)([GM])\)? (?:of|exceeds)", message)
         needed = float("nan")
         if found:
             needed = float(found.group(1)) / (1 if found.group(2) == "G" else 1024)
-        return _TooLarge(needed, _largest(message))
+        return _TooLarge(needed, largest_arrays(lowered.as_text()))
 
 
-def _largest(message: str, count: int = 5) -> list[str]:
-    """The first entries of the compiler's list of allocations: size, shape, operation."""
-    found = []
-    for entry in re.split(r"\n\s*\d+\. Size: ", message)[1 : count + 1]:
-        size = entry.split()[0]
-        shape = re.search(r"Shape: ([^\s{]+)", entry)
-        source = re.search(r'op_name="([^"]*)"', entry)
-        words = [size, shape.group(1) if shape else "", source.group(1)[-100:] if source else ""]
-        found.append(" ".join(word for word in words if word))
-    return found
+def largest_arrays(text: str, number: int = 5) -> list[str]:
+    """The largest arrays of a lowered program (StableHLO), as it was traced: over all chips."""
+    found = collections.Counter(re.findall(r"tensor<((?:\d+x)+)([a-z]+)(\d+)>", text))
+
+    def size(array: tuple[str, str, str]) -> int:
+        dims, _, bits = array
+        return math.prod(int(n) for n in dims.split("x") if n) * int(bits) // 8
+
+    return [
+        f"{size(array) / GIB:,.1f} GiB over all chips: {array[1]}{array[2]}"
+        f"[{array[0].rstrip('x').replace('x', ', ')}], in {found[array]} places"
+        for array in sorted(found, key=size, reverse=True)[:number]
+    ]
 
 
 def fill(report: Report, lowered: Any, layout: Layout, needed: ModelFlops | None) -> None:
@@ -240,7 +247,8 @@ def _by_scope(sources: Mapping[str, float]) -> dict[str, float]:
 def _collectives(found: Estimate) -> dict[str, dict[str, float]]:
     shown = {}
     for kind, total in sorted(found.communication.items()):
-        hidden = 1 - total.exposed / total.seconds if total.seconds else 0.0
+        # Waiting for another one before it counts as exposed too.
+        hidden = max(1 - total.exposed / total.seconds, 0.0) if total.seconds else 0.0
         shown[kind] = {**dataclasses.asdict(total), "overlapped": hidden}
     return shown
 
@@ -258,10 +266,14 @@ def _notes(found: Estimate) -> list[str]:
 
 def _memory(compiled: Any) -> dict[str, float]:
     found = compiled.memory_analysis()
+    given, made = found.argument_size_in_bytes, found.temp_size_in_bytes
+    # What is set aside. The compiler's own peak counts what is alive at once, without the gaps.
+    total = given + made + found.output_size_in_bytes - found.alias_size_in_bytes
     return {
-        "arguments": found.argument_size_in_bytes / GIB,
-        "temporaries": found.temp_size_in_bytes / GIB,
-        "peak": found.peak_memory_in_bytes / GIB,
+        "arguments": given / GIB,
+        "temporaries": made / GIB,
+        "live": found.peak_memory_in_bytes / GIB,
+        "peak": total / GIB,
     }
 
 

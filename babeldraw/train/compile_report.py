@@ -43,7 +43,8 @@ def _memory(report: Report) -> list[str]:
     lines = [f"HBM per chip: {memory['peak']:.2f} GiB of {memory['limit']:.2f}, {verdict}"]
     if report.fits:
         shown = f"  state and batch {memory['arguments']:.2f}"
-        return [*lines, f"{shown}, temporaries {memory['temporaries']:.2f}"]
+        shown += f", temporaries {memory['temporaries']:.2f}; in use at once {memory['live']:.2f}"
+        return [*lines, shown]
     lines += [f"  {entry}" for entry in report.largest]
     helps = [option for option, has in _OPTIONS if not has(report.mesh)]
     return [*lines, f"  what helps: {'; '.join(helps)}"]

@@ -25,7 +25,7 @@ def test_a_step_that_fits_is_reported(cli, tmp_path):
     # Weights are gathered from all four chips.
     gather = report["collectives"]["all-gather"]
     assert gather["count"] > 0 and gather["bytes"] > 0
-    assert 0 <= gather["exposed"] <= gather["seconds"] * 1.001
+    assert gather["exposed"] >= 0 and 0 <= gather["overlapped"] <= 1
     # Capping only shortens; what is executed holds what the model needs.
     step, mfu, flops = report["step_seconds"], report["mfu"], report["flops"]
     assert 0 < step["capped"] <= step["raw"] and 0 < mfu["raw"] <= mfu["capped"] < 1
@@ -43,8 +43,8 @@ def test_a_step_that_is_too_large_is_a_finding(cli):
     too_large += ["--config.model.decoder.blocks=1", "--config.model.encoder.blocks=1"]
     status, printed, _ = cli("compile", CONFIG, "--topology=v4:2x2x1", *too_large)
     assert status == 0 and "does NOT fit" in printed and "--config.mesh.zero1=true" in printed
-    # The largest array, with its size and the operation that makes it.
-    assert "G bf16[" in printed or "G f32[" in printed
+    # The feed-forward's hidden values, of the whole batch of 16 tokens each.
+    assert "GiB over all chips: f32[131072, 16, 65536]" in printed and "nan" not in printed
 
 
 @pytest.mark.parametrize(
