@@ -43,15 +43,32 @@ def pixels(lines):
     return np.stack([line["image"] for line in lines])
 
 
+def assert_same(images, others):
+    """Equal up to the rounding of a level: products of matrices round by the size of a batch."""
+    np.testing.assert_allclose(images.astype(int), others.astype(int), atol=1)
+    assert np.mean(images != others) < 1e-3
+
+
+def test_tokens_do_not_depend_on_the_batch_around_them(generator_run):
+    sampler = Sampler.from_run(str(generator_run))
+    drawn = [
+        [picture.tokens for picture in sampler.sample(PROMPTS, 2, 7, batch_size=size)]
+        for size in (1, 2, 4, 16)
+    ]
+    for other in drawn[1:]:
+        np.testing.assert_array_equal(drawn[0], other)
+    assert len(np.unique(drawn[0], axis=0)) == 6
+
+
 def test_a_picture_does_not_depend_on_the_batch_around_it(sample):
     words = [f"--prompt={prompt}" for prompt in PROMPTS]
     one = sample(*words, "--num=2", "--seed=7", "--batch_size=2")
     other = sample(*words, "--num=2", "--seed=7", "--batch_size=4")
-    np.testing.assert_array_equal(pixels(one), pixels(other))
+    assert_same(pixels(one), pixels(other))
     assert [line["file"] for line in one] == [line["file"] for line in other]
     # Alone, and as the only picture of its seed.
     (alone,) = sample(words[1], "--seed=8", "--batch_size=2")
-    np.testing.assert_array_equal(alone["image"], one[3]["image"])
+    assert_same(alone["image"], one[3]["image"])
     assert len({image.tobytes() for image in pixels(one)}) == len(one)
 
 
@@ -123,7 +140,7 @@ def test_the_same_command_goes_on_where_it_stopped(cli, generator_run, tmp_path)
     assert cli("sample", *words, *prompts)[0] == 0
     manifest = tmp_path / "manifest.jsonl"
     lines = manifest.read_text().splitlines()
-    grid = (tmp_path / "grid.png").read_bytes()
+    grid = decode(tmp_path / "grid.png")
     # As a kill leaves it: the second prompt's pictures half there, the third's not at all.
     manifest.write_text("\n".join(lines[:3]) + "\n")
     for line in lines[3:]:
@@ -132,7 +149,7 @@ def test_the_same_command_goes_on_where_it_stopped(cli, generator_run, tmp_path)
     status, _, said = cli("sample", *words, *prompts)
     assert status == 0 and "1 of 3 prompts are drawn" in said
     assert sorted(manifest.read_text().splitlines()) == sorted(lines)
-    assert (tmp_path / "grid.png").read_bytes() == grid
+    assert_same(decode(tmp_path / "grid.png"), grid)
     status, _, said = cli("sample", *words, *prompts, "--guidance=7")
     assert status == 2 and "holds pictures with guidance" in said
     assert sorted(manifest.read_text().splitlines()) == sorted(lines)
