@@ -139,7 +139,13 @@ def fits(asked, found):
     return not found.decoder_only and [*fields] == [*own]
 
 
-@pytest.mark.parametrize("name", NAMES)
+# What a first user runs; the other configs are trained where there is time (-m slow).
+FIRST = ("demo/tokenizer.py", "demo/text_to_image.py", "folder/tokenizer.py", "digits/vim.py")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=() if n in FIRST else pytest.mark.slow) for n in NAMES]
+)
 def test_runlocal_trains_to_its_end(name, trained):
     folder = trained(load(name, "runlocal"))
     report = json.loads((folder / "report.json").read_text())
