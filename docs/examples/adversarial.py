@@ -40,7 +40,7 @@ SHOWN, ENLARGED = 8, 3
 PANELS = (
     ("psnr_db", "PSNR of the training batch, dB"),
     ("l2", "L2"),
-    ("logit_laplace", "logit-Laplace"),
+    ("r1", "R1 penalty"),
     ("adversarial", "adversarial, generator"),
     ("discriminator", "discriminator"),
     ("accuracy", "discriminator's accuracy"),
