@@ -148,10 +148,12 @@ def contrastive_loss(
     Returns:
       The loss, and the share of pictures whose own text is the nearest.
     """
-    image_BQ, text_BQ = constrain(image_BQ, ("batch", None)), constrain(text_BQ, (None, None))
-    similarity_BB = constrain(jnp.einsum("BQ,EQ->BE", image_BQ, text_BQ), ("batch", None))
-    logits_BB = similarity_BB / temperature
-    own_B = jnp.diagonal(logits_BB)
+    image_BQ, text_BQ = constrain(image_BQ, ("batch", None)), constrain(text_BQ, ("batch", None))
+    # Not the diagonal of all similarities: to read it, each device would gather the others' rows.
+    own_B = jnp.einsum("BQ,BQ->B", image_BQ, text_BQ) / temperature
+    text_EQ = constrain(text_BQ, (None, None))
+    similarity_BE = constrain(jnp.einsum("BQ,EQ->BE", image_BQ, text_EQ), ("batch", None))
+    logits_BB = similarity_BE / temperature
     to_text_B = jax.nn.logsumexp(logits_BB, axis=1) - own_B
     to_image_B = jax.nn.logsumexp(logits_BB, axis=0) - own_B
     nearest_B = jnp.argmax(logits_BB, axis=1) == jnp.arange(own_B.shape[0])
