@@ -6,26 +6,18 @@ The Python interface of `babeldraw sample --class`.
 import dataclasses
 from collections.abc import Iterator, Sequence
 
-import flax.linen as nn
-import jax
 import numpy as np
 
 from babeldraw.config import build, require
 from babeldraw.errors import UserError
 from babeldraw.models.vim import Generator, VIMConfig
-from babeldraw.runs.checkpoints import on_first_device, restore_subset
 from babeldraw.runs.folder import RunFolder
 from babeldraw.sampling.classifier import ClassifierRun
-from babeldraw.sampling.drawing import Drawer
+from babeldraw.sampling.drawing import Drawer, open_drawer
 from babeldraw.sampling.editing import Canvas
 from babeldraw.sampling.logits import SamplingConfig
 from babeldraw.sampling.rejection import drawn_for, most_likely
-from babeldraw.sampling.sampler import abstract_generator
-from babeldraw.sampling.tokenizers import other_decoder
-from babeldraw.sampling.upscaling import SuperResolutionRun
-from babeldraw.sharding.layout import make_layout
-from babeldraw.sharding.mesh import MeshConfig, make_mesh
-from babeldraw.tokenizers.vit_vqgan import ViTVQGANConfig, ViTVQGANTokenizer, identity
+from babeldraw.sharding.mesh import MeshConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,35 +91,21 @@ class ClassSampler:
                 f"{workdir} is a run of {config['objective']}; sampling classes needs one of "
                 "class_to_image"
             )
-        tokenizer = ViTVQGANTokenizer(
-            build(ViTVQGANConfig, config["tokenizer"], "config.tokenizer")
+        model = build(VIMConfig, config["model"], "config.model")
+        drawer, step = open_drawer(
+            workdir,
+            lambda tokens: Generator(model, tokens),
+            super_resolution=super_resolution,
+            tokenizer_run=tokenizer_run,
+            mesh=mesh,
         )
-        generator = Generator(build(VIMConfig, config["model"], "config.model"), tokenizer.tokens)
-        layout = None if mesh is None else make_layout(mesh, make_mesh(mesh))
-        frozen = {"tokenizer": nn.unbox(jax.eval_shape(tokenizer.init, jax.random.key(0)))}
-        abstract = {
-            "params": abstract_generator(generator, layout),
-            "frozen": on_first_device(frozen),
-        }
-        step, state = restore_subset(folder.checkpoints, abstract)
-        decoder = state["frozen"]["tokenizer"]
-        own = identity(config["tokenizer"], decoder)
-        if tokenizer_run:
-            tokenizer, decoder = other_decoder(tokenizer_run, own)
-        upscaler = SuperResolutionRun.open(super_resolution) if super_resolution else None
-        require(
-            upscaler is None or upscaler.tokenizer == own,
-            f"--super_resolution={super_resolution} was not trained on pictures of {own}, the "
-            f"tokenizer that {workdir} draws with; name one that was",
-        )
-        params = {"generator": generator.for_decoding(state["params"]), "tokenizer": decoder}
         return cls(
-            drawer=Drawer(generator, tokenizer, params, upscaler, layout),
-            num_classes=generator.config.num_classes,
+            drawer=drawer,
+            num_classes=model.num_classes,
             guidable=config["loss"]["class_dropout"] > 0,
             defaults=build(SamplingConfig, config["sampling"], "config.sampling"),
             step=step,
-            classifier=_classifier(classifier_run, generator.config.num_classes),
+            classifier=_classifier(classifier_run, model.num_classes),
         )
 
     def sample(

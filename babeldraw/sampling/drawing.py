@@ -3,19 +3,27 @@
 import contextlib
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any
 
+import flax.linen as nn
 import jax
 import numpy as np
 
-from babeldraw.config import require
+from babeldraw.config import build, require
 from babeldraw.data.image import center_crop, to_uint8
+from babeldraw.runs.checkpoints import on_first_device, placed, restore_subset
+from babeldraw.runs.folder import RunFolder
 from babeldraw.sampling.decode import AutoregressiveGenerator, Given, decode
 from babeldraw.sampling.editing import Canvas, keep_first, keep_rows, keep_unmasked
 from babeldraw.sampling.logits import SamplingConfig, Settings
+from babeldraw.sampling.tokenizers import other_decoder
 from babeldraw.sampling.upscaling import SuperResolutionRun
-from babeldraw.sharding.layout import Layout, use
-from babeldraw.tokenizers.base import ImageTokenizer
+from babeldraw.sharding.constraint import logical_axes, shardings
+from babeldraw.sharding.layout import Layout, make_layout, use
+from babeldraw.sharding.mesh import MeshConfig, make_mesh
+from babeldraw.tokenizers.base import ImageTokenizer, ImageTokens
+from babeldraw.tokenizers.vit_vqgan import ViTVQGANConfig, ViTVQGANTokenizer, identity
 
 # Pictures are decoded to pixels so many at a time, so that memory stays bounded.
 PIXELS_AT_A_TIME = 16
@@ -141,3 +149,59 @@ class Drawer:
 def power_of_two(count: int) -> int:
     """The least power of two that is at least `count`."""
     return 1 << (count - 1).bit_length()
+
+
+def open_drawer(
+    workdir: str,
+    make_generator: Callable[[ImageTokens], Any],
+    *,
+    super_resolution: str,
+    tokenizer_run: str,
+    mesh: MeshConfig | None,
+) -> tuple[Drawer, int]:
+    """The networks and the newest weights of a run, and the step that they are of.
+
+    Args:
+      workdir: folder of a run whose generator draws a tokenizer's tokens.
+      make_generator: the generator, given what it predicts.
+      super_resolution, tokenizer_run, mesh: see `sampler.Sampler.from_run`.
+
+    Raises:
+      UserError: no checkpoint yet, super-resolution or a decoder that was trained on another
+        tokenizer, or too few devices.
+    """
+    folder = RunFolder.of(workdir)
+    config = folder.read_config()
+    tokenizer = ViTVQGANTokenizer(build(ViTVQGANConfig, config["tokenizer"], "config.tokenizer"))
+    generator = make_generator(tokenizer.tokens)
+    layout = None if mesh is None else make_layout(mesh, make_mesh(mesh))
+    frozen = {"tokenizer": nn.unbox(jax.eval_shape(tokenizer.init, jax.random.key(0)))}
+    abstract = {
+        "params": _abstract_generator(generator, layout),
+        "frozen": on_first_device(frozen),
+    }
+    step, state = restore_subset(folder.checkpoints, abstract)
+    decoder = state["frozen"]["tokenizer"]
+    own = identity(config["tokenizer"], decoder)
+    if tokenizer_run:
+        tokenizer, decoder = other_decoder(tokenizer_run, own)
+    upscaler = SuperResolutionRun.open(super_resolution) if super_resolution else None
+    if upscaler is not None:
+        require(
+            upscaler.tokenizer == own,
+            f"--super_resolution={super_resolution} was trained on pictures of the tokenizer "
+            f"{upscaler.tokenizer} and {workdir} draws with {own}; name one of the same",
+        )
+    # Once, here: inside the program it would be done anew for every batch.
+    params = {"generator": generator.for_decoding(state["params"]), "tokenizer": decoder}
+    return Drawer(generator, tokenizer, params, upscaler, layout), step
+
+
+def _abstract_generator(generator: Any, layout: Layout | None) -> Any:
+    """Shapes of a generator's parameters and where they shall lie; without layout, one device."""
+    boxed = jax.eval_shape(generator.init, jax.random.key(0))
+    abstract = nn.unbox(boxed)
+    if layout is None:
+        return on_first_device(abstract)
+    axes = logical_axes(boxed)
+    return placed(abstract, shardings(axes, abstract, layout.mesh, layout.preset.used))

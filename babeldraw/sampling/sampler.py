@@ -2,27 +2,18 @@
 
 import dataclasses
 from collections.abc import Iterator, Sequence
-from typing import Any
 
-import flax.linen as nn
-import jax
 import numpy as np
 
 from babeldraw.config import build, require
 from babeldraw.data.text import Vocabulary
 from babeldraw.errors import UserError
 from babeldraw.models import babeldraw, vim
-from babeldraw.runs.checkpoints import on_first_device, placed, restore_subset
 from babeldraw.runs.folder import RunFolder
-from babeldraw.sampling.drawing import Drawer, power_of_two
+from babeldraw.sampling.drawing import Drawer, open_drawer, power_of_two
 from babeldraw.sampling.editing import Canvas
 from babeldraw.sampling.logits import SamplingConfig
-from babeldraw.sampling.tokenizers import other_decoder
-from babeldraw.sampling.upscaling import SuperResolutionRun
-from babeldraw.sharding.constraint import logical_axes, shardings
-from babeldraw.sharding.layout import Layout, make_layout
-from babeldraw.sharding.mesh import MeshConfig, make_mesh
-from babeldraw.tokenizers.vit_vqgan import ViTVQGANConfig, ViTVQGANTokenizer, identity
+from babeldraw.sharding.mesh import MeshConfig
 
 # What draws from text, by the run's objective.
 MODELS = {
@@ -101,37 +92,19 @@ class Sampler:
                 f"{workdir} is a run of {config['objective']}; sampling from text needs one of "
                 f"{' or '.join(MODELS)} (one of class_to_image takes --class)"
             )
-        tokenizer = ViTVQGANTokenizer(
-            build(ViTVQGANConfig, config["tokenizer"], "config.tokenizer")
-        )
         room, section = MODELS[config["objective"]]
         model = build(section, config["model"], "config.model")
-        generator = room.Generator(model, tokenizer.tokens)
-        layout = None if mesh is None else make_layout(mesh, make_mesh(mesh))
-        frozen = {"tokenizer": nn.unbox(jax.eval_shape(tokenizer.init, jax.random.key(0)))}
-        abstract = {
-            "params": abstract_generator(generator, layout),
-            "frozen": on_first_device(frozen),
-        }
-        step, state = restore_subset(folder.checkpoints, abstract)
-        tokenizer_params = state["frozen"]["tokenizer"]
-        own = identity(config["tokenizer"], tokenizer_params)
-        if tokenizer_run:
-            tokenizer, tokenizer_params = other_decoder(tokenizer_run, own)
-        upscaler = SuperResolutionRun.open(super_resolution) if super_resolution else None
-        if upscaler is not None:
-            require(
-                upscaler.tokenizer == own,
-                f"--super_resolution={super_resolution} was trained on pictures of the tokenizer "
-                f"{upscaler.tokenizer} and {workdir} draws with {own}; name one of the same",
-            )
-        # Once, here: inside the program it would be done anew for every batch.
-        weights = generator.for_decoding(state["params"])
-        params = {"generator": weights, "tokenizer": tokenizer_params}
+        drawer, step = open_drawer(
+            workdir,
+            lambda tokens: room.Generator(model, tokens),
+            super_resolution=super_resolution,
+            tokenizer_run=tokenizer_run,
+            mesh=mesh,
+        )
         return cls(
-            drawer=Drawer(generator, tokenizer, params, upscaler, layout),
+            drawer=drawer,
             text_length=model.text_length,
-            image_size=tokenizer.image_size,
+            image_size=drawer.tokenizer.image_size,
             vocabulary=Vocabulary(folder.vocabulary_file),
             defaults=build(SamplingConfig, config["sampling"], "config.sampling"),
             step=step,
@@ -209,13 +182,3 @@ class Sampler:
         for i, image in enumerate(images):
             prompt, picture = divmod(i, len(seeds))
             yield Picture(prompts[prompt], int(seeds[picture]), image, tokens[prompt, picture])
-
-
-def abstract_generator(generator: Any, layout: Layout | None) -> Any:
-    """Shapes of a generator's parameters and where they shall lie; without layout, one device."""
-    boxed = jax.eval_shape(generator.init, jax.random.key(0))
-    abstract = nn.unbox(boxed)
-    if layout is None:
-        return on_first_device(abstract)
-    axes = logical_axes(boxed)
-    return placed(abstract, shardings(axes, abstract, layout.mesh, layout.preset.used))
