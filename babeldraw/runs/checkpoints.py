@@ -46,7 +46,7 @@ class Checkpoints:
         report: Callable[[str], None] = print,
         retry_seconds: tuple[float, ...] = RETRY_SECONDS,
     ):
-        self.directory = epath.Path(directory)
+        self.directory = _absolute(epath.Path(directory))
         self._keep, self._keep_every, self._report = keep, keep_every, report
         self._retry_seconds = retry_seconds
         self._checkpointer = _open(self.directory)
@@ -210,7 +210,7 @@ def _open(directory: epath.Path) -> ocp.training.Checkpointer:
     """Orbax's own: it shall save whenever asked and delete nothing by itself."""
     training = ocp.training
     return training.Checkpointer(
-        _absolute(directory),
+        directory,
         save_decision_policy=training.save_decision_policies.FixedIntervalPolicy(1),
         preservation_policy=training.preservation_policies.PreserveAll(),
         cleanup_tmp_directories=True,
@@ -229,7 +229,7 @@ def restore_subset(directory: epath.Path, abstract_state: Any) -> tuple[int, Any
     Raises:
       UserError: there is no checkpoint, or it is of another model.
     """
-    directory = epath.Path(directory)
+    directory = _absolute(epath.Path(directory))
     steps = (
         [int(path.name) for path in directory.iterdir() if path.name.isdigit()]
         if (directory.exists())
@@ -241,7 +241,7 @@ def restore_subset(directory: epath.Path, abstract_state: Any) -> tuple[int, Any
     _check_shapes(directory / str(step), abstract_state, whole=False)
     context = ocp.Context()
     context.pytree.loading.partial_load = True
-    path = _absolute(directory / str(step))
+    path = directory / str(step)
     with context:
         try:
             loaded = ocp.load_checkpointables(path, {"state": abstract_state})
@@ -270,7 +270,7 @@ def _check_shapes(path: epath.Path, abstract_state: Any, whole: bool = True) -> 
 
     Not `whole`: it may hold more.
     """
-    stored = ocp.checkpointables_metadata(_absolute(path)).metadata["state"]
+    stored = ocp.checkpointables_metadata(path).metadata["state"]
     shapes = {
         _names(where): leaf.shape
         for where, leaf in jax.tree_util.tree_leaves_with_path(stored)

@@ -99,6 +99,8 @@ def describe(error: BaseException) -> str:
     """A fault in one line. A user's mistake is none: it is raised again."""
     if isinstance(error, UserError):
         raise error
+    while error.__cause__ is not None:  # What Orbax wraps says more than the wrapping.
+        error = error.__cause__
     return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
 

@@ -82,7 +82,7 @@ def find_place(
         return _slurm(environ)
     if "TPU_WORKER_HOSTNAMES" in environ and "TPU_WORKER_ID" in environ:
         workers = environ["TPU_WORKER_HOSTNAMES"].split(",")
-        return _slices(workers, int(environ["TPU_WORKER_ID"]), environ)
+        return _slices(workers, environ["TPU_WORKER_ID"], environ)
     return _tpu_vm(environ, metadata or _metadata(environ))
 
 
@@ -122,19 +122,25 @@ def _tpu_vm(environ: Mapping[str, str], metadata: Callable[[str], str]) -> Place
     workers = [entry.split(":")[-1] for entry in metadata("worker-network-endpoints").split(",")]
     # A multi-slice queued resource tells the slices here, as "NAME: 'VALUE'" lines.
     slices = dict(re.findall(r"^(MEGASCALE_\w+): '?([^'\n]*)'?$", metadata("tpu-env"), re.M))
-    return _slices(workers, int(number), {**slices, **environ})
+    return _slices(workers, number, {**slices, **environ})
 
 
-def _slices(workers: list[str], number: int, environ: Mapping[str, str]) -> Place | None:
+def _slices(workers: list[str], number: str, environ: Mapping[str, str]) -> Place | None:
     slices = int(environ.get("MEGASCALE_NUM_SLICES") or 1)
     this = int(environ.get("MEGASCALE_SLICE_ID") or 0)
     first = environ.get("MEGASCALE_COORDINATOR_ADDRESS", "").partition(":")[0]
     count = slices * len(workers)
     if count == 1:
         return None
+    # libtpu itself writes a warning into TPU_WORKER_ID where it knows no number.
+    require(
+        number.strip().isdigit(),
+        f"TPU_WORKER_ID is {number!r}; this host's number from 0 is needed, or give --coordinator, "
+        "--hosts and --host",
+    )
     coordinator = f"{first if slices > 1 and first else workers[0]}:{PORT}"
     names = tuple(workers) if slices == 1 else ()
-    return Place(coordinator, count, this * len(workers) + number, names)
+    return Place(coordinator, count, this * len(workers) + int(number), names)
 
 
 def _metadata(environ: Mapping[str, str]) -> Callable[[str], str]:

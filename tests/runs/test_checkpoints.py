@@ -1,5 +1,6 @@
 """A checkpoint is whole or not there, and comes back bit for bit, on any mesh."""
 
+import contextlib
 import functools
 
 import jax
@@ -55,6 +56,19 @@ def test_everything_comes_back_bit_for_bit(three):
     state, progress = three.restore(3, ABSTRACT)
     assert_same(state, STATE)
     assert progress == PROGRESS
+
+
+def test_a_relative_directory_will_do(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    said = []
+    with contextlib.closing(Checkpoints("run/checkpoints", report=said.append)) as made:
+        made.save(3, STATE, PROGRESS)
+        made.wait()
+        assert_same(made.restore(3, ABSTRACT)[0], STATE)
+    assert said == []
+    step, state = restore_subset("run/checkpoints", ABSTRACT)
+    assert step == 3
+    assert_same(state, STATE)
 
 
 def test_another_process_finds_it(three):

@@ -1,5 +1,6 @@
 """The loop: stopped or not, on one device or eight, a run comes to the same numbers."""
 
+import contextlib
 import json
 import math
 import random
@@ -228,13 +229,18 @@ def test_afterwards_sigterm_ends_the_process_as_before(exploded):
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
-def start(folder, steps, **train_fields):
-    """`babeldraw train` of the tokenizer in a process of its own."""
+@contextlib.contextmanager
+def started(folder, steps, **train_fields):
+    """`babeldraw train` of the tokenizer in a process of its own, that ends with the test."""
     fields = {"steps": steps, "log_every": 1} | train_fields
     command = [sys.executable, "-m", "babeldraw.cli", "train", f"--workdir={folder}"]
     command += ["--config=configs/demo/tokenizer.py:runlocal"]
     command += [f"--config.train.{name}={value}" for name, value in fields.items()]
-    return subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def wait_for_step(folder, step, process):
@@ -247,10 +253,10 @@ def wait_for_step(folder, step, process):
 
 
 def test_sigterm_saves_and_says_how_to_go_on(tmp_path):
-    process = start(tmp_path, steps=100_000, checkpoint_every=100_000)
-    wait_for_step(tmp_path, 2, process)
-    process.send_signal(signal.SIGTERM)
-    _, said = process.communicate(timeout=60)
+    with started(tmp_path, steps=100_000, checkpoint_every=100_000) as process:
+        wait_for_step(tmp_path, 2, process)
+        process.send_signal(signal.SIGTERM)
+        _, said = process.communicate(timeout=60)
     assert process.returncode == GO_ON, said
     last = metrics(tmp_path)[-1]["step"]
     assert said.splitlines()[-1] == (
@@ -263,12 +269,10 @@ def test_sigterm_saves_and_says_how_to_go_on(tmp_path):
 @pytest.mark.slow
 def test_killed_at_any_moment_a_run_comes_to_the_same_end(runlocal, tmp_path):
     fields = {"steps": 300, "checkpoint_every": 7}
-    process = start(tmp_path / "killed", **fields)
     step, delay = random.randint(1, 200), random.uniform(0, 0.1)
-    wait_for_step(tmp_path / "killed", step, process)
-    time.sleep(delay)
-    process.kill()
-    process.communicate()
+    with started(tmp_path / "killed", **fields) as process:
+        wait_for_step(tmp_path / "killed", step, process)
+        time.sleep(delay)
     reached = metrics(tmp_path / "killed")[-1]["step"]
     assert step <= reached < fields["steps"]
     config = runlocal("demo/tokenizer.py")

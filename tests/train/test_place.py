@@ -51,6 +51,13 @@ def test_a_machine_without_any_of_them_is_alone():
     batch_script = {name: value for name, value in SLURM.items() if "STEP" not in name}
     assert place(batch_script) is None
     assert place({"TPU_WORKER_HOSTNAMES": "localhost", "TPU_WORKER_ID": "0"}) is None
+    # What libtpu leaves behind where it has compiled without a TPU.
+    assert place({"TPU_WORKER_HOSTNAMES": "localhost", "TPU_WORKER_ID": "WARNING: no"}) is None
+
+
+def test_a_worker_number_that_is_none_is_refused():
+    with pytest.raises(UserError, match=r"TPU_WORKER_ID is 'WARNING: no'; .* --host$"):
+        place({**GKE, "TPU_WORKER_ID": "WARNING: no"})
 
 
 def test_slurm():
