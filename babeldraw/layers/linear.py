@@ -6,6 +6,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from babeldraw.sharding.constraint import constrain
+
 Axes = tuple[str | None, ...]
 
 
@@ -59,6 +61,20 @@ class Einsum(nn.Module):
         )
         bias = self.param("bias", init, shape)
         return jnp.broadcast_to(bias.astype(self.dtype), y.shape)
+
+
+class Logits(Einsum):
+    """The softmax layer of a model: [B, T, D] -> float32 [B, T, V]; see `make`."""
+
+    @classmethod
+    def make(cls, dim: int, vocab_size: int, name: str | None = None) -> "Logits":
+        return cls("BTD,DV->BTV", (dim, vocab_size), ("readout", "vocab"), name=name)
+
+    @nn.compact
+    def __call__(self, x_BTD: jax.Array) -> jax.Array:
+        # Without the first the weight's layout would spread to the residual stream.
+        x_BTD = constrain(x_BTD, ("batch", "length", "activation_embed"))
+        return constrain(super().__call__(x_BTD), ("batch", "length", "activation_vocab"))
 
 
 def _product(eqn: str, x: jax.Array, weight: jax.Array) -> jax.Array:

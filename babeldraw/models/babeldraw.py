@@ -23,7 +23,7 @@ from babeldraw.layers.block import (
     TransformerConfig,
 )
 from babeldraw.layers.dropout import fold
-from babeldraw.layers.linear import Einsum, Embedding, LayerNorm
+from babeldraw.layers.linear import Embedding, LayerNorm, Logits
 from babeldraw.layers.masks import AttentionConfig, padding_mask
 from babeldraw.layers.positions import GridPositions, LearnedPositions
 from babeldraw.layers.stack import Stack, read_type, unstack
@@ -114,9 +114,7 @@ class ImageDecoder(nn.Module):
             numbered=True,
         )
         self.norm = LayerNorm()
-        self.logits = Einsum(
-            "BTD,DV->BTV", (config.dim, self.tokens.vocab_size), ("embed", "vocab")
-        )
+        self.logits = Logits.make(config.dim, self.tokens.vocab_size)
 
     def __call__(
         self,
@@ -132,8 +130,7 @@ class ImageDecoder(nn.Module):
         # Read by every block: kept in the blocks' own type.
         text_BSD = text_BSD.astype(self.stack.dtype)
         x_BTD = self.stack(x_BTD, text_BSD, text_mask, keys=fold(keys, 1))
-        logits_BTV = self.logits(self.norm(x_BTD))
-        return constrain(logits_BTV, ("batch", "length", "activation_vocab"))
+        return self.logits(self.norm(x_BTD))
 
     def empty_cache(self, text_PSD: jax.Array, text_mask: jax.Array, samples: int) -> Cache:
         blocks = tuple(

@@ -20,7 +20,7 @@ from babeldraw.config import require
 from babeldraw.layers.attention import Attention
 from babeldraw.layers.block import DTYPES, DecoderBlock, EncoderBlock, TransformerConfig
 from babeldraw.layers.dropout import fold
-from babeldraw.layers.linear import Einsum, Embedding, LayerNorm
+from babeldraw.layers.linear import Einsum, Embedding, LayerNorm, Logits
 from babeldraw.layers.masks import Causal, dense_mask
 from babeldraw.layers.positions import GridPositions, LearnedPositions
 from babeldraw.layers.stack import Stack
@@ -192,14 +192,8 @@ class MultimodalDecoder(nn.Module):
         stack = _stack(functools.partial(DecoderBlock, config, Causal()), config, "stack")
         # No slot before the end of a text sees the padding after it.
         x_BSD = stack(x_BSD, picture_BTD.astype(dtype), None, keys=keys)
-        logits = Einsum(
-            "BTD,DV->BTV",
-            (config.dim, self.config.text_vocab_size),
-            ("embed", "vocab"),
-            name="logits",
-        )
-        logits_BSV = logits(LayerNorm(name="norm")(x_BSD))
-        return constrain(logits_BSV, ("batch", "length", "activation_vocab"))
+        logits = Logits.make(config.dim, self.config.text_vocab_size, name="logits")
+        return logits(LayerNorm(name="norm")(x_BSD))
 
 
 class CoCa(nn.Module):

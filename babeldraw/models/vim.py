@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 from babeldraw.config import require
 from babeldraw.layers.block import DTYPES, CausalBlock, TransformerConfig
-from babeldraw.layers.linear import Einsum, Embedding, LayerNorm
+from babeldraw.layers.linear import Embedding, LayerNorm, Logits
 from babeldraw.layers.positions import GridPositions, LearnedPositions
 from babeldraw.layers.stack import Stack, read_type, unstack
 from babeldraw.sharding.constraint import constrain
@@ -120,9 +120,7 @@ class VIM(nn.Module):
             DTYPES[decoder.dtype],
         )
         self.norm = LayerNorm()
-        self.logits = Einsum(
-            "BTD,DV->BTV", (decoder.dim, self.tokens.vocab_size), ("embed", "vocab")
-        )
+        self.logits = Logits.make(decoder.dim, self.tokens.vocab_size)
 
     def __call__(
         self, condition: jax.Array, image_BT: jax.Array, keys: jax.Array | None = None
@@ -139,9 +137,7 @@ class VIM(nn.Module):
         """
         x_BTD = self.stack(self._slots(condition, image_BT[:, :-1]), keys=keys)
         # Slots before the prefix's last predict nothing.
-        x_BTD = x_BTD[:, -image_BT.shape[1] :]
-        logits_BTV = self.logits(self.norm(x_BTD))
-        return constrain(logits_BTV, ("batch", "length", "activation_vocab"))
+        return self.logits(self.norm(x_BTD[:, -image_BT.shape[1] :]))
 
     def features(self, condition: jax.Array, image_BT: jax.Array) -> jax.Array:
         """What each block makes of a picture: its output, the mean over the image tokens.

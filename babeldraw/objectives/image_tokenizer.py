@@ -23,7 +23,7 @@ from babeldraw.sharding.constraint import logical_axes
 from babeldraw.tokenizers.perceptual import PerceptualConfig, PerceptualNetwork
 from babeldraw.tokenizers.pixels import logit_laplace_parameters, to_images
 from babeldraw.tokenizers.quantizers import Quantized
-from babeldraw.tokenizers.vit_vqgan import DECODER, ENCODER, ViTVQGANConfig, ViTVQGANTokenizer
+from babeldraw.tokenizers.vit_vqgan import DECODER, ViTVQGANConfig, ViTVQGANTokenizer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -189,10 +189,9 @@ class ImageTokenizerObjective:
         """`state` with these parameters of the perceptual network."""
         return state.replace(frozen={**state.frozen, "perceptual": params})
 
-    def with_encoder(self, state: TrainState, params: Any) -> TrainState:
-        """`state` with this trained encoder and codebook; what else `params` holds is left."""
-        kept = {name: params[name] for name in ENCODER}
-        return state.replace(params={**state.params, **kept})
+    def with_trained(self, state: TrainState, params: Any) -> TrainState:
+        """`state` with these parts of a trained tokenizer in place of its own."""
+        return state.replace(params={**state.params, **params})
 
     def _reconstruction_loss(self, raw_BhwC: jax.Array, images: jax.Array, frozen: Any):
         """The terms that compare two pictures, weighted; and each by itself."""

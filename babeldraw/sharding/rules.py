@@ -21,6 +21,7 @@ WHOLE: Rules = {
     # Parameters.
     "layers": None,
     "embed": None,
+    "readout": None,
     "heads": None,
     "head_dim": None,
     "mlp": None,
@@ -39,21 +40,37 @@ WHOLE: Rules = {
 # What a parameter cannot be named.
 ACTIVATIONS = ("batch", "length", *(name for name in WHOLE if name.startswith("activation_")))
 
-# Weights and what lies inside a block split over heads and feed-forward; outputs of attention and
-# feed-forward whole: an all-reduce each. Least latency for the small tensors of decoding.
+# Weights and what lies inside a block split over heads and feed-forward; what leaves attention,
+# feed-forward and the softmax layer whole: an all-reduce each, nothing else. Least latency for the
+# small tensors of decoding.
 IN_LAYER_SERVING: Rules = {
     **WHOLE,
     "heads": "model",
     "mlp": "model",
+    "readout": "model",
+    "activation_heads": "model",
+    "activation_mlp": "model",
+}
+
+# The outputs of a block split too: reduce-scatter and all-gather in place of all-reduce, and a
+# quarter of the residual stream on each of four devices (Parti, section 3.2.1); logits by the
+# vocabulary, so that no device ever holds all of a batch's.
+IN_LAYER: Rules = {
+    **WHOLE,
+    "heads": "model",
+    "mlp": "model",
     "vocab": "model",
+    "activation_embed": "model",
     "activation_heads": "model",
     "activation_mlp": "model",
     "activation_vocab": "model",
 }
 
-# As IN_LAYER_SERVING, the outputs of a block split too: reduce-scatter and all-gather in place of
-# all-reduce, and a quarter of the residual stream on each of four devices (Parti, section 3.2.1).
-IN_LAYER: Rules = {**IN_LAYER_SERVING, "activation_embed": "model"}
+
+def _spread(rules: Rules, axes: MeshAxes) -> Rules:
+    """`rules` with the width of the model, which every matrix has, split over `axes`."""
+    return {**rules, "embed": axes, "readout": axes}
+
 
 # The batch over every device, for a frozen tokenizer inside the step of a larger model.
 ALL_DATA: Rules = {**WHOLE, "batch": ("data", "stage", "model")}
@@ -76,12 +93,12 @@ class Preset:
 
 PRESETS: dict[str, Preset] = {
     "data_parallel": Preset(WHOLE, WHOLE),
-    "fsdp": Preset(IN_LAYER, {**IN_LAYER, "embed": ("data", "stage")}, gather_per_layer=True),
+    "fsdp": Preset(IN_LAYER, _spread(IN_LAYER, ("data", "stage")), gather_per_layer=True),
     "in_layer": Preset(IN_LAYER, IN_LAYER),
     "in_layer_serving": Preset(IN_LAYER_SERVING, IN_LAYER_SERVING),
     # Each device keeps a slice of every layer and gets the whole layers of its stage once a step:
     # stored so, a checkpoint knows nothing of stages.
-    "pipeline": Preset(IN_LAYER, {**IN_LAYER, "embed": "stage"}, pipelined=True),
+    "pipeline": Preset(IN_LAYER, _spread(IN_LAYER, "stage"), pipelined=True),
 }
 
 
@@ -102,7 +119,7 @@ def preset(name: str, zero1: bool = False) -> Preset:
     chosen = PRESETS[name]
     if not zero1:
         return chosen
-    return dataclasses.replace(chosen, stored={**chosen.stored, "embed": ("data", "stage")})
+    return dataclasses.replace(chosen, stored=_spread(chosen.stored, ("data", "stage")))
 
 
 def partition_spec(names: tuple[str | None, ...], rules: Rules) -> PartitionSpec:

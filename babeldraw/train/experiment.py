@@ -66,6 +66,7 @@ class TokenizerExperiment:
     """Stage 1. Each attribute is the config's section of that name.
 
     decoder_only: keep the encoder and the codebook of `tokenizer_run` and train a new decoder.
+    keep_decoder: with `decoder_only`, begin from the decoder of `tokenizer_run`, not a fresh one.
     tokenizer_run: run folder of a trained tokenizer, for `decoder_only`.
     """
 
@@ -75,6 +76,7 @@ class TokenizerExperiment:
     optimizer: OptimizerConfig
     tokenizer: ViTVQGANConfig
     decoder_only: bool = False
+    keep_decoder: bool = False
     tokenizer_run: str = ""
     loss: TokenizerLossConfig = TokenizerLossConfig()
     discriminator: DiscriminatorConfig = DiscriminatorConfig()
@@ -97,6 +99,11 @@ class TokenizerExperiment:
             self.decoder_only or not self.tokenizer_run,
             f"config.tokenizer_run is {self.tokenizer_run!r}, which only a run with "
             "config.decoder_only=True begins from; set that, or leave tokenizer_run empty",
+        )
+        require(
+            self.decoder_only or not self.keep_decoder,
+            "config.keep_decoder is True, which only a run with config.decoder_only=True can do; "
+            "set that, or leave keep_decoder False",
         )
         # The objective checks the sections against each other.
         self.make_objective()

@@ -205,8 +205,9 @@ def initial_state(
         params = trained_tokenizer(experiment, state.frozen["tokenizer"])
         state = objective.with_tokenizer(state, params)
     elif trains_decoder_only(experiment):
-        kept = {name: state.params[name] for name in ENCODER}
-        state = objective.with_encoder(state, trained_tokenizer(experiment, kept))
+        names = state.params if experiment.keep_decoder else ENCODER
+        taken = {name: state.params[name] for name in names}
+        state = objective.with_trained(state, trained_tokenizer(experiment, taken))
     if uses_perceptual(experiment):
         params = PerceptualNetwork(experiment.perceptual).load()
         params = jax.device_put(params, places.frozen["perceptual"])
@@ -217,7 +218,8 @@ def initial_state(
 def tokenizer_folder(experiment: OnTokenizer | TokenizerExperiment) -> RunFolder:
     """The folder that `config.tokenizer_run` names: of a tokenizer with the config's sizes.
 
-    With `config.decoder_only`, the sizes of its encoder and codebook.
+    With `config.decoder_only`, the sizes of its encoder and codebook; of its decoder only with
+    `config.keep_decoder`.
 
     Raises:
       UserError: it is none.
@@ -234,7 +236,7 @@ def tokenizer_folder(experiment: OnTokenizer | TokenizerExperiment) -> RunFolder
     # Built, so that a field that is younger than the folder has its default there.
     trained = to_dict(build(ViTVQGANConfig, before["tokenizer"], "config.tokenizer"))
     asked = to_dict(experiment.tokenizer)
-    if isinstance(experiment, TokenizerExperiment):
+    if isinstance(experiment, TokenizerExperiment) and not experiment.keep_decoder:
         trained, asked = ({name: d[name] for name in ENCODER_FIELDS} for d in (trained, asked))
     difference = first_difference(trained, asked, "config.tokenizer")
     if difference is not None:

@@ -16,6 +16,7 @@ from babeldraw.sampling.logits import SamplingConfig, Settings, sample_tokens
 from babeldraw.sharding.constraint import logical_axes, shardings
 from babeldraw.sharding.layout import make_layout, use
 from babeldraw.sharding.mesh import MeshConfig, make_mesh
+from babeldraw.sharding.program import collectives
 from babeldraw.tokenizers.base import ImageTokens
 
 STACK = TransformerConfig(blocks=2, heads=2, dim=16, hidden=32)
@@ -31,6 +32,7 @@ GENERATOR = Generator(CONFIG, ImageTokens(vocab_size=13, shape=(3, 4)))
 TEXT = jnp.array([[5, 3, 8, 2], [7, 1, 0, 0], [0, 0, 0, 0]], jnp.int32)
 KEYS = jax.random.split(jax.random.key(0), 3)
 TRACES = []
+SERVING = MeshConfig(data=1, model=2, rules="in_layer_serving")
 
 
 @functools.partial(jax.jit, static_argnums=5)
@@ -131,7 +133,7 @@ def test_pictures_of_one_text_share_its_reading(params):
 @pytest.mark.parametrize(
     "mesh",
     [
-        MeshConfig(data=1, model=2, rules="in_layer_serving"),
+        SERVING,
         MeshConfig(data=3, model=2, rules="in_layer_serving"),
         MeshConfig(data=2, model=2, rules="in_layer"),
     ],
@@ -150,8 +152,11 @@ def test_devices_that_share_a_model_draw_the_same(params, mesh):
             return decode(GENERATOR, params, text, keys, settings)
 
     settings = Settings.of(SamplingConfig(temperature=0.7, guidance=2.0))
-    found = jax.jit(sharded)(split, TEXT, KEYS, settings)
+    program = jax.jit(sharded).lower(split, TEXT, KEYS, settings).compile()
+    found = program(split, TEXT, KEYS, settings)
     np.testing.assert_array_equal(found, draw(params, temperature=0.7, guidance=2.0))
+    if mesh == SERVING:
+        assert {found.kind for found in collectives(program.as_text())} == {"all-reduce"}
 
 
 def test_the_same_key_draws_the_same_and_another_something_else(params):

@@ -61,6 +61,20 @@ def test_the_folder_is_a_tokenizers_with_the_same_tokens(tokenizer_run, decoder_
     assert evaluate_run(str(decoder_run))["reconstruction/psnr_db"] > 0
 
 
+def test_a_decoder_may_go_on_where_it_was(runlocal, tokenizer_run, tmp_path):
+    config = runlocal("demo/tokenizer.py")
+    config.decoder_only, config.keep_decoder = True, True
+    config.tokenizer_run = str(tokenizer_run)
+    config.loss.restart_below = 0.0
+    config.optimizer.schedule.peak = 1e-6
+    train(config, str(tmp_path / "run"))
+    before, after = (TokenizerRun.open(str(f)) for f in (tokenizer_run, tmp_path / "run"))
+    for old, new in zip(*map(jax.tree.leaves, (before.params, after.params)), strict=True):
+        np.testing.assert_allclose(new, old, atol=1e-4)
+    weight = before.params["to_pixels"]["weight"]
+    assert np.any(after.params["to_pixels"]["weight"] != weight)
+
+
 def test_a_generator_draws_with_it(generator_run, tokenizer_run, decoder_run, cli, tmp_path):
     def draw(tokenizer_run=""):
         sampler = Sampler.from_run(str(generator_run), tokenizer_run=str(tokenizer_run))
@@ -90,6 +104,8 @@ def test_a_decoder_of_other_codes_is_refused(generator_run, other_run, cli):
         ({"tokenizer_run": ""}, "config.tokenizer_run is empty; name the run folder of a trained"),
         ({"tokenizer_run": "/nowhere"}, "/nowhere"),
         ({"decoder_only": False}, "which only a run with config.decoder_only=True begins from"),
+        ({"keep_decoder": True}, r"config.tokenizer.decoder.\w+ is .* but .* was trained with"),
+        ({"decoder_only": False, "tokenizer_run": "", "keep_decoder": True}, "keep_decoder is Tru"),
         ({"loss.restart_below": 0.1}, "config.loss.restart_below is 0.1, which moves codes"),
     ],
 )
