@@ -17,7 +17,7 @@ from babeldraw.objectives.contrastive_captioner import (
 from babeldraw.optim.optimizer import OptimizerConfig
 from babeldraw.sharding.layout import Layout
 from babeldraw.sharding.mesh import MeshConfig
-from babeldraw.train.layout_checks import check_layout
+from babeldraw.train.requirements import check_layout, need_pictures, need_whole_batches
 from babeldraw.train.settings import TrainConfig
 
 
@@ -43,14 +43,10 @@ class ContrastiveCaptionerExperiment:
     mesh: MeshConfig = MeshConfig()
 
     def __post_init__(self):
-        require(
-            self.data.source != "tokens",
-            "config.data.source is 'tokens', which hold no pictures to learn from",
-        )
-        require(
-            self.train.accumulation == 1,
-            f"config.train.accumulation is {self.train.accumulation}; the contrastive loss, which "
-            "tells each pair from all others of a batch, needs 1",
+        need_pictures(self.data)
+        need_whole_batches(
+            self.train,
+            "the contrastive loss, which tells each pair from all others of a batch,",
         )
         require(
             self.train.batch_size > 1,

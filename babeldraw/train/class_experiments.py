@@ -27,8 +27,14 @@ from babeldraw.sampling.logits import SamplingConfig
 from babeldraw.sharding.layout import Layout
 from babeldraw.sharding.mesh import MeshConfig
 from babeldraw.tokenizers.vit_vqgan import ViTVQGANConfig
-from babeldraw.train.layout_checks import check_layout
 from babeldraw.train.progress import say
+from babeldraw.train.requirements import (
+    check_layout,
+    need_pictures,
+    need_rules_alone,
+    need_whole_batches,
+    need_whole_weights,
+)
 from babeldraw.train.settings import TrainConfig
 
 
@@ -187,14 +193,8 @@ class ClassifierExperiment:
     mesh: MeshConfig = MeshConfig()
 
     def __post_init__(self):
-        require(
-            self.data.source != "tokens",
-            "config.data.source is 'tokens', which hold no pictures to learn from",
-        )
-        require(
-            self.train.accumulation == 1,
-            f"config.train.accumulation is {self.train.accumulation}; a classifier needs 1",
-        )
+        need_pictures(self.data)
+        need_whole_batches(self.train, "a classifier")
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -211,16 +211,8 @@ class ClassifierExperiment:
 
     def check_layout(self, layout: Layout) -> None:
         """Raises `UserError` when the config does not fit a mesh."""
-        require(
-            self.mesh.rules in ("data_parallel", "fsdp") and self.mesh.model == 1,
-            f"config.mesh is rules={self.mesh.rules}, model={self.mesh.model}; convolutions are "
-            "not split in layers, so data_parallel or fsdp and model=1 are needed",
-        )
-        require(
-            not self.mesh.overrides,
-            f"config.mesh.overrides is {self.mesh.overrides}; a classifier's parameters follow the "
-            "rules alone, so () is needed",
-        )
+        need_whole_weights(self.mesh)
+        need_rules_alone(self.mesh, "a classifier's")
         check_layout(layout, self.train.batch_size, 1, self.stacks)
 
     @property

@@ -34,7 +34,13 @@ from babeldraw.tokenizers.super_resolution import SuperResolutionConfig
 from babeldraw.tokenizers.vit_vqgan import ViTVQGANConfig
 from babeldraw.train.captioner_experiment import ContrastiveCaptionerExperiment
 from babeldraw.train.class_experiments import ClassifierExperiment, ClassToImageExperiment
-from babeldraw.train.layout_checks import check_layout
+from babeldraw.train.requirements import (
+    check_layout,
+    need_pictures,
+    need_rules_alone,
+    need_whole_batches,
+    need_whole_weights,
+)
 from babeldraw.train.settings import TrainConfig
 
 
@@ -86,15 +92,8 @@ class TokenizerExperiment:
     mesh: MeshConfig = MeshConfig()
 
     def __post_init__(self):
-        require(
-            self.data.source != "tokens",
-            "config.data.source is 'tokens', which hold no pictures for a tokenizer to learn from",
-        )
-        require(
-            self.train.accumulation == 1,
-            f"config.train.accumulation is {self.train.accumulation}; a tokenizer, whose losses "
-            "look at a batch as a whole, needs 1",
-        )
+        need_pictures(self.data)
+        need_whole_batches(self.train, "a tokenizer, whose losses look at a batch as a whole,")
         require(
             self.decoder_only or not self.tokenizer_run,
             f"config.tokenizer_run is {self.tokenizer_run!r}, which only a run with "
@@ -110,11 +109,7 @@ class TokenizerExperiment:
 
     def check_layout(self, layout: Layout) -> None:
         """Raises `UserError` when the config does not fit a mesh."""
-        require(
-            not self.mesh.overrides,
-            f"config.mesh.overrides is {self.mesh.overrides}; a tokenizer's parameters follow the "
-            "rules alone, so () is needed",
-        )
+        need_rules_alone(self.mesh, "a tokenizer's")
         check_layout(layout, self.train.batch_size, 1, self.stacks)
 
     @property
@@ -254,25 +249,15 @@ class SuperResolutionExperiment:
     mesh: MeshConfig = MeshConfig()
 
     def __post_init__(self):
-        require(
-            self.data.source != "tokens",
-            "config.data.source is 'tokens', which hold no pictures to learn from",
-        )
-        require(
-            self.train.accumulation == 1,
-            f"config.train.accumulation is {self.train.accumulation}; super-resolution, whose "
-            "losses look at a batch as a whole, needs 1",
-        )
+        need_pictures(self.data)
+        need_whole_batches(self.train, "super-resolution, whose losses look at a batch as a whole,")
         # The objective checks the sections against each other.
         self.make_objective()
 
     def check_layout(self, layout: Layout) -> None:
         """Raises `UserError` when the config does not fit a mesh."""
-        require(
-            self.mesh.rules in ("data_parallel", "fsdp") and self.mesh.model == 1,
-            f"config.mesh is rules={self.mesh.rules}, model={self.mesh.model}; convolutions are "
-            "not split in layers, so data_parallel or fsdp and model=1 are needed",
-        )
+        need_whole_weights(self.mesh)
+        need_rules_alone(self.mesh, "super-resolution's")
         check_layout(layout, self.train.batch_size, 1, self.stacks)
 
     @property

@@ -1,10 +1,47 @@
-"""Whether a config's sizes fit the mesh, said before anything is compiled."""
+"""What several kinds of experiment ask of their sections, said before anything is compiled."""
 
 from collections.abc import Mapping
 
 from babeldraw.config import require
+from babeldraw.data.sources import DataConfig
 from babeldraw.layers.block import TransformerConfig
 from babeldraw.sharding.layout import Layout
+from babeldraw.sharding.mesh import MeshConfig
+from babeldraw.train.settings import TrainConfig
+
+
+def need_pictures(data: DataConfig) -> None:
+    """Refuses stored tokens."""
+    require(
+        data.source != "tokens",
+        "config.data.source is 'tokens', which hold no pictures to learn from",
+    )
+
+
+def need_whole_batches(train: TrainConfig, who: str) -> None:
+    """Refuses gradients summed over parts of a batch; `who`: needs the whole, and why."""
+    require(
+        train.accumulation == 1,
+        f"config.train.accumulation is {train.accumulation}; {who} needs 1",
+    )
+
+
+def need_whole_weights(mesh: MeshConfig) -> None:
+    """Refuses layouts that split the weights of convolutions inside a layer."""
+    require(
+        mesh.rules in ("data_parallel", "fsdp") and mesh.model == 1,
+        f"config.mesh is rules={mesh.rules}, model={mesh.model}; convolutions are not split in "
+        "layers, so data_parallel or fsdp and model=1 are needed",
+    )
+
+
+def need_rules_alone(mesh: MeshConfig, whose: str) -> None:
+    """Refuses overrides of the rules."""
+    require(
+        not mesh.overrides,
+        f"config.mesh.overrides is {mesh.overrides}; {whose} parameters follow the rules alone, so "
+        "() is needed",
+    )
 
 
 def check_layout(
