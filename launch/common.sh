@@ -57,3 +57,26 @@ quoted() {
   printf -v text '%q ' "$@"
   printf '%s' "${text% }"
 }
+
+# The command line: sets WORDS (settings file, command, its arguments), DRY_RUN and the settings.
+# `usage` prints the script's own help.
+read_words() {
+  local word
+  WORDS=()
+  for word in "$@"; do
+    case "$word" in
+      --dry-run) DRY_RUN=yes ;;
+      -h | --help)
+        usage
+        exit 0
+        ;;
+      *) WORDS+=("$word") ;;
+    esac
+  done
+  if ((${#WORDS[@]} < 2)); then
+    usage >&2
+    exit 2
+  fi
+  CONF="${WORDS[0]}" FLAGS=''
+  read_settings "$CONF"
+}

@@ -107,30 +107,14 @@ delete() {
 }
 
 main() {
-  local words=() word
-  for word in "$@"; do
-    case "$word" in
-      --dry-run) DRY_RUN=yes ;;
-      -h | --help)
-        usage
-        exit 0
-        ;;
-      *) words+=("$word") ;;
-    esac
-  done
-  if ((${#words[@]} < 2)); then
-    usage >&2
-    exit 2
-  fi
-  CONF="${words[0]}" FLAGS=''
-  read_settings "$CONF"
+  read_words "$@"
   need PROJECT ZONE NAME SLICES PROVISIONING CONFIG WORKDIR CLUSTER IMAGE MACHINE TOPOLOGY TPU_LABEL \
     HOSTS CHIPS_PER_HOST
   [[ "$NAME" =~ ^[a-z][a-z0-9-]*$ ]] || fail "$CONF: NAME=$NAME: small letters, digits and - only"
   WHERE=("--project=$PROJECT" "--zone=$ZONE")
-  case "${words[1]}" in
-    create | image | manifest | run | logs | status | stop | fetch | delete) "${words[@]:1}" ;;
-    *) fail "${words[1]} is no command; see --help" ;;
+  case "${WORDS[1]}" in
+    create | image | manifest | run | logs | status | stop | fetch | delete) "${WORDS[@]:1}" ;;
+    *) fail "${WORDS[1]} is no command; see --help" ;;
   esac
 }
 

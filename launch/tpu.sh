@@ -271,28 +271,12 @@ check() {
 }
 
 main() {
-  local words=() word
-  for word in "$@"; do
-    case "$word" in
-      --dry-run) DRY_RUN=yes ;;
-      -h | --help)
-        usage
-        exit 0
-        ;;
-      *) words+=("$word") ;;
-    esac
-  done
-  if ((${#words[@]} < 2)); then
-    usage >&2
-    exit 2
-  fi
-  CONF="${words[0]}" FLAGS=''
-  read_settings "$CONF"
+  read_words "$@"
   check
   mapfile -t WHERE < <(where)
-  case "${words[1]}" in
-    create | setup | run | keep | logs | status | stop | fetch | delete) "${words[@]:1}" ;;
-    *) fail "${words[1]} is no command; see --help" ;;
+  case "${WORDS[1]}" in
+    create | setup | run | keep | logs | status | stop | fetch | delete) "${WORDS[@]:1}" ;;
+    *) fail "${WORDS[1]} is no command; see --help" ;;
   esac
 }
 
