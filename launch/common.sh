@@ -77,6 +77,8 @@ read_words() {
     usage >&2
     exit 2
   fi
-  CONF="${WORDS[0]}" FLAGS=''
+  CONF="${WORDS[0]}"
+  # shellcheck disable=SC2034 # The scripts read it, empty where the file has none.
+  FLAGS=''
   read_settings "$CONF"
 }
