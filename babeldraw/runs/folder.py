@@ -12,6 +12,8 @@ from etils import epath
 
 from babeldraw.errors import UserError
 
+ATTENTION_BEFORE = {"pattern": "causal", "kernel": 11, "wrap": "none", "offset": "slot"}
+
 
 @dataclasses.dataclass(frozen=True)
 class RunFolder:
@@ -82,6 +84,9 @@ class RunFolder:
             raise UserError(f"{self.config_file} is not JSON: {error}") from None
         if not isinstance(config, dict) or "objective" not in config:
             raise UserError(f"{self.config_file} is not a babeldraw config: no field `objective`")
+        if config["objective"] == "text_to_image":
+            # A run that is older than the field saw all tokens before each; so it must go on.
+            config["model"].setdefault("attention", ATTENTION_BEFORE)
         return config
 
 

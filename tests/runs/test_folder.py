@@ -4,7 +4,9 @@ import json
 
 import pytest
 
+from babeldraw.config import to_dict
 from babeldraw.errors import UserError
+from babeldraw.layers.masks import AttentionConfig
 from babeldraw.runs.folder import RunFolder, write_json
 
 CONFIG = {"objective": "image_tokenizer", "train": {"steps": 3}, "prompts": ["Käse", "貓"]}
@@ -16,6 +18,15 @@ def test_the_config_comes_back(tmp_path):
     assert folder.read_config() == CONFIG
     folder.write_config({**CONFIG, "train": {"steps": 4}})
     assert folder.read_config()["train"] == {"steps": 4}
+
+
+def test_a_generator_from_before_attention_had_a_pattern_is_causal(tmp_path):
+    folder = RunFolder.of(str(tmp_path))
+    folder.write_config({"objective": "text_to_image", "model": {"text_length": 16}})
+    found = folder.read_config()["model"]["attention"]
+    assert found == to_dict(AttentionConfig(pattern="causal"))
+    folder.write_config({"objective": "text_to_image", "model": {"attention": {"kernel": 3}}})
+    assert folder.read_config()["model"]["attention"] == {"kernel": 3}
 
 
 def test_everything_lies_inside(tmp_path):
