@@ -133,8 +133,8 @@ def test_sizes_that_do_not_divide(refused, fields, line):
         (
             "(('ffn/up', ('layers', 'embd', None)),)",
             "config.mesh.overrides for 'ffn/up' has the name embd; the logical axes of parameters "
-            "are layers, embed, readout, heads, head_dim, mlp, vocab, code_dim, position, patch, or "
-            "None",
+            "are layers, embed, readout, heads, head_dim, mlp, vocab, code_dim, position, patch, "
+            "or None",
         ),
         (
             "(('ffn/up', ('batch', 'embed', 'mlp')),)",
