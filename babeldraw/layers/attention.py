@@ -10,21 +10,41 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from babeldraw.layers.kernels import Mask, Seen, choose, cudnn_attention, splash_attention
+from babeldraw.layers.kernels import (
+    Mask,
+    Seen,
+    choose,
+    cudnn_attention,
+    heads_per_row,
+    splash_attention,
+)
 from babeldraw.layers.linear import Einsum
 from babeldraw.sharding.constraint import constrain
 
 
 @flax.struct.dataclass
 class KeyValue:
-    """Keys and values of S positions: `key` and `value` are [B, N, S, H]."""
+    """Keys and values of S positions: `key` and `value` are [B, N, S, H].
+
+    Or [B, N / G, S, G H], G heads side by side: see `kernels.heads_per_row`.
+    """
 
     key: jax.Array
     value: jax.Array
 
+    def side_by_side(self, rows: int) -> "KeyValue":
+        """The same as `rows` rows of heads, [B, rows, S, N / rows * H]."""
+
+        def beside(a_BNSH):
+            batch, heads, length, dim = a_BNSH.shape
+            split = a_BNSH.reshape(batch, rows, heads // rows, length, dim)
+            return split.swapaxes(2, 3).reshape(batch, rows, length, heads // rows * dim)
+
+        return self if self.key.shape[1] == rows else jax.tree.map(beside, self)
+
     def write(self, index: jax.Array, new: "KeyValue") -> "KeyValue":
         """These positions with `new` written from position `index` (int32 scalar) on."""
-        at = (0, 0, index, 0)
+        at, new = (0, 0, index, 0), new.side_by_side(self.key.shape[1])
         return KeyValue(
             key=jax.lax.dynamic_update_slice(self.key, new.key.astype(self.key.dtype), at),
             value=jax.lax.dynamic_update_slice(self.value, new.value.astype(self.value.dtype), at),
@@ -33,8 +53,9 @@ class KeyValue:
 
 def empty_key_value(batch: int, length: int, num_heads: int, head_dim: int, dtype) -> KeyValue:
     """A cache of `length` unwritten positions."""
+    beside = heads_per_row(num_heads, head_dim)
+    shape = (batch, num_heads // beside, length, beside * head_dim)
     # Two arrays, not one twice: a donated buffer may be given only once.
-    shape = (batch, num_heads, length, head_dim)
     return KeyValue(key=jnp.zeros(shape, dtype), value=jnp.zeros(shape, dtype))
 
 
@@ -45,7 +66,7 @@ def dot_product_attention(
 
     Args:
       query_BNTH: queries.
-      keys: S keys and values.
+      keys: S keys and values; with heads side by side only without `kernel`.
       mask: bool, broadcastable by unit dimensions to [B, N, T, S]; True is visible. None: all.
         Or slots of one sequence, as `Seen`.
       kernel: see `layers.kernels.choose`.
@@ -63,7 +84,15 @@ def dot_product_attention(
         return checkpoint_name(out_BNTH, "context")
     if isinstance(mask, Seen):
         mask = mask.dense(query_BNTH.shape[2])
-    scale = query_BNTH.shape[-1] ** -0.5
+    out_BNTH = _plain(query_BNTH, keys, mask)
+    return checkpoint_name(out_BNTH, "context")
+
+
+def _plain(query_BNTH: jax.Array, keys: KeyValue, mask: jax.Array | None) -> jax.Array:
+    beside = query_BNTH.shape[1] // keys.key.shape[1]
+    if beside > 1:
+        query_BNTH = _block_diagonal(query_BNTH, beside)
+    scale = (query_BNTH.shape[-1] // beside) ** -0.5
     logits_BNTS = jnp.einsum(
         "BNTH,BNSH->BNTS", query_BNTH * scale, keys.key, preferred_element_type=jnp.float32
     )
@@ -71,7 +100,23 @@ def dot_product_attention(
         logits_BNTS = jnp.where(mask, logits_BNTS, jnp.finfo(jnp.float32).min)
     weights_BNTS = jax.nn.softmax(logits_BNTS, axis=-1).astype(query_BNTH.dtype)
     out_BNTH = jnp.einsum("BNTS,BNSH->BNTH", weights_BNTS, keys.value)
-    return checkpoint_name(out_BNTH, "context")
+    return out_BNTH if beside == 1 else _diagonal(out_BNTH, beside)
+
+
+def _block_diagonal(query_BNTH: jax.Array, beside: int) -> jax.Array:
+    """[B, N, 1, H] to [B, N / G, G, G H]: each head's query among zeros, for a row of G heads."""
+    batch, heads, _, dim = query_BNTH.shape
+    query = query_BNTH.reshape(batch, heads // beside, beside, 1, dim)
+    own = jnp.eye(beside, dtype=query.dtype)[None, None, :, :, None]
+    return (query * own).reshape(batch, heads // beside, beside, beside * dim)
+
+
+def _diagonal(out_BNTH: jax.Array, beside: int) -> jax.Array:
+    """[B, N / G, G, G H] to [B, N, 1, H]: of each row what belongs to its own head."""
+    batch, rows, _, width = out_BNTH.shape
+    out = out_BNTH.reshape(batch, rows, beside, beside, width // beside)
+    own = jnp.eye(beside, dtype=out.dtype)[None, None, :, :, None]
+    return jnp.sum(out * own, axis=3).reshape(batch, rows * beside, 1, width // beside)
 
 
 class Attention(nn.Module):

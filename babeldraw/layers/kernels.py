@@ -6,6 +6,7 @@ arrays and the same description of who sees whom, and agree to rounding.
 
 import dataclasses
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -89,6 +90,19 @@ def _splash_cannot(queries: int, keys: int, mask: Mask) -> str:
 
 def _same_in_all_layers(seen: Seen) -> bool:
     return isinstance(seen.layer, int) or not hasattr(seen.pattern, "layers")
+
+
+def heads_per_row(heads: int, head_dim: int) -> int:
+    """How many heads a cache holds side by side.
+
+    A TPU's rows have 128 lanes: a head of 64 alone would be stored as 128, and one query on its
+    keys would be no product for the matrix units. Elsewhere one.
+    """
+    if _platform() != "tpu" or LANES % head_dim:
+        return 1
+    layout = current()
+    here = heads if layout is None else heads // layout.mesh.shape["model"]
+    return math.gcd(LANES // head_dim, here)
 
 
 def _platform() -> str:

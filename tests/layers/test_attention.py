@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from babeldraw.layers import attention, kernels
 from babeldraw.layers.attention import (
     Attention,
     KeyValue,
@@ -95,6 +96,32 @@ def test_a_cache_filled_one_by_one_holds_all_positions_in_its_own_type():
     assert cache.key.dtype == cache.value.dtype == jnp.bfloat16
     np.testing.assert_array_equal(cache.key, jnp.asarray(KEYS.key, jnp.bfloat16))
     np.testing.assert_array_equal(cache.value, jnp.asarray(KEYS.value, jnp.bfloat16))
+
+
+@pytest.mark.parametrize("rows", [2, 1])
+def test_heads_side_by_side_give_the_same(monkeypatch, rows):
+    monkeypatch.setattr(attention, "heads_per_row", lambda heads, head_dim: N // rows)
+    cache = empty_key_value(B, S, N, H, jnp.float32)
+    assert cache.key.shape == (B, rows, S, N // rows * H)
+    for s in range(S):
+        one = jax.tree.map(lambda a, s=s: jnp.asarray(a[:, :, s : s + 1]), KEYS)
+        cache = cache.write(jnp.int32(s), one)
+    mask = jnp.array([True, False, True, True, False])[None, None, None]
+    query = QUERY[:, :, :1]
+    out = dot_product_attention(query, cache, mask)
+    expected = reference(query, KEYS.key, KEYS.value, np.broadcast_to(mask, MASK.shape))
+    np.testing.assert_allclose(out, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("heads", "head_dim", "together"), [(8, 64, 2), (3, 64, 1), (6, 32, 2), (8, 128, 1), (8, 80, 1)]
+)
+def test_heads_stand_side_by_side_where_they_fill_a_tpu_s_row(
+    monkeypatch, heads, head_dim, together
+):
+    assert kernels.heads_per_row(heads, head_dim) == 1
+    monkeypatch.setattr(kernels, "_platform", lambda: "tpu")
+    assert kernels.heads_per_row(heads, head_dim) == together
 
 
 def test_the_layer_projects_attends_and_projects_back():

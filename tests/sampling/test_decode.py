@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from babeldraw.layers import attention
 from babeldraw.layers.block import TransformerConfig
 from babeldraw.layers.masks import AttentionConfig
 from babeldraw.models.babeldraw import BabeldrawConfig, Generator
@@ -121,6 +122,16 @@ def test_kept_tokens_stay_and_what_follows_knows_them(params):
         with_text, without = (logits(params, text, image)[:, t] for text in (TEXT, 0 * TEXT))
         best = jnp.argmax(without + 2.0 * (with_text - without), axis=-1)
         np.testing.assert_array_equal(tokens[:, t], best)
+
+
+def test_heads_side_by_side_in_the_cache_draw_the_same(params, monkeypatch):
+    expected = draw(params, temperature=0.7, guidance=2.0)
+    monkeypatch.setattr(attention, "heads_per_row", lambda heads, head_dim: heads)
+    cache = jax.eval_shape(GENERATOR.start, params, TEXT)
+    assert cache.blocks[0].past.key.shape[1] == 1
+    settings = Settings.of(SamplingConfig(temperature=0.7, guidance=2.0))
+    found = jax.jit(functools.partial(decode, GENERATOR))(params, TEXT, KEYS, settings)
+    np.testing.assert_array_equal(found, expected)
 
 
 def test_pictures_of_one_text_share_its_reading(params):
