@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from babeldraw.train.compile import compile_step
+from babeldraw.train.compile_decode import compile_decode
 from babeldraw.train.experiment import parse
 from babeldraw.train.presets import load_config
 
@@ -20,19 +21,41 @@ BUDGETS = {
 }
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(
-    importlib.util.find_spec("libtpu") is None,
-    reason="libtpu is not installed: pip install 'babeldraw[tpu]'",
-)
+# The slice that draws the pictures of one prompt, and how many times the floor a token may take.
+DRAWING = {
+    "3b": ("v4:2x2x1", 1.7),
+    "20b": ("v4:2x2x2", 1.8),
+}
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        importlib.util.find_spec("libtpu") is None,
+        reason="libtpu is not installed: pip install 'babeldraw[tpu]'",
+    ),
+]
+
+
+def experiment(file, **mesh):
+    config = load_config(f"configs/{file}", ROOT / "pyproject.toml", "")
+    config.mesh.update(mesh)
+    return parse(config)
+
+
 @pytest.mark.parametrize("name", BUDGETS)
 def test_the_step_fits_its_pod(name):
     file, topology, mesh, budget = BUDGETS[name]
-    config = load_config(f"configs/{file}", ROOT / "pyproject.toml", "")
-    config.mesh.update(mesh)
-    report = compile_step(parse(config), topology)
+    report = compile_step(experiment(file, **mesh), topology)
     assert report.fits
     assert report.hbm_gib["peak"] <= 1.03 * budget
     assert 0 < report.mfu["raw"] <= report.mfu["capped"] < 1
     # No kernel and no loop of the step is unknown to the estimate.
     assert not report.notes
+
+
+@pytest.mark.parametrize("name", DRAWING)
+def test_drawing_sends_all_reduces_alone_and_is_near_the_floor(name):
+    topology, times = DRAWING[name]
+    report = compile_decode(experiment(f"babeldraw/{name}.py"), topology)
+    assert report.fits
+    assert report.collectives.keys() == {"all-reduce"}
+    assert report.step_seconds["capped"] / report.tokens <= times * report.floor_seconds
