@@ -126,7 +126,8 @@ main() {
       shift
       set_up tests
       cd -- "$ROOT"
-      exec "$VENV/bin/python" -m pytest "$@"
+      # A worker per core, files of tests shared among them; `test -n0` runs in one process.
+      exec "$VENV/bin/python" -m pytest --numprocesses=auto --maxprocesses=8 --dist=loadfile "$@"
       ;;
     prepare)
       set_up prepare

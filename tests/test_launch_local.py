@@ -145,7 +145,10 @@ def test_the_first_run_sets_up_and_the_second_does_not(machine):
 def test_tests_run_in_the_root_with_their_extra(machine):
     machine.add_python("python3")
     run = machine.launch("test", "tests/data", "-m", "slow")
-    assert run.stdout == f"pytest {machine.root} tests/data -m slow\n"
+    assert run.stdout == (
+        f"pytest {machine.root} --numprocesses=auto --maxprocesses=8 --dist=loadfile "
+        "tests/data -m slow\n"
+    )
     assert machine.set_ups() == ["venv", "pip .[tests]"]
     machine.launch("demo")
     assert machine.set_ups() == []
