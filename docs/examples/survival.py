@@ -5,9 +5,9 @@
 
 `kills`: a run of the demo's tokenizer at quick sizes is killed (SIGKILL) at random moments, every
 other time while a checkpoint is being written, and started again; at its end it is compared with
-the same run undisturbed. `cost`: the demo's tokenizer at full size, blocks of 50 steps in one process:
-a plain one, then one with a checkpoint, with the watch or with a line of metrics; medians of the ratios
-of such pairs.
+the same run undisturbed. `cost`: the demo's tokenizer at full size, blocks of 50 steps in one
+process: a plain one, then one with a checkpoint, with the watch or with a line of metrics; medians
+of the ratios of such pairs.
 """
 
 import argparse
