@@ -175,13 +175,22 @@ def test_roll_backs_are_bounded(config, poison, tmp_path, capsys):
 
 @pytest.mark.slow
 def test_a_spike_is_bad_too(config, poison, tmp_path, capsys):
-    poison({1: SPIKE, 6: SPIKE})
+    poison({6: SPIKE})
     config.train.watch.update(skips=1, spike=10.0, horizon=3)
     run(config, tmp_path)
     said = capsys.readouterr().err
-    # The one before the horizon is none: too little is known.
     assert re.findall(r"step (\d+): update left out", said) == ["7"]
     assert re.search(r"loss 1000\.\d+ is a spike; batch 6 of the data", said)
+
+
+@pytest.mark.slow
+def test_before_the_horizon_nothing_is_a_spike(config, poison, tmp_path, capsys):
+    poison({1: SPIKE})
+    config.train.steps = 2
+    config.train.watch.update(skips=1, spike=10.0, horizon=3)
+    run(config, tmp_path)
+    assert "left out" not in capsys.readouterr().err
+    assert metric(tmp_path, "loss")[2] > 1000
 
 
 # ------------------------------------------------------------------ its parts
