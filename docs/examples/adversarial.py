@@ -60,7 +60,7 @@ def main() -> None:
     for name, changes in (("with", {}), ("without", WITHOUT)):
         train(configured(args.steps, changes), str(folders[name]), label=name)
     draw_curves(folders, out / "curves.png")
-    originals = held_out(args.steps, args.examples)
+    originals = held_out(configured(args.steps, {}), args.examples)
     drawn = {name: reconstructions(str(folder), originals) for name, folder in folders.items()}
     figures = {name: measure(originals, images) for name, images in drawn.items()}
     figures["with"] |= last_quarter(folders["with"])
@@ -79,9 +79,9 @@ def configured(steps: int, changes: dict):
     return config
 
 
-def held_out(steps: int, count: int) -> np.ndarray:
-    """float32 [N, height, width, 3] in [0, 1], that no run trains on."""
-    experiment = parse(configured(steps, {}))
+def held_out(config, count: int) -> np.ndarray:
+    """float32 [N, height, width, 3] in [0, 1], that no run of this config trains on."""
+    experiment = parse(config)
     data, size = experiment.data, experiment.image_size
     source = open_source(data, data.eval_split, max(size), experiment.train.seed)
     batches = eval_batches(source, batch_size=64, image_size=size, num_examples=count)
