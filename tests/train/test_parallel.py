@@ -32,6 +32,7 @@ LAYOUTS = {
     "pipeline_two_rounds_zero1": MeshConfig(stage=2, rules="pipeline", zero1=True, microbatches=4),
     "pipeline_in_layer_zero1": MeshConfig(stage=2, model=2, rules="pipeline", zero1=True),
     "stages_without_pipeline": MeshConfig(stage=4, rules="fsdp"),
+    "fsdp_hybrid": MeshConfig(stage=4, rules="fsdp_hybrid"),
 }
 
 
