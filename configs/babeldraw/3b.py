@@ -32,7 +32,7 @@ def get_config(variant: str = "") -> ConfigDict:
             "train": {
                 "steps": 450_000,
                 "batch_size": 8192,
-                "accumulation": 4,
+                "accumulation": 8,
                 "checkpoint_every": 1000,
             },
             "data": {

@@ -1,8 +1,6 @@
 """The decoder of a coarse tokenizer of shapes, tuned on with the adversarial term: 3 x 3 tokens.
 
-    babeldraw train --config=configs/demo/tokenizer_gan.py --workdir=runs/coarse \\
-        --config.tokenizer.patch_size=16 --config.loss.adversarial=0 \\
-        --config.discriminator.kind=none
+    babeldraw train --config=configs/demo/tokenizer_coarse.py --workdir=runs/coarse
     babeldraw train --config=configs/demo/decoder_gan.py --workdir=runs/coarse_sharp \\
         --config.tokenizer_run=runs/coarse
 
@@ -27,17 +25,18 @@ SCHEDULE = {
 
 def get_config(variant: str = "") -> ConfigDict:
     """`variant`: empty, or runlocal for a few quick steps."""
-    coarse = load_config("tokenizer_gan.py", __file__).to_dict()
+    coarse = load_config("tokenizer_coarse.py", beside=__file__).to_dict()
     config = {
         "objective": "image_tokenizer",
         "decoder_only": True,
         "keep_decoder": True,
         "train": {**coarse["train"], "steps": STEPS, "checkpoint_every": 100},
         "data": coarse["data"],
-        "tokenizer": {**coarse["tokenizer"], "patch_size": 16},
+        "tokenizer": coarse["tokenizer"],
         "loss": {**coarse["loss"], "adversarial": 0.3, "restart_below": 0.0},
         "discriminator": {
             **coarse["discriminator"],
+            "kind": "stylegan",
             "channels": 32,
             "max_channels": 128,
             "start_step": 0,

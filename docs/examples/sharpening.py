@@ -2,8 +2,7 @@
 
     python docs/examples/sharpening.py --workdir=runs/sharpening --out=runs/sharpening/pictures
 
-trains `WORKDIR/coarse` (configs/demo/tokenizer_gan.py, patches of 16 px, L2 alone), tunes its
-decoder in `WORKDIR/with` and `WORKDIR/without` (configs/demo/decoder_gan.py; runs that are there
+trains `WORKDIR/coarse` (configs/demo/tokenizer_coarse.py), tunes its decoder in `WORKDIR/with` and `WORKDIR/without` (configs/demo/decoder_gan.py; runs that are there
 are gone on with or left alone) and writes pictures.png and figures.json to OUT.
 
 Two figures of sharpness, both on the length of the brightness gradient (forward differences).
@@ -44,8 +43,7 @@ def main() -> None:
     workdir, out = pathlib.Path(args.workdir), pathlib.Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
 
-    coarse = load_config("configs/demo/tokenizer_gan.py", ROOT / "pyproject.toml")
-    coarse.update_from_flattened_dict({"tokenizer.patch_size": 16, **WITHOUT})
+    coarse = load_config("configs/demo/tokenizer_coarse.py", ROOT / "pyproject.toml")
     train(coarse, str(workdir / "coarse"), label="coarse")
     for name, changes in (("with", {}), ("without", WITHOUT)):
         config = load_config("configs/demo/decoder_gan.py", ROOT / "pyproject.toml")

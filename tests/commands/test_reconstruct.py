@@ -107,6 +107,7 @@ def test_a_generator_reconstructs_nothing(cli, generator_run, tmp_path):
     assert status == 2 and "is a run of text_to_image; name one that trained a tokenizer" in said
 
 
+@pytest.mark.slow
 def test_pictures_that_are_not_square_through_stacks_of_two_sizes(cli, runlocal, tmp_path):
     from babeldraw.train.loop import train
 

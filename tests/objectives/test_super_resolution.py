@@ -162,6 +162,7 @@ def full(objective=FULL):
     return state, *jax.jit(objective.update)(state, BATCH, KEY)
 
 
+@pytest.mark.slow
 def test_all_terms_add_up_and_both_networks_learn():
     before, after, metrics = full()
     parts = metrics["l2"] + 0.1 * metrics["perceptual"] + 0.1 * metrics["adversarial"]
@@ -193,6 +194,7 @@ def test_the_gradient_is_that_of_the_sum():
     np.testing.assert_allclose(metrics["grad_norm"], norm, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_an_adaptive_weight_compares_gradients_at_the_tail():
     adaptive = dataclasses.replace(FULL.discriminator, adaptive=True)
     _, _, metrics = full(dataclasses.replace(FULL, discriminator=adaptive))

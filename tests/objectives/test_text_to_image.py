@@ -161,7 +161,8 @@ def test_whole_prompts_are_dropped_at_their_share():
     assert abs(np.mean(dropped[:, 0] == 0) - 0.3) < 5 * np.sqrt(0.3 * 0.7 / 4000)
 
 
-@pytest.mark.parametrize("table", ["fsdp", pytest.param("data_parallel", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("table", ["fsdp", "data_parallel"])
 def test_one_device_and_eight_take_the_same_steps(table):
     expected = list(losses(compiled(OBJECTIVE)))
     assert len(set(expected)) == 3

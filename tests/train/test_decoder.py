@@ -24,12 +24,11 @@ IMAGES = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), dtype=np.uint
 
 @pytest.fixture(scope="module")
 def decoder_config(runlocal, tokenizer_run):
-    """Of a larger decoder for the session's tokenizer, with a discriminator."""
+    """Of a larger decoder for the session's tokenizer."""
     config = runlocal("demo/tokenizer.py")
     config.decoder_only, config.tokenizer_run = True, str(tokenizer_run)
     config.tokenizer.decoder.update(blocks=2, heads=2, dim=48, hidden=64)
-    config.loss.update(restart_below=0.0, adversarial=0.1)
-    config.discriminator.kind = "stylegan"
+    config.loss.restart_below = 0.0
     return config
 
 
@@ -127,6 +126,7 @@ def test_a_run_of_a_generator_is_no_tokenizer(decoder_config, generator_run, tmp
 # ------------------------------------------------------------------ the perceptual term
 
 
+@pytest.mark.slow
 def test_the_perceptual_network_is_the_files(runlocal, tmp_path):
     config = runlocal("vit_vqgan/small.py")
     config.loss.perceptual = 0.1

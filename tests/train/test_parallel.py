@@ -42,7 +42,7 @@ def losses_on_one_device():
 
 
 # The others hold their parts; they are compiled too where there is time (-m slow).
-QUICK = ("fsdp", "in_layer", "pipeline_in_layer_zero1")
+QUICK = ("fsdp_hybrid", "pipeline_in_layer_zero1")
 
 
 @pytest.mark.parametrize(
@@ -83,6 +83,7 @@ def test_a_step_does_not_compile_again():
     assert run.program._cache_size() == 1
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_a_pipelined_run_goes_on_under_any_layout(tmp_path):
     first = Run(LAYOUTS["pipeline_two_rounds_zero1"])
     state, _ = first.step(first.start(), 0)
