@@ -2,8 +2,9 @@
 
     python docs/examples/sharpening.py --workdir=runs/sharpening --out=runs/sharpening/pictures
 
-trains `WORKDIR/coarse` (configs/demo/tokenizer_coarse.py), tunes its decoder in `WORKDIR/with` and `WORKDIR/without` (configs/demo/decoder_gan.py; runs that are there
-are gone on with or left alone) and writes pictures.png and figures.json to OUT.
+trains `WORKDIR/coarse` (configs/demo/tokenizer_coarse.py), tunes its decoder in `WORKDIR/with` and
+`WORKDIR/without` (configs/demo/decoder_gan.py; runs that are there are gone on with or left alone)
+and writes pictures.png and figures.json to OUT.
 
 Two figures of sharpness, both on the length of the brightness gradient (forward differences).
 *Edges* looks at the pixels where the original has an edge, as in adversarial.py: an edge that is
