@@ -17,7 +17,4 @@ def get_config(variant: str = "") -> ConfigDict:
     config = load_config("20b.py", beside=__file__).to_dict()
     config["mesh"] = {"stage": 32, "rules": "fsdp_hybrid"}
     config["train"]["accumulation"] = 1
-    # Attention is not computed again, all else is.
-    for side in ("encoder", "decoder"):
-        config["model"][side]["remat"] = "context"
     return complete(config, variant)
