@@ -17,7 +17,7 @@ STACK = {
     "hidden": 4096,
     "dropout": 0.1,
     "dtype": "bfloat16",
-    "remat": "outputs",
+    "remat": "hidden",
 }
 TOKENIZER = {"blocks": 8, "heads": 8, "dim": 512, "hidden": 2048}
 
@@ -30,7 +30,7 @@ def get_config(variant: str = "") -> ConfigDict:
             "train": {
                 "steps": 450_000,
                 "batch_size": 8192,
-                "accumulation": 4,
+                "accumulation": 8,
                 "checkpoint_every": 1000,
             },
             "data": {
