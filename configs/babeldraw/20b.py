@@ -6,12 +6,12 @@
 Parti, Table 1; 20.40B parameters in the blocks. Batch 8192, 450,000 steps. Zero-shot FID on
 MS-COCO 7.23 there, from data that are not public. Layout of the paper: pipelines of 16 stages, the
 encoder's with one round and the decoder's with four, by 64-way data parallelism, 1,024 devices.
-`--config.mesh.rules=fsdp` with `--config.mesh.stage=1` splits the weights over all devices instead.
+configs/babeldraw/20b_fsdp.py splits the weights instead.
 
     babeldraw compile --config=configs/babeldraw/20b.py --topology=v4:8x8x16
 
-Estimated (docs/compile.md, with what has changed since): 23.0 GiB per chip, 8.11 s per step, 1,010
-images/s, MFU 0.354 (capped; raw 0.286), 42.3 days for 450,000 steps.
+Estimated (docs/compile.md): 22.3 GiB per chip, 7.53 s per step, 1,089 images/s, MFU 0.382 (capped;
+raw 0.304), 39.2 days for 450,000 steps.
 """
 
 from ml_collections import ConfigDict
