@@ -10,8 +10,8 @@ configs/babeldraw/3b_fsdp.py splits the weights instead, and is twice as fast by
 
     babeldraw compile --config=configs/babeldraw/3b.py --topology=v4:4x8x16
 
-Estimated (docs/compile.md): 19.6 GiB per chip, 4.05 s a step, 2,022 images/s, MFU 0.207 (capped; raw
-0.185), 21.1 days for 450,000 steps.
+Estimated (docs/compile.md): 19.6 GiB per chip, 4.05 s a step, 2,022 images/s, MFU 0.207 (capped;
+raw 0.185), 21.1 days for 450,000 steps.
 """
 
 from ml_collections import ConfigDict

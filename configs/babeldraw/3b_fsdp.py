@@ -7,8 +7,8 @@ Model, data and schedule of configs/babeldraw/3b.py; another layout for the same
 
     babeldraw compile --config=configs/babeldraw/3b_fsdp.py --topology=v4:4x8x16
 
-Estimated (docs/compile.md): 12.3 GiB per chip, 2.02 s a step, 4,055 images/s, MFU 0.416 (capped; raw
-0.365), 10.5 days for 450,000 steps; with `--config.train.accumulation=1` 19.5 GiB and 0.464.
+Estimated (docs/compile.md): 12.3 GiB per chip, 2.02 s a step, 4,055 images/s, MFU 0.416 (capped;
+raw 0.365), 10.5 days for 450,000 steps; with `--config.train.accumulation=1` 19.5 GiB and 0.464.
 """
 
 from ml_collections import ConfigDict
