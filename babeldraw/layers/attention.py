@@ -66,7 +66,8 @@ def dot_product_attention(
 
     Args:
       query_BNTH: queries.
-      keys: S keys and values; with heads side by side only without `kernel`.
+      keys: S keys and values; heads side by side are for one query and the plain form alone, and a
+        mask of all heads.
       mask: bool, broadcastable by unit dimensions to [B, N, T, S]; True is visible. None: all.
         Or slots of one sequence, as `Seen`.
       kernel: see `layers.kernels.choose`.

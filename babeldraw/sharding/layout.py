@@ -64,6 +64,11 @@ def check_mesh(config: MeshConfig) -> Preset:
         "`model`; set model to 1 or take in_layer, in_layer_serving, fsdp or pipeline",
     )
     require(
+        config.rules != "fsdp_hybrid" or config.stage > 1,
+        f"{path}.stage is {config.stage} and {path}.rules=fsdp_hybrid splits weights over `stage` "
+        "alone; set stage to 2 or more, or take rules=fsdp",
+    )
+    require(
         chosen.pipelined or not config.microbatches,
         f"{path}.microbatches is {config.microbatches} and {path}.rules={config.rules} is no "
         "pipeline; set it to 0 or take rules=pipeline",

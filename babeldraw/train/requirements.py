@@ -11,7 +11,7 @@ from babeldraw.train.settings import TrainConfig
 
 
 def need_pictures(data: DataConfig) -> None:
-    """Refuses stored tokens."""
+    """Raises `UserError` for stored tokens."""
     require(
         data.source != "tokens",
         "config.data.source is 'tokens', which hold no pictures to learn from",
@@ -19,7 +19,7 @@ def need_pictures(data: DataConfig) -> None:
 
 
 def need_whole_batches(train: TrainConfig, who: str) -> None:
-    """Refuses gradients summed over parts of a batch; `who`: needs the whole, and why."""
+    """Raises `UserError` for accumulation; `who` needs the whole batch at once, and why."""
     require(
         train.accumulation == 1,
         f"config.train.accumulation is {train.accumulation}; {who} needs 1",
@@ -27,7 +27,7 @@ def need_whole_batches(train: TrainConfig, who: str) -> None:
 
 
 def need_whole_weights(mesh: MeshConfig) -> None:
-    """Refuses layouts that split the weights of convolutions inside a layer."""
+    """Raises `UserError` for layouts that would split the weights of convolutions in a layer."""
     require(
         mesh.rules in ("data_parallel", "fsdp") and mesh.model == 1,
         f"config.mesh is rules={mesh.rules}, model={mesh.model}; convolutions are not split in "
@@ -36,7 +36,7 @@ def need_whole_weights(mesh: MeshConfig) -> None:
 
 
 def need_rules_alone(mesh: MeshConfig, whose: str) -> None:
-    """Refuses overrides of the rules."""
+    """Raises `UserError` for overrides of the rules."""
     require(
         not mesh.overrides,
         f"config.mesh.overrides is {mesh.overrides}; {whose} parameters follow the rules alone, so "

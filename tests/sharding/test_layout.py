@@ -24,13 +24,20 @@ def layout_of(**fields):
 # ------------------------------------------------------------------ make_layout
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", [name for name in PRESETS if name != "fsdp_hybrid"])
 def test_a_layout_has_the_tables_of_its_name(name):
     layout = layout_of(rules=name)
     assert layout.preset == PRESETS[name]
     assert layout.mesh.shape == {"data": 8, "stage": 1, "model": 1}
     # One stage is no pipeline.
     assert not layout.pipelined and layout.without_pipeline() is layout
+
+
+def test_the_hybrid_splits_weights_over_its_stages_alone():
+    layout = layout_of(rules="fsdp_hybrid", stage=4)
+    assert layout.preset == PRESETS["fsdp_hybrid"] and not layout.pipelined
+    assert layout.preset.stored["embed"] == layout.preset.stored["readout"] == "stage"
+    assert layout.preset.used["batch"] == ("data", "stage")
 
 
 @pytest.mark.parametrize(("microbatches", "has"), [(0, 4), (4, 4), (12, 12)])
@@ -73,6 +80,7 @@ def test_a_frozen_network_has_all_devices_for_its_batch():
     ("fields", "message"),
     [
         ({"model": 2}, "config.mesh.rules=data_parallel splits nothing over `model`"),
+        ({"rules": "fsdp_hybrid"}, "config.mesh.stage is 1 .* take rules=fsdp"),
         ({"microbatches": 2}, "config.mesh.microbatches is 2 .* is no pipeline"),
         (
             {"stage": 4, "rules": "pipeline", "microbatches": 6},
