@@ -17,7 +17,7 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
 from babeldraw.errors import UserError
-from babeldraw.runs.writing import Damaged, Writing, describe, digests_by_name
+from babeldraw.runs.writing import Damaged, Writing, describe, digests_by_name, unpacked
 
 # Between tries to write after a fault of the storage; after the last, the run stops.
 RETRY_SECONDS = (10.0, 30.0, 60.0, 300.0, 600.0)
@@ -121,8 +121,8 @@ class Checkpoints:
         except Exception as error:
             raise Damaged(path, describe(error)) from error
         if "digests" in asked:
-            found = digests_by_name(loaded["state"])
-            wrong = [name for name in found if loaded["digests"].get(name) != found[name]]
+            found, wanted = digests_by_name(loaded["state"]), unpacked(loaded["digests"])
+            wrong = [name for name in found if wanted.get(name) != found[name]]
             if wrong:
                 raise Damaged(path, f"{wrong[0]} does not come back as it was written")
         return loaded["state"], loaded["progress"]

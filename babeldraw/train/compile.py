@@ -91,7 +91,7 @@ _SCOPES = {
     "tokenizer": "ViTVQGAN",
     "discriminator": "discriminator",
     "perceptual network": "perceptual|VGG",
-    "self-attention": "self_attention|EncoderBlock/attention",
+    "self-attention": "self_attention|(Encoder|Causal)Block/attention",
     "text attention": "text_attention",
     "feed-forward": "ffn",
     "logits and loss": "logits|loss|cross_entropy",
@@ -124,7 +124,7 @@ def compile_step(experiment: Experiment, topology: str, slices: int = 1) -> Repo
     )
     began = time.monotonic()
     with waiting(f"compiling for {topology}"):
-        lowered, state = _lowered_step(experiment.make_objective(), layout)
+        lowered, state = lowered_step(experiment.make_objective(), layout)
         report.parameters = _parameters(state)
         fill(report, lowered, layout, model_flops(experiment))
     report.compile_seconds = time.monotonic() - began
@@ -142,7 +142,7 @@ def _mesh(config: MeshConfig, devices: list, topology: str, slices: int) -> jax.
         raise UserError(f"{error}; or take a topology of about {wanted} chips: {near}") from error
 
 
-def _lowered_step(objective: Objective, layout: Layout) -> tuple[Any, Any]:
+def lowered_step(objective: Objective, layout: Layout) -> tuple[Any, Any]:
     """The training step, lowered, and its abstract state."""
     places = state_shardings(objective, layout)
     state = placed(jax.eval_shape(objective.init, jax.random.key(0)), places)
@@ -211,7 +211,7 @@ def fill(report: Report, lowered: Any, layout: Layout, needed: ModelFlops | None
     if isinstance(compiled, _TooLarge):
         report.hbm_gib["peak"], report.largest = compiled.needed, compiled.largest
         return
-    report.hbm_gib |= _memory(compiled)
+    report.hbm_gib |= memory(compiled)
     found = estimate(
         compiled.as_text(),
         wires(generation, list(layout.mesh.devices.flat)),
@@ -264,7 +264,8 @@ def _notes(found: Estimate) -> list[str]:
     return notes
 
 
-def _memory(compiled: Any) -> dict[str, float]:
+def memory(compiled: Any) -> dict[str, float]:
+    """GiB on each device by what the compiler says: arguments, temporaries, and both together."""
     found = compiled.memory_analysis()
     given, made = found.argument_size_in_bytes, found.temp_size_in_bytes
     # What is set aside. The compiler's own peak counts what is alive at once, without the gaps.

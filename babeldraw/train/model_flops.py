@@ -6,6 +6,7 @@ lookups and the optimizer do not count.
 """
 
 import dataclasses
+from collections.abc import Callable
 
 import flax.linen as nn
 import jax
@@ -13,10 +14,20 @@ import jax.numpy as jnp
 
 from babeldraw.layers.block import TransformerConfig
 from babeldraw.models.babeldraw import BabeldrawConfig
+from babeldraw.models.coca import CoCaConfig, ContrastiveCaptioner
+from babeldraw.models.vim import TextVIMConfig, VIMConfig
 from babeldraw.objectives.adversarial import Adversary
 from babeldraw.tokenizers.perceptual import PerceptualNetwork
+from babeldraw.tokenizers.super_resolution import Upscaler
 from babeldraw.tokenizers.vit_vqgan import ViTVQGANConfig, ViTVQGANTokenizer
-from babeldraw.train.experiment import Experiment, TextToImageExperiment, TokenizerExperiment
+from babeldraw.train.captioner_experiment import ContrastiveCaptionerExperiment
+from babeldraw.train.class_experiments import ClassToImageExperiment
+from babeldraw.train.experiment import (
+    Experiment,
+    SuperResolutionExperiment,
+    TextToImageExperiment,
+    TokenizerExperiment,
+)
 from babeldraw.train.traced_flops import traced_flops
 
 
@@ -37,44 +48,86 @@ class ModelFlops:
 
 def model_flops(experiment: Experiment) -> ModelFlops | None:
     """Of a config's training step; None where there is no formula for its objective yet."""
-    if isinstance(experiment, TextToImageExperiment):
+    if isinstance(experiment, TextToImageExperiment | ClassToImageExperiment):
         stored = experiment.data.source == "tokens"
         tokens = ViTVQGANTokenizer(experiment.tokenizer).tokens.length
-        return text_to_image_flops(experiment.model, experiment.tokenizer, tokens, stored)
-    if isinstance(experiment, TokenizerExperiment) and not experiment.decoder_only:
+        return generator_flops(experiment.model, experiment.tokenizer, tokens, stored)
+    if isinstance(experiment, TokenizerExperiment):
         return tokenizer_flops(experiment)
+    if isinstance(experiment, SuperResolutionExperiment):
+        return super_resolution_flops(experiment)
+    if isinstance(experiment, ContrastiveCaptionerExperiment):
+        return captioner_flops(experiment.model)
     return None
 
 
 def tokenizer_flops(experiment: TokenizerExperiment) -> ModelFlops:
     """Of a tokenizer's step with all its losses, traced; R1, every 16th step, is left out."""
-    image = jax.ShapeDtypeStruct((1, *experiment.tokenizer.image_size, 3), jnp.float32)
     tokenizer = ViTVQGANTokenizer(experiment.tokenizer)
+    image = _image(experiment.image_size)
+    whole = _traced(tokenizer.reconstruct, tokenizer.init, image)
+    if not experiment.decoder_only:
+        parts = {"tokenizer": 3 * whole}
+        formula = {"tokenizer": "3 forward: its own, and backward twice that"}
+    else:
+        encoder = _traced(tokenizer.encode, tokenizer.init, image)
+        parts = {"encoder (forward)": encoder, "decoder": 3 * (whole - encoder)}
+        formula = {"encoder (forward)": "traced", "decoder": "3 forward"}
+    return _with_judges(parts, formula, experiment)
 
-    def forward(fn, init):
-        params = nn.unbox(jax.eval_shape(init, jax.random.key(0)))
-        return traced_flops(fn, params, image)
 
-    parts = {"tokenizer": 3 * forward(tokenizer.reconstruct, tokenizer.init)}
-    formula = {"tokenizer": "3 forward: its own, and backward twice that"}
+def super_resolution_flops(experiment: SuperResolutionExperiment) -> ModelFlops:
+    """Of a step of super-resolution with all its losses, traced; R1 is left out."""
+    tokenizer, upscaler = (
+        ViTVQGANTokenizer(experiment.tokenizer),
+        Upscaler(experiment.super_resolution),
+    )
+    image = _image(experiment.tokenizer.image_size)
+    parts = {
+        "tokenizer (forward)": _traced(tokenizer.reconstruct, tokenizer.init, image),
+        "upscaler": 3 * _traced(upscaler.upscale, upscaler.init, image),
+    }
+    formula = {"tokenizer (forward)": "traced", "upscaler": "3 forward"}
+    return _with_judges(parts, formula, experiment)
+
+
+def _with_judges(
+    parts: dict[str, int],
+    formula: dict[str, str],
+    experiment: TokenizerExperiment | SuperResolutionExperiment,
+) -> ModelFlops:
+    """With the networks that look at the pictures."""
+    image = _image(experiment.image_size)
     if experiment.loss.perceptual > 0:
         network = PerceptualNetwork(experiment.perceptual)
-        pair = forward(lambda params, x: network.distance(params, x, x), network.init)
+        pair = _traced(lambda params, x: network.distance(params, x, x), network.init, image)
         parts["perceptual network"] = 3 * pair // 2
         formula["perceptual network"] = "3 forward: of both pictures, and back to one"
     if experiment.loss.adversarial > 0:
         adversary = Adversary(
-            experiment.discriminator,
-            experiment.discriminator_optimizer,
-            experiment.tokenizer.image_size,
+            experiment.discriminator, experiment.discriminator_optimizer, experiment.image_size
         )
-        own = forward(
-            lambda state, x: adversary.logits(state["params"], x),
-            adversary.init,
-        )
+        own = _traced(lambda state, x: adversary.logits(state["params"], x), adversary.init, image)
         parts["discriminator"] = 8 * own
-        formula["discriminator"] = "8 forward: 2 for the tokenizer, 3 each for real and drawn"
+        formula["discriminator"] = "8 forward: 2 for the generator, 3 each for real and drawn"
     return ModelFlops(parts, formula)
+
+
+def captioner_flops(model: CoCaConfig) -> ModelFlops:
+    """Of a contrastive captioner's step, traced; the similarities of a batch are left out."""
+    captioner = ContrastiveCaptioner(model)
+    text = jax.ShapeDtypeStruct((1, model.text_length), jnp.int32)
+    forward = _traced(captioner, captioner.init, _image(model.image_size), text)
+    return ModelFlops({"captioner": 3 * forward}, {"captioner": "3 forward, of attention all"})
+
+
+def _image(size: tuple[int, int]) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct((1, *size, 3), jnp.float32)
+
+
+def _traced(fn: Callable, init: Callable, *inputs: jax.ShapeDtypeStruct) -> int:
+    """Operations of `fn(params, *inputs)`."""
+    return traced_flops(fn, nn.unbox(jax.eval_shape(init, jax.random.key(0))), *inputs)
 
 
 def blocks_forward(
@@ -98,8 +151,11 @@ def blocks_forward(
     return config.blocks * (projections + attention + feed_forward + cross)
 
 
-def text_to_image_flops(
-    model: BabeldrawConfig, tokenizer: ViTVQGANConfig, tokens: int, stored_tokens: bool
+def generator_flops(
+    model: BabeldrawConfig | VIMConfig | TextVIMConfig,
+    tokenizer: ViTVQGANConfig,
+    tokens: int,
+    stored_tokens: bool,
 ) -> ModelFlops:
     """Of a generator's step, the frozen tokenizer's included unless tokens come ready-made.
 
@@ -109,18 +165,23 @@ def text_to_image_flops(
       tokens: T, of one image.
       stored_tokens: there are no pictures in the batch.
     """
-    text, decoder = model.text_length, model.decoder
-    logits = 2 * tokens * decoder.dim * tokenizer.codebook_size
-    parts = {
-        "text encoder": 3 * blocks_forward(model.encoder, text),
-        "image decoder": 3 * blocks_forward(decoder, tokens, causal=True, context=text),
-        "logits": 3 * logits,
-    }
-    formula = {
-        "text encoder": "3 blocks (8 S D^2 + 4 S^2 D + 4 S D F)",
-        "image decoder": "3 blocks (8 T D^2 + 2 T^2 D + 4 T D F + 4 (T + S) D^2 + 4 T S D)",
-        "logits": "3 (2 T D V)",
-    }
+    decoder, logits = model.decoder, 2 * tokens * model.decoder.dim * tokenizer.codebook_size
+    if isinstance(model, BabeldrawConfig):
+        text = model.text_length
+        parts = {
+            "text encoder": 3 * blocks_forward(model.encoder, text),
+            "image decoder": 3 * blocks_forward(decoder, tokens, causal=True, context=text),
+        }
+        formula = {
+            "text encoder": "3 blocks (8 S D^2 + 4 S^2 D + 4 S D F)",
+            "image decoder": "3 blocks (8 T D^2 + 2 T^2 D + 4 T D F + 4 (T + S) D^2 + 4 T S D)",
+        }
+    else:
+        # The last token is read by none; in its place stand the class or the text.
+        prefix = model.text_length if isinstance(model, TextVIMConfig) else 1
+        parts = {"decoder": 3 * blocks_forward(decoder, tokens + prefix - 1, causal=True)}
+        formula = {"decoder": "3 blocks (8 T D^2 + 2 T^2 D + 4 T D F)"}
+    parts["logits"], formula["logits"] = 3 * logits, "3 (2 T D V)"
     if not stored_tokens:
         parts["tokenizer (forward)"] = encoder_forward(tokenizer, tokens)
         formula["tokenizer (forward)"] = (

@@ -5,9 +5,9 @@
 
 `kills`: a run of the demo's tokenizer at quick sizes is killed (SIGKILL) at random moments, every
 other time while a checkpoint is being written, and started again; at its end it is compared with
-the same run undisturbed. `cost`: the demo's tokenizer at full size, blocks of 50 steps in one
-process: a plain one, then one with a checkpoint, with the watch or with a line of metrics; medians
-of the ratios of such pairs.
+the same run undisturbed. `cost`: the demo's tokenizer at full size, pairs of blocks of 50 steps in
+one process, one plain, one with a checkpoint, with the watch or with a line of metrics, which of
+them goes first in turn; the mean of the ratios with its standard error.
 """
 
 import argparse
@@ -41,7 +41,7 @@ from babeldraw.train.step import make_watched_step, state_shardings
 from babeldraw.train.watch import WatchConfig, WatchState
 
 ROOT = Path(__file__).parents[2]
-EVERY, BLOCKS = 50, 6
+EVERY = 50
 
 
 # ------------------------------------------------------------------ kills
@@ -159,8 +159,8 @@ def losses(folder: Path) -> list[tuple[int, float]]:
 # ------------------------------------------------------------------ cost
 
 
-def cost(folder: Path) -> dict:
-    """Shares of step time that checkpoints and the watch take."""
+def cost(folder: Path, pairs: int) -> dict:
+    """Shares of step time that checkpoints, the watch and metrics take."""
     config = load_config("configs/demo/tokenizer.py", ROOT / "pyproject.toml")
     experiment = parse(config)
     objective = experiment.make_objective()
@@ -204,24 +204,31 @@ def cost(folder: Path) -> dict:
     kinds = ("checkpoint", "watch", "metrics")
     for kind in ("plain", *kinds):
         block(kind)
-    for _ in range(BLOCKS):
+    for pair in range(pairs):
         for kind in kinds:
-            # Each beside a plain one, so that what else the machine does hits both.
-            plain, careful = block("plain"), block(kind)
-            checkpoints.wait()
-            seconds.setdefault("plain", []).append(plain)
-            seconds.setdefault(kind, []).append(careful)
-            ratios.setdefault(kind, []).append(careful / plain - 1)
-            print(f"plain {plain:.2f} s, {kind} {careful:.2f} s", flush=True)
+            taken = {}
+            # Beside each other, so that what else the machine does hits both.
+            for which in ("plain", kind) if pair % 2 else (kind, "plain"):
+                taken[which] = block(which)
+                checkpoints.wait()
+            seconds.setdefault("plain", []).append(taken["plain"])
+            ratios.setdefault(kind, []).append(taken[kind] / taken["plain"] - 1)
+            print(f"plain {taken['plain']:.2f} s, {kind} {taken[kind]:.2f} s", flush=True)
     checkpoints.close()
     batches.close()
     writer.close()
     return {
         "step_ms": round(1000 * statistics.median(seconds["plain"]) / EVERY, 1),
-        **{kind: round(statistics.median(ratios[kind]), 4) for kind in kinds},
+        "pairs": pairs,
+        **{kind: mean_and_error(ratios[kind]) for kind in kinds},
         "ratios": {kind: [round(ratio, 3) for ratio in ratios[kind]] for kind in kinds},
         "state_mib": round(sum(leaf.nbytes for leaf in jax.tree.leaves(state)) / 2**20, 1),
     }
+
+
+def mean_and_error(values: list[float]) -> dict[str, float]:
+    error = statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else float("nan")
+    return {"mean": round(statistics.mean(values), 4), "standard_error": round(error, 4)}
 
 
 def run() -> None:
@@ -229,13 +236,14 @@ def run() -> None:
     parser.add_argument("what", choices=("kills", "cost"))
     parser.add_argument("folder", type=Path)
     parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--pairs", type=int, default=12, help="of `cost`, for each of the three")
     parser.add_argument("--seconds", type=float, default=1e9, help="of `kills`; again goes on")
     args = parser.parse_args()
     with contextlib.suppress(BrokenPipeError):
         if args.what == "kills":
             figures = kills(args.folder, args.kills, args.seconds)
         else:
-            figures = cost(args.folder)
+            figures = cost(args.folder, args.pairs)
         print(json.dumps(figures, indent=2))
 
 

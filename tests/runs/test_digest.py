@@ -7,6 +7,7 @@ import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from babeldraw.runs.digest import digest_on_host, digests
+from babeldraw.runs.writing import packed, unpacked
 
 RNG = np.random.default_rng(0)
 ARRAYS = {
@@ -49,3 +50,8 @@ def test_each_bit_and_each_place_counts():
     swapped = x.copy()
     swapped[0, 0, 0], swapped[1, 0, 0] = x[1, 0, 0], x[0, 0, 0]
     assert digest_on_host(swapped) != whole
+
+
+def test_a_checkpoint_of_an_earlier_version_has_its_digests_one_by_one():
+    numbers = {"['a']": 3, "['b'][0]": 2**32 - 1}
+    assert unpacked(packed(numbers)) == unpacked(numbers) == numbers

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import pytest
 
 from babeldraw.models.babeldraw import Generator
+from babeldraw.models.vim import Generator as VIMGenerator
 from babeldraw.tokenizers.vit_vqgan import ViTVQGANTokenizer
 from babeldraw.train.experiment import parse
 from babeldraw.train.model_flops import model_flops
@@ -18,13 +19,13 @@ ROOT = Path(__file__).parents[2]
 
 
 def experiment(name):
-    config = load_config(f"configs/babeldraw/{name}.py", ROOT / "pyproject.toml", "")
+    config = load_config(f"configs/{name}.py", ROOT / "pyproject.toml", "")
     config.tokenizer_run = "unused"
     return parse(config)
 
 
 def test_the_formula_is_three_times_the_traced_forward_pass_less_half_of_causal_attention():
-    found = experiment("350m")
+    found = experiment("babeldraw/350m")
     tokenizer = ViTVQGANTokenizer(found.tokenizer)
     generator = Generator(found.model, tokenizer.tokens)
     params = jax.eval_shape(generator.init, jax.random.key(0))
@@ -41,9 +42,35 @@ def test_the_formula_is_three_times_the_traced_forward_pass_less_half_of_causal_
     assert ours == pytest.approx(3 * (traced - half), rel=1e-3)
 
 
+@pytest.mark.parametrize(
+    ("name", "condition", "slots"), [("vim/base", (1,), 1024), ("demo/decoder_only", (1, 16), 79)]
+)
+def test_the_formula_of_a_decoder_only_model_counts_its_prefix(name, condition, slots):
+    found = experiment(name)
+    tokens = ViTVQGANTokenizer(found.tokenizer).tokens
+    generator = VIMGenerator(found.model, tokens)
+    params = nn.unbox(jax.eval_shape(generator.init, jax.random.key(0)))
+    given = jax.ShapeDtypeStruct(condition, jnp.int32)
+    image = jax.ShapeDtypeStruct((1, tokens.length), jnp.int32)
+    traced = traced_flops(generator.logits, params, given, image)
+    half = found.model.decoder.blocks * 2 * slots * slots * found.model.decoder.dim
+    parts = model_flops(found).parts
+    assert parts["decoder"] + parts["logits"] == pytest.approx(3 * (traced - half), rel=1e-3)
+
+
+@pytest.mark.parametrize("name", ["vit_vqgan/decoder", "super_resolution/512", "coca/base"])
+def test_every_kind_of_recipe_has_a_formula(name):
+    config = load_config(f"configs/{name}.py", ROOT / "pyproject.toml", "")
+    if "perceptual" in config:
+        config.perceptual.file, config.tokenizer_run = "unused", "unused"
+    found = model_flops(parse(config))
+    assert found.formula.keys() == found.parts.keys()
+    assert min(found.parts.values()) > 0
+
+
 @pytest.mark.parametrize(("name", "chips", "tera"), [("20b", 1024, 790), ("3b", 512, 230)])
 def test_operations_of_a_step_of_8192_images_are_known(name, chips, tera):
-    found = model_flops(experiment(name))
+    found = model_flops(experiment(f"babeldraw/{name}"))
     generator = found.per_example - found.parts["tokenizer (forward)"]
     assert generator * 8192 / chips / 1e12 == pytest.approx(tera, rel=0.005)
 
