@@ -6,6 +6,7 @@ adaptive weight is not published (docs/unconfirmed.md), so each is a field here.
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -57,6 +58,8 @@ class DiscriminatorConfig:
     r1_every: the penalty is computed at every so many steps, that many times as heavy (StyleGAN2,
       appendix B: lazy regularisation).
     start_step: neither network feels the adversarial term before; the discriminator rests.
+    head_start: steps from then on that the discriminator alone learns. A generator that is tuned
+      against one that knows nothing yet runs in any direction.
     adaptive: weigh the term by gradients, see `losses.adaptive_weight`.
     """
 
@@ -68,6 +71,7 @@ class DiscriminatorConfig:
     r1_gamma: float = 10.0
     r1_every: int = 16
     start_step: int = 0
+    head_start: int = 0
     adaptive: bool = False
 
     def __post_init__(self):
@@ -77,9 +81,9 @@ class DiscriminatorConfig:
             require(
                 value in valid, f"{path}.{name} is {value!r}; the choices are {', '.join(valid)}"
             )
-        least = {"r1_gamma": 0, "start_step": 0}
-        for name in ("channels", "max_channels", "group", "r1_gamma", "r1_every", "start_step"):
-            value, minimum = getattr(self, name), least.get(name, 1)
+        least = {"channels": 1, "max_channels": 1, "group": 1, "r1_every": 1}
+        for name in (*least, "r1_gamma", "start_step", "head_start"):
+            value, minimum = getattr(self, name), least.get(name, 0)
             require(value >= minimum, f"{path}.{name} is {value}; at least {minimum} is needed")
         require(
             self.max_channels >= self.channels,
@@ -146,12 +150,13 @@ class Adversary:
             return self._network.apply({"params": params}, images)
 
     def generator_loss(self, state: dict[str, Any], fake: jax.Array, step: jax.Array) -> jax.Array:
-        """How far the discriminator is from taking `fake` for real; 0 before the start step."""
+        """How far the discriminator is from taking `fake` for real; 0 before the term's start."""
 
         def loss(images: jax.Array) -> jax.Array:
             return LOSSES[self.config.loss][0](self.logits(state["params"], images))
 
-        return self._from_start(loss, lambda images: jnp.zeros(()), step, fake)
+        start = self.config.start_step + self.config.head_start
+        return _from(start, loss, lambda images: jnp.zeros(()), step, fake)
 
     def update(
         self, state: dict[str, Any], real: jax.Array, fake: jax.Array, step: jax.Array
@@ -169,7 +174,8 @@ class Adversary:
           the loss: at every `r1_every`-th step that many times itself, 0 at the others, so that
           its mean is the penalty's.
         """
-        return self._from_start(self._update, self._rest, step, state, real, fake, step)
+        start = self.config.start_step
+        return _from(start, self._update, self._rest, step, state, real, fake, step)
 
     def _update(self, state, real, fake, step) -> tuple[dict[str, Any], Metrics]:
         fake = jax.lax.stop_gradient(fake)
@@ -215,11 +221,6 @@ class Adversary:
         names = ("discriminator", "real_accuracy", "fake_accuracy", "r1")
         return state, dict.fromkeys(names, zero)
 
-    def _from_start(self, active, resting, step: jax.Array, *operands):
-        if self.config.start_step == 0:
-            return active(*operands)
-        return jax.lax.cond(step >= self.config.start_step, active, resting, *operands)
-
     @functools.cached_property
     def _network(self) -> nn.Module:
         config = self.config
@@ -238,3 +239,10 @@ class Adversary:
     @functools.cached_property
     def _optimizer(self) -> optax.GradientTransformation:
         return make_optimizer(self.optimizer, self._parameter_axes)
+
+
+def _from(start: int, active: Callable, resting: Callable, step: jax.Array, *operands: Any) -> Any:
+    """`active(*operands)` from step `start` on, `resting(*operands)` before."""
+    if start == 0:
+        return active(*operands)
+    return jax.lax.cond(step >= start, active, resting, *operands)

@@ -1,4 +1,4 @@
-"""Every generator's step compiles for its pod and stays within its memory there."""
+"""Every shipped config of a pod compiles for it and stays within its memory there."""
 
 import importlib.util
 from pathlib import Path
@@ -11,14 +11,16 @@ from babeldraw.train.experiment import parse
 from babeldraw.train.presets import load_config
 
 ROOT = Path(__file__).parents[2]
-# GiB per chip, a little above what was found.
+# Config, topology, GiB per chip. With those of docs/compile.md's aims the aim, else what was found.
 BUDGETS = {
-    "350m": ("babeldraw/350m.py", "v4:4x4x8", 26.0),
-    "750m": ("babeldraw/750m.py", "v4:4x4x8", 26.0),
-    "3b": ("babeldraw/3b.py", "v4:4x8x16", 20.0),
-    "3b_fsdp": ("babeldraw/3b_fsdp.py", "v4:4x8x16", 16.0),
-    "20b": ("babeldraw/20b.py", "v4:8x8x16", 26.0),
-    "20b_fsdp": ("babeldraw/20b_fsdp.py", "v4:8x8x16", 26.0),
+    "babeldraw/350m": ("v4:4x4x8", 26.0),
+    "babeldraw/750m": ("v4:4x4x8", 26.0),
+    "babeldraw/3b": ("v4:4x8x16", 20.0),
+    "babeldraw/3b_fsdp": ("v4:4x8x16", 16.0),
+    "babeldraw/20b": ("v4:8x8x16", 26.0),
+    "babeldraw/20b_fsdp": ("v4:8x8x16", 26.0),
+    "vim/base": ("v4:4x4x8", 11.4),
+    "vim/large": ("v4:4x4x8", 25.9),
 }
 
 
@@ -36,14 +38,14 @@ pytestmark = [
 ]
 
 
-def experiment(file):
-    return parse(load_config(f"configs/{file}", ROOT / "pyproject.toml", ""))
+def experiment(name):
+    return parse(load_config(f"configs/{name}.py", ROOT / "pyproject.toml", ""))
 
 
 @pytest.mark.parametrize("name", BUDGETS)
 def test_the_step_fits_its_pod(name):
-    file, topology, budget = BUDGETS[name]
-    report = compile_step(experiment(file), topology)
+    topology, budget = BUDGETS[name]
+    report = compile_step(experiment(name), topology)
     assert report.fits
     assert report.hbm_gib["peak"] <= 1.03 * budget
     assert 0 < report.mfu["raw"] <= report.mfu["capped"] < 1
@@ -54,7 +56,7 @@ def test_the_step_fits_its_pod(name):
 @pytest.mark.parametrize("name", DRAWING)
 def test_drawing_sends_all_reduces_alone_and_is_near_the_floor(name):
     topology, times = DRAWING[name]
-    report = compile_decode(experiment(f"babeldraw/{name}.py"), topology)
+    report = compile_decode(experiment(f"babeldraw/{name}"), topology)
     assert report.fits
     assert report.collectives.keys() == {"all-reduce"}
     assert report.step_seconds["capped"] / report.tokens <= times * report.floor_seconds
