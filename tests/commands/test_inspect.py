@@ -78,10 +78,10 @@ def test_the_20b_on_a_thousand_devices(cli):
     encoder, decoder = printed.splitlines()[-2:]
     # Parti, section 3.2.2: four rounds in the decoder. Iterations are R * M + G - 1.
     assert encoder == (
-        "config.model.encoder: 16 stages, rounds 1, 16 microbatches of 8 examples, 31 iterations, "
-        "bubble 48%"
+        "config.model.encoder: 16 stages, rounds 1, 32 microbatches of 4 examples, 47 iterations, "
+        "bubble 32%"
     )
-    assert decoder.endswith("rounds 4, 16 microbatches of 8 examples, 79 iterations, bubble 19%")
+    assert decoder.endswith("rounds 4, 32 microbatches of 4 examples, 143 iterations, bubble 10%")
 
 
 def test_the_3b_has_a_quarter_of_each_split_weight(cli):
