@@ -40,6 +40,8 @@ def describe(report: Report) -> str:
 def _memory(report: Report) -> list[str]:
     memory = report.hbm_gib
     verdict = "fits" if report.fits else "does NOT fit"
+    if report.fits and memory["peak"] > memory["limit"]:
+        verdict = "the compiler takes it, which is not to be relied on: too near the limit"
     lines = [f"HBM per chip: {memory['peak']:.2f} GiB of {memory['limit']:.2f}, {verdict}"]
     if report.fits:
         shown = f"  state and batch {memory['arguments']:.2f}"

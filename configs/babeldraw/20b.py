@@ -54,7 +54,7 @@ def get_config(variant: str = "") -> ConfigDict:
             },
             # Adafactor, its constants and the schedule are the defaults: see OptimizerConfig.
             "optimizer": {},
-            # 32 microbatches leave a bubble of 10 % in the decoder, where as many as stages leave 19 %.
+            # With 32 microbatches the decoder's bubble is 10 %, with as many as stages 19 %.
             "mesh": {"stage": 16, "rules": "pipeline", "zero1": True, "microbatches": 32},
         },
         variant,

@@ -5,6 +5,9 @@ import json
 
 import pytest
 
+from babeldraw.train.compile import Report
+from babeldraw.train.compile_report import describe
+
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None,
     reason="libtpu is not installed: pip install 'babeldraw[tpu]'",
@@ -33,6 +36,9 @@ def test_a_step_that_fits_is_reported(cli, tmp_path):
     assert report["examples_per_second"] == pytest.approx(report["batch_size"] / step["capped"])
     assert report["compile_seconds"] > 0 and report["pipeline"] == {}
     assert "estimate" in printed and "MFU" in printed and "image decoder" in printed
+    # The compiler has once taken a step with more set aside than a chip has.
+    crowded = Report(**(report | {"hbm_gib": memory | {"peak": 31.0}}))
+    assert "not to be relied on" in describe(crowded)
     status, printed, _ = cli("compile", "--compare", out, out)
     assert status == 0 and "hbm_gib.peak" in printed and "1.000" in printed
 
