@@ -1,16 +1,16 @@
-"""Tunes the decoder of a coarse tokenizer with and without the adversarial term, and compares.
+"""Tunes a trained decoder of photographs with and without the adversarial term, and compares.
 
-    python docs/examples/sharpening.py --workdir=runs/sharpening --out=runs/sharpening/pictures
+    pip install -e ".[examples]"
+    python docs/examples/photographs.py --workdir=runs/photographs
+    python docs/examples/sharpening.py --photographs=runs/photographs --workdir=runs/sharpening
 
-trains `WORKDIR/coarse` (configs/demo/tokenizer_coarse.py), tunes its decoder in `WORKDIR/with` and
-`WORKDIR/without` (configs/demo/decoder_gan.py; runs that are there are gone on with or left alone)
-and writes pictures.png and figures.json to OUT.
+trains `WORKDIR/with` and `WORKDIR/without` (configs/photographs/decoder_gan.py, the same steps,
+data and seed, from one tokenizer; runs that are there are gone on with or left alone) and writes
+curves.png, pictures.png and figures.json, all on the test crops.
 
-Two figures of sharpness, both on the length of the brightness gradient (forward differences).
-*Edges* looks at the pixels where the original has an edge, as in adversarial.py: an edge that is
-sharp but a pixel away counts as none. *Steepest* looks at as many pixels of the reconstruction as
-the original has edge pixels, the steepest ones, wherever they are; their mean length over that of
-the original's edges. A blur lowers both.
+Two figures of sharpness. *Gradient*: the mean length of the brightness gradient (forward
+differences) over that of the originals. *Finest octave*: the power of the brightness at wavelengths
+of 2 to 4 pixels over that of the originals. 1 is as sharp; a blur lowers both.
 """
 
 import argparse
@@ -18,59 +18,62 @@ import json
 import pathlib
 
 import numpy as np
-from adversarial import (
-    EDGE,
-    WITHOUT,
-    draw_pictures,
-    gradient_length,
-    held_out,
-    last_quarter,
-    measure,
-    reconstructions,
-)
+from adversarial import WITHOUT, draw_curves, gradient_length, last_quarter
+from photographs import read_crops, reconstructions
 
+from babeldraw.data.image import save_png, to_grid
 from babeldraw.train.loop import train
 from babeldraw.train.presets import load_config
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
+SHOWN, ENLARGED = (0, 1, 2, 3, 4, 7), 2
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--workdir", required=True, help="where the three runs lie")
-    parser.add_argument("--out", required=True, help="where pictures and figures go")
-    parser.add_argument("--examples", type=int, default=512, help="held-out pictures to measure")
+    parser.add_argument("--photographs", type=pathlib.Path, required=True, help="of photographs.py")
+    parser.add_argument("--workdir", type=pathlib.Path, required=True, help="where all goes")
     args = parser.parse_args()
-    workdir, out = pathlib.Path(args.workdir), pathlib.Path(args.out)
-    out.mkdir(parents=True, exist_ok=True)
+    folders = {"not tuned": args.photographs / "tokenizer"}
+    for name, changes in (("without", WITHOUT), ("with", {})):
+        folders[name] = args.workdir / name
+        config = load_config("configs/photographs/decoder_gan.py", ROOT / "pyproject.toml")
+        config.tokenizer_run = str(folders["not tuned"].resolve())
+        config.data.path = str((args.photographs / "crops").resolve())
+        config.update_from_flattened_dict(changes)
+        train(config, str(folders[name]), label=name)
 
-    coarse = load_config("configs/demo/tokenizer_coarse.py", ROOT / "pyproject.toml")
-    train(coarse, str(workdir / "coarse"), label="coarse")
-    for name, changes in (("with", {}), ("without", WITHOUT)):
-        config = load_config("configs/demo/decoder_gan.py", ROOT / "pyproject.toml")
-        config.update_from_flattened_dict({"tokenizer_run": str(workdir / "coarse"), **changes})
-        train(config, str(workdir / name), label=name)
-
-    originals = held_out(coarse, args.examples)
-    drawn = {name: reconstructions(str(workdir / name), originals) for name in ("without", "with")}
-    figures = {
-        name: {**measure(originals, images), "steepest": steepest(originals, images)}
-        for name, images in drawn.items()
-    }
-    figures["with"] |= last_quarter(workdir / "with")
-    (out / "figures.json").write_text(json.dumps(figures, indent=2) + "\n")
-    draw_pictures(originals, drawn, out / "pictures.png")
+    originals = read_crops(args.photographs / "crops" / "test")
+    drawn = {name: reconstructions(str(folder), originals) for name, folder in folders.items()}
+    originals = originals / np.float32(255)
+    figures = {name: measure(originals, images) for name, images in drawn.items()}
+    figures["with"] |= last_quarter(folders["with"])
+    (args.workdir / "figures.json").write_text(json.dumps(figures, indent=2) + "\n")
+    draw_curves({name: folders[name] for name in ("with", "without")}, args.workdir / "curves.png")
+    rows = [images[list(SHOWN)] for images in (originals, *drawn.values())]
+    large = np.concatenate(rows).repeat(ENLARGED, axis=1).repeat(ENLARGED, axis=2)
+    save_png(args.workdir / "pictures.png", to_grid(large, len(SHOWN)))
     print(json.dumps(figures, indent=2))
 
 
-def steepest(originals: np.ndarray, images: np.ndarray) -> float:
-    """The steepest gradients of each picture over its original's, mean over pictures."""
-    shares = []
-    for there, here in zip(gradient_length(originals), gradient_length(images), strict=True):
-        count = int(np.sum(there > EDGE))
-        mean_there, mean_here = (np.sort(a.ravel())[-count:].mean() for a in (there, here))
-        shares.append(mean_here / mean_there)
-    return float(np.mean(shares))
+def measure(originals: np.ndarray, images: np.ndarray) -> dict[str, float]:
+    """Both figures of sharpness, and PSNR."""
+    errors = np.mean(np.square(images - originals), axis=(1, 2, 3))
+    lengths = [gradient_length(pictures).mean() for pictures in (images, originals)]
+    octaves = [finest_octave(pictures) for pictures in (images, originals)]
+    return {
+        "gradient": float(lengths[0] / lengths[1]),
+        "finest_octave": float(octaves[0] / octaves[1]),
+        "psnr_db": float(np.mean(-10 * np.log10(errors))),
+    }
+
+
+def finest_octave(images: np.ndarray) -> float:
+    """Power of the brightness at wavelengths of 2 to 4 pixels, over all pictures."""
+    height, width = images.shape[1:3]
+    power = np.square(np.abs(np.fft.rfft2(images.mean(axis=-1))))
+    frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None])
+    return float(power[:, (frequency >= 0.25) & (frequency <= 0.5)].sum())
 
 
 if __name__ == "__main__":
