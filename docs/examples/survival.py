@@ -7,7 +7,8 @@
 other time while a checkpoint is being written, and started again; at its end it is compared with
 the same run undisturbed. `cost`: the demo's tokenizer at full size, pairs of blocks of 50 steps in
 one process, one plain, one with a checkpoint, with the watch or with a line of metrics, which of
-them goes first in turn; the mean of the ratios with its standard error.
+them goes first in turn; the mean of the ratios with its standard error. Then single steps, with the
+watch and without in turn, and the time that a line of metrics takes.
 """
 
 import argparse
@@ -42,6 +43,8 @@ from babeldraw.train.watch import WatchConfig, WatchState
 
 ROOT = Path(__file__).parents[2]
 EVERY = 50
+# Of the watch, one by one, and lines of metrics.
+STEPS = 300
 
 
 # ------------------------------------------------------------------ kills
@@ -214,10 +217,34 @@ def cost(folder: Path, pairs: int) -> dict:
             seconds.setdefault("plain", []).append(taken["plain"])
             ratios.setdefault(kind, []).append(taken[kind] / taken["plain"] - 1)
             print(f"plain {taken['plain']:.2f} s, {kind} {taken[kind]:.2f} s", flush=True)
+    # What is small is lost in the noise of whole blocks: the watch step by step, a line by itself.
+    apart: dict[bool, list[float]] = {False: [], True: []}
+    for turn in range(STEPS):
+        for watched in (False, True) if turn % 2 else (True, False):
+            batch = next(batches)
+            batch = place_batch({name: batch[name] for name in names}, layout.mesh)
+            began = time.perf_counter()
+            state, watch, metrics = steps[watched](state, watch, batch, key)
+            jax.device_get(metrics)
+            apart[watched].append(time.perf_counter() - began)
+    by_step = [b / a - 1 for a, b in zip(apart[False], apart[True], strict=True)]
+    means = {name: 1.0 for name in metrics}
+    began = time.perf_counter()
+    for number in range(STEPS):
+        writer.scalars(number, means, 0.0)
+        writer.timing(number, clock.figures())
+    line = (time.perf_counter() - began) / STEPS
     checkpoints.close()
     batches.close()
     writer.close()
     return {
+        "watch_step_by_step": {
+            "medians": round(
+                statistics.median(apart[True]) / statistics.median(apart[False]) - 1, 4
+            ),
+            **mean_and_error(by_step),
+        },
+        "metrics_line_ms": round(1000 * line, 2),
         "step_ms": round(1000 * statistics.median(seconds["plain"]) / EVERY, 1),
         "pairs": pairs,
         **{kind: mean_and_error(ratios[kind]) for kind in kinds},
