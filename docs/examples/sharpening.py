@@ -26,7 +26,7 @@ from babeldraw.train.loop import train
 from babeldraw.train.presets import load_config
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-SHOWN, ENLARGED = (0, 1, 2, 3, 4, 7), 2
+SHOWN, ENLARGED = (0, 3, 4), 3
 
 
 def main() -> None:
@@ -50,7 +50,7 @@ def main() -> None:
     figures["with"] |= last_quarter(folders["with"])
     (args.workdir / "figures.json").write_text(json.dumps(figures, indent=2) + "\n")
     draw_curves({name: folders[name] for name in ("with", "without")}, args.workdir / "curves.png")
-    rows = [images[list(SHOWN)] for images in (originals, *drawn.values())]
+    rows = [images[list(SHOWN)] for images in (originals, drawn["without"], drawn["with"])]
     large = np.concatenate(rows).repeat(ENLARGED, axis=1).repeat(ENLARGED, axis=2)
     save_png(args.workdir / "pictures.png", to_grid(large, len(SHOWN)))
     print(json.dumps(figures, indent=2))
