@@ -6,6 +6,12 @@
 Yu et al., ICLR 2022, Tables 1 and 2, there on 128 TPU v4 with all of these losses: FID of
 ImageNet reconstructions 1.99. Not trained here yet. `babeldraw import --help`
 tells how to make the file of perceptual weights; `--config.loss.perceptual=0` does without.
+
+    babeldraw compile --config=configs/vit_vqgan/small.py --topology=v4:4x4x8 \\
+        --config.perceptual.file=vgg_lpips.safetensors
+
+Estimated (docs/compile.md): 4.8 GiB per chip, 0.100 s per step with both networks, 2,550 images/s on
+128 chips; 0.066 s of it is the discriminator.
 """
 
 from ml_collections import ConfigDict
