@@ -78,10 +78,8 @@ def tokenizer_flops(experiment: TokenizerExperiment) -> ModelFlops:
 
 def super_resolution_flops(experiment: SuperResolutionExperiment) -> ModelFlops:
     """Of a step of super-resolution with all its losses, traced; R1 is left out."""
-    tokenizer, upscaler = (
-        ViTVQGANTokenizer(experiment.tokenizer),
-        Upscaler(experiment.super_resolution),
-    )
+    tokenizer = ViTVQGANTokenizer(experiment.tokenizer)
+    upscaler = Upscaler(experiment.super_resolution)
     image = _image(experiment.tokenizer.image_size)
     parts = {
         "tokenizer (forward)": _traced(tokenizer.reconstruct, tokenizer.init, image),
