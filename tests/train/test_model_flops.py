@@ -11,7 +11,7 @@ from babeldraw.models.babeldraw import Generator
 from babeldraw.models.vim import Generator as VIMGenerator
 from babeldraw.tokenizers.vit_vqgan import ViTVQGANTokenizer
 from babeldraw.train.experiment import parse
-from babeldraw.train.model_flops import model_flops
+from babeldraw.train.model_flops import blocks_forward, model_flops
 from babeldraw.train.presets import load_config
 from babeldraw.train.traced_flops import traced_flops
 
@@ -59,13 +59,25 @@ def test_the_formula_of_a_decoder_only_model_counts_its_prefix(name, condition, 
 
 
 @pytest.mark.parametrize("name", ["vit_vqgan/decoder", "super_resolution/512", "coca/base"])
-def test_every_kind_of_recipe_has_a_formula(name):
+def test_recipes_of_several_networks_are_counted_part_by_part(name):
     config = load_config(f"configs/{name}.py", ROOT / "pyproject.toml", "")
     if "perceptual" in config:
         config.perceptual.file, config.tokenizer_run = "unused", "unused"
     found = model_flops(parse(config))
     assert found.formula.keys() == found.parts.keys()
     assert min(found.parts.values()) > 0
+
+
+def test_a_decoder_that_is_trained_alone_counts_three_times_and_its_encoder_once():
+    config = load_config("configs/vit_vqgan/decoder.py", ROOT / "pyproject.toml", "")
+    config.perceptual.file, config.tokenizer_run = "unused", "unused"
+    found, tokens = parse(config), 32 * 32
+    parts = model_flops(found).parts
+    # Patches, codes and positions are small beside the blocks.
+    encoder = blocks_forward(found.tokenizer.encoder, tokens)
+    assert parts["encoder (forward)"] == pytest.approx(encoder, rel=0.15)
+    decoder = 3 * blocks_forward(found.tokenizer.decoder, tokens)
+    assert parts["decoder"] == pytest.approx(decoder, rel=0.05)
 
 
 @pytest.mark.parametrize(("name", "chips", "tera"), [("20b", 1024, 790), ("3b", 512, 230)])

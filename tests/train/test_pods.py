@@ -25,7 +25,7 @@ BUDGETS = {
     "vit_vqgan/small": ("v4:4x4x8", 4.8),
     "vit_vqgan/base": ("v4:4x4x8", 9.3),
 }
-# To their kernels' sizes the table of costs has no entry.
+# The table of costs has no entry for their attention's sizes.
 UNKNOWN_KERNELS = {"coca/base"}
 
 
