@@ -15,8 +15,8 @@ from babeldraw.layers.kernels import (
     Seen,
     choose,
     cudnn_attention,
+    fused_attention,
     heads_per_row,
-    splash_attention,
 )
 from babeldraw.layers.linear import Einsum
 from babeldraw.sharding.constraint import constrain
@@ -75,11 +75,12 @@ def dot_product_attention(
     Returns:
       [B, N, T, H] in the type of the queries.
     """
-    chosen = choose(kernel, query_BNTH.shape[2], keys.key.shape[2], mask)
-    # Each names its result "context" for `layers.stack.POLICIES`, splash with what its backward
-    # pass needs besides.
-    if chosen == "splash":
-        return splash_attention(query_BNTH, keys.key, keys.value, mask)
+    *_, queries, head_dim = query_BNTH.shape
+    chosen = choose(kernel, queries, keys.key.shape[2], head_dim, mask)
+    # Each names its result "context" for `layers.stack.POLICIES`, those by Pallas with what their
+    # backward passes need besides.
+    if chosen in ("short", "splash"):
+        return fused_attention(chosen, query_BNTH, keys.key, keys.value, mask)
     if chosen == "cudnn":
         out_BNTH = cudnn_attention(query_BNTH, keys.key, keys.value, mask)
         return checkpoint_name(out_BNTH, "context")

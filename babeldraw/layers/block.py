@@ -35,8 +35,8 @@ class TransformerConfig:
       remat: what the backward pass recomputes: none, dots (all but matrix products), full, context
         (all but attention), outputs (all but attention and what is added to the residual stream),
         hidden (all but these and the feed-forward's hidden values).
-      kernel: of attention over whole sequences: splash (TPU), cudnn (GPU), plain, or auto, the best
-        that the device has and that can do the pattern.
+      kernel: of attention over whole sequences: short or splash (TPU), cudnn (GPU), plain, or auto,
+        the best that the device has and that can do the pattern.
     """
 
     blocks: int

@@ -1,7 +1,8 @@
 """Attention by fused kernels, which never hold the square of logits in memory.
 
-On TPU splash attention (Pallas), on GPU cuDNN's; the plain form everywhere. All three take the same
-arrays and the same description of who sees whom, and agree to rounding.
+On TPU our own for short sequences, and splash attention (both by Pallas); on GPU cuDNN's; the plain
+form everywhere. All take the same arrays and the same description of who sees whom, and agree to
+rounding.
 """
 
 import dataclasses
@@ -20,11 +21,17 @@ from jax.experimental.pallas.ops.tpu.splash_attention import (
 
 from babeldraw.config import require
 from babeldraw.layers.masks import AttentionPattern, Slots, dense_mask
+from babeldraw.layers.short_attention import (
+    MOST_POSITIONS,
+    MOST_TILES,
+    Tiles,
+    short_attention,
+)
 from babeldraw.sharding.constraint import divisible, without
 from babeldraw.sharding.layout import current
 from babeldraw.sharding.rules import partition_spec
 
-KERNELS = ("auto", "plain", "splash", "cudnn")
+KERNELS = ("auto", "plain", "short", "splash", "cudnn")
 # Lanes of a TPU: lengths are multiples of it.
 LANES = 128
 # Of 128 to 1,024 an earlier study found it the quickest on masks of 1,024 tokens, causal and
@@ -48,33 +55,38 @@ class Seen:
 Mask = Seen | jax.Array | None
 
 
-def choose(kernel: str, queries: int, keys: int, mask: Mask) -> str:
-    """What computes an attention: plain, splash or cudnn.
+def choose(kernel: str, queries: int, keys: int, head_dim: int, mask: Mask) -> str:
+    """What computes an attention: plain, short, splash or cudnn.
 
     Args:
       kernel: of KERNELS. `auto` takes the best that the device has and that can do it.
       queries, keys: their numbers, T and S.
+      head_dim: H.
       mask: who sees whom.
 
     Raises:
       UserError: a kernel was asked for by name that cannot do it.
     """
+    if queries == 1:
+        # One query at a time, as in decoding, is no work for a kernel.
+        return "plain"
     platform = _platform()
+    cannot = {
+        "short": functools.partial(_short_cannot, queries, keys, head_dim, mask),
+        "splash": functools.partial(_splash_cannot, queries, keys, mask),
+    }
     if kernel == "auto":
-        fits = not _splash_cannot(queries, keys, mask)
-        if queries == 1:
-            return "plain"
-        return {"tpu": "splash" if fits else "plain", "gpu": "cudnn"}.get(platform, "plain")
-    # One query at a time, as in decoding, is no work for a kernel.
-    if kernel == "splash" and queries > 1:
-        reason = _splash_cannot(queries, keys, mask)
-        require(not reason, f"kernel is 'splash', which cannot do {reason}; choose auto or plain")
-    if kernel == "cudnn" and queries > 1:
+        if platform == "tpu":
+            return next((name for name, why in cannot.items() if not why()), "plain")
+        return "cudnn" if platform == "gpu" else "plain"
+    reason = cannot[kernel]() if kernel in cannot else ""
+    require(not reason, f"kernel is {kernel!r}, which cannot do {reason}; choose auto or plain")
+    if kernel == "cudnn":
         require(
             platform == "gpu",
             f"kernel is 'cudnn', which needs a GPU, and the devices are {platform}; choose auto",
         )
-    return "plain" if queries == 1 else kernel
+    return kernel
 
 
 def _splash_cannot(queries: int, keys: int, mask: Mask) -> str:
@@ -85,6 +97,20 @@ def _splash_cannot(queries: int, keys: int, mask: Mask) -> str:
         return "a pattern that differs between layers of one loop (model.attention.pattern=dalle)"
     if isinstance(mask, jax.Array) and (mask.shape[1:3] != (1, 1)):
         return f"a mask of shape {mask.shape}; one of keys, [B, 1, 1, S], is needed"
+    return ""
+
+
+def _short_cannot(queries: int, keys: int, head_dim: int, mask: Mask) -> str:
+    """Why attention of short sequences cannot do it, or nothing."""
+    if reason := _splash_cannot(queries, keys, mask):
+        return reason
+    if head_dim % 16 or head_dim > LANES:
+        return f"heads of {head_dim} values: a multiple of 16 up to {LANES} is needed"
+    if max(queries, keys) > MOST_POSITIONS:
+        return f"{queries} queries on {keys} keys: at most {MOST_POSITIONS} are possible"
+    tiles = _tiles(_pattern(mask), queries, keys).count
+    if tiles > MOST_TILES:
+        return f"{tiles} tiles of {LANES} queries and keys: at most {MOST_TILES} are possible"
     return ""
 
 
@@ -126,10 +152,11 @@ def cudnn_attention(
     return jnp.swapaxes(out_BTNH, 1, 2)
 
 
-# ----------------------------------------------------------------------------------- splash
+# ------------------------------------------------------------------------- kernels by Pallas
 
 
-def splash_attention(
+def fused_attention(
+    kernel: str,
     query_BNTH: jax.Array,
     key_BNSH: jax.Array,
     value_BNSH: jax.Array,
@@ -139,6 +166,7 @@ def splash_attention(
     """softmax(query key^T / sqrt(H)) value; logits and softmax in float32.
 
     Args:
+      kernel: short or splash.
       query_BNTH, key_BNSH, value_BNSH: T and S are multiples of 128.
       mask: as `choose` lets pass.
       interpret: run the kernel's Python, for a test on a CPU.
@@ -150,8 +178,8 @@ def splash_attention(
     seen = None
     if isinstance(mask, jax.Array):
         seen = jnp.broadcast_to(mask, (query_BNTH.shape[0], 1, 1, key_BNSH.shape[2]))[:, 0, 0]
-        mask = None
-    body = functools.partial(_on_one_device, mask, interpret)
+    on_one_device = {"short": _short, "splash": _splash}[kernel]
+    body = functools.partial(on_one_device, _pattern(mask), interpret)
     return _over_devices(body)(query_BNTH, key_BNSH, value_BNSH, seen)
 
 
@@ -181,32 +209,47 @@ def _over_devices(body):
     return run
 
 
-def _on_one_device(mask: Seen | None, interpret: bool, query, key, value, seen) -> jax.Array:
-    heads, length, keys = query.shape[1], query.shape[2], key.shape[2]
-    kernel, blocks = _kernel(mask, length, keys, heads, interpret)
-    # For who reads the compiled program: how many of the blocks of the square are computed.
+# One sequence's pattern and the layer it is of.
+_Pattern = tuple[AttentionPattern, int] | None
+
+
+def _pattern(mask: Mask) -> _Pattern:
+    if not isinstance(mask, Seen):
+        return None
+    return mask.pattern, mask.layer if isinstance(mask.layer, int) else 0
+
+
+def _short(pattern: _Pattern, interpret: bool, query, key, value, seen) -> jax.Array:
+    queries, keys = query.shape[2], key.shape[2]
+    tiles = _tiles(pattern, queries, keys)
+    # For who reads the compiled program: how many of the tiles of the square are computed.
+    with jax.named_scope(f"short_{tiles.count}_of_{queries}x{keys}"):
+        return short_attention(tiles, interpret, query, key, value, seen)
+
+
+def _splash(pattern: _Pattern, interpret: bool, query, key, value, seen) -> jax.Array:
+    heads, queries, keys = query.shape[1], query.shape[2], key.shape[2]
+    kernel, blocks = _splash_kernel(pattern, queries, keys, heads, interpret)
+    # Likewise: blocks, those of the square, sizes of a block.
     with jax.named_scope("splash_{}_of_{}_of_{}x{}".format(*blocks)):
         if seen is None:
             return jax.vmap(kernel)(query, key, value)
         # A query sees the keys of its own segment.
         ids = splash.SegmentIds(
-            q=jnp.ones((query.shape[0], length), jnp.int32), kv=seen.astype(jnp.int32)
+            q=jnp.ones((query.shape[0], queries), jnp.int32), kv=seen.astype(jnp.int32)
         )
         return jax.vmap(lambda q, k, v, i: kernel(q, k, v, segment_ids=i))(query, key, value, ids)
 
 
-def _kernel(mask: Seen | None, queries: int, keys: int, heads: int, interpret: bool):
+def _splash_kernel(pattern: _Pattern, queries: int, keys: int, heads: int, interpret: bool):
     """The kernel for all heads; (blocks it computes, blocks of the square, sizes of a block)."""
-    if mask is None:
+    visible = _visible(pattern, queries, keys)
+    if pattern is None:
         of_head = splash_masks.FullMask((queries, keys))
-        visible = np.ones((queries, keys), bool)
+    elif np.array_equal(visible, np.tri(queries, dtype=bool)):
+        of_head = splash_masks.CausalMask((queries, keys))
     else:
-        layer = mask.layer if isinstance(mask.layer, int) else 0
-        visible = _visible(mask.pattern, queries, layer)
-        causal = bool(np.array_equal(visible, np.tri(queries, dtype=bool)))
-        of_head = (
-            splash_masks.CausalMask((queries, keys)) if causal else splash_masks.NumpyMask(visible)
-        )
+        of_head = splash_masks.NumpyMask(visible)
     rows, columns = _block(queries), _block(keys)
     sizes = splash.BlockSizes(
         block_q=rows,
@@ -235,9 +278,17 @@ def _kernel(mask: Seen | None, queries: int, keys: int, heads: int, interpret: b
 
 
 @functools.lru_cache(maxsize=32)
-def _visible(pattern: AttentionPattern, length: int, layer: int) -> np.ndarray:
+def _visible(pattern: _Pattern, queries: int, keys: int) -> np.ndarray:
+    """bool [T, S]."""
+    if pattern is None:
+        return np.ones((queries, keys), bool)
     with jax.ensure_compile_time_eval():
-        return np.asarray(dense_mask(pattern, length, layer))
+        return np.asarray(dense_mask(pattern[0], queries, pattern[1]))
+
+
+@functools.lru_cache(maxsize=32)
+def _tiles(pattern: _Pattern, queries: int, keys: int) -> Tiles:
+    return Tiles.of(_visible(pattern, queries, keys))
 
 
 def _block(length: int) -> int:

@@ -81,8 +81,8 @@ def estimate(
     Args:
       text: of a program compiled for one of `chips.CHIPS`, scheduled.
       wires: the chip and its slice.
-      kernels: what kernels cost; one that it does not know takes what it declares: operations at
-        the peak, bytes at the bandwidth.
+      kernels: what kernels cost; one that it does not know takes the operations that it declares,
+        at the peak. No kernel is quicker than its bytes at the bandwidth.
     """
     program = parse_program(text)
     return {
@@ -253,12 +253,12 @@ class _Walk:
             # Bookkeeping of the compiler: a buffer, a view of one.
             return 0.0, 0
         known = self.kernels(instruction)
-        if known is not None:
-            return known
-        self.found.unknown_kernels += 1
-        work = flops(instruction, computation, self.program)
+        if known is None:
+            self.found.unknown_kernels += 1
+            work = flops(instruction, computation, self.program)
+            known = work / self.chip.peak, work
         moved = traffic(instruction, computation, self.program)
-        return max(work / self.chip.peak, moved / (REACHED * self.chip.bandwidth)), work
+        return max(known[0], moved / (REACHED * self.chip.bandwidth)), known[1]
 
     def _turns(self, loop: Instruction, computation: Computation) -> int:
         turns = self.loops.turns(loop, computation)

@@ -1,4 +1,4 @@
-"""How many bundles a step of each splash kernel's grid has: the table in layers/kernel_costs.py.
+"""How many bundles a step of each kernel's grid has: the tables in layers/kernel_costs.py.
 
     python docs/examples/kernel_bundles.py
 
@@ -21,47 +21,57 @@ import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 
-from babeldraw.layers.kernels import Seen, splash_attention  # noqa: E402
+from babeldraw.layers.kernels import Seen, fused_attention  # noqa: E402
 from babeldraw.layers.masks import Causal, ConvShaped  # noqa: E402
 from babeldraw.sharding.aot import topology_devices  # noqa: E402
 
 TOPOLOGIES = {"v4": "v4:2x2x1", "v5p": "v5p:2x2x1", "v5e": "v5e:2x2", "v6e": "v6e:2x2"}
-HEADS, HEAD_DIM, BATCH = 4, 64, 2
-# Name, who sees whom ("text": padding), queries, keys.
+HEADS, BATCH = 8, 2
+# Name, kernel, who sees whom ("text": padding), queries, keys, values of a head.
 CASES = [
-    ("causal", Seen(Causal()), 1024, 1024),
-    ("conv", Seen(ConvShaped((32, 32))), 1024, 1024),
-    ("all", None, 1024, 1024),
-    ("text", "text", 1024, 128),
-    ("text", "text", 128, 128),
+    ("causal", "splash", Seen(Causal()), 1024, 1024, 64),
+    ("conv", "splash", Seen(ConvShaped((32, 32))), 1024, 1024, 64),
+    ("all", "splash", None, 1024, 1024, 64),
+    ("text", "splash", "text", 1024, 128, 64),
+    ("text", "splash", "text", 128, 128, 64),
+    ("conv", "short", Seen(ConvShaped((32, 32))), 1024, 1024, 64),
+    ("causal", "short", Seen(Causal()), 1024, 1024, 64),
+    ("all", "short", None, 1024, 1024, 64),
+    ("all", "short", None, 1024, 1024, 80),
+    ("all", "short", None, 1024, 1024, 128),
+    ("text", "short", "text", 1024, 128, 64),
+    ("text", "short", "text", 128, 128, 64),
 ]
 
 
-def loss(mask, query, key, value, padding):
+def loss(kernel, mask, query, key, value, padding):
     mask = padding if mask == "text" else mask
-    return jnp.sum(splash_attention(query, key, value, mask).astype(jnp.float32))
+    return jnp.sum(fused_attention(kernel, query, key, value, mask).astype(jnp.float32))
 
 
-def bundles(topology: str, mask, queries: int, keys: int) -> dict[str, int]:
+def bundles(topology: str, kernel: str, mask, queries: int, keys: int, dim: int) -> dict[str, int]:
     """By kernel's name."""
     for file in glob.glob(f"{DUMP}/*"):
         os.remove(file)
     mesh = jax.sharding.Mesh(np.array(topology_devices(topology)[:1]), ("x",))
     place = jax.NamedSharding(mesh, jax.P())
     of = functools.partial(jax.ShapeDtypeStruct, sharding=place)
-    query = of((BATCH, HEADS, queries, HEAD_DIM), jnp.bfloat16)
-    key = of((BATCH, HEADS, keys, HEAD_DIM), jnp.bfloat16)
-    gradient = jax.value_and_grad(functools.partial(loss, mask), argnums=(0, 1, 2))
+    query = of((BATCH, HEADS, queries, dim), jnp.bfloat16)
+    key = of((BATCH, HEADS, keys, dim), jnp.bfloat16)
+    gradient = jax.value_and_grad(functools.partial(loss, kernel, mask), argnums=(0, 1, 2))
     jax.jit(gradient).lower(query, key, key, of((BATCH, 1, 1, keys), bool)).compile()
     found = {}
-    for file in glob.glob(f"{DUMP}/*splash*schedule-analysis_final_bundles.txt"):
-        name = re.search(r"splash_mha_(fwd|dkv)", file).group(0)
-        text = Path(file).read_text()
-        found[name] = int(re.search(r"total scheduled bundles:\s+(\d+)", text).group(1))
+    for file in glob.glob(f"{DUMP}/*schedule-analysis_final_bundles.txt"):
+        name = re.search(r"(splash_mha|short_attention)_(fwd|dkv|bwd)", file)
+        if name is not None:
+            text = Path(file).read_text()
+            count = int(re.search(r"total scheduled bundles:\s+(\d+)", text).group(1))
+            found[name.group(0)] = count
     return found
 
 
 if __name__ == "__main__":
     for generation, topology in TOPOLOGIES.items():
-        for name, mask, queries, keys in CASES:
-            print(generation, name, queries, keys, bundles(topology, mask, queries, keys))
+        for name, kernel, mask, queries, keys, dim in CASES:
+            counts = bundles(topology, kernel, mask, queries, keys, dim)
+            print(generation, name, queries, keys, dim, counts, flush=True)

@@ -7,10 +7,11 @@ import pytest
 
 from babeldraw.errors import UserError
 from babeldraw.layers.attention import KeyValue, dot_product_attention
-from babeldraw.layers.kernels import Seen, choose, splash_attention
-from babeldraw.layers.masks import Causal, ConvShaped, DallE, padding_mask
+from babeldraw.layers.kernels import KERNELS, Seen, choose, fused_attention
+from babeldraw.layers.masks import Causal, ConvShaped, DallE, dense_mask, padding_mask
+from babeldraw.layers.short_attention import Tiles
 
-B, T, S, N, H = 2, 256, 128, 2, 8
+B, T, S, N, H = 2, 256, 128, 2, 16
 GRID = (16, 16)
 IDS = jnp.asarray([[1] * 70 + [0] * 58, [0] * 128])
 MASKS = {
@@ -28,8 +29,9 @@ def arrays(keys):
     return [jax.random.normal(k, shape) for k, shape in zip(made, shapes, strict=True)]
 
 
+@pytest.mark.parametrize("kernel", ["short", "splash"])
 @pytest.mark.parametrize("name", MASKS)
-def test_splash_attention_gives_what_the_plain_form_gives(name):
+def test_a_kernel_gives_what_the_plain_form_gives(name, kernel):
     mask, keys = MASKS[name]
     query, key, value, weight = arrays(keys)
 
@@ -37,7 +39,7 @@ def test_splash_attention_gives_what_the_plain_form_gives(name):
         return dot_product_attention(query, KeyValue(key, value), mask)
 
     def fused(query, key, value):
-        return splash_attention(query, key, value, mask, interpret=True)
+        return fused_attention(kernel, query, key, value, mask, interpret=True)
 
     results = []
     for attention in (plain, fused):
@@ -51,21 +53,46 @@ DALLE = DallE(ConvShaped(GRID), 4)
 
 
 @pytest.mark.parametrize(
-    ("kernel", "queries", "mask", "message"),
+    ("kernel", "queries", "head_dim", "mask", "message"),
     [
-        ("splash", 100, Seen(Causal()), "100 queries on 100 keys: multiples of 128 are needed"),
-        ("splash", T, Seen(DALLE, jnp.int32(0)), "a pattern that differs between layers"),
-        ("splash", T, jnp.ones((1, 1, T, T), bool), "one of keys, [B, 1, 1, S], is needed"),
-        ("cudnn", T, None, "needs a GPU"),
+        ("splash", 100, 64, Seen(Causal()), "100 queries on 100 keys: multiples of 128 are needed"),
+        ("splash", T, 64, Seen(DALLE, jnp.int32(0)), "a pattern that differs between layers"),
+        ("splash", T, 64, jnp.ones((1, 1, T, T), bool), "one of keys, [B, 1, 1, S], is needed"),
+        ("short", 100, 64, Seen(Causal()), "100 queries on 100 keys: multiples of 128 are needed"),
+        ("short", T, 40, None, "heads of 40 values: a multiple of 16 up to 128 is needed"),
+        ("short", 4096, 64, Seen(Causal()), "at most 2048 are possible"),
+        ("short", 2048, 64, Seen(Causal()), "136 tiles of 128 queries and keys: at most 64"),
+        ("cudnn", T, 64, None, "needs a GPU"),
     ],
 )
-def test_a_kernel_that_cannot_do_it_says_why(kernel, queries, mask, message):
+def test_a_kernel_that_cannot_do_it_says_why(kernel, queries, head_dim, mask, message):
     with pytest.raises(UserError) as raised:
-        choose(kernel, queries, queries, mask)
+        choose(kernel, queries, queries, head_dim, mask)
     assert message in str(raised.value)
 
 
 def test_on_a_cpu_and_for_single_queries_the_plain_form_is_chosen():
-    assert choose("auto", T, T, Seen(Causal())) == "plain"
-    assert choose("splash", 1, T, None) == choose("cudnn", 1, T, None) == "plain"
-    assert choose("splash", T, T, Seen(DALLE, 3)) == "splash"
+    assert choose("auto", T, T, 64, Seen(Causal())) == "plain"
+    assert {choose(kernel, 1, T, 64, None) for kernel in KERNELS} == {"plain"}
+    assert choose("splash", T, T, 64, Seen(DALLE, 3)) == "splash"
+    assert choose("short", T, T, 64, Seen(DALLE, 3)) == "short"
+
+
+def test_of_a_conv_shaped_mask_few_tiles_are_computed_and_few_masks_kept():
+    visible = np.asarray(dense_mask(ConvShaped((32, 32)), 1024))
+    tiles = Tiles.of(visible)
+    # Eleven rows and columns reach 165 slots back: into the two blocks before.
+    assert [[block for block, _ in row] for row in tiles.rows[:4]] == [
+        [0],
+        [0, 1],
+        [0, 1, 2],
+        [1, 2, 3],
+    ]
+    assert tiles.count == 21
+    assert len(tiles.masks) == 3
+    rebuilt = np.zeros_like(visible)
+    for row, of_row in enumerate(tiles.rows):
+        for block, number in of_row:
+            seen = True if number is None else tiles.masks[number].T == 0
+            rebuilt[row * 128 : row * 128 + 128, block * 128 : block * 128 + 128] = seen
+    np.testing.assert_array_equal(rebuilt, visible)

@@ -1,0 +1,258 @@
+"""Attention of sequences short enough that a head's keys lie in a TPU's vector memory, all at once.
+
+Image tokens and prompts are: 1,024 keys of 64 bfloat16 values are 128 KiB. A step of the kernel's
+grid takes whole heads and computes, of the square of logits, the tiles that are seen, each block of
+queries with all its keys in one pass: no running maximum, nothing scaled anew, and tiles of 128 by
+128 are small enough to leave most of a conv-shaped mask out.
+
+Everything lies on its side: heads' values along sublanes, positions along lanes. A product of the
+projections gives it so without padding, and a softmax over keys adds whole vectors.
+"""
+
+import dataclasses
+import functools
+import operator
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.ad_checkpoint import checkpoint_name
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
+
+# Queries and keys of a tile: the lanes of a TPU.
+TILE = 128
+# Of a head: they are written out one by one.
+MOST_TILES = 64
+# Positions of a sequence, all of whose values lie in vector memory.
+MOST_POSITIONS = 2048
+# What is not seen: exp makes it zero, and nothing makes it NaN.
+_HIDDEN = -1e30
+# The name that `layers.stack.POLICIES` keeps.
+_NAME = "context"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Tiles:
+    """Which tiles of a square of logits are computed.
+
+    Attributes:
+      rows: of each block of queries, its blocks of keys, each with the number of its mask, or None
+        where all of it is seen.
+      masks: float32 [M, keys, queries], 0 where a key is seen; what is added to logits.
+    """
+
+    rows: tuple[tuple[tuple[int, int | None], ...], ...]
+    masks: np.ndarray
+
+    @property
+    def count(self) -> int:
+        return sum(map(len, self.rows))
+
+    @classmethod
+    def of(cls, visible: np.ndarray) -> "Tiles":
+        """Those of a mask, bool [T, S]; each query sees a key and each key is seen."""
+        masks: dict[bytes, int] = {}
+        kept, rows = [], []
+        for queries in np.split(visible, visible.shape[0] // TILE):
+            row = []
+            for block, tile in enumerate(np.split(queries, visible.shape[1] // TILE, axis=1)):
+                if tile.all():
+                    row.append((block, None))
+                elif tile.any():
+                    number = masks.setdefault(tile.tobytes(), len(masks))
+                    if number == len(kept):
+                        kept.append(tile.T)
+                    row.append((block, number))
+            rows.append(tuple(row))
+        found = np.stack(kept) if kept else np.ones((1, TILE, TILE), bool)
+        return cls(tuple(rows), np.where(found, 0, _HIDDEN).astype(np.float32))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def short_attention(
+    tiles: Tiles,
+    interpret: bool,
+    query_BNTH: jax.Array,
+    key_BNSH: jax.Array,
+    value_BNSH: jax.Array,
+    seen_BS: jax.Array | None,
+) -> jax.Array:
+    """softmax(query key^T) value, logits and softmax in float32: queries come scaled.
+
+    Args:
+      tiles: who sees whom, the same for every example.
+      interpret: run the kernel's Python, for a test on a CPU.
+      query_BNTH, key_BNSH, value_BNSH: T and S are multiples of 128, H of 16.
+      seen_BS: bool, keys that an example sees besides; None: all.
+
+    Returns:
+      [B, N, T, H] in the type of the queries.
+    """
+    return _forward(tiles, interpret, query_BNTH, key_BNSH, value_BNSH, seen_BS)[0]
+
+
+def _forward(tiles, interpret, query, key, value, seen):
+    query, key, value = (jnp.swapaxes(a, 2, 3) for a in (query, key, value))
+    batch, heads, _, length = query.shape
+    out, log_sum = _call(
+        _Kernel("short_attention_fwd", _forward_kernel, products=2),
+        tiles,
+        interpret,
+        (query, key, value),
+        seen,
+        (),
+        (query, jax.ShapeDtypeStruct((batch, heads, 1, length), jnp.float32)),
+    )
+    # Both named, or the backward pass would begin with a forward pass.
+    out, log_sum = checkpoint_name(out, _NAME), checkpoint_name(log_sum, _NAME)
+    return jnp.swapaxes(out, 2, 3), (query, key, value, seen, out, log_sum)
+
+
+def _backward(tiles, interpret, kept, dout):
+    query, key, value, seen, out, log_sum = kept
+    gradients = _call(
+        _Kernel("short_attention_bwd", _backward_kernel, products=5),
+        tiles,
+        interpret,
+        (query, key, value),
+        seen,
+        (out, log_sum, jnp.swapaxes(dout, 2, 3)),
+        (query, key, value),
+    )
+    return (*(jnp.swapaxes(d, 2, 3) for d in gradients), None)
+
+
+short_attention.defvjp(_forward, _backward)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Kernel:
+    """Attributes: its name, its body, and the products of matrices that a tile takes."""
+
+    name: str
+    body: Callable[..., None]
+    products: int
+
+
+def _call(kernel, tiles, interpret, arrays, seen, more, outputs) -> list[jax.Array]:
+    """A kernel over all examples and heads.
+
+    Args:
+      arrays: query, key and value, [B, N, H, T].
+      seen: bool [B, S] or None.
+      more: further inputs, [B, N, ., T].
+      outputs: likewise, arrays or what describes them.
+    """
+    batch, num_heads, dim, length = arrays[0].shape
+    heads = heads_per_step(num_heads, length)
+
+    def of_heads(a):
+        return pl.BlockSpec((1, heads, *a.shape[2:]), lambda example, head: (example, head, 0, 0))
+
+    inputs, specs = [*arrays, jnp.asarray(tiles.masks)], [of_heads(a) for a in arrays]
+    specs.append(pl.BlockSpec(tiles.masks.shape, lambda example, head: (0, 0, 0)))
+    if seen is not None:
+        # Added to logits, whose keys lie along sublanes.
+        hidden_BS = jnp.where(seen, 0.0, _HIDDEN).astype(jnp.float32)
+        inputs.append(jnp.broadcast_to(hidden_BS[:, :, None], (*seen.shape, TILE)))
+        specs.append(pl.BlockSpec((1, seen.shape[1], TILE), lambda example, head: (example, 0, 0)))
+    inputs.extend(more)
+    specs.extend(of_heads(a) for a in more)
+    area = batch * num_heads * tiles.count * TILE * TILE
+    return pl.pallas_call(
+        functools.partial(kernel.body, tiles.rows, heads, seen is not None),
+        name=kernel.name,
+        grid=(batch, num_heads // heads),
+        in_specs=specs,
+        out_specs=[of_heads(a) for a in outputs],
+        out_shape=[jax.ShapeDtypeStruct(a.shape, a.dtype) for a in outputs],
+        compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel", "parallel")),
+        cost_estimate=pl.CostEstimate(
+            flops=2 * kernel.products * area * dim,
+            transcendentals=area,
+            bytes_accessed=sum(a.size * a.dtype.itemsize for a in (*inputs, *outputs)),
+        ),
+        interpret=interpret,
+    )(*inputs)
+
+
+def heads_per_step(heads: int, queries: int) -> int:
+    """Of a step of the grid: several short ones, since each step has a cost of its own."""
+    most = max(1, 8 * TILE // queries)
+    return max(n for n in range(1, most + 1) if heads % n == 0)
+
+
+def _forward_kernel(rows, heads, padded, query, key, value, masks, *rest):
+    hidden, (out, log_sum) = (rest[0] if padded else None), rest[-2:]
+    for head in range(heads):
+        key_SH, value_HS = key[0, head].T, value[0, head]
+        for row, tiles in enumerate(rows):
+            own = _block(row)
+            logits = _logits(tiles, key_SH, query[0, head, :, own], masks, hidden)
+            top = jnp.max(functools.reduce(jnp.maximum, logits), axis=0, keepdims=True)
+            weights = [jnp.exp(tile - top) for tile in logits]
+            total = jnp.sum(_sum(weights), axis=0, keepdims=True)
+            seen_HQ = _sum(
+                _product(value_HS[:, _block(block)], tile.astype(value_HS.dtype))
+                for (block, _), tile in zip(tiles, weights, strict=True)
+            )
+            out[0, head, :, own] = (seen_HQ * (1 / total)).astype(out.dtype)
+            log_sum[0, head, :, own] = top + jnp.log(total)
+
+
+def _backward_kernel(rows, heads, padded, query, key, value, masks, *rest):
+    hidden, (out, log_sum, dout, dquery, dkey, dvalue) = (rest[0] if padded else None), rest[-6:]
+    last = {block: row for row, tiles in enumerate(rows) for block, _ in tiles}
+    for head in range(heads):
+        key_HS = key[0, head]
+        key_SH, value_SH = key_HS.T, value[0, head].T
+        # Of blocks of keys that queries still to come see too.
+        dkeys, dvalues = {}, {}
+        for row, tiles in enumerate(rows):
+            own = _block(row)
+            query_HQ, dout_HQ = query[0, head, :, own], dout[0, head, :, own]
+            both = dout_HQ.astype(jnp.float32) * out[0, head, :, own].astype(jnp.float32)
+            dtotal = jnp.sum(both, axis=0, keepdims=True)
+            logits = _logits(tiles, key_SH, query_HQ, masks, hidden)
+            dquery_HQ = []
+            for (block, _), tile in zip(tiles, logits, strict=True):
+                keys = _block(block)
+                weights = jnp.exp(tile - log_sum[0, head, :, own])
+                dlogits = weights * (_product(value_SH[keys], dout_HQ) - dtotal)
+                dlogits, weights = dlogits.astype(key.dtype), weights.astype(key.dtype)
+                dquery_HQ.append(_product(key_HS[:, keys], dlogits))
+                for sums, new in ((dvalues, (dout_HQ, weights)), (dkeys, (query_HQ, dlogits))):
+                    product_HK = _product(*new, contract=(1, 1))
+                    sums[block] = sums[block] + product_HK if block in sums else product_HK
+            dquery[0, head, :, own] = _sum(dquery_HQ).astype(dquery.dtype)
+            for block in [block for block in dkeys if last[block] == row]:
+                dkey[0, head, :, _block(block)] = dkeys.pop(block).astype(dkey.dtype)
+                dvalue[0, head, :, _block(block)] = dvalues.pop(block).astype(dvalue.dtype)
+
+
+def _logits(tiles, key_SH, query_HQ, masks, hidden) -> list[jax.Array]:
+    """Of a block of queries: float32 [keys, queries] for each of its tiles."""
+    logits = []
+    for block, mask in tiles:
+        tile = _product(key_SH[_block(block)], query_HQ)
+        if mask is not None:
+            tile = tile + masks[mask]
+        if hidden is not None:
+            tile = tile + hidden[0, _block(block)]
+        logits.append(tile)
+    return logits
+
+
+def _product(a: jax.Array, b: jax.Array, contract: tuple[int, int] = (1, 0)) -> jax.Array:
+    dims = ((contract[:1], contract[1:]), ((), ()))
+    return jax.lax.dot_general(a, b, dims, preferred_element_type=jnp.float32)
+
+
+def _block(number: int) -> slice:
+    return slice(number * TILE, (number + 1) * TILE)
+
+
+def _sum(arrays) -> jax.Array:
+    return functools.reduce(operator.add, arrays)
