@@ -24,10 +24,10 @@ from babeldraw.commands.inspect_data import write_data_page
 from babeldraw.errors import UserError
 from babeldraw.objectives.base import Objective, TrainState
 from babeldraw.sharding.batch import batch_sharding
-from babeldraw.sharding.constraint import entry_axes
 from babeldraw.sharding.layout import Layout, make_layout
 from babeldraw.sharding.mesh import MeshConfig, abstract_mesh
 from babeldraw.sharding.pipeline import make_schedule
+from babeldraw.sharding.rules import entry_axes
 from babeldraw.train.experiment import Experiment, parse
 from babeldraw.train.overview import count, nbytes, overview
 from babeldraw.train.progress import say

@@ -1,5 +1,6 @@
 """What the training loop knows of a recipe."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -7,6 +8,8 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
+
+from babeldraw.sharding.layout import current, use
 
 Metrics = dict[str, jax.Array]
 Batch = dict[str, jax.Array]
@@ -72,7 +75,9 @@ def accumulate(
 ) -> tuple[Any, Metrics]:
     """Gradients and metrics of the mean over `parts` equal shares of a batch, one after another.
 
-    Every device keeps its examples: a share takes some from each. Sums are float32.
+    Every device keeps its examples: a share takes some from each. Sums are float32, and where
+    devices hold copies of the weights, each sums for itself and they meet once, in the end:
+    `loss_fn` must be a mean over examples.
 
     Args:
       loss_fn: of (params, share of the batch), with its metrics.
@@ -80,9 +85,34 @@ def accumulate(
       batch: arrays with a leading batch dimension, which `parts` divides.
       parts: 1 is a plain gradient.
     """
-    grad_fn = jax.grad(loss_fn, has_aux=True)
     if parts == 1:
-        return grad_fn(params, batch)
+        return jax.grad(loss_fn, has_aux=True)(params, batch)
+    layout = current()
+    axes = frozenset() if layout is None else layout.copies
+    if not axes:
+        return _accumulate(loss_fn, params, batch, parts)
+
+    def of_group(params, batch):
+        with use(dataclasses.replace(layout, manual=manual)):
+            means = _accumulate(loss_fn, params, batch, parts)
+            return jax.lax.pmean(means, tuple(sorted(axes)))
+
+    # With nothing split over the other axes the whole mesh is manual, which any backend supports.
+    shape = layout.mesh.shape
+    alone = all(shape[axis] == 1 for axis in shape if axis not in axes)
+    manual = frozenset(shape) if alone else axes
+    return jax.shard_map(
+        of_group,
+        mesh=layout.mesh,
+        in_specs=(jax.P(), jax.P(tuple(axis for axis in shape if axis in axes))),
+        out_specs=jax.P(),
+        axis_names=manual,
+        check_vma=False,
+    )(params, batch)
+
+
+def _accumulate(loss_fn, params, batch, parts):
+    grad_fn = jax.grad(loss_fn, has_aux=True)
 
     def share(a):
         return jnp.moveaxis(a.reshape(a.shape[0] // parts, parts, *a.shape[1:]), 1, 0)

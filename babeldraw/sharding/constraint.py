@@ -10,7 +10,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from babeldraw.config import require
 from babeldraw.sharding.layout import current
-from babeldraw.sharding.rules import Rules, partition_spec
+from babeldraw.sharding.rules import Rules, entry_axes, partition_spec
 
 Overrides = tuple[tuple[str, tuple[str | None, ...]], ...]
 
@@ -35,11 +35,6 @@ def without(spec: PartitionSpec, axes: frozenset[str]) -> PartitionSpec:
         return left[0] if len(left) == 1 else left or None
 
     return PartitionSpec(*map(kept, spec))
-
-
-def entry_axes(entry: str | tuple[str, ...] | None) -> tuple[str, ...]:
-    """The mesh axes of one entry of a spec."""
-    return (entry,) if isinstance(entry, str) else tuple(entry or ())
 
 
 def divisible(spec: PartitionSpec, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:

@@ -11,7 +11,14 @@ from jax.sharding import AbstractMesh, Mesh
 from babeldraw.config import require
 from babeldraw.errors import UserError
 from babeldraw.sharding.mesh import MeshConfig
-from babeldraw.sharding.rules import ACTIVATIONS, ALL_DATA, Preset, partition_spec, preset
+from babeldraw.sharding.rules import (
+    ACTIVATIONS,
+    ALL_DATA,
+    Preset,
+    entry_axes,
+    partition_spec,
+    preset,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +38,20 @@ class Layout:
     @property
     def pipelined(self) -> bool:
         return self.preset.pipelined and self.mesh.shape["stage"] > 1 and not self.manual
+
+    @property
+    def copies(self) -> frozenset[str]:
+        """Mesh axes of the batch along which each device reads the same weights, whole or in part.
+
+        None in a pipeline, whose stacks sum gradients by themselves.
+        """
+        if self.manual or self.preset.pipelined:
+            return frozenset()
+        preset = self.preset
+        weights = entry_axes((preset.stored if preset.gather_per_layer else preset.used)["embed"])
+        batch = entry_axes(preset.used["batch"])
+        axes = frozenset(batch) - frozenset(weights)
+        return axes if any(self.mesh.shape[axis] > 1 for axis in axes) else frozenset()
 
     def without_pipeline(self) -> "Layout":
         """The same places with plain stacks, each layer gathered where it is used.

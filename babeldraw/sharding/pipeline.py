@@ -25,8 +25,9 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from babeldraw.config import require
-from babeldraw.sharding.constraint import entry_axes, without
+from babeldraw.sharding.constraint import without
 from babeldraw.sharding.layout import Layout, use
+from babeldraw.sharding.rules import entry_axes
 
 MANUAL = frozenset({"data", "stage"})
 # A layer: (its parameters, its index, x, context) -> x.

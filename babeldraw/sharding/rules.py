@@ -125,6 +125,11 @@ def preset(name: str, zero1: bool = False) -> Preset:
     return dataclasses.replace(chosen, stored=_spread(chosen.stored, ("data", "stage")))
 
 
+def entry_axes(entry: MeshAxes) -> tuple[str, ...]:
+    """The mesh axes of one entry of a table or a spec."""
+    return (entry,) if isinstance(entry, str) else tuple(entry or ())
+
+
 def partition_spec(names: tuple[str | None, ...], rules: Rules) -> PartitionSpec:
     """The spec of an array whose dimensions carry these logical names.
 
@@ -133,9 +138,7 @@ def partition_spec(names: tuple[str | None, ...], rules: Rules) -> PartitionSpec
       UserError: two dimensions of the array on one mesh axis.
     """
     axes = [None if name is None else rules[name] for name in names]
-    used = [
-        axis for entry in axes for axis in ((entry,) if isinstance(entry, str) else entry or ())
-    ]
+    used = [axis for entry in axes for axis in entry_axes(entry)]
     twice = sorted({axis for axis in used if used.count(axis) > 1})
     require(
         not twice, f"the logical axes {names} of one array both lie on mesh axis {', '.join(twice)}"

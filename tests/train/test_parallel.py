@@ -56,11 +56,16 @@ def test_five_steps_have_the_losses_of_one_device(name):
 
 
 @pytest.mark.parametrize(
-    "name", ["data_parallel", pytest.param("pipeline", marks=pytest.mark.slow)]
+    "name",
+    [
+        "data_parallel",
+        "in_layer_zero1",
+        *(pytest.param(n, marks=pytest.mark.slow) for n in ("pipeline", "zero1", "fsdp_hybrid")),
+    ],
 )
 def test_accumulated_gradients_are_those_of_the_whole_batch(name):
     config = dataclasses.replace(LAYOUTS[name], stage=min(2, LAYOUTS[name].stage))
-    config = dataclasses.replace(config, data=4 // config.stage)
+    config = dataclasses.replace(config, data=4 // config.stage // config.model)
     objective = dataclasses.replace(OBJECTIVE, accumulation=4)
     if name == "pipeline":
         objective = dataclasses.replace(OBJECTIVE, accumulation=2)
