@@ -18,7 +18,7 @@ from babeldraw.layers.kernels import (
     fused_attention,
     heads_per_row,
 )
-from babeldraw.layers.linear import Einsum
+from babeldraw.layers.linear import Einsum, products
 from babeldraw.sharding.constraint import constrain
 
 
@@ -145,22 +145,30 @@ class Attention(nn.Module):
 
     def key_value(self, source_BSD: jax.Array) -> KeyValue:
         """Keys and values of a source of S positions."""
-        names = ("batch", "activation_heads", "length", "head_dim")
-        return KeyValue(
-            key=constrain(self.key(source_BSD), names),
-            value=constrain(self.value(source_BSD), names),
-        )
+        return _key_value(*products(source_BSD, self.key, self.value))
 
     def attend(self, x_BTD: jax.Array, keys: KeyValue, mask: Mask) -> jax.Array:
         """Looks from T queries at given keys and values. Returns [B, T, D]."""
         with jax.named_scope("attention"):
-            query_BNTH = constrain(
-                self.query(x_BTD), ("batch", "activation_heads", "length", "head_dim")
-            )
-            out_BNTH = dot_product_attention(query_BNTH, keys, mask, self.kernel)
-            out_BTD = constrain(self.out(out_BNTH), ("batch", "length", "activation_embed"))
-            return checkpoint_name(out_BTD, "output")
+            return self._look(self.query(x_BTD), keys, mask)
 
-    def __call__(self, x_BTD: jax.Array, source_BSD: jax.Array, mask: Mask) -> jax.Array:
-        """Looks from x at a source (x itself for self-attention). Returns [B, T, D]."""
-        return self.attend(x_BTD, self.key_value(source_BSD), mask)
+    def __call__(self, x_BTD: jax.Array, source_BSD: jax.Array | None, mask: Mask) -> jax.Array:
+        """Looks from x at a source, None being x itself. Returns [B, T, D]."""
+        if source_BSD is not None:
+            return self.attend(x_BTD, self.key_value(source_BSD), mask)
+        with jax.named_scope("attention"):
+            query_BNTH, *pair = products(x_BTD, self.query, self.key, self.value)
+            return self._look(query_BNTH, _key_value(*pair), mask)
+
+    def _look(self, query_BNTH: jax.Array, keys: KeyValue, mask: Mask) -> jax.Array:
+        query_BNTH = constrain(query_BNTH, _HEADS)
+        out_BNTH = dot_product_attention(query_BNTH, keys, mask, self.kernel)
+        out_BTD = constrain(self.out(out_BNTH), ("batch", "length", "activation_embed"))
+        return checkpoint_name(out_BTD, "output")
+
+
+_HEADS = ("batch", "activation_heads", "length", "head_dim")
+
+
+def _key_value(key_BNSH: jax.Array, value_BNSH: jax.Array) -> KeyValue:
+    return KeyValue(key=constrain(key_BNSH, _HEADS), value=constrain(value_BNSH, _HEADS))

@@ -34,7 +34,8 @@ class TransformerConfig:
       scan: one compiled block looped over, or all blocks written out (quicker for small stacks).
       remat: what the backward pass recomputes: none, dots (all but matrix products), full, context
         (all but attention), outputs (all but attention and what is added to the residual stream),
-        hidden (all but these and the feed-forward's hidden values).
+        hidden (all but these and the feed-forward's hidden values), gathered (all but these and
+        what in-layer parallelism gathers from a split width).
       kernel: of attention over whole sequences: short or splash (TPU), cudnn (GPU), plain, or auto,
         the best that the device has and that can do the pattern.
     """
@@ -100,7 +101,7 @@ class EncoderBlock(nn.Module):
     ) -> jax.Array:
         add = functools.partial(_add, self.config.dropout, keys)
         y_BTD = self.attention_norm(x_BTD)
-        x_BTD = add(x_BTD, self.attention(y_BTD, y_BTD, mask), 0)
+        x_BTD = add(x_BTD, self.attention(y_BTD, None, mask), 0)
         return add(x_BTD, self.ffn(self.ffn_norm(x_BTD)), 1)
 
 
@@ -136,7 +137,7 @@ class DecoderBlock(nn.Module):
         add = functools.partial(_add, self.config.dropout, keys)
         mask = Seen(self.pattern, layer)
         y_BTD = self.self_norm(x_BTD)
-        x_BTD = add(x_BTD, self.self_attention(y_BTD, y_BTD, mask), 0)
+        x_BTD = add(x_BTD, self.self_attention(y_BTD, None, mask), 0)
         y_BTD = self.text_norm(x_BTD)
         x_BTD = add(x_BTD, self.text_attention(y_BTD, text_BSD, text_mask), 1)
         return add(x_BTD, self.ffn(self.ffn_norm(x_BTD)), 2)
@@ -194,7 +195,7 @@ class CausalBlock(nn.Module):
         add = functools.partial(_add, self.config.dropout, keys)
         mask = Seen(self.pattern, layer)
         y_BTD = self.attention_norm(x_BTD)
-        x_BTD = add(x_BTD, self.attention(y_BTD, y_BTD, mask), 0)
+        x_BTD = add(x_BTD, self.attention(y_BTD, None, mask), 0)
         drop = functools.partial(dropout, rate=self.config.dropout, keys_B=keys, place=2)
         return add(x_BTD, self.ffn(self.ffn_norm(x_BTD), drop), 1)
 

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from babeldraw.sharding.constraint import constrain
+from babeldraw.sharding.gathered import gathered
 
 Axes = tuple[str | None, ...]
 
@@ -43,24 +44,50 @@ class Einsum(nn.Module):
     dtype: jnp.dtype = jnp.float32
     scale: float = 1.0
 
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def setup(self):
         stddev = self.scale / math.sqrt(fan_in(self.eqn, self.shape))
         # A normal truncated at two standard deviations has a deviation of 0.8796.
         init = nn.initializers.truncated_normal(stddev / 0.87962566)
-        weight = self.param("weight", nn.with_logical_partitioning(init, self.axes), self.shape)
-        y = _product(self.eqn, x.astype(self.dtype), weight.astype(self.dtype))
-        return y + self._bias(y) if self.bias else y
-
-    def _bias(self, y: jax.Array) -> jax.Array:
-        inputs, output = self.eqn.split("->")
-        kept = [i for i, letter in enumerate(inputs.split(",")[1]) if letter in output]
-        shape = tuple(self.shape[i] for i in kept)
-        init = nn.with_logical_partitioning(
-            nn.initializers.zeros, tuple(self.axes[i] for i in kept)
+        self.weight = self.param(
+            "weight", nn.with_logical_partitioning(init, self.axes), self.shape
         )
-        bias = self.param("bias", init, shape)
-        return jnp.broadcast_to(bias.astype(self.dtype), y.shape)
+        if self.bias:
+            kept = [dim for dim in self._made if dim is not None]
+            init = nn.with_logical_partitioning(
+                nn.initializers.zeros, tuple(self.axes[dim] for dim in kept)
+            )
+            self.offset = self.param("bias", init, tuple(self.shape[dim] for dim in kept))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return products(x, self)[0]
+
+    @property
+    def _made(self) -> tuple[int | None, ...]:
+        """Of each dimension of the output, that of the weight which it is, or None."""
+        inputs, output = self.eqn.split("->")
+        of_weight = inputs.split(",")[1]
+        return tuple(of_weight.index(n) if n in of_weight else None for n in output)
+
+
+def products(x: jax.Array, *layers: Einsum) -> tuple[jax.Array, ...]:
+    """Each layer's product of one input, which is gathered but once where its width is split."""
+
+    def multiply(x, *weights):
+        pairs = zip(layers, weights, strict=True)
+        return tuple(_product(layer.eqn, x, weight) for layer, weight in pairs)
+
+    (dtype,) = {layer.dtype for layer in layers}
+    made = gathered(
+        multiply,
+        x.astype(dtype),
+        tuple(layer.weight.astype(dtype) for layer in layers),
+        tuple(layer.axes for layer in layers),
+        tuple(layer._made for layer in layers),
+    )
+    return tuple(
+        y + jnp.broadcast_to(layer.offset.astype(dtype), y.shape) if layer.bias else y
+        for layer, y in zip(layers, made, strict=True)
+    )
 
 
 class Logits(Einsum):
@@ -70,7 +97,6 @@ class Logits(Einsum):
     def make(cls, dim: int, vocab_size: int, name: str | None = None) -> "Logits":
         return cls("BTD,DV->BTV", (dim, vocab_size), ("readout", "vocab"), name=name)
 
-    @nn.compact
     def __call__(self, x_BTD: jax.Array) -> jax.Array:
         # Without the first the weight's layout would spread to the residual stream.
         x_BTD = constrain(x_BTD, ("batch", "length", "activation_embed"))

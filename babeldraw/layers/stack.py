@@ -29,6 +29,10 @@ POLICIES: dict[str, Any] = {
     "outputs": jax.checkpoint_policies.save_only_these_names("context", "output"),
     # And the feed-forward's hidden values, its widest.
     "hidden": jax.checkpoint_policies.save_only_these_names("context", "output", "hidden"),
+    # And what in-layer parallelism gathers for a product to read.
+    "gathered": jax.checkpoint_policies.save_only_these_names(
+        "context", "output", "hidden", "gathered"
+    ),
 }
 
 
