@@ -228,12 +228,15 @@ class Generator:
 
     def for_decoding(self, params: Any) -> Any:
         """`params` as decoding reads them best: cut by layers, matrices in their compute type."""
+        return unstack(self.for_reading(params))
+
+    def for_reading(self, params: Any) -> Any:
+        """`params` with the stacks' matrices in their compute type."""
         stacks = {"text_encoder": self.config.encoder, "image_decoder": self.config.decoder}
-        cast = {
+        return {
             room: {**params[room], "stack": read_type(params[room]["stack"], DTYPES[config.dtype])}
             for room, config in stacks.items()
         }
-        return unstack(cast)
 
     def logits(self, params: Any, text_BS: jax.Array, image_BT: jax.Array) -> jax.Array:
         return self.network.apply({"params": params}, text_BS, image_BT)

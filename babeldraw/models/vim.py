@@ -238,8 +238,12 @@ class Generator:
 
     def for_decoding(self, params: Any) -> Any:
         """`params` as decoding reads them best: cut by layers, matrices in their compute type."""
+        return unstack(self.for_reading(params))
+
+    def for_reading(self, params: Any) -> Any:
+        """`params` with the stack's matrices in their compute type."""
         stack = read_type(params["stack"], DTYPES[self.config.decoder.dtype])
-        return unstack({**params, "stack": stack})
+        return {**params, "stack": stack}
 
     def unconditional(self, condition: jax.Array) -> jax.Array:
         """As many conditions that say nothing: the no-class, or nothing but padding."""

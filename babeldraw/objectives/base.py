@@ -75,9 +75,9 @@ def accumulate(
 ) -> tuple[Any, Metrics]:
     """Gradients and metrics of the mean over `parts` equal shares of a batch, one after another.
 
-    Every device keeps its examples: a share takes some from each. Sums are float32, and where
-    devices hold copies of the weights, each sums for itself and they meet once, in the end:
-    `loss_fn` must be a mean over examples.
+    Every device keeps its examples: a share takes some from each. Where devices hold copies of the
+    weights, each sums for itself and they meet once, in the end: `loss_fn` must be a mean over
+    examples. Sums are float32, whatever the type of the parameters.
 
     Args:
       loss_fn: of (params, share of the batch), with its metrics.
@@ -118,11 +118,12 @@ def _accumulate(loss_fn, params, batch, parts):
         return jnp.moveaxis(a.reshape(a.shape[0] // parts, parts, *a.shape[1:]), 1, 0)
 
     def add(total, share):
-        return jax.tree.map(jnp.add, total, grad_fn(params, share)), None
+        of_share = grad_fn(params, share)
+        return jax.tree.map(lambda a, b: a + b.astype(a.dtype), total, of_share), None
 
     shares = jax.tree.map(share, batch)
     like = jax.eval_shape(grad_fn, params, jax.tree.map(lambda a: a[0], shares))
-    zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), like)
+    zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, jnp.float32), like)
     total, _ = jax.lax.scan(add, zeros, shares)
     return jax.tree.map(lambda a: a / parts, total)
 

@@ -101,7 +101,11 @@ class NextTokenObjective:
             loss, correct = _cross_entropy(logits_BTV, inputs["tokens"])
             return loss, {"loss": loss, "accuracy": correct}
 
-        grads, metrics = accumulate(loss_fn, state.params, inputs, self.accumulation)
+        params = state.params
+        if self.accumulation > 1:
+            # Once for all parts; each part's gradients are in the type that products give them in.
+            params = self._generator.for_reading(params)
+        grads, metrics = accumulate(loss_fn, params, inputs, self.accumulation)
         metrics["grad_norm"] = optax.tree.norm(grads)
         return apply_gradients(state, grads, self._optimizer), metrics
 

@@ -47,7 +47,9 @@ class Wires:
             share *= 2
         if self._crosses_slices(group):
             return share / len({self.places[i][0] for i in group}) / self.chip.network
-        links = _colours(instruction.attributes) or self._links(group)
+        links, ways = self._links(group), _directions(instruction.attributes)
+        if ways:
+            links = min(links, ways) if self.places else ways
         if kind == "all-to-all":
             return share * self._hops(group, count) / self.chip.link
         return share / links / self.chip.link
@@ -165,7 +167,13 @@ def _mesh_group(axes: list[tuple[str, int]], over: list[str]) -> tuple[int, ...]
     return tuple(sorted(found))
 
 
-def _colours(attributes: str) -> int:
-    """Directions that the compiler's ring algorithm sends in at once; 0 where it does not say."""
-    match = re.search(r"colors:(\d+)", attributes)
-    return int(match.group(1)) if match else 0
+def _directions(attributes: str) -> int:
+    """In how many directions the compiler's algorithm sends at once; 0 where it does not say.
+
+    A colour is a way around the rings of a group. Strategies go it in both directions, each half of
+    the bytes (their spans are twice the shards), but for those named after one direction.
+    """
+    match = re.search(r"(\w*Strategy\w*)\{colors:(\d+)", attributes)
+    if match is None:
+        return 0
+    return int(match.group(2)) * (1 if "UniDirection" in match.group(1) else 2)

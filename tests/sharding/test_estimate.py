@@ -141,9 +141,15 @@ def test_two_permutes_share_the_links():
         ("all-gather(%y), replica_groups={{0,1,2,3}}, dimensions={0}", "all-gather", 0.75e-3),
         ("all-reduce(%y), replica_groups={{0,1,2,3}}", "all-reduce", 1.5e-3),
         (
-            "all-reduce(%y), replica_groups={{0,1,2,3}}, x={colors:4 phases:2}",
+            'all-reduce(%y), replica_groups={{0,1,2,3}}, x="\\nUniDirectionNDRingStrategy{colors:4 p"',
             "all-reduce",
             0.75e-3,
+        ),
+        # A way around, in both directions.
+        (
+            'all-reduce(%y), replica_groups={{0,1,2,3}}, x="\\nStrategyRing{colors:1 phases:1"',
+            "all-reduce",
+            1.5e-3,
         ),
         # Between slices, by the network of the data centre: half of it for each of two.
         ("all-gather(%y), replica_groups={{0,4}}, dimensions={0}", "all-gather", 3.6e-3),
