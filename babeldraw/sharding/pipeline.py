@@ -230,16 +230,19 @@ class _Run:
         weights = jax.tree.map(self._gather, stacked, self.specs)
         floats, others = self._everywhere(floats, others)
         ring = x.reshape(schedule.segments, -1, *x.shape[1:])
-        received = jnp.full_like(ring[0], jnp.nan if self.poison else 0)
+        nothing = jnp.full_like(ring[0], jnp.nan if self.poison else 0)
 
         def iterate(carry, t):
-            x, ring = self._enter(t, *carry)
+            # Sent at the beginning of the next iteration, whose first work does not read it, and
+            # not at the end of this one, which would wait for it.
+            y, ring = carry
+            x, ring = self._enter(t, self._shift(y), ring)
             y = self._stage(t, weights, x, floats, others)
-            return (self._shift(y), self._rotate(ring)), x
+            return (y, self._rotate(ring)), x
 
         times = jnp.arange(schedule.iterations)
-        (received, ring), saved = jax.lax.scan(iterate, (received, ring), times)
-        ring = self._rotate(self._enter(schedule.iterations, received, ring)[1])
+        (y, ring), saved = jax.lax.scan(iterate, (nothing, ring), times)
+        ring = self._rotate(self._enter(schedule.iterations, self._shift(y), ring)[1])
         # A stage dimension, for what leaves shard_map.
         weights = jax.tree.map(lambda w: w[:, None], weights)
         return ring.reshape(x.shape), weights, saved
@@ -260,19 +263,20 @@ class _Run:
             return jax.linear_transpose(functools.partial(turn, t), *pair)((dx, dring))
 
         def iterate(carry, inputs):
-            dy, dring, dweights, dfloats = carry
+            dreceived, dring, dweights, dfloats = carry
             t, x = inputs
+            # On its way while the layer is computed anew.
+            dy = self._shift(dreceived, back=True)
             dweights, dx, dfloats = self._stage_back(
                 t, weights, x, floats, others, dy, dweights, dfloats
             )
             dreceived, dring = turned_back(t, dx, dring)
-            # Sent as soon as it is known, while gradients of weights are still computed.
-            return (self._shift(dreceived, back=True), dring, dweights, dfloats), None
+            return (dreceived, dring, dweights, dfloats), None
 
         zeros = functools.partial(jax.tree.map, lambda a: jnp.zeros(a.shape, jnp.float32))
         dring = dy.reshape(like.shape)
         dreceived, dring = turned_back(schedule.iterations, jnp.zeros_like(dring[0]), dring)
-        start = (self._shift(dreceived, back=True), dring, zeros(weights), zeros(floats))
+        start = (dreceived, dring, zeros(weights), zeros(floats))
         inputs = (jnp.arange(schedule.iterations), saved)
         (_, dring, dweights, dfloats), _ = jax.lax.scan(iterate, start, inputs, reverse=True)
         dstacked = jax.tree.map(self._scatter, dweights, self.specs)
