@@ -143,6 +143,8 @@ class Embedding(nn.Module):
             nn.initializers.normal(self.stddev), (self.axis, "embed")
         )
         table_VD = self.param("table", init, (self.vocab_size, self.dim))
+        # As a step reads parameters: else each lookup would be gathered from slices of its vector.
+        table_VD = constrain(table_VD, (self.axis, "embed"))
         return jnp.take(table_VD, ids, axis=0, mode="clip")
 
 

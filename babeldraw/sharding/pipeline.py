@@ -230,19 +230,31 @@ class _Run:
         weights = jax.tree.map(self._gather, stacked, self.specs)
         floats, others = self._everywhere(floats, others)
         ring = x.reshape(schedule.segments, -1, *x.shape[1:])
-        nothing = jnp.full_like(ring[0], jnp.nan if self.poison else 0)
+        # A microbatch goes in two halves, so that one is on its way while the other is computed.
+        halves = 2 if ring.shape[1] % 2 == 0 else 1
+        rings = jnp.split(ring, halves, axis=1)
+        nothing = [jnp.full_like(ring[0], jnp.nan if self.poison else 0) for ring in rings]
+
+        def received(sent, last):
+            return [*sent, self._shift(last)]
 
         def iterate(carry, t):
-            # Sent at the beginning of the next iteration, whose first work does not read it, and
-            # not at the end of this one, which would wait for it.
-            y, ring = carry
-            x, ring = self._enter(t, self._shift(y), ring)
-            y = self._stage(t, weights, x, floats, others)
-            return (y, self._rotate(ring)), x
+            *sent, last, rings = carry
+            xs, ys, kept = [], [], []
+            for half, (arrived, ring) in enumerate(zip(received(sent, last), rings, strict=True)):
+                x, ring = self._enter(t, arrived, ring)
+                xs.append(x)
+                ys.append(self._stage(t, weights, x, floats, others, half, halves))
+                kept.append(self._rotate(ring))
+            return (*map(self._shift, ys[:-1]), ys[-1], kept), jnp.concatenate(xs)
 
         times = jnp.arange(schedule.iterations)
-        (y, ring), saved = jax.lax.scan(iterate, (nothing, ring), times)
-        ring = self._rotate(self._enter(schedule.iterations, self._shift(y), ring)[1])
+        (*sent, last, rings), saved = jax.lax.scan(iterate, (*nothing, rings), times)
+        rings = [
+            self._rotate(self._enter(schedule.iterations, arrived, ring)[1])
+            for arrived, ring in zip(received(sent, last), rings, strict=True)
+        ]
+        ring = jnp.concatenate(rings, axis=1)
         # A stage dimension, for what leaves shard_map.
         weights = jax.tree.map(lambda w: w[:, None], weights)
         return ring.reshape(x.shape), weights, saved
@@ -285,8 +297,8 @@ class _Run:
         )
         return dstacked, dring.reshape(dy.shape), dfloats
 
-    def _stage(self, t, weights, x, floats, others):
-        valid, round_, layer, context = self._item(t, floats, others)
+    def _stage(self, t, weights, x, floats, others, half, halves):
+        valid, round_, layer, context = self._item(t, floats, others, half, halves)
         if self.poison:
             x = jnp.where(valid, x, jnp.nan)
         params = jax.tree.map(lambda w: _at(w, round_), weights)
@@ -320,14 +332,14 @@ class _Run:
         dfloats = jax.tree.map(lambda a, b: add(a, b, number, segment), dfloats, dcontext)
         return dweights, jnp.where(valid, dx, 0), dfloats
 
-    def _item(self, t, floats, others):
-        """Of this device at iteration t: valid, round, layer, its microbatch's context."""
+    def _item(self, t, floats, others, half=0, halves=1):
+        """Of this device at iteration t: valid, round, layer, its (half) microbatch's context."""
         stage = jax.lax.axis_index("stage")
         valid, round_, segment, number = self.schedule.item(stage, t)
         layer = round_ * self.schedule.stages + stage
 
         def of_microbatch(a):
-            return _at(_at(a, number), segment)
+            return jnp.split(_at(_at(a, number), segment), halves)[half]
 
         context = tuple(map(of_microbatch, floats)), self.streams.each_other(of_microbatch, others)
         return valid, round_, layer, context
@@ -392,7 +404,10 @@ class _Run:
         dim, axes = _split(spec)
         total = total[:, None]
         if "data" in axes:
-            total = jax.lax.psum_scatter(total, "data", scatter_dimension=dim + 1, tiled=True)
+            # Slices in front: a TPU scatters what is narrower than its lanes by an all-reduce.
+            shape, groups = total.shape, self.layout.mesh.shape["data"]
+            slices = total.reshape(*shape[: dim + 1], groups, -1, *shape[dim + 2 :])
+            total = jax.lax.psum_scatter(jnp.moveaxis(slices, dim + 1, 0), "data")
         else:
             total = jax.lax.psum(total, "data")
         if "stage" in axes:
