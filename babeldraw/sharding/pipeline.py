@@ -232,29 +232,27 @@ class _Run:
         ring = x.reshape(schedule.segments, -1, *x.shape[1:])
         # A microbatch goes in two halves, so that one is on its way while the other is computed.
         halves = 2 if ring.shape[1] % 2 == 0 else 1
-        rings = jnp.split(ring, halves, axis=1)
-        nothing = [jnp.full_like(ring[0], jnp.nan if self.poison else 0) for ring in rings]
+        nothing = jnp.full_like(ring[0], jnp.nan if self.poison else 0)
 
-        def received(sent, last):
-            return [*sent, self._shift(last)]
+        def turn(t, received, ring):
+            """What each half of a stage works on, and the ring."""
+            rings = jnp.split(ring, halves, axis=1)
+            xs = [self._enter(t, *pair)[0] for pair in zip(received, rings, strict=True)]
+            return xs, self._enter(t, jnp.concatenate(received), ring)[1]
 
         def iterate(carry, t):
-            *sent, last, rings = carry
-            xs, ys, kept = [], [], []
-            for half, (arrived, ring) in enumerate(zip(received(sent, last), rings, strict=True)):
-                x, ring = self._enter(t, arrived, ring)
-                xs.append(x)
-                ys.append(self._stage(t, weights, x, floats, others, half, halves))
-                kept.append(self._rotate(ring))
-            return (*map(self._shift, ys[:-1]), ys[-1], kept), jnp.concatenate(xs)
+            *sent, last, ring = carry
+            xs, ring = turn(t, [*sent, self._shift(last)], ring)
+            ys = [
+                self._stage(t, weights, x, floats, others, half, halves)
+                for half, x in enumerate(xs)
+            ]
+            return (*map(self._shift, ys[:-1]), ys[-1], self._rotate(ring)), jnp.concatenate(xs)
 
         times = jnp.arange(schedule.iterations)
-        (*sent, last, rings), saved = jax.lax.scan(iterate, (*nothing, rings), times)
-        rings = [
-            self._rotate(self._enter(schedule.iterations, arrived, ring)[1])
-            for arrived, ring in zip(received(sent, last), rings, strict=True)
-        ]
-        ring = jnp.concatenate(rings, axis=1)
+        start = (*jnp.split(nothing, halves), ring)
+        (*sent, last, ring), saved = jax.lax.scan(iterate, start, times)
+        ring = self._rotate(turn(schedule.iterations, [*sent, self._shift(last)], ring)[1])
         # A stage dimension, for what leaves shard_map.
         weights = jax.tree.map(lambda w: w[:, None], weights)
         return ring.reshape(x.shape), weights, saved
@@ -265,30 +263,28 @@ class _Run:
         floats, others = self._everywhere(floats, others)
         like = jax.ShapeDtypeStruct((schedule.segments, *saved.shape[1:]), dy.dtype)
 
-        def turn(t, received, ring):
-            x, ring = self._enter(t, received, ring)
-            return x, self._rotate(ring)
-
-        def turned_back(t, dx, dring):
-            """Cotangents of (received, ring) before `turn`, which is linear."""
+        def entered_back(t, dx, dring):
+            """Cotangents of (received, ring) before `_enter`, which is linear."""
             pair = jax.ShapeDtypeStruct(like.shape[1:], like.dtype), like
-            return jax.linear_transpose(functools.partial(turn, t), *pair)((dx, dring))
+            return jax.linear_transpose(functools.partial(self._enter, t), *pair)((dx, dring))
 
         def iterate(carry, inputs):
             dreceived, dring, dweights, dfloats = carry
             t, x = inputs
-            # On its way while the layer is computed anew.
-            dy = self._shift(dreceived, back=True)
+            # On their way while the layer is computed anew.
+            dy, dring = self._shift(dreceived, back=True), self._rotate(dring, back=True)
+            # Both, or the ring would be left to the end, with too little beside it.
+            dy, dring = jax.lax.optimization_barrier((dy, dring))
             dweights, dx, dfloats = self._stage_back(
                 t, weights, x, floats, others, dy, dweights, dfloats
             )
-            dreceived, dring = turned_back(t, dx, dring)
+            dreceived, dring = entered_back(t, dx, dring)
             return (dreceived, dring, dweights, dfloats), None
 
         zeros = functools.partial(jax.tree.map, lambda a: jnp.zeros(a.shape, jnp.float32))
-        dring = dy.reshape(like.shape)
-        dreceived, dring = turned_back(schedule.iterations, jnp.zeros_like(dring[0]), dring)
-        start = (dreceived, dring, zeros(weights), zeros(floats))
+        dring = self._rotate(dy.reshape(like.shape), back=True)
+        start = entered_back(schedule.iterations, jnp.zeros_like(dring[0]), dring)
+        start = (*start, zeros(weights), zeros(floats))
         inputs = (jnp.arange(schedule.iterations), saved)
         (_, dring, dweights, dfloats), _ = jax.lax.scan(iterate, start, inputs, reverse=True)
         dstacked = jax.tree.map(self._scatter, dweights, self.specs)
@@ -376,8 +372,8 @@ class _Run:
         """To the next stage, from the last to the first."""
         return self._permute(y, -1 if back else 1)
 
-    def _rotate(self, ring):
-        return self._permute(ring, -1)
+    def _rotate(self, ring, back: bool = False):
+        return self._permute(ring, 1 if back else -1)
 
     def _permute(self, a, by: int):
         stages = self.schedule.stages
