@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from babeldraw.sharding.constraint import constrain
+from babeldraw.sharding.constraint import ANYHOW, constrain
 from babeldraw.sharding.gathered import gathered
 
 Axes = tuple[str | None, ...]
@@ -144,7 +144,7 @@ class Embedding(nn.Module):
         )
         table_VD = self.param("table", init, (self.vocab_size, self.dim))
         # As a step reads parameters: else each lookup would be gathered from slices of its vector.
-        table_VD = constrain(table_VD, (self.axis, "embed"))
+        table_VD = constrain(table_VD, (ANYHOW, "embed"))
         return jnp.take(table_VD, ids, axis=0, mode="clip")
 
 

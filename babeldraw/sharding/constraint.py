@@ -15,14 +15,23 @@ from babeldraw.sharding.rules import Rules, entry_axes, partition_spec
 Overrides = tuple[tuple[str, tuple[str | None, ...]], ...]
 
 
+# In place of a name: as the partitioner likes.
+ANYHOW = "anyhow"
+
+
 def constrain(x: jax.Array, names: tuple[str | None, ...]) -> jax.Array:
     """Asks the partitioner to split `x` by logical names; outside of a layout, does nothing."""
     active = current()
     if active is None or active.manual == frozenset(active.mesh.axis_names):
         return x
-    spec = divisible(partition_spec(names, active.preset.used), x.shape, active.mesh)
+    known = tuple(None if name == ANYHOW else name for name in names)
+    spec = divisible(partition_spec(known, active.preset.used), x.shape, active.mesh)
+    spec = without(spec, active.manual)
+    entries = zip(names, spec, strict=True)
+    spec = PartitionSpec(
+        *(PartitionSpec.UNCONSTRAINED if name == ANYHOW else entry for name, entry in entries)
+    )
     if active.manual:
-        spec = without(spec, active.manual)
         return jax.lax.with_sharding_constraint(x, spec)
     return jax.lax.with_sharding_constraint(x, NamedSharding(active.mesh, spec))
 

@@ -1,5 +1,7 @@
 """Fused attention against the plain form: values and gradients, in Pallas's interpreter."""
 
+import importlib.util
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +12,7 @@ from babeldraw.layers.attention import KeyValue, dot_product_attention
 from babeldraw.layers.kernels import KERNELS, Seen, choose, fused_attention
 from babeldraw.layers.masks import Causal, ConvShaped, DallE, dense_mask, padding_mask
 from babeldraw.layers.short_attention import Tiles
+from babeldraw.sharding.aot import topology_devices
 
 B, T, S, N, H = 2, 256, 128, 2, 16
 GRID = (16, 16)
@@ -96,3 +99,26 @@ def test_of_a_conv_shaped_mask_few_tiles_are_computed_and_few_masks_kept():
             seen = True if number is None else tiles.masks[number].T == 0
             rebuilt[row * 128 : row * 128 + 128, block * 128 : block * 128 + 128] = seen
     np.testing.assert_array_equal(rebuilt, visible)
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None,
+    reason="libtpu is not installed: pip install 'babeldraw[tpu]'",
+)
+def test_the_tpu_compiler_takes_the_kernel_of_short_sequences():
+    mesh = jax.sharding.Mesh(np.array(topology_devices("v4:2x2x1")[:1]), ("x",))
+    place = jax.NamedSharding(mesh, jax.P())
+    query = jax.ShapeDtypeStruct((2, 8, 1024, 64), jnp.bfloat16, sharding=place)
+    key = jax.ShapeDtypeStruct((2, 8, 128, 64), jnp.bfloat16, sharding=place)
+    real = jax.ShapeDtypeStruct((2, 1, 1, 128), bool, sharding=place)
+
+    def loss(query, key, real):
+        seen = Seen(ConvShaped((32, 32)))
+        own = fused_attention("short", query, query, query, seen)
+        return jnp.sum(fused_attention("short", own, key, key, real).astype(jnp.float32))
+
+    text = jax.jit(jax.grad(loss, argnums=(0, 1))).lower(query, key, real).compile().as_text()
+    assert "short_attention_fwd" in text
+    assert "short_attention_bwd" in text
+    # No square of logits anywhere.
+    assert "1024,1024]" not in text

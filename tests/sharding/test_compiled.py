@@ -23,15 +23,15 @@ needs_libtpu = pytest.mark.skipif(
     reason="libtpu is not installed: pip install 'babeldraw[tpu]'",
 )
 B, T, S, D = 8, 512, 128, 1024
-CONFIG = TransformerConfig(blocks=3, heads=16, dim=D, hidden=4096, dtype="bfloat16", remat="full")
+CONFIG = TransformerConfig(blocks=3, heads=16, dim=D, hidden=4096, dtype="bfloat16")
 
 
-def compiled(mesh_config, backward):
-    """Text of a decoder stack, with its gradient or alone, compiled for four v4 chips."""
+def compiled(mesh_config, backward, remat="full"):
+    """What a decoder stack sends, with its gradient or alone, compiled for four v4 chips."""
     stack = Stack(
         functools.partial(DecoderBlock, CONFIG),
         CONFIG.blocks,
-        remat="full",
+        remat=remat,
         dtype=jnp.bfloat16,
     )
     layout = make_layout(mesh_config, make_mesh(mesh_config, topology_devices("v4:2x2x1")))
@@ -82,6 +82,16 @@ def test_in_layer_training_scatters_and_gathers_and_never_reduces_an_activation(
     assert not of("all-reduce", found, B * S * D // 4)
     # What is reduced are sums over the split dimension for the norms: a value per token.
     assert all(c.elements <= B * T for c in of("all-reduce", found, 0))
+
+
+@needs_libtpu
+def test_in_layer_training_gathers_an_input_once_and_scatters_its_gradients_once():
+    found = compiled(MeshConfig(model=4, rules="in_layer"), backward=True, remat="gathered")
+    # Of each attention and feed-forward: its input, kept for the backward pass, and there the
+    # gradient of its output, which the compiler may pass on piece by piece for the feed-forward.
+    assert len(of("all-gather", found, B * T * D)) <= 6
+    # Its output; and one for the gradients of queries, keys and values together.
+    assert len(of("reduce-scatter", found, B * T * D // 4)) <= 6
 
 
 @needs_libtpu

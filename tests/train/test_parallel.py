@@ -73,6 +73,16 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(name):
     np.testing.assert_allclose(got, losses_on_one_device(), rtol=0, atol=1e-5)
 
 
+def test_accumulated_gradients_meet_once_a_step():
+    objective = dataclasses.replace(OBJECTIVE, accumulation=4)
+    run = Run(MeshConfig(data=4), objective, jax.devices()[:4])
+    inputs = run.start(), place_batch(batch_of(0), run.layout.mesh), jax.random.key(0)
+    found = collectives(run.program.lower(*inputs).compile().as_text())
+    reduced = [c for c in found if c.kind == "all-reduce"]
+    assert reduced
+    assert not [c for c in reduced if c.in_loop]
+
+
 def test_the_tokenizer_in_the_step_is_data_parallel_over_every_device():
     run = Run(LAYOUTS["in_layer"])
     inputs = run.start(), place_batch(batch_of(0), run.layout.mesh), jax.random.key(0)
