@@ -41,15 +41,15 @@ class Layout:
 
     @property
     def copies(self) -> frozenset[str]:
-        """Mesh axes of the batch along which each device reads the same weights, whole or in part.
+        """Mesh axes of the batch along which each device reads the same weights.
 
-        None in a pipeline, whose stacks sum gradients by themselves.
+        None where weights are gathered layer by layer, and gradients scattered with them, nor in a
+        pipeline, whose stacks sum gradients by themselves.
         """
-        if self.manual or self.preset.pipelined:
-            return frozenset()
         preset = self.preset
-        weights = entry_axes((preset.stored if preset.gather_per_layer else preset.used)["embed"])
-        batch = entry_axes(preset.used["batch"])
+        if self.manual or preset.pipelined or preset.gather_per_layer:
+            return frozenset()
+        batch, weights = entry_axes(preset.used["batch"]), entry_axes(preset.used["embed"])
         axes = frozenset(batch) - frozenset(weights)
         return axes if any(self.mesh.shape[axis] > 1 for axis in axes) else frozenset()
 

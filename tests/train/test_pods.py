@@ -21,12 +21,25 @@ BUDGETS = {
     "babeldraw/20b_fsdp": ("v4:8x8x16", 26.0),
     "vim/base": ("v4:4x4x8", 11.4),
     "vim/large": ("v4:4x4x8", 25.9),
+    "vim/celeba_hq": ("v4:4x4x8", 25.9),
+    "vim/ffhq": ("v4:4x4x8", 25.9),
     "coca/base": ("v4:4x8x16", 13.4),
     "vit_vqgan/small": ("v4:4x4x8", 4.8),
     "vit_vqgan/base": ("v4:4x4x8", 9.3),
+    "vit_vqgan/large": ("v4:4x4x8", 20.7),
+    "vit_vqgan/decoder": ("v4:4x4x8", 20.7),
+    "super_resolution/512": ("v4:4x4x8", 13.1),
+    "super_resolution/1024": ("v4:4x8x8", 20.0),
 }
 # The table of costs has no entry for their attention's sizes.
 UNKNOWN_KERNELS = {"coca/base"}
+# What a laptop trains, one host of TPUs must take too.
+LAPTOP = [
+    f"{folder.name}/{file.stem}"
+    for folder in sorted((ROOT / "configs").iterdir())
+    if folder.name in ("demo", "digits", "folder", "photographs")
+    for file in sorted(folder.glob("*.py"))
+]
 
 
 # The slice that draws the pictures of one prompt, and how many times the floor a token may take.
@@ -45,6 +58,8 @@ pytestmark = [
 
 def experiment(name):
     config = load_config(f"configs/{name}.py", ROOT / "pyproject.toml", "")
+    if "tokenizer_run" in config and config.tokenizer_run is None:
+        config.tokenizer_run = "only its config's shapes are needed"
     if "perceptual" in config:
         config.perceptual.file = "only its shapes are needed"
     return parse(config)
@@ -59,6 +74,18 @@ def test_the_step_fits_its_pod(name):
     assert 0 < report.mfu["raw"] <= report.mfu["capped"] < 1
     # No kernel and no loop of the others' steps is unknown to the estimate.
     assert bool(report.notes) == (name in UNKNOWN_KERNELS)
+
+
+def test_every_config_is_tried():
+    found = {f"{file.parent.name}/{file.stem}" for file in (ROOT / "configs").glob("*/*.py")}
+    assert found == {*BUDGETS, *LAPTOP}
+
+
+@pytest.mark.parametrize("name", LAPTOP)
+def test_the_step_of_a_laptop_fits_one_host(name):
+    report = compile_step(experiment(name), "v4:2x2x1")
+    assert report.fits
+    assert 0 < report.step_seconds["capped"] <= report.step_seconds["raw"]
 
 
 @pytest.mark.parametrize("name", DRAWING)
