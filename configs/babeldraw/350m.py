@@ -8,8 +8,8 @@ MS-COCO 14.10 there, from data that are not public. Layout of the paper: data pa
 
     babeldraw compile --config=configs/babeldraw/350m.py --topology=v4:4x4x8
 
-Estimated on 128 chips (docs/compile.md): 22.2 GiB per chip, 0.862 s a step, 9,504 images/s, MFU
-0.388 (capped; raw 0.314), 4.5 days for 450,000 steps.
+Estimated on 128 chips (docs/compile.md): 18.9 GiB per chip, 0.696 s a step, 11,764 images/s, MFU
+0.480 (capped; raw 0.391), 3.6 days for 450,000 steps.
 """
 
 from ml_collections import ConfigDict

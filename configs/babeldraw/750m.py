@@ -8,8 +8,8 @@ MS-COCO 10.71 there, from data that are not public. Layout of the paper: data pa
 
     babeldraw compile --config=configs/babeldraw/750m.py --topology=v4:4x4x8
 
-Estimated on 128 chips (docs/compile.md): 23.6 GiB per chip, 2.50 s a step, 3,271 images/s, MFU
-0.356 (capped; raw 0.288), 13.0 days for 450,000 steps.
+Estimated on 128 chips (docs/compile.md): 19.8 GiB per chip, 1.89 s a step, 4,326 images/s, MFU
+0.471 (capped; raw 0.373), 9.9 days for 450,000 steps.
 """
 
 from ml_collections import ConfigDict
