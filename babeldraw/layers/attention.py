@@ -76,7 +76,7 @@ def dot_product_attention(
       [B, N, T, H] in the type of the queries.
     """
     *_, queries, head_dim = query_BNTH.shape
-    chosen = choose(kernel, queries, keys.key.shape[2], head_dim, mask)
+    chosen = choose(kernel, queries, keys.key.shape[2], head_dim, mask, query_BNTH.dtype)
     # Each names its result "context" for `layers.stack.POLICIES`, those by Pallas with what their
     # backward passes need besides.
     if chosen in ("short", "splash"):

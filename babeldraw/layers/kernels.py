@@ -22,9 +22,11 @@ from jax.experimental.pallas.ops.tpu.splash_attention import (
 from babeldraw.config import require
 from babeldraw.layers.masks import AttentionPattern, Slots, dense_mask
 from babeldraw.layers.short_attention import (
+    MOST_BYTES,
     MOST_POSITIONS,
     MOST_TILES,
     Tiles,
+    bytes_held,
     short_attention,
 )
 from babeldraw.sharding.constraint import divisible, without
@@ -34,8 +36,8 @@ from babeldraw.sharding.rules import partition_spec
 KERNELS = ("auto", "plain", "short", "splash", "cudnn")
 # Lanes of a TPU: lengths are multiples of it.
 LANES = 128
-# Of 128 to 1,024 an earlier study found it the quickest on masks of 1,024 tokens, causal and
-# conv-shaped: smaller blocks, of which more could be skipped, lose more than they save.
+# Of splash attention. Of 128 to 1,024 an earlier study found it the quickest on masks of 1,024
+# tokens: smaller blocks, of which more could be skipped, scale their sums anew too often.
 BLOCK = 512
 
 
@@ -55,7 +57,9 @@ class Seen:
 Mask = Seen | jax.Array | None
 
 
-def choose(kernel: str, queries: int, keys: int, head_dim: int, mask: Mask) -> str:
+def choose(
+    kernel: str, queries: int, keys: int, head_dim: int, mask: Mask, dtype: jnp.dtype = jnp.bfloat16
+) -> str:
     """What computes an attention: plain, short, splash or cudnn.
 
     Args:
@@ -63,6 +67,7 @@ def choose(kernel: str, queries: int, keys: int, head_dim: int, mask: Mask) -> s
       queries, keys: their numbers, T and S.
       head_dim: H.
       mask: who sees whom.
+      dtype: of queries, keys and values.
 
     Raises:
       UserError: a kernel was asked for by name that cannot do it.
@@ -72,7 +77,7 @@ def choose(kernel: str, queries: int, keys: int, head_dim: int, mask: Mask) -> s
         return "plain"
     platform = _platform()
     cannot = {
-        "short": functools.partial(_short_cannot, queries, keys, head_dim, mask),
+        "short": functools.partial(_short_cannot, queries, keys, head_dim, mask, dtype),
         "splash": functools.partial(_splash_cannot, queries, keys, mask),
     }
     if kernel == "auto":
@@ -81,11 +86,12 @@ def choose(kernel: str, queries: int, keys: int, head_dim: int, mask: Mask) -> s
         return "cudnn" if platform == "gpu" else "plain"
     reason = cannot[kernel]() if kernel in cannot else ""
     require(not reason, f"kernel is {kernel!r}, which cannot do {reason}; choose auto or plain")
-    if kernel == "cudnn":
-        require(
-            platform == "gpu",
-            f"kernel is 'cudnn', which needs a GPU, and the devices are {platform}; choose auto",
-        )
+    needed = {"short": "tpu", "splash": "tpu", "cudnn": "gpu"}.get(kernel, platform)
+    require(
+        platform == needed,
+        f"kernel is {kernel!r}, which needs a {needed.upper()}, and the devices are {platform}; "
+        "choose auto",
+    )
     return kernel
 
 
@@ -100,7 +106,7 @@ def _splash_cannot(queries: int, keys: int, mask: Mask) -> str:
     return ""
 
 
-def _short_cannot(queries: int, keys: int, head_dim: int, mask: Mask) -> str:
+def _short_cannot(queries: int, keys: int, head_dim: int, mask: Mask, dtype: jnp.dtype) -> str:
     """Why attention of short sequences cannot do it, or nothing."""
     if reason := _splash_cannot(queries, keys, mask):
         return reason
@@ -108,6 +114,12 @@ def _short_cannot(queries: int, keys: int, head_dim: int, mask: Mask) -> str:
         return f"heads of {head_dim} values: a multiple of 16 up to {LANES} is needed"
     if max(queries, keys) > MOST_POSITIONS:
         return f"{queries} queries on {keys} keys: at most {MOST_POSITIONS} are possible"
+    held = bytes_held(queries, keys, head_dim, jnp.dtype(dtype).itemsize)
+    if held > MOST_BYTES:
+        return (
+            f"{queries} queries on {keys} keys of {head_dim} {jnp.dtype(dtype)} values: of "
+            f"{held / 2**20:.0f} MiB of vector memory {MOST_BYTES // 2**20} are possible"
+        )
     tiles = _tiles(_pattern(mask), queries, keys).count
     if tiles > MOST_TILES:
         return f"{tiles} tiles of {LANES} queries and keys: at most {MOST_TILES} are possible"

@@ -56,6 +56,7 @@ class Einsum(nn.Module):
             init = nn.with_logical_partitioning(
                 nn.initializers.zeros, tuple(self.axes[dim] for dim in kept)
             )
+            # `bias` is the field.
             self.offset = self.param("bias", init, tuple(self.shape[dim] for dim in kept))
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -70,7 +71,10 @@ class Einsum(nn.Module):
 
 
 def products(x: jax.Array, *layers: Einsum) -> tuple[jax.Array, ...]:
-    """Each layer's product of one input, which is gathered but once where its width is split."""
+    """Each layer's product of one input, which is gathered but once where its width is split.
+
+    The layers are of one type.
+    """
 
     def multiply(x, *weights):
         pairs = zip(layers, weights, strict=True)
@@ -143,7 +147,8 @@ class Embedding(nn.Module):
             nn.initializers.normal(self.stddev), (self.axis, "embed")
         )
         table_VD = self.param("table", init, (self.vocab_size, self.dim))
-        # As a step reads parameters: else each lookup would be gathered from slices of its vector.
+        # As a step reads parameters: where vectors rest in slices (zero1, fsdp), each lookup would
+        # be gathered from these.
         table_VD = constrain(table_VD, (ANYHOW, "embed"))
         return jnp.take(table_VD, ids, axis=0, mode="clip")
 

@@ -25,8 +25,11 @@ from jax.experimental.pallas import tpu as pltpu
 TILE = 128
 # Of a head: they are written out one by one.
 MOST_TILES = 64
-# Positions of a sequence, all of whose values lie in vector memory.
+# Positions of a sequence, and bytes that a step of the backward pass holds of a head: queries, what
+# they gave and both gradients, keys, values and theirs, each twice, so that the next step's are on
+# their way. A core has 16 MiB of vector memory, and the tiles need some.
 MOST_POSITIONS = 2048
+MOST_BYTES = 8 * 2**20
 # What is not seen: exp makes it zero, and nothing makes it NaN.
 _HIDDEN = -1e30
 # The name that `layers.stack.POLICIES` keeps.
@@ -70,6 +73,11 @@ class Tiles:
         return cls(tuple(rows), np.where(found, 0, _HIDDEN).astype(np.float32))
 
 
+def bytes_held(queries: int, keys: int, head_dim: int, itemsize: int) -> int:
+    """What `MOST_BYTES` bounds."""
+    return 2 * 4 * (queries + keys) * head_dim * itemsize
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def short_attention(
     tiles: Tiles,
@@ -85,7 +93,7 @@ def short_attention(
       tiles: who sees whom, the same for every example.
       interpret: run the kernel's Python, for a test on a CPU.
       query_BNTH, key_BNSH, value_BNSH: T and S are multiples of 128, H of 16.
-      seen_BS: bool, keys that an example sees besides; None: all.
+      seen_BS: bool, which keys an example sees at all, at least one; None: all.
 
     Returns:
       [B, N, T, H] in the type of the queries.
@@ -146,7 +154,7 @@ def _call(kernel, tiles, interpret, arrays, seen, more, outputs) -> list[jax.Arr
       outputs: likewise, arrays or what describes them.
     """
     batch, num_heads, dim, length = arrays[0].shape
-    heads = heads_per_step(num_heads, length)
+    heads = heads_per_step(num_heads, max(length, arrays[1].shape[3]))
 
     def of_heads(a):
         return pl.BlockSpec((1, heads, *a.shape[2:]), lambda example, head: (example, head, 0, 0))
@@ -178,9 +186,9 @@ def _call(kernel, tiles, interpret, arrays, seen, more, outputs) -> list[jax.Arr
     )(*inputs)
 
 
-def heads_per_step(heads: int, queries: int) -> int:
+def heads_per_step(heads: int, positions: int) -> int:
     """Of a step of the grid: several short ones, since each step has a cost of its own."""
-    most = max(1, 8 * TILE // queries)
+    most = max(1, 8 * TILE // positions)
     return max(n for n in range(1, most + 1) if heads % n == 0)
 
 
@@ -194,11 +202,11 @@ def _forward_kernel(rows, heads, padded, query, key, value, masks, *rest):
             top = jnp.max(functools.reduce(jnp.maximum, logits), axis=0, keepdims=True)
             weights = [jnp.exp(tile - top) for tile in logits]
             total = jnp.sum(_sum(weights), axis=0, keepdims=True)
-            seen_HQ = _sum(
+            out_HT = _sum(
                 _product(value_HS[:, _block(block)], tile.astype(value_HS.dtype))
                 for (block, _), tile in zip(tiles, weights, strict=True)
             )
-            out[0, head, :, own] = (seen_HQ * (1 / total)).astype(out.dtype)
+            out[0, head, :, own] = (out_HT * (1 / total)).astype(out.dtype)
             log_sum[0, head, :, own] = top + jnp.log(total)
 
 
@@ -212,31 +220,31 @@ def _backward_kernel(rows, heads, padded, query, key, value, masks, *rest):
         dkeys, dvalues = {}, {}
         for row, tiles in enumerate(rows):
             own = _block(row)
-            query_HQ, dout_HQ = query[0, head, :, own], dout[0, head, :, own]
-            both = dout_HQ.astype(jnp.float32) * out[0, head, :, own].astype(jnp.float32)
+            query_HT, dout_HT = query[0, head, :, own], dout[0, head, :, own]
+            both = dout_HT.astype(jnp.float32) * out[0, head, :, own].astype(jnp.float32)
             dtotal = jnp.sum(both, axis=0, keepdims=True)
-            logits = _logits(tiles, key_SH, query_HQ, masks, hidden)
-            dquery_HQ = []
+            logits = _logits(tiles, key_SH, query_HT, masks, hidden)
+            dquery_HT = []
             for (block, _), tile in zip(tiles, logits, strict=True):
                 keys = _block(block)
                 weights = jnp.exp(tile - log_sum[0, head, :, own])
-                dlogits = weights * (_product(value_SH[keys], dout_HQ) - dtotal)
+                dlogits = weights * (_product(value_SH[keys], dout_HT) - dtotal)
                 dlogits, weights = dlogits.astype(key.dtype), weights.astype(key.dtype)
-                dquery_HQ.append(_product(key_HS[:, keys], dlogits))
-                for sums, new in ((dvalues, (dout_HQ, weights)), (dkeys, (query_HQ, dlogits))):
-                    product_HK = _product(*new, contract=(1, 1))
-                    sums[block] = sums[block] + product_HK if block in sums else product_HK
-            dquery[0, head, :, own] = _sum(dquery_HQ).astype(dquery.dtype)
+                dquery_HT.append(_product(key_HS[:, keys], dlogits))
+                for sums, new in ((dvalues, (dout_HT, weights)), (dkeys, (query_HT, dlogits))):
+                    product_HS = _product(*new, contract=(1, 1))
+                    sums[block] = sums[block] + product_HS if block in sums else product_HS
+            dquery[0, head, :, own] = _sum(dquery_HT).astype(dquery.dtype)
             for block in [block for block in dkeys if last[block] == row]:
                 dkey[0, head, :, _block(block)] = dkeys.pop(block).astype(dkey.dtype)
                 dvalue[0, head, :, _block(block)] = dvalues.pop(block).astype(dvalue.dtype)
 
 
-def _logits(tiles, key_SH, query_HQ, masks, hidden) -> list[jax.Array]:
+def _logits(tiles, key_SH, query_HT, masks, hidden) -> list[jax.Array]:
     """Of a block of queries: float32 [keys, queries] for each of its tiles."""
     logits = []
     for block, mask in tiles:
-        tile = _product(key_SH[_block(block)], query_HQ)
+        tile = _product(key_SH[_block(block)], query_HT)
         if mask is not None:
             tile = tile + masks[mask]
         if hidden is not None:

@@ -76,35 +76,36 @@ def accumulate(
     """Gradients and metrics of the mean over `parts` equal shares of a batch, one after another.
 
     Every device keeps its examples: a share takes some from each. Where devices hold copies of the
-    weights, each sums for itself and they meet once, in the end: `loss_fn` must be a mean over
-    examples. Sums are float32, whatever the type of the parameters.
+    weights, each sums for itself and they meet once, in the end. Sums are float32, whatever the
+    type of the parameters.
 
     Args:
-      loss_fn: of (params, share of the batch), with its metrics.
+      loss_fn: of (params, share of the batch), with its metrics; all are means over examples.
       params: to differentiate by.
-      batch: arrays with a leading batch dimension, which `parts` divides.
+      batch: arrays with a leading batch dimension, which `parts` times the devices along
+        `Layout.copies` divide.
       parts: 1 is a plain gradient.
     """
     if parts == 1:
         return jax.grad(loss_fn, has_aux=True)(params, batch)
     layout = current()
-    axes = frozenset() if layout is None else layout.copies
-    if not axes:
+    copies = frozenset() if layout is None else layout.copies
+    if not copies:
         return _accumulate(loss_fn, params, batch, parts)
+    shape = layout.mesh.shape
+    axes = tuple(axis for axis in shape if axis in copies)
+    # With nothing split over the other axes the whole mesh is manual, which any backend supports.
+    alone = all(shape[axis] == 1 for axis in shape if axis not in copies)
+    manual = frozenset(shape) if alone else copies
 
     def of_group(params, batch):
         with use(dataclasses.replace(layout, manual=manual)):
-            means = _accumulate(loss_fn, params, batch, parts)
-            return jax.lax.pmean(means, tuple(sorted(axes)))
+            return jax.lax.pmean(_accumulate(loss_fn, params, batch, parts), axes)
 
-    # With nothing split over the other axes the whole mesh is manual, which any backend supports.
-    shape = layout.mesh.shape
-    alone = all(shape[axis] == 1 for axis in shape if axis not in axes)
-    manual = frozenset(shape) if alone else axes
     return jax.shard_map(
         of_group,
         mesh=layout.mesh,
-        in_specs=(jax.P(), jax.P(tuple(axis for axis in shape if axis in axes))),
+        in_specs=(jax.P(), jax.P(axes)),
         out_specs=jax.P(),
         axis_names=manual,
         check_vma=False,

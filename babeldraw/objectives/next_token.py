@@ -27,7 +27,7 @@ from babeldraw.optim.optimizer import OptimizerConfig, make_optimizer, optimizer
 from babeldraw.sampling.decode import decode
 from babeldraw.sampling.logits import Settings
 from babeldraw.sharding.constraint import Overrides, constrain, logical_axes, override
-from babeldraw.sharding.layout import over_all_devices, use
+from babeldraw.sharding.layout import current, over_all_devices, use
 from babeldraw.tokenizers.vit_vqgan import ViTVQGANConfig, ViTVQGANTokenizer
 
 
@@ -101,9 +101,10 @@ class NextTokenObjective:
             loss, correct = _cross_entropy(logits_BTV, inputs["tokens"])
             return loss, {"loss": loss, "accuracy": correct}
 
-        params = state.params
-        if self.accumulation > 1:
-            # Once for all parts; each part's gradients are in the type that products give them in.
+        params, layout = state.params, current()
+        if self.accumulation > 1 and not (layout is not None and layout.pipelined):
+            # Once for all parts, as a pipeline does by itself; each part's gradients are in the
+            # type that products give them in.
             params = self._generator.for_reading(params)
         grads, metrics = accumulate(loss_fn, params, inputs, self.accumulation)
         metrics["grad_norm"] = optax.tree.norm(grads)

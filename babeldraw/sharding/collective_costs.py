@@ -171,7 +171,7 @@ def _directions(attributes: str) -> int:
     """In how many directions the compiler's algorithm sends at once; 0 where it does not say.
 
     A colour is a way around the rings of a group. Strategies go it in both directions, each half of
-    the bytes (their spans are twice the shards), but for those named after one direction.
+    the bytes (they list twice as many spans as shards), but for those named after one direction.
     """
     match = re.search(r"(\w*Strategy\w*)\{colors:(\d+)", attributes)
     if match is None:

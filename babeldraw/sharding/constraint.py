@@ -15,7 +15,7 @@ from babeldraw.sharding.rules import Rules, entry_axes, partition_spec
 Overrides = tuple[tuple[str, tuple[str | None, ...]], ...]
 
 
-# In place of a name: as the partitioner likes.
+# In place of a name in `constrain`: as the partitioner likes.
 ANYHOW = "anyhow"
 
 

@@ -241,6 +241,7 @@ class _Run:
             return xs, self._enter(t, jnp.concatenate(received), ring)[1]
 
         def iterate(carry, t):
+            # The first half was sent beside the last one's work; that one is sent now.
             *sent, last, ring = carry
             xs, ring = turn(t, [*sent, self._shift(last)], ring)
             ys = [

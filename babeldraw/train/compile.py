@@ -259,7 +259,7 @@ def _notes(found: Estimate) -> list[str]:
         notes.append(f"{found.unknown_loops} loops of unknown length were counted once each")
     if found.unknown_kernels:
         notes.append(
-            f"{found.unknown_kernels} kernels of unknown cost were counted at their bytes alone"
+            f"{found.unknown_kernels} kernels of unknown cost were counted at what they declare"
         )
     return notes
 

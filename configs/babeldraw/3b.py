@@ -55,7 +55,7 @@ def get_config(variant: str = "") -> ConfigDict:
             },
             "model": {
                 "encoder": {"blocks": 12, **STACK},
-                # The decoder alone: the text's few tokens are quickly gathered again.
+                # Of the encoder's few tokens gathering again is quick.
                 "decoder": {"blocks": 36, **STACK, "remat": "gathered"},
             },
             # Adafactor, its constants and the schedule are the defaults: see OptimizerConfig.

@@ -13,8 +13,8 @@ here.
 
     babeldraw compile --config=configs/coca/base.py --topology=v4:4x8x16
 
-Estimated (docs/compile.md): 13.4 GiB per chip, 0.495 s per step, 132,000 pairs/s, MFU 0.333
-(capped; raw 0.278), 2.9 days for 500,000 steps on 512 chips; attention at its bytes alone.
+Estimated (docs/compile.md): 13.4 GiB per chip, 0.458 s per step, 143,000 pairs/s, MFU 0.360
+(capped; raw 0.299), 2.6 days for 500,000 steps on 512 chips; attention at what it declares.
 """
 
 from ml_collections import ConfigDict

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from babeldraw.errors import UserError
+from babeldraw.layers import kernels
 from babeldraw.layers.attention import KeyValue, dot_product_attention
 from babeldraw.layers.kernels import KERNELS, Seen, choose, fused_attention
 from babeldraw.layers.masks import Causal, ConvShaped, DallE, dense_mask, padding_mask
@@ -77,8 +78,24 @@ def test_a_kernel_that_cannot_do_it_says_why(kernel, queries, head_dim, mask, me
 def test_on_a_cpu_and_for_single_queries_the_plain_form_is_chosen():
     assert choose("auto", T, T, 64, Seen(Causal())) == "plain"
     assert {choose(kernel, 1, T, 64, None) for kernel in KERNELS} == {"plain"}
+    for kernel in ("short", "splash"):
+        with pytest.raises(UserError, match=f"kernel is '{kernel}', which needs a TPU"):
+            choose(kernel, T, T, 64, None)
+
+
+@pytest.fixture
+def on_tpu(monkeypatch):
+    monkeypatch.setattr(kernels, "_platform", lambda: "tpu")
+
+
+def test_on_a_tpu_the_first_that_can_do_it_is_chosen(on_tpu):
     assert choose("splash", T, T, 64, Seen(DALLE, 3)) == "splash"
-    assert choose("short", T, T, 64, Seen(DALLE, 3)) == "short"
+    assert choose("auto", T, T, 64, Seen(DALLE, 3)) == "short"
+    assert choose("auto", 2048, 2048, 64, Seen(ConvShaped((64, 32)))) == "short"
+    # Too many tiles; too much for the vector memory; a length that is no multiple.
+    assert choose("auto", 2048, 2048, 64, Seen(Causal())) == "splash"
+    assert choose("auto", 512, 2048, 128, None, jnp.float32) == "splash"
+    assert choose("auto", 100, 100, 64, None) == "plain"
 
 
 def test_of_a_conv_shaped_mask_few_tiles_are_computed_and_few_masks_kept():
@@ -101,10 +118,37 @@ def test_of_a_conv_shaped_mask_few_tiles_are_computed_and_few_masks_kept():
     np.testing.assert_array_equal(rebuilt, visible)
 
 
-@pytest.mark.skipif(
+needs_libtpu = pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None,
     reason="libtpu is not installed: pip install 'babeldraw[tpu]'",
 )
+
+
+@needs_libtpu
+@pytest.mark.parametrize(
+    ("queries", "keys", "head_dim", "dtype"),
+    [
+        (128, 2048, 128, jnp.bfloat16),
+        (256, 1024, 128, jnp.float32),
+        (1024, 1024, 128, jnp.float32),
+    ],
+)
+def test_the_largest_that_is_chosen_fits_the_vector_memory(queries, keys, head_dim, dtype, on_tpu):
+    assert choose("auto", queries, keys, head_dim, None, dtype) == "short"
+    mesh = jax.sharding.Mesh(np.array(topology_devices("v4:2x2x1")[:1]), ("x",))
+    place = jax.NamedSharding(mesh, jax.P())
+    query, key = (
+        jax.ShapeDtypeStruct((1, 8, length, head_dim), dtype, sharding=place)
+        for length in (queries, keys)
+    )
+
+    def loss(query, key):
+        return jnp.sum(fused_attention("short", query, key, key, None).astype(jnp.float32))
+
+    jax.jit(jax.grad(loss, argnums=(0, 1))).lower(query, key).compile()
+
+
+@needs_libtpu
 def test_the_tpu_compiler_takes_the_kernel_of_short_sequences():
     mesh = jax.sharding.Mesh(np.array(topology_devices("v4:2x2x1")[:1]), ("x",))
     place = jax.NamedSharding(mesh, jax.P())
