@@ -26,7 +26,6 @@ from babeldraw.layers.short_attention import (
     MOST_POSITIONS,
     MOST_TILES,
     Tiles,
-    bytes_held,
     short_attention,
 )
 from babeldraw.sharding.constraint import divisible, without
@@ -114,15 +113,15 @@ def _short_cannot(queries: int, keys: int, head_dim: int, mask: Mask, dtype: jnp
         return f"heads of {head_dim} values: a multiple of 16 up to {LANES} is needed"
     if max(queries, keys) > MOST_POSITIONS:
         return f"{queries} queries on {keys} keys: at most {MOST_POSITIONS} are possible"
-    held = bytes_held(queries, keys, head_dim, jnp.dtype(dtype).itemsize)
+    tiles = _tiles(_pattern(mask), queries, keys)
+    if tiles.count > MOST_TILES:
+        return f"{tiles.count} tiles of {LANES} queries and keys: at most {MOST_TILES} are possible"
+    held = tiles.bytes_held(queries, keys, head_dim, jnp.dtype(dtype).itemsize)
     if held > MOST_BYTES:
         return (
             f"{queries} queries on {keys} keys of {head_dim} {jnp.dtype(dtype)} values: of "
-            f"{held / 2**20:.0f} MiB of vector memory {MOST_BYTES // 2**20} are possible"
+            f"{held / 2**20:.1f} MiB of vector memory {MOST_BYTES // 2**20} are possible"
         )
-    tiles = _tiles(_pattern(mask), queries, keys).count
-    if tiles > MOST_TILES:
-        return f"{tiles} tiles of {LANES} queries and keys: at most {MOST_TILES} are possible"
     return ""
 
 

@@ -25,11 +25,11 @@ from jax.experimental.pallas import tpu as pltpu
 TILE = 128
 # Of a head: they are written out one by one.
 MOST_TILES = 64
-# Positions of a sequence, and bytes that a step of the backward pass holds of a head: queries, what
-# they gave and both gradients, keys, values and theirs, each twice, so that the next step's are on
-# their way. A core has 16 MiB of vector memory, and the tiles need some.
+# Positions of a sequence, and bytes that a step of the backward pass holds of a head: masks,
+# queries, what they gave and both gradients, keys, values and theirs, each twice, so that the next
+# step's are on their way. A core has 16 MiB of vector memory, and the tiles need some.
 MOST_POSITIONS = 2048
-MOST_BYTES = 8 * 2**20
+MOST_BYTES = 9 * 2**20
 # What is not seen: exp makes it zero, and nothing makes it NaN.
 _HIDDEN = -1e30
 # The name that `layers.stack.POLICIES` keeps.
@@ -53,6 +53,10 @@ class Tiles:
     def count(self) -> int:
         return sum(map(len, self.rows))
 
+    def bytes_held(self, queries: int, keys: int, head_dim: int, itemsize: int) -> int:
+        """What `MOST_BYTES` bounds, the masks included."""
+        return 2 * (4 * (queries + keys) * head_dim * itemsize + self.masks.nbytes)
+
     @classmethod
     def of(cls, visible: np.ndarray) -> "Tiles":
         """Those of a mask, bool [T, S]; each query sees a key and each key is seen."""
@@ -71,11 +75,6 @@ class Tiles:
             rows.append(tuple(row))
         found = np.stack(kept) if kept else np.ones((1, TILE, TILE), bool)
         return cls(tuple(rows), np.where(found, 0, _HIDDEN).astype(np.float32))
-
-
-def bytes_held(queries: int, keys: int, head_dim: int, itemsize: int) -> int:
-    """What `MOST_BYTES` bounds."""
-    return 2 * 4 * (queries + keys) * head_dim * itemsize
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))

@@ -126,15 +126,20 @@ needs_libtpu = pytest.mark.skipif(
 
 @needs_libtpu
 @pytest.mark.parametrize(
-    ("queries", "keys", "head_dim", "dtype"),
+    ("queries", "keys", "head_dim", "dtype", "mask"),
     [
-        (128, 2048, 128, jnp.bfloat16),
-        (256, 1024, 128, jnp.float32),
-        (1024, 1024, 128, jnp.float32),
+        (128, 2048, 128, jnp.bfloat16, None),
+        (256, 1024, 128, jnp.float32, None),
+        (1024, 1024, 128, jnp.float32, None),
+        (2048, 2048, 128, jnp.bfloat16, Seen(ConvShaped((64, 32)))),
+        # Of whose tiles each needs a mask of its own.
+        (1024, 1024, 64, jnp.bfloat16, Seen(ConvShaped((32, 32), wrap="grid"))),
     ],
 )
-def test_the_largest_that_is_chosen_fits_the_vector_memory(queries, keys, head_dim, dtype, on_tpu):
-    assert choose("auto", queries, keys, head_dim, None, dtype) == "short"
+def test_the_largest_that_is_chosen_fits_the_vector_memory(
+    queries, keys, head_dim, dtype, mask, on_tpu
+):
+    assert choose("auto", queries, keys, head_dim, mask, dtype) == "short"
     mesh = jax.sharding.Mesh(np.array(topology_devices("v4:2x2x1")[:1]), ("x",))
     place = jax.NamedSharding(mesh, jax.P())
     query, key = (
@@ -143,7 +148,7 @@ def test_the_largest_that_is_chosen_fits_the_vector_memory(queries, keys, head_d
     )
 
     def loss(query, key):
-        return jnp.sum(fused_attention("short", query, key, key, None).astype(jnp.float32))
+        return jnp.sum(fused_attention("short", query, key, key, mask).astype(jnp.float32))
 
     jax.jit(jax.grad(loss, argnums=(0, 1))).lower(query, key).compile()
 

@@ -28,8 +28,8 @@ BUDGETS = {
     "vit_vqgan/base": ("v4:4x4x8", 9.3),
     "vit_vqgan/decoder": ("v4:4x4x8", 20.7),
     "super_resolution/512": ("v4:4x4x8", 13.1),
-    # Two expectations: the decoder's, with a small encoder to train beside it; and what two pictures
-    # on a chip take but one, 30.9 GiB on v4:4x4x8, less half of their temporaries.
+    # Two expectations: the decoder's, with a small encoder to train beside it; and of what two
+    # pictures on a chip take, 30.9 GiB on v4:4x4x8, half of the temporaries less.
     "vit_vqgan/large": ("v4:4x4x8", 21.0),
     "super_resolution/1024": ("v4:4x8x8", 17.2),
 }
