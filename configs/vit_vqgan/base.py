@@ -8,8 +8,8 @@ ImageNet reconstructions 1.55. Not trained here yet. `babeldraw import --help`
 tells how to make the file of perceptual weights; `--config.loss.perceptual=0` does without.
 
 On 128 TPU v4, 256 px, the full step with both networks (`babeldraw compile --topology=v4:4x4x8`):
-9.26 GiB per chip, of it 2.39 for state and batch; estimated 0.134 s a step, 1,913 images/s (capped;
-raw 0.189 s); docs/compile.md says how good such an estimate is.
+8.89 GiB per chip, of it 2.39 for state and batch; estimated 0.123 s a step, 2,085 images/s (capped;
+raw 0.175 s); docs/compile.md says how good such an estimate is.
 """
 
 from ml_collections import ConfigDict

@@ -25,7 +25,7 @@ BUDGETS = {
     "vim/ffhq": ("v4:4x4x8", 24.9),
     "coca/base": ("v4:4x8x16", 13.4),
     "vit_vqgan/small": ("v4:4x4x8", 4.8),
-    "vit_vqgan/base": ("v4:4x4x8", 9.3),
+    "vit_vqgan/base": ("v4:4x4x8", 8.9),
     "vit_vqgan/decoder": ("v4:4x4x8", 20.7),
     "super_resolution/512": ("v4:4x4x8", 13.1),
     # Two expectations: the decoder's, with a small encoder to train beside it; and of what two
