@@ -35,12 +35,15 @@ BUDGETS = {
 }
 # The table of costs has no entry for their attention's sizes.
 UNKNOWN_KERNELS = {"coca/base"}
-# What a laptop trains, one host of TPUs must take too.
+# Two pictures a step, which four chips do not divide; and one whose PatchGAN of odd sizes libtpu
+# 0.0.42.1 aborts at (a failed check in its own fusion_emitter.cc).
+NOT_ON_A_HOST = ("photographs/table4", "photographs/decoder_gan")
+# What else a laptop trains, one host of TPUs must take too.
 LAPTOP = [
-    f"{folder.name}/{file.stem}"
-    for folder in sorted((ROOT / "configs").iterdir())
-    if folder.name in ("demo", "digits", "folder", "photographs")
-    for file in sorted(folder.glob("*.py"))
+    f"{file.parent.name}/{file.stem}"
+    for folder in ("demo", "digits", "folder", "photographs")
+    for file in sorted((ROOT / "configs" / folder).glob("*.py"))
+    if f"{folder}/{file.stem}" not in NOT_ON_A_HOST
 ]
 
 
@@ -80,7 +83,7 @@ def test_the_step_fits_its_pod(name):
 
 def test_every_config_is_tried():
     found = {f"{file.parent.name}/{file.stem}" for file in (ROOT / "configs").glob("*/*.py")}
-    assert found == {*BUDGETS, *LAPTOP}
+    assert found == {*BUDGETS, *LAPTOP, *NOT_ON_A_HOST}
 
 
 @pytest.mark.parametrize("name", LAPTOP)
