@@ -26,6 +26,7 @@ from babeldraw.layers.masks import Causal, ConvShaped  # noqa: E402
 from babeldraw.sharding.aot import topology_devices  # noqa: E402
 
 TOPOLOGIES = {"v4": "v4:2x2x1", "v5p": "v5p:2x2x1", "v5e": "v5e:2x2", "v6e": "v6e:2x2"}
+# Eight short heads are one step of the kernel for short sequences: the table has an eighth.
 HEADS, BATCH = 8, 2
 # Name, kernel, who sees whom ("text": padding), queries, keys, values of a head.
 CASES = [
