@@ -205,15 +205,15 @@ class Adversary:
             return jnp.zeros(()), grads
 
         def penalty(params):
-            squared = losses.r1(functools.partial(self.logits, params), real)
+            found = losses.r1_and_gradient(self.logits, params, real)
             # gamma is StyleGAN2's, for pictures in [-1, 1], where gradients are half as long.
-            return 0.5 * gamma * every * 0.25 * squared
+            return jax.tree.map(lambda leaf: 0.5 * gamma * every * 0.25 * leaf, found)
 
         def rest(params):
             return jnp.zeros(()), jax.tree.map(jnp.zeros_like, params)
 
         # Outside of the other gradient: a branch under differentiation would keep its residuals.
-        found, own = jax.lax.cond(step % every == 0, jax.value_and_grad(penalty), rest, params)
+        found, own = jax.lax.cond(step % every == 0, penalty, rest, params)
         return found, jax.tree.map(jnp.add, grads, own)
 
     def _rest(self, state, real, fake, step) -> tuple[dict[str, Any], Metrics]:

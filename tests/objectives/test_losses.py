@@ -1,12 +1,17 @@
 """Each term against its formula in NumPy, and gradients against finite differences."""
 
+import functools
+
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from scipy import integrate
 
 from babeldraw.objectives import losses
+from babeldraw.tokenizers.discriminators import PatchGAN, StyleGANDiscriminator
 
 RNG = np.random.default_rng(0)
 
@@ -112,8 +117,29 @@ def test_r1_is_the_squared_gradient_by_finite_differences(places):
         # The mean over places, of the one picture that moved.
         slope = (up - down)[index[0]].mean() / (2 * step)
         squares += slope**2
-    found = losses.r1(lambda x: logits(x, jnp), images.astype(np.float32))
+    found, _ = losses.r1_and_gradient(lambda _, x: logits(x, jnp), {}, images.astype(np.float32))
     np.testing.assert_allclose(found, squares / len(images), rtol=1e-4)
+
+
+@pytest.mark.parametrize("network", [StyleGANDiscriminator(4, 8), PatchGAN(4, 8)])
+def test_the_gradient_of_r1_is_that_of_differentiating_twice(network):
+    images = RNG.random((4, 32, 32, 3), dtype=np.float32)
+    params = nn.unbox(jax.jit(network.init)(jax.random.key(0), images))["params"]
+
+    def discriminate(params, x):
+        return network.apply({"params": params}, x)
+
+    def twice(params):
+        def total(x):
+            return jnp.sum(jnp.mean(discriminate(params, x).reshape(len(x), -1), axis=1))
+
+        return jnp.sum(jnp.square(jax.grad(total)(images))) / len(images)
+
+    expected = jax.jit(jax.value_and_grad(twice))(params)
+    found = jax.jit(functools.partial(losses.r1_and_gradient, discriminate))(params, images)
+    difference = optax.tree.norm(optax.tree.sub(found[1], expected[1]))
+    assert difference < 1e-5 * optax.tree.norm(expected[1])
+    np.testing.assert_allclose(found[0], expected[0], rtol=1e-5)
 
 
 def test_the_adaptive_weight_is_a_bounded_constant_ratio():
