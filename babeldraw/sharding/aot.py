@@ -14,7 +14,7 @@ from babeldraw.sharding.collective_costs import Wires
 
 
 def topology_devices(name: str, slices: int = 1) -> list[jax.Device]:
-    """Devices to compile for, of a topology such as `v4:2x2x1` (four chips) or `v5e:4x4`.
+    """Devices to compile for, of a topology such as `v4:2x2x1` (four chips) or `v5e:1x1` (one).
 
     Args:
       name: generation, colon, chips along each axis of the torus.
@@ -46,7 +46,7 @@ def topology_devices(name: str, slices: int = 1) -> list[jax.Device]:
             platform="tpu",
             topology_name=name,
             chip_config_name=CHIPS[generation].config,
-            chips_per_host_bounds=(2, 2, 1),
+            chips_per_host_bounds=(1, 1, 1) if _chips(shape) == 1 else (2, 2, 1),
             num_slices=slices,
         )
     except Exception as error:
@@ -77,7 +77,7 @@ def wires(generation: str, devices: list[jax.Device]) -> Wires:
 def topologies_near(generation: str, chips: int, count: int = 3) -> list[str]:
     """Names of the topologies of a generation whose number of chips is nearest."""
     if CHIPS[generation].dims == 2:
-        shapes = [(2, 2), (2, 4), (4, 4), (4, 8), (8, 8), (8, 16), (16, 16)]
+        shapes = [(1, 1), (2, 2), (2, 4), (4, 4), (4, 8), (8, 8), (8, 16), (16, 16)]
     else:
         cubes = itertools.combinations_with_replacement((4, 8, 12, 16), 3)
         shapes = [(2, 2, 1), (2, 2, 2), (2, 2, 4), (2, 4, 4), *cubes]
@@ -87,5 +87,8 @@ def topologies_near(generation: str, chips: int, count: int = 3) -> list[str]:
 
 
 def _near(generation: str, shape: str) -> list[str]:
-    sizes = [int(part) for part in shape.split("x") if part.isdigit()]
-    return topologies_near(generation, math.prod(sizes))
+    return topologies_near(generation, _chips(shape))
+
+
+def _chips(shape: str) -> int:
+    return math.prod(int(part) for part in shape.split("x") if part.isdigit())

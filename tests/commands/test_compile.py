@@ -53,6 +53,11 @@ def test_a_step_that_is_too_large_is_a_finding(cli):
     assert "GiB over all chips: f32[131072, 16, 65536]" in printed and "nan" not in printed
 
 
+def test_one_chip_is_a_topology_too(cli):
+    status, printed, _ = cli("compile", CONFIG, "--topology=v5e:1x1")
+    assert status == 0 and printed.startswith("v5e:1x1, 1 chip: data 1 x stage 1 x model 1")
+
+
 @pytest.mark.parametrize(
     ("flags", "line"),
     [
