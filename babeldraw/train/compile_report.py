@@ -24,8 +24,9 @@ def describe(report: Report) -> str:
     mesh = " x ".join(f"{axis} {report.mesh[axis]}" for axis in ("data", "stage", "model"))
     rules = report.mesh["rules"] + (", zero1" if report.mesh["zero1"] else "")
     slices = f"{report.slices} slices of " if report.slices > 1 else ""
+    chips = "chip" if report.chips == 1 else "chips"
     lines = [
-        f"{slices}{report.topology}, {report.chips:,} chips: {mesh}; {rules}; batch "
+        f"{slices}{report.topology}, {report.chips:,} {chips}: {mesh}; {rules}; batch "
         f"{report.batch_size:,}; compiled in {report.compile_seconds:.0f} s",
         "parameters: "
         + ", ".join(f"{part} {number / 1e6:,.1f}M" for part, number in report.parameters.items()),
@@ -63,15 +64,16 @@ def _pipeline(report: Report) -> list[str]:
 
 def _work(report: Report) -> list[str]:
     flops = report.flops
+    unit, one = ("TFLOP", 1e12) if flops["executed"] >= 1e11 else ("GFLOP", 1e9)
     lines = []
     if "model" in flops:
-        lines = [f"model: {flops['model'] / 1e12:,.1f} TFLOP per chip and step; per example:"]
+        lines = [f"model: {flops['model'] / one:,.1f} {unit} per chip and step; per example:"]
         width = max(map(len, flops["parts"]))
         lines += [
-            f"  {part:<{width}} {number / 1e12:8.3f} TFLOP = {flops['formula'][part]}"
+            f"  {part:<{width}} {number / one:8.3f} {unit} = {flops['formula'][part]}"
             for part, number in flops["parts"].items()
         ]
-    executed = f"executed: {flops['executed'] / 1e12:,.1f} TFLOP"
+    executed = f"executed: {flops['executed'] / one:,.1f} {unit}"
     if flops.get("model"):
         executed += f", {flops['executed'] / flops['model']:.2f} times the model's"
     again = flops["rematerialized"] / max(flops["executed"], 1)
@@ -79,16 +81,22 @@ def _work(report: Report) -> list[str]:
 
 
 def _time(report: Report) -> list[str]:
+    unit, one = _seconds(report)
     lines = []
     for name, meaning in (
         ("raw", "the compiler's cycles as they are"),
         ("capped", "element-wise work at bandwidth"),
     ):
         mfu = f", MFU {report.mfu[name]:.3f}" if name in report.mfu else ""
-        lines.append(f"estimated step, {name} ({meaning}): {report.step_seconds[name]:.3f} s{mfu}")
+        seconds = report.step_seconds[name] / one
+        lines.append(f"estimated step, {name} ({meaning}): {seconds:.3f} {unit}{mfu}")
     parts = sorted(report.seconds_by_part.items(), key=lambda item: -item[1])
-    lines.append("  of it: " + ", ".join(f"{part} {seconds:.3f} s" for part, seconds in parts))
-    lines += [f"  {seconds:8.3f} s  {scope}" for scope, seconds in report.seconds_by_scope.items()]
+    shown = ", ".join(f"{part} {seconds / one:.3f} {unit}" for part, seconds in parts)
+    lines.append(f"  of it: {shown}")
+    lines += [
+        f"  {seconds / one:8.3f} {unit}  {scope}"
+        for scope, seconds in report.seconds_by_scope.items()
+    ]
     if report.mode == "decode":
         token, floor = report.step_seconds["capped"] / report.tokens, report.floor_seconds
         lines.append(
@@ -104,16 +112,23 @@ def _time(report: Report) -> list[str]:
     return lines
 
 
+def _seconds(report: Report) -> tuple[str, float]:
+    """The unit in which a step's parts are read easily: its name, and its length in seconds."""
+    return ("s", 1.0) if report.step_seconds["capped"] >= 0.1 else ("ms", 1e-3)
+
+
 def _communication(report: Report) -> list[str]:
     if not report.collectives:
         return []
+    unit, one = _seconds(report)
     total = sum(found["exposed"] for found in report.collectives.values())
     share = total / report.step_seconds["capped"]
     lines = [f"communication per chip and step, {share:.1%} of the time exposed:"]
     for kind, found in report.collectives.items():
         lines.append(
             f"  {kind:<18} {found['count']:>6} x, {found['bytes'] / 1e9:8.2f} GB, "
-            f"{found['seconds']:.3f} s on links, {found['exposed']:.3f} s exposed"
+            f"{found['seconds'] / one:.3f} {unit} on links, "
+            f"{found['exposed'] / one:.3f} {unit} exposed"
         )
     return lines
 

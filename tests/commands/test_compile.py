@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 
 import pytest
 
@@ -56,6 +57,8 @@ def test_a_step_that_is_too_large_is_a_finding(cli):
 def test_one_chip_is_a_topology_too(cli):
     status, printed, _ = cli("compile", CONFIG, "--topology=v5e:1x1")
     assert status == 0 and printed.startswith("v5e:1x1, 1 chip: data 1 x stage 1 x model 1")
+    # A small step in units that show it.
+    assert "GFLOP" in printed and re.search(r"as they are\): [\d.]*[1-9][\d.]* ms", printed)
 
 
 @pytest.mark.parametrize(
