@@ -62,10 +62,12 @@ def test_the_losses_are_those_of_the_logits(loss):
 def test_the_penalty_comes_at_every_nth_step_that_many_times():
     adversary, update, state = made(r1_gamma=10.0, r1_every=3)
     # Of pictures in [-1, 1], as StyleGAN2 has them.
-    squared, _ = losses.r1_and_gradient(
-        lambda params, x: adversary.logits(params, (x + 1) / 2), state["params"], 2 * REAL - 1
-    )
-    expected = 5 * float(squared)
+
+    def logits(params, x):
+        return adversary.logits(params, (x + 1) / 2)
+
+    r1 = jax.jit(functools.partial(losses.r1_and_gradient, logits))
+    expected = 5 * float(r1(state["params"], 2 * REAL - 1)[0])
     assert expected > 0
     found = [float(update(state, REAL, FAKE, jnp.asarray(s, jnp.int32))[1]["r1"]) for s in range(6)]
     np.testing.assert_allclose(found, [3 * expected, 0, 0] * 2, rtol=1e-4)
