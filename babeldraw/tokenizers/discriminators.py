@@ -65,7 +65,7 @@ class StyleGANDiscriminator(nn.Module):
 
     Attributes:
       channels: at full size; each halving doubles them, up to `max_channels`. StyleGAN2 has 128
-        and 512 at 256 px.
+        and 512 at 256 px, 64 at 512 px, 32 at 1024 px.
       max_channels: see `channels`.
       group: pictures that share a minibatch deviation; 4 in StyleGAN2.
     """

@@ -34,7 +34,8 @@ def get_config(variant: str = "") -> ConfigDict:
             },
             # ViT-VQGAN, section 3.2, which Parti refers to.
             "loss": {"l2": 1.0, "perceptual": 0.1, "adversarial": 0.1},
-            "discriminator": {"kind": "stylegan"},
+            # As wide as StyleGAN2's at 512 px.
+            "discriminator": {"kind": "stylegan", "channels": 64},
             "optimizer": {
                 "name": "adamw",
                 "b1": 0.9,

@@ -31,7 +31,7 @@ BUDGETS = {
     # Two expectations: the decoder's, with a small encoder to train beside it; and of what two
     # pictures on a chip take, 30.9 GiB on v4:4x4x8, half of the temporaries less.
     "vit_vqgan/large": ("v4:4x4x8", 21.0),
-    "super_resolution/1024": ("v4:4x8x8", 17.2),
+    "super_resolution/1024": ("v4:4x4x8", 17.2),
 }
 # The table of costs has no entry for their attention's sizes.
 UNKNOWN_KERNELS = {"coca/base"}
