@@ -27,7 +27,7 @@ BUDGETS = {
     "vit_vqgan/small": ("v4:4x4x8", 4.8),
     "vit_vqgan/base": ("v4:4x4x8", 8.9),
     "vit_vqgan/large": ("v4:4x4x8", 21.0),
-    "vit_vqgan/decoder": ("v4:4x4x8", 20.7),
+    "vit_vqgan/decoder": ("v4:4x4x8", 20.5),
     "super_resolution/512": ("v4:4x4x8", 10.1),
     "super_resolution/1024": ("v4:4x4x8", 23.4),
 }
