@@ -10,8 +10,8 @@ tells how to make the file of perceptual weights; `--config.loss.perceptual=0` d
     babeldraw compile --config=configs/vit_vqgan/small.py --topology=v4:4x4x8 \\
         --config.perceptual.file=vgg_lpips.safetensors
 
-Estimated (docs/compile.md): 4.8 GiB per chip, 0.100 s per step with both networks, of which 0.066 s
-are the discriminator's, 2,550 images/s on 128 chips.
+Estimated (docs/compile.md): 4.6 GiB per chip, 0.103 s per step with both networks, of which 0.073 s
+are the discriminator's at a step with R1, one in sixteen; 2,496 images/s on 128 chips.
 """
 
 from ml_collections import ConfigDict

@@ -24,7 +24,7 @@ BUDGETS = {
     "vim/celeba_hq": ("v4:4x4x8", 24.9),
     "vim/ffhq": ("v4:4x4x8", 24.9),
     "coca/base": ("v4:4x8x16", 13.4),
-    "vit_vqgan/small": ("v4:4x4x8", 4.8),
+    "vit_vqgan/small": ("v4:4x4x8", 4.6),
     "vit_vqgan/base": ("v4:4x4x8", 8.9),
     "vit_vqgan/large": ("v4:4x4x8", 21.0),
     "vit_vqgan/decoder": ("v4:4x4x8", 20.5),
