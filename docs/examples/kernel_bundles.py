@@ -38,6 +38,7 @@ CASES = [
     ("conv", "short", Seen(ConvShaped((32, 32))), 1024, 1024, 64),
     ("causal", "short", Seen(Causal()), 1024, 1024, 64),
     ("all", "short", None, 1024, 1024, 64),
+    ("causal", "short", Seen(Causal()), 1024, 1024, 96),
     ("all", "short", None, 1024, 1024, 80),
     ("all", "short", None, 1024, 1024, 128),
     ("text", "short", "text", 1024, 128, 64),
