@@ -11,8 +11,8 @@ parameters; the paper's table says 650M in all.
 
     babeldraw compile --config=configs/vim/base.py --topology=v4:4x4x8
 
-Estimated (docs/compile.md): 14.6 GiB per chip, 0.271 s per step, 3,783 images/s, MFU 0.489 (capped;
-raw 0.398), 1.4 days for 450,000 steps on 128 chips.
+Estimated (docs/compile.md): 14.6 GiB per chip, 0.281 s per step, 3,650 images/s, MFU 0.472 (capped;
+raw 0.387), 1.5 days for 450,000 steps on 128 chips.
 """
 
 from ml_collections import ConfigDict
