@@ -4,6 +4,8 @@ The settings in the environment are read when jax is imported, and reach the pro
 start; the strict ones hold for this process alone.
 """
 
+import fcntl
+import importlib.metadata
 import os
 from pathlib import Path
 
@@ -21,9 +23,11 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 QUICK_CODE = (
     "--xla_backend_optimization_level=0",
     "--xla_llvm_disable_expensive_passes=true",
-    "--xla_cpu_use_fusion_emitters=false",
     "--xla_cpu_parallel_codegen_split_count=1",
 )
+# XLA ends the process at a flag that it does not know: jaxlib 0.12 has no other emitters any more.
+if importlib.metadata.version("jaxlib").startswith("0.10."):
+    QUICK_CODE += ("--xla_cpu_use_fusion_emitters=false",)
 os.environ["XLA_FLAGS"] = " ".join(
     [
         f"--xla_force_host_platform_device_count={DEVICES}",
@@ -73,51 +77,56 @@ def runlocal():
 
 
 @pytest.fixture(scope="session")
-def tokenizer_run(runlocal, tmp_path_factory):
-    """The folder of a finished run of configs/demo/tokenizer.py:runlocal. Only to be read."""
+def trained_once(tmp_path_factory):
+    """`trained_once("coca", config)`: the folder of that run, which all workers share."""
     from babeldraw.train.loop import train
 
-    folder = tmp_path_factory.mktemp("tokenizer") / "run"
-    train(runlocal("demo/tokenizer.py"), str(folder))
-    return folder
+    def make(name, config):
+        place = tmp_path_factory.getbasetemp()
+        if "PYTEST_XDIST_WORKER" in os.environ:
+            place = place.parent
+        folder = place / "trained" / name
+        folder.parent.mkdir(exist_ok=True)
+        # The first worker trains while others that need the same run wait.
+        with open(folder.parent / f"{name}.lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not (folder / "report.json").exists():
+                train(config, str(folder))
+        return folder
+
+    return make
 
 
 @pytest.fixture(scope="session")
-def generator_run(runlocal, tokenizer_run, tmp_path_factory):
-    """The folder of a finished run of configs/demo/text_to_image.py:runlocal. Only to be read."""
-    from babeldraw.train.loop import train
+def tokenizer_run(runlocal, trained_once):
+    """The folder of a finished run of configs/demo/tokenizer.py:runlocal. Only to be read."""
+    return trained_once("tokenizer", runlocal("demo/tokenizer.py"))
 
+
+@pytest.fixture(scope="session")
+def generator_run(runlocal, tokenizer_run, trained_once):
+    """The folder of a finished run of configs/demo/text_to_image.py:runlocal. Only to be read."""
     config = runlocal("demo/text_to_image.py")
     config.tokenizer_run = str(tokenizer_run)
-    folder = tmp_path_factory.mktemp("text_to_image") / "run"
-    train(config, str(folder))
-    return folder
+    return trained_once("text_to_image", config)
 
 
 @pytest.fixture(scope="session")
-def vim_run(runlocal, tokenizer_run, tmp_path_factory):
+def vim_run(runlocal, tokenizer_run, trained_once):
     """The folder of a finished run of configs/digits/vim.py:runlocal. Only to be read.
 
     On the tokenizer of the demo, which is there.
     """
-    from babeldraw.train.loop import train
-
     config = runlocal("digits/vim.py")
     config.tokenizer = runlocal("demo/tokenizer.py").tokenizer
     config.tokenizer_run = str(tokenizer_run)
-    folder = tmp_path_factory.mktemp("class_to_image") / "run"
-    train(config, str(folder))
-    return folder
+    return trained_once("class_to_image", config)
 
 
 @pytest.fixture(scope="session")
-def coca_run(runlocal, tmp_path_factory):
+def coca_run(runlocal, trained_once):
     """The folder of a finished run of configs/demo/coca.py:runlocal. Only to be read."""
-    from babeldraw.train.loop import train
-
-    folder = tmp_path_factory.mktemp("coca") / "run"
-    train(runlocal("demo/coca.py"), str(folder))
-    return folder
+    return trained_once("coca", runlocal("demo/coca.py"))
 
 
 @pytest.fixture
