@@ -216,7 +216,7 @@ def test_a_folder_that_is_not_for_training(refused, tmp_path):
 
 def test_a_run_that_has_no_checkpoint_yet(refused, tokenizer_run, generator_run, tmp_path):
     for run, command in ((tokenizer_run, ["evaluate"]), (generator_run, ["sample", "--prompt=a"])):
-        folder = tmp_path / run.parent.name
+        folder = tmp_path / run.name
         folder.mkdir()
         for name in ("config.json", "text.model"):
             if (run / name).exists():
