@@ -19,20 +19,22 @@ COMPILED = ROOT / ".pytest_cache" / "d" / "jax"
 os.environ["JAX_PLATFORMS"] = "cpu"
 # Tests ask for values, not for speed: the quickest way from XLA's program to the processor's, with
 # the same passes over the program itself. More than half of a first run was compiling without it.
-# Flags of the environment come behind and win: `DEFAULT_CODE` in .ci/run.
+# Who names a level in XLA_FLAGS gets the code that users get.
+LEVEL = "--xla_backend_optimization_level"
 QUICK_CODE = (
-    "--xla_backend_optimization_level=0",
+    f"{LEVEL}=0",
     "--xla_llvm_disable_expensive_passes=true",
     "--xla_cpu_parallel_codegen_split_count=1",
 )
 # XLA ends the process at a flag that it does not know: jaxlib 0.12 has no other emitters any more.
 if importlib.metadata.version("jaxlib").startswith("0.10."):
     QUICK_CODE += ("--xla_cpu_use_fusion_emitters=false",)
+given = os.environ.get("XLA_FLAGS", "")
 os.environ["XLA_FLAGS"] = " ".join(
     [
+        given,
         f"--xla_force_host_platform_device_count={DEVICES}",
-        *QUICK_CODE,
-        os.environ.get("XLA_FLAGS", ""),
+        *(() if LEVEL in given else QUICK_CODE),
     ]
 ).strip()
 # Where each operation stands in Python is told by nobody here, and costs a tenth of lowering.

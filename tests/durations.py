@@ -2,14 +2,14 @@
 
 Processor time, that of child processes included, for it says the same on a busy machine as on an
 idle one. A fixture that several tests share is counted by itself, not in the test that happened to
-come first. A test that costs more than its budget stands in the report: it is to be made cheaper, or
-marked `budget(SECONDS)` with the reason beside it.
+come first. A test that costs more than its budget stands in the report: it is to be made cheaper,
+or marked `budget(SECONDS)` with the reason beside it.
 """
 
 import dataclasses
 import json
+import operator
 import os
-from pathlib import Path
 
 import jax
 import pytest
@@ -17,7 +17,10 @@ import pytest
 BUDGET = 5.0
 SHOWN = 10
 # What jax reports of each program: its way from Python to XLA's input, and XLA's own part.
-LOWERING = ("/jax/core/compile/jaxpr_trace_duration", "/jax/core/compile/jaxpr_to_mlir_module_duration")
+LOWERING = (
+    "/jax/core/compile/jaxpr_trace_duration",
+    "/jax/core/compile/jaxpr_to_mlir_module_duration",
+)
 COMPILING = "/jax/core/compile/backend_compile_duration"
 CACHED = "/jax/compilation_cache/cache_hits"
 
@@ -33,10 +36,10 @@ class Cost:
     cached: int = 0
 
     def __add__(self, other):
-        return Cost(*(a + b for a, b in zip(dataclasses.astuple(self), dataclasses.astuple(other))))
+        return Cost(*map(operator.add, dataclasses.astuple(self), dataclasses.astuple(other)))
 
     def __sub__(self, other):
-        return Cost(*(a - b for a, b in zip(dataclasses.astuple(self), dataclasses.astuple(other))))
+        return Cost(*map(operator.sub, dataclasses.astuple(self), dataclasses.astuple(other)))
 
 
 class Meter:
@@ -133,10 +136,8 @@ class Report:
         )
         rows = [*self.tests.items(), *((f"fixture {k}", v) for k, v in self.fixtures.items())]
         for name, cost in sorted(rows, key=lambda row: -row[1].seconds)[:SHOWN]:
-            write(
-                f"{cost.seconds:6.1f} s  compiling {cost.compiling:5.1f}  programs {cost.programs:4d}"
-                f"  {name}"
-            )
+            counts = f"compiling {cost.compiling:5.1f}  programs {cost.programs:4d}"
+            write(f"{cost.seconds:6.1f} s  {counts}  {name}")
         if self.path:
             rows = {name: dataclasses.asdict(cost) for name, cost in rows}
             self.path.write_text(json.dumps(rows, indent=1) + "\n")

@@ -13,6 +13,9 @@ pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None,
     reason="libtpu is not installed: pip install 'babeldraw[tpu]'",
 )
+
+# libtpu compiles at the level that users get.
+pytestmark = pytest.mark.budget(15)
 CONFIG = "--config=configs/demo/text_to_image.py:runlocal"
 
 

@@ -251,6 +251,8 @@ def generator(runlocal, tokenizer_run, folder):
     return config
 
 
+# A whole run.
+@pytest.mark.budget(15)
 def test_a_generator_learns_from_the_tokenizer_s_own_shards_alone(
     stored, tokenizer_run, runlocal, tmp_path
 ):

@@ -15,6 +15,9 @@ from babeldraw.optim.optimizer import OptimizerConfig
 from babeldraw.optim.schedules import ScheduleConfig, make_schedule
 from babeldraw.sharding.constraint import is_names
 
+# Steps of two networks, with R1's second derivative.
+pytestmark = pytest.mark.budget(10)
+
 RNG = np.random.default_rng(0)
 # Reconstructions are a little brighter: what there is to tell.
 REAL = RNG.random((4, 8, 8, 3), np.float32)

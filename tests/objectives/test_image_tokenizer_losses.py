@@ -35,6 +35,9 @@ FULL = ImageTokenizerObjective(
 ADAPTIVE = dataclasses.replace(
     FULL, discriminator=dataclasses.replace(FULL.discriminator, adaptive=True)
 )
+
+# Steps of two networks, with R1's second derivative.
+pytestmark = pytest.mark.budget(15)
 DECODER_ONLY = dataclasses.replace(FULL, decoder_only=True)
 KEY = jax.random.key(0)
 # One colour per quarter: there is something to learn in a few steps.

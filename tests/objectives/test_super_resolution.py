@@ -37,6 +37,9 @@ OBJECTIVE = SuperResolutionObjective(
     loss=SuperResolutionLossConfig(l2=2.0),
     batch_size=B,
 )
+
+# Steps of two networks, with R1's second derivative.
+pytestmark = pytest.mark.budget(15)
 KEY = jax.random.key(0)
 BATCH = {"image": np.stack([shapes.example(i, "train", SIDE, 0)[0] for i in range(B)])}
 

@@ -22,6 +22,9 @@ needs_libtpu = pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None,
     reason="libtpu is not installed: pip install 'babeldraw[tpu]'",
 )
+
+# libtpu compiles at the level that users get.
+pytestmark = pytest.mark.budget(15)
 B, T, S, D = 8, 512, 128, 1024
 CONFIG = TransformerConfig(blocks=3, heads=16, dim=D, hidden=4096, dtype="bfloat16")
 

@@ -99,6 +99,8 @@ def test_equal_pictures_are_at_no_distance_and_the_order_does_not_matter(load):
     np.testing.assert_allclose(forth, back, atol=1e-5)
 
 
+# Of the whole VGG16.
+@pytest.mark.budget(10)
 def test_the_gradient_is_finite_where_all_features_are_zero(load):
     # Every unit of the first stage is off everywhere.
     params = load({"vgg/conv1_2/bias": np.full(2, -1e3, np.float32)})

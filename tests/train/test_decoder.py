@@ -19,6 +19,9 @@ from babeldraw.train.loop import train
 from babeldraw.train.metrics import read_scalars
 from babeldraw.train.tokenizer_run import TokenizerRun
 
+# Whole runs of two stages.
+pytestmark = pytest.mark.budget(15)
+
 IMAGES = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
 
 

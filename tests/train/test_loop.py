@@ -24,6 +24,9 @@ from babeldraw.train.loop import train
 from babeldraw.train.metrics import read_scalars
 from babeldraw.train.presence import GO_ON
 
+# Whole runs, some of them in processes of their own.
+pytestmark = pytest.mark.budget(20)
+
 ROOT = Path(__file__).parents[2]
 STEPS = 6
 

@@ -20,6 +20,9 @@ from babeldraw.sharding.program import collectives
 from tests.train import parallel_case
 from tests.train.parallel_case import OBJECTIVE, STEPS, Run, batch_of
 
+# Each layout is a training step of its own to trace and compile, over eight devices.
+pytestmark = pytest.mark.budget(25)
+
 LAYOUTS = {
     "data_parallel": MeshConfig(),
     "zero1": MeshConfig(zero1=True),
