@@ -5,13 +5,16 @@ iterator's state, elapsed seconds), and `digests`, a number for each array. It i
 there: Orbax writes beside and renames. Once written it is read back; only then do older ones go.
 """
 
+import contextlib
 import itertools
+import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Container, Iterator
 from typing import Any
 
 import jax
 import numpy as np
+from absl import logging
 from etils import epath
 from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
@@ -108,33 +111,31 @@ class Checkpoints:
           Damaged: it does not come back as it was written.
         """
         path = self.directory / str(step)
-        asked: dict[str, Any] = {"state": abstract_state, "progress": None}
         # Names and shapes are said first: what fails after them is damage.
-        try:
-            # A checkpoint of an earlier version has no digests.
-            if (path / "digests").exists():
-                asked["digests"] = None
-            _check_shapes(path, abstract_state)
-            loaded = self._checkpointer.load_checkpointables(step, asked)
-        except UserError:
-            raise
-        except Exception as error:
-            raise Damaged(path, describe(error)) from error
-        if "digests" in asked:
-            found, wanted = digests_by_name(loaded["state"]), unpacked(loaded["digests"])
-            wrong = [name for name in found if wanted.get(name) != found[name]]
-            if wrong:
-                raise Damaged(path, f"{wrong[0]} does not come back as it was written")
+        with _damage(path):
+            wanted = _stored_digests(path)
+            _check_shapes(path, abstract_state, wanted)
+            loaded = self._checkpointer.load_checkpointables(
+                step, {"state": abstract_state, "progress": None}
+            )
+        _check_digests(path, loaded["state"], wanted)
         return loaded["state"], loaded["progress"]
 
-    def restore_newest(self, abstract_state: Any) -> tuple[int, Any, dict[str, Any]] | None:
+    def restore_newest(
+        self, abstract_state: Any, put_aside: bool = True
+    ) -> tuple[int, Any, dict[str, Any]] | None:
         """Step, state and progress of the newest checkpoint that comes back whole; None for none.
 
-        A damaged one is put aside as `damaged-STEP` and the one before it is taken.
+        A damaged one is put aside as `damaged-STEP` and the one before it is taken. Without
+        `put_aside` it is left where it is, for this is not the run itself.
 
         Raises:
           UserError: a checkpoint is of another model; or all are damaged.
         """
+        if not put_aside:
+            return _newest_whole(
+                self.directory, lambda step: (step, *self.restore(step, abstract_state))
+            )
         damage = None
         while (step := self.latest_step()) is not None:
             try:
@@ -224,30 +225,92 @@ def _on_any_host(here: bool) -> bool:
 
 
 def restore_subset(directory: epath.Path, abstract_state: Any) -> tuple[int, Any]:
-    """The part of the latest state that `abstract_state` names, with its step.
+    """The part of the newest whole state that `abstract_state` names, with its step.
+
+    What is read is checked against the digests that were stored with it. A damaged checkpoint is
+    named in the log, and the one before it read.
 
     Raises:
-      UserError: there is no checkpoint, or it is of another model.
+      UserError: there is no checkpoint, or it is of another model; or all are damaged.
     """
     directory = _absolute(epath.Path(directory))
-    steps = (
-        [int(path.name) for path in directory.iterdir() if path.name.isdigit()]
-        if (directory.exists())
-        else []
+    found = _newest_whole(
+        directory, lambda step: (step, _subset(directory / str(step), abstract_state))
     )
-    if not steps:
+    if found is None:
         raise UserError(f"{directory} holds no checkpoint; train the run first")
-    step = max(steps)
-    _check_shapes(directory / str(step), abstract_state, whole=False)
+    return found
+
+
+def _newest_whole(directory: epath.Path, read: Callable[[int], Any]) -> Any:
+    """What `read` gives of the newest checkpoint that is not damaged; None where there is none."""
+    names = [path.name for path in directory.iterdir()] if directory.exists() else []
+    steps = sorted((int(name) for name in names if name.isdigit()), reverse=True)
+    damage = None
+    for step in steps:
+        try:
+            found = read(step)
+        except Damaged as error:
+            logging.warning("%s; looking at the one before it", error)
+            damage = damage or error
+            continue
+        if damage is not None:
+            logging.warning("step %d of %s is whole and is taken in its place", step, directory)
+        return found
+    if damage is not None:
+        raise UserError(f"{damage}; there is no whole one before it in {directory}")
+    return None
+
+
+def _subset(path: epath.Path, abstract_state: Any) -> Any:
+    """A part of one checkpoint, as it was written.
+
+    Raises:
+      UserError: it is of another model.
+      Damaged: it does not come back as it was written.
+    """
     context = ocp.Context()
     context.pytree.loading.partial_load = True
-    path = directory / str(step)
-    with context:
-        try:
-            loaded = ocp.load_checkpointables(path, {"state": abstract_state})
-        except (ValueError, KeyError) as error:
-            raise _mismatch(path, error) from error
-    return step, loaded["state"]
+    with _damage(path):
+        wanted = _stored_digests(path)
+        _check_shapes(path, abstract_state, wanted, whole=False)
+        with context:
+            state = ocp.load_checkpointables(path, {"state": abstract_state})["state"]
+    _check_digests(path, state, wanted)
+    return state
+
+
+@contextlib.contextmanager
+def _damage(path: epath.Path) -> Iterator[None]:
+    """Whatever Orbax raises inside is damage of the checkpoint; a misfit is said as it is."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        raise Damaged(path, describe(error)) from error
+
+
+def _stored_digests(path: epath.Path) -> dict[tuple[str, ...], int]:
+    """By place; none in a checkpoint of an earlier version."""
+    if not (path / "digests").exists():
+        return {}
+    stored = ocp.load_checkpointables(path, {"digests": None})["digests"]
+    return {_plain(name): int(number) for name, number in unpacked(stored).items()}
+
+
+def _check_digests(path: epath.Path, state: Any, wanted: dict[tuple[str, ...], int]) -> None:
+    if not wanted:
+        return
+    for name, number in digests_by_name(state).items():
+        if wanted.get(_plain(name)) != number:
+            raise Damaged(path, f"{name} does not come back as it was written")
+
+
+def _plain(name: str) -> tuple[str, ...]:
+    """A place as `jax.tree_util.keystr` writes it, alike for dataclasses, dicts and tuples."""
+    parts = re.findall(r"\.(\w+)|\['([^']*)'\]|\[(\d+)\]", name)
+    return tuple(next(filter(None, part)) for part in parts)
 
 
 def placed(abstract: Any, shardings: Any) -> Any:
@@ -265,10 +328,12 @@ def on_first_device(abstract: Any) -> Any:
     return placed(abstract, jax.tree.map(lambda _: here, abstract))
 
 
-def _check_shapes(path: epath.Path, abstract_state: Any, whole: bool = True) -> None:
+def _check_shapes(
+    path: epath.Path, abstract_state: Any, digests: Container[tuple[str, ...]], whole: bool = True
+) -> None:
     """Refuses a checkpoint of other names or shapes before any array of it is read.
 
-    Not `whole`: it may hold more.
+    What has a digest was there once: its absence is damage. Not `whole`: it may hold more.
     """
     stored = ocp.checkpointables_metadata(path).metadata["state"]
     shapes = {
@@ -279,6 +344,8 @@ def _check_shapes(path: epath.Path, abstract_state: Any, whole: bool = True) -> 
     leaves = jax.tree_util.tree_leaves_with_path(abstract_state)
     for where, leaf in leaves:
         name, shape = "/".join(_names(where)), shapes.get(_names(where))
+        if shape is None and _names(where) in digests:
+            raise Damaged(path, f"{name} is lost")
         if shape is None:
             raise _mismatch(path, f"it holds no {name}")
         if tuple(shape) != tuple(leaf.shape):

@@ -12,6 +12,8 @@ from etils import epath
 
 from babeldraw.errors import UserError
 
+# Orbax globs the path of a checkpoint that it reads: these would match something else, or nothing.
+PATTERN = "*?[]\\"
 ATTENTION_BEFORE = {"pattern": "causal", "kernel": 11, "wrap": "none", "offset": "slot"}
 
 
@@ -23,8 +25,26 @@ class RunFolder:
 
     @classmethod
     def of(cls, path: str) -> "RunFolder":
-        """The folder of that path, which need not exist yet."""
-        return cls(epath.Path(path).expanduser())
+        """The folder of that path, which need not exist yet.
+
+        Raises:
+          UserError: a path that Orbax would read as a pattern, or could not write down.
+        """
+        folder = epath.Path(path).expanduser()
+        whole = str(folder if "://" in str(folder) else folder.absolute())
+        found = sorted(set(whole) & set(PATTERN))
+        if found:
+            raise UserError(
+                f"the run folder {path!r} has {' '.join(found)} in its path, which checkpoints "
+                "cannot be read from; name one without"
+            )
+        try:
+            whole.encode("utf-8")
+        except UnicodeEncodeError:
+            raise UserError(
+                f"the run folder {path!r} is not UTF-8, which checkpoints need; name another"
+            ) from None
+        return cls(folder)
 
     @property
     def config_file(self) -> epath.Path:

@@ -54,11 +54,11 @@ class TrainedRun:
         abstract = jax.eval_shape(objective.init, jax.random.key(0))
         places = state_shardings(objective, layout)
         checkpoints = Checkpoints(folder.checkpoints, experiment.train.keep)
-        step = checkpoints.latest_step()
-        if step is None:
-            raise UserError(f"{workdir} holds no checkpoint; train the run first")
-        state, _ = checkpoints.restore(step, placed(abstract, places))
+        found = checkpoints.restore_newest(placed(abstract, places), put_aside=False)
         checkpoints.close()
+        if found is None:
+            raise UserError(f"{workdir} holds no checkpoint; train the run first")
+        step, state, _ = found
         return cls(folder, experiment, objective, context, layout, step, state)
 
     def run(self, name: str, evaluator: Evaluator) -> dict[str, float]:

@@ -2,7 +2,11 @@
 
 import contextlib
 import functools
+import shutil
+from pathlib import Path
+from typing import Any
 
+import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -27,6 +31,14 @@ STATE = {
     "empty": {},
 }
 ABSTRACT = on_first_device(jax.eval_shape(lambda: STATE))
+
+
+@flax.struct.dataclass
+class State:
+    """A state as recipes have it."""
+
+    step: Any
+    params: Any
 
 
 @pytest.fixture
@@ -175,3 +187,74 @@ def test_a_half_written_checkpoint_is_not_there(three):
     resumed.save(4, STATE, PROGRESS)
     resumed.close()
     assert whole.exists() and part({"step": ABSTRACT["step"]})[0] == 4
+
+
+# ------------------------------------------------------------------ damage, met by who only reads
+
+
+def damage(folder):
+    """Other bytes in the largest file of a checkpoint, its size unchanged."""
+    files = (path for path in (folder / "state").rglob("*") if path.is_file())
+    file = max(files, key=lambda path: path.stat().st_size)
+    data = bytearray(file.read_bytes())
+    for at in range(len(data) // 4, len(data) - 8, max(40, len(data) // 200)):
+        data[at] ^= 0x15
+    file.write_bytes(data)
+
+
+def cut(folder):
+    for path in (folder / "state").rglob("*"):
+        if path.is_file():
+            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def lose(folder):
+    shutil.rmtree(folder / "state")
+
+
+def empty(folder):
+    shutil.rmtree(folder)
+    folder.mkdir()
+
+
+@pytest.mark.parametrize("fault", [damage, cut, lose, empty])
+def test_a_part_of_a_damaged_checkpoint_is_named_and_the_one_before_it_read(three, caplog, fault):
+    later = {**STATE, "params": jax.tree.map(jnp.zeros_like, STATE["params"])}
+    three.save(4, later, PROGRESS)
+    three.wait()
+    fault(Path(three.directory / "4"))
+    with caplog.at_level("WARNING", logger="absl"):
+        step, part = restore_subset(three.directory, {"params": ABSTRACT["params"]})
+    assert step == 3
+    assert_same(part, {"params": STATE["params"]})
+    assert f"{three.directory}/4 is damaged" in caplog.text
+    assert "step 3 of" in caplog.text and "is whole" in caplog.text
+    assert (three.directory / "4").exists()
+
+
+@pytest.mark.parametrize("fault", [damage, lose])
+def test_a_damaged_checkpoint_that_is_alone_is_refused(three, fault):
+    fault(Path(three.directory / "3"))
+    with pytest.raises(UserError, match="3 is damaged.*; there is no whole one before it") as error:
+        restore_subset(three.directory, {"params": ABSTRACT["params"]})
+    assert "\n" not in str(error.value)
+
+
+def test_what_is_not_read_is_not_checked_for(three):
+    """The digest of a part is found under its name, in whatever kind of tree the whole lay."""
+    state = State(**{name: STATE[name] for name in ("step", "params")})
+    three.save(4, state, PROGRESS)
+    three.wait()
+    step, part = restore_subset(three.directory, {"params": ABSTRACT["params"]})
+    assert step == 4
+    assert_same(part, {"params": STATE["params"]})
+
+
+def test_evaluation_leaves_a_damaged_checkpoint_where_it_is(three, caplog):
+    three.save(4, STATE, PROGRESS)
+    three.wait()
+    damage(Path(three.directory / "4"))
+    with caplog.at_level("WARNING", logger="absl"):
+        step, state, _ = three.restore_newest(ABSTRACT, put_aside=False)
+    assert step == 3 and (three.directory / "4").exists()
+    assert_same(state, STATE)

@@ -72,3 +72,16 @@ def test_json_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
         write_json(path, {"step": object()})
     assert json.loads(path.read_text()) == {"step": 1}
     assert [*tmp_path.iterdir()] == [path]
+
+
+@pytest.mark.parametrize("name", ["exp[v2]", "a*b", "why?", "back\\slash", "caf\udce9"])
+def test_a_folder_that_checkpoints_cannot_be_read_from_is_refused(name):
+    with pytest.raises(UserError, match="name (one without|another)"):
+        RunFolder.of(f"runs/{name}")
+
+
+@pytest.mark.parametrize("name", ["my run", 'it\'s "quoted"', "Käse", "(1) {a} #%&$!"])
+def test_other_names_are_paths(name, tmp_path):
+    folder = RunFolder.of(str(tmp_path / name))
+    folder.write_config(CONFIG)
+    assert folder.read_config() == CONFIG
