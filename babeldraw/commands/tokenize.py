@@ -20,7 +20,8 @@ import numpy as np
 from absl import flags
 
 from babeldraw.commands.flags import make_folder, required
-from babeldraw.data.image import center_crop, save_png, write_whole
+from babeldraw.data.image import save_png, write_whole
+from babeldraw.data.pipeline import fitted
 from babeldraw.data.sources import DataConfig, Record, RecordReader, Source, open_source
 from babeldraw.data.tokens import MANIFEST, TokenSource, is_whole, read_manifest, write_shard
 from babeldraw.errors import UserError
@@ -112,7 +113,9 @@ def _write(
     for shard, start in enumerate(range(0, total, size)):
         stop = min(start + size, total)
         if not (shard < len(done) and is_whole(out, done[shard])):
-            records = [r for i in range(start, stop) if (r := reader.try_read_at(i)) is not None]
+            # Brought to size as they are read: a shard of photographs would fill the memory.
+            read = (fitted(reader.try_read_at(i), tokenizer.image_size) for i in range(start, stop))
+            records = [record for record in read if record is not None]
             tokens_NT = _encode(records, tokenizer, batch_size, start, report.update)
             entry = write_shard(out / f"tokens-{shard:05d}.npz", tokens_NT, records)
             entry["bad"] = stop - start - len(records)
@@ -138,7 +141,7 @@ def _encode(
         part = records[start : start + batch_size]
         images = np.zeros((batch_size, *tokenizer.image_size, 3), np.uint8)
         for slot, record in zip(images, part, strict=False):
-            slot[:] = center_crop(record.image, tokenizer.image_size)
+            slot[:] = record.image
         tokens.append(np.asarray(jax.device_get(tokenizer.encode(images)))[: len(part)])
         progress(first + start + len(part))
     return np.concatenate(tokens)

@@ -6,22 +6,24 @@ import hashlib
 import json
 import os
 import posixpath
-from collections.abc import Iterator
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from absl import logging
 
-from babeldraw.data.image import decode
+from babeldraw.data.image import decode, image_suffixes
+from babeldraw.data.rows import FILE_COLUMNS, MAX_CLASSES, caption_of, columns_of, label_of
 from babeldraw.data.sources import BadRecord, Record
 from babeldraw.errors import UserError
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
 SPLITS = ("train", "test", "all")
 TEST_SHARE = 0.05
-FILE_COLUMNS = ("file_name", "file")
-CAPTION_COLUMNS = ("caption", "text")
+# What stands beside pictures and is none; files of other kinds are counted.
+BESIDE = (".txt", ".json", ".jsonl", ".csv", ".tsv", ".md", ".html", ".parquet", "")
 HOW_TO_CAPTION = (
     "put NAME.txt beside each NAME.jpg, or a .jsonl file of "
     '{"file": ..., "caption": ...} or a .csv file with columns file,caption at the top'
@@ -35,13 +37,21 @@ class Listed:
     caption: str
     label: int = -1
 
+    def joined(self, other: "Listed") -> "Listed":
+        """With what another row says of the same picture: one more caption, a line of its own."""
+        said = self.caption.split("\n") + other.caption.split("\n")
+        caption = "\n".join(dict.fromkeys(text for text in said if text))
+        return Listed(caption, other.label if self.label < 0 else self.label)
+
 
 class FolderSource:
-    """Pictures (.png .jpg .jpeg .webp .bmp .gif) at any depth, in the order of their paths.
+    """Pictures, of any suffix that Pillow reads, at any depth, in the order of their paths.
 
-    A caption is the content of `NAME.txt` beside the picture; else what a `*.jsonl` or `*.csv`
-    file in the top folder says: "file" or "file_name" (relative to that folder), "caption" or
-    "text", and optionally "label", an integer. Hidden files are passed over.
+    A caption is the content of `NAME.txt` beside the picture; else what a `*.jsonl` or `*.csv` file
+    in the top folder says: "file", "file_name", "path" or "image" (relative to that folder),
+    "caption" or "text", and optionally "label", an integer. Of several captions, lines of a file or
+    rows of a list, each is used in turn. Linked folders are followed, hidden files passed over;
+    files of kinds that are not read are counted in the log.
 
     Where no list gives labels, the class of a picture is the folder that holds it: `cats/1.jpg`,
     or `train/cats/1.jpg` with split 'train/'. Classes are numbered in the order of their names.
@@ -73,7 +83,7 @@ class FolderSource:
             raise UserError(f"data.path={str(path)!r} is not a folder; give a folder of pictures")
         names, sidecars = _find(self._root)
         if not names:
-            raise UserError(f"data.path={path} holds no pictures ({' '.join(IMAGE_SUFFIXES)})")
+            raise UserError(f"data.path={path} holds no pictures (.jpg, .png, .webp, ...)")
         self._listed = _read_lists(self._root, set(names))
         self._sidecars = sidecars
         self._depth = split.count("/")
@@ -98,16 +108,14 @@ class FolderSource:
 
     def __getitem__(self, index: int) -> Record:
         name = self._names[index]
-        caption, label = self._caption(name)
-        if not self._numbered:
-            label = self._label(name)
-        return Record(decode(self._root / name), caption, label)
+        caption = self._caption(name)
+        return Record(decode(self._root / name), caption, self._label(name))
 
     def captions(self) -> Iterator[str]:
         """The captions in order; what is not UTF-8 is left out."""
         for name in self._names:
             try:
-                yield self._caption(name)[0]
+                yield self._caption(name)
             except BadRecord as error:
                 logging.warning("caption skipped: %s", error)
 
@@ -116,28 +124,32 @@ class FolderSource:
         what a list says its caption is; its label."""
         for name in self._names:
             listed, sidecar = self._listed.get(name, Listed("")), _sidecar(name)
-            label = listed.label if self._numbered else self._label(name)
+            label = self._label(name)
             yield name, sidecar * (sidecar in self._sidecars), listed.caption, label
 
-    def _caption(self, name: str) -> tuple[str, int]:
-        listed = self._listed.get(name, Listed(""))
+    def _caption(self, name: str) -> str:
         sidecar = _sidecar(name)
         if sidecar not in self._sidecars:
-            return listed.caption, listed.label
+            return self._listed.get(name, Listed("")).caption
         try:
             text = (self._root / sidecar).read_text(encoding="utf-8-sig")
         except UnicodeDecodeError as error:
             raise BadRecord(str(self._root / sidecar), "the caption is not UTF-8") from error
         except OSError as error:
             raise BadRecord(str(self._root / sidecar), error.strerror or str(error)) from error
-        return text.strip(), listed.label
+        return text.strip()
 
     def _find_classes(self, names: list[str]) -> tuple[tuple[str, ...], bool]:
         """Names of the classes over all splits, and whether they are the numbers of a list."""
-        highest = max((listed.label for listed in self._listed.values()), default=-1)
-        if highest >= 0:
-            return tuple(str(number) for number in range(highest + 1)), True
+        classes = numbered_classes((listed.label for listed in self._listed.values()), self._root)
+        if classes is not None:
+            return classes, True
         return tuple(sorted({self._holder(name) for name in names} - {""})), False
+
+    @property
+    def unlabelled(self) -> int:
+        """How many pictures have no class."""
+        return sum(self._label(name) < 0 for name in self._names)
 
     def _holder(self, name: str) -> str:
         """The folder that holds a picture, below that of the split; '' where there is none."""
@@ -145,6 +157,9 @@ class FolderSource:
         return posixpath.basename(folder) if name.count("/") > self._depth else ""
 
     def _label(self, name: str) -> int:
+        if self._numbered:
+            label = self._listed.get(name, Listed("")).label
+            return label if label < len(self.classes) else -1
         holder = self._holder(name)
         return bisect.bisect_left(self.classes, holder) if holder else -1
 
@@ -173,21 +188,52 @@ class FolderSource:
         return digest.hexdigest()[:8]
 
 
+def numbered_classes(labels: Iterable[int], where: Any) -> tuple[str, ...] | None:
+    """The numbers up to the highest label; none where they are ids; None without any label."""
+    highest = max(labels, default=-1)
+    if highest < 0:
+        return None
+    if highest >= MAX_CLASSES:
+        logging.warning(
+            "%s: labels go up to %d: ids, no classes (%d at most); they are left out",
+            where,
+            highest,
+            MAX_CLASSES,
+        )
+        return ()
+    return tuple(str(number) for number in range(highest + 1))
+
+
 def _find(root: Path) -> tuple[list[str], set[str]]:
     """Relative paths of the pictures, sorted, and of the text files that may be captions."""
-    names, texts = [], set()
-    for folder, folders, files in os.walk(root):
-        folders[:] = [name for name in folders if not name.startswith(".")]
+    names, texts, others = [], set(), Counter()
+    # Linked folders are followed, but not in circles.
+    around = {os.path.realpath(root)}
+    for folder, folders, files in os.walk(root, followlinks=True):
+        kept = []
+        # A folder before the links to it, whatever the order of the disk.
+        for name in sorted(folders, key=lambda n: (os.path.islink(os.path.join(folder, n)), n)):
+            real = os.path.realpath(os.path.join(folder, name))
+            if not name.startswith(".") and real not in around:
+                around.add(real)
+                kept.append(name)
+        folders[:] = kept
         relative = Path(folder).relative_to(root)
         for file in files:
             # Archives made on a Mac hold a hidden "._NAME.jpg", no picture, beside each picture.
             if file.startswith("."):
                 continue
             name = (relative / file).as_posix()
-            if name.lower().endswith(IMAGE_SUFFIXES):
+            suffix = posixpath.splitext(file)[1].lower()
+            if suffix in image_suffixes():
                 names.append(name)
-            elif name.endswith(".txt"):
+            elif suffix == ".txt":
                 texts.add(name)
+            elif suffix not in BESIDE:
+                others[suffix] += 1
+    if others:
+        told = ", ".join(f"{count} {suffix}" for suffix, count in others.most_common(8))
+        logging.warning("%s: files that are read by nobody here are left out: %s", root, told)
     return sorted(names), texts
 
 
@@ -215,22 +261,46 @@ def _rank(name: str) -> float:
 
 
 def _read_lists(root: Path, names: set[str]) -> dict[str, Listed]:
-    """What the lists in the top folder say, by relative path; the first mention of a file holds."""
+    """What the lists in the top folder say, by relative path; several captions are joined."""
     listed: dict[str, Listed] = {}
     missing: list[str] = []
+    composed = {_composed(name): name for name in names}
     for path in sorted(p for p in root.iterdir() if p.suffix.lower() in (".jsonl", ".csv")):
+        if path.name.startswith("."):
+            continue
         rows = json_rows(path) if path.suffix.lower() == ".jsonl" else csv_rows(path)
         bad: list[str] = []
+        labels: list[str] = []
+        found: set[str] = set()
         for line, row in rows:
             entry = _entry(row)
+            if isinstance(row, dict):
+                found.update(columns_of(row))
             if entry is None:
                 bad.append(f"{path}:{line}")
-            elif entry[0] in names:
-                listed.setdefault(*entry)
+                continue
+            file, said, problem = entry
+            if problem:
+                labels.append(f"{path}:{line}: {problem}")
+            # Lists come from Windows; and Macs write letters with marks in two parts.
+            for other in (file, file.replace("\\", "/")):
+                other = posixpath.normpath(other)
+                file = other if other in names else composed.get(_composed(other), file)
+                if file in names:
+                    break
+            if file in names:
+                listed[file] = listed[file].joined(said) if file in listed else said
             else:
-                missing.append(entry[0])
+                missing.append(file)
         if bad:
-            logging.warning("%d lines are no captions and are skipped, first: %s", len(bad), bad[0])
+            logging.warning(
+                "%d lines are no captions and are skipped, first: %s; the columns are %s",
+                len(bad),
+                bad[0],
+                ", ".join(sorted(found)) or "not there",
+            )
+        if labels:
+            logging.warning("%d labels are left out, first: %s", len(labels), labels[0])
     if missing and not listed:
         raise UserError(
             f"none of the {len(missing)} files listed in data.path={root} exist, such as "
@@ -257,29 +327,37 @@ def csv_rows(path: Path) -> Iterator[tuple[int, Any]]:
     """(line, its fields by column) of a CSV file with a header; None where a line is none."""
     # Bytes that are not UTF-8 become surrogates, which `_entry` refuses row by row.
     with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as lines:
-        rows = csv.DictReader(lines)
+        rows = csv.DictReader(lines, skipinitialspace=True)
         while True:
             try:
                 row = next(rows)
-                yield rows.line_num, row
+                # More fields than columns: of a comma that no quotes protect nobody knows more.
+                yield rows.line_num, None if any(row.pop(None, ())) else row
             except StopIteration:
                 return
             except csv.Error:
                 yield rows.line_num, None
 
 
-def _entry(row: Any) -> tuple[str, Listed] | None:
-    """(relative path, what is said of it), None if the row does not say it."""
+def _entry(row: Any) -> tuple[str, Listed, str] | None:
+    """(path, what is said of it, what is wrong with its label or ''); None: not such a row."""
     if not isinstance(row, dict):
         return None
-    file = next((row[c] for c in FILE_COLUMNS if isinstance(row.get(c), str)), None)
-    caption = next((row[c] for c in CAPTION_COLUMNS if isinstance(row.get(c), str)), None)
+    columns, problem, label = columns_of(row), "", -1
+    file = next((columns[c] for c in FILE_COLUMNS if isinstance(columns.get(c), str)), None)
+    caption = caption_of(columns)
     if not file or caption is None:
         return None
     try:
         caption.encode("utf-8")
-        label = int(row.get("label") or 0) if row.get("label") not in (None, "") else -1
-    except (ValueError, TypeError):
+    except UnicodeEncodeError:
         return None
-    name = posixpath.normpath(file.replace("\\", "/"))
-    return name, Listed(caption.strip(), label)
+    try:
+        label = label_of(columns.get("label"))
+    except ValueError as error:
+        problem = str(error)
+    return file.strip(), Listed(caption, label), problem
+
+
+def _composed(name: str) -> str:
+    return unicodedata.normalize("NFC", name)

@@ -6,6 +6,7 @@ takes the i-th of n equal slices. The whole state is the step, so a run goes on 
 number of hosts.
 """
 
+import dataclasses
 import hashlib
 import math
 import traceback
@@ -20,7 +21,7 @@ from babeldraw.data.crops import check_crop, crop_image, crop_jpeg, tensorflow
 from babeldraw.data.image import center_crop
 from babeldraw.data.order import Order
 from babeldraw.data.sources import Record, RecordReader, Source
-from babeldraw.data.text import Vocabulary
+from babeldraw.data.text import Vocabulary, caption_at
 from babeldraw.errors import UserError
 
 PREFETCHED_BATCHES = 2
@@ -182,8 +183,8 @@ class TrainBatches:
             step, offset = count // self._local_size, count % self._local_size
             position = step * self._batch_size + self._first + offset
             arrays = tf.numpy_function(
-                lambda indices: self._read(indices, tuple(wanted)),
-                [order.indices(position)],
+                lambda indices, positions: self._read(indices, positions, tuple(wanted)),
+                [order.indices(position), position],
                 [dtype for dtype, _ in wanted.values()],
                 stateful=False,
             )
@@ -193,17 +194,22 @@ class TrainBatches:
 
         return tf.autograph.experimental.do_not_convert(fetch)
 
-    def _read(self, indices: np.ndarray, wanted: tuple[str, ...]) -> list[np.ndarray]:
+    def _read(
+        self, indices: np.ndarray, positions: np.ndarray, wanted: tuple[str, ...]
+    ) -> list[np.ndarray]:
         try:
             records = [self.reader.read_at(int(index)) for index in indices]
-            return [self._gather(name, records) for name in wanted]
+            # Of several captions each epoch takes the next.
+            turns = [int(position) // len(self.reader.source) for position in positions]
+            return [self._gather(name, records, turns) for name in wanted]
         except Exception as error:
             self._error = self._error or error
             raise
 
-    def _gather(self, name: str, records: list[Record]) -> np.ndarray:
+    def _gather(self, name: str, records: list[Record], turns: list[int]) -> np.ndarray:
         if name == "text":
-            return self._vocabulary.encode([r.caption for r in records], self.text_length)
+            said = [caption_at(r.caption, turn) for r, turn in zip(records, turns, strict=True)]
+            return self._vocabulary.encode(said, self.text_length)
         if name == "label":
             return np.array([r.label for r in records], np.int32)
         if name == "tokens":
@@ -263,7 +269,10 @@ def eval_batches(
     def batches() -> Iterator[dict[str, Any]]:
         for start in range(process_index * local, -(-total // batch_size) * batch_size, batch_size):
             slots = range(start, start + local)
-            records = [reader.try_read_at(i) if i < total else None for i in slots]
+            # Brought to size as they are read: a batch of photographs would fill the memory.
+            records = [
+                fitted(reader.try_read_at(i), image_size) if i < total else None for i in slots
+            ]
             batch = _collate(records, image_size)
             if vocabulary is not None:
                 batch["text"] = vocabulary.encode(batch["caption"], text_length)
@@ -272,12 +281,19 @@ def eval_batches(
     return batches()
 
 
+def fitted(record: Record | None, size: tuple[int, int]) -> Record | None:
+    """The record with its picture cut and resized to (h, w), as evaluation sees it."""
+    if record is None or record.tokens is not None:
+        return record
+    return dataclasses.replace(record, image=center_crop(record.image, size))
+
+
 def _collate(records: list[Record | None], size: tuple[int, int]) -> dict[str, Any]:
     return {
         **_pictures(records, size),
         "label": np.array([-1 if r is None else r.label for r in records], np.int32),
         "mask": np.array([r is not None for r in records]),
-        "caption": ["" if r is None else r.caption for r in records],
+        "caption": ["" if r is None else caption_at(r.caption, 0) for r in records],
     }
 
 

@@ -4,9 +4,11 @@ Ids: 0 is padding, 1 is an unknown piece; there is no begin or end piece.
 """
 
 import io
+import itertools
 import os
 import random
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import sentencepiece
@@ -19,6 +21,25 @@ from babeldraw.errors import UserError
 PAD_ID = 0
 UNKNOWN_ID = 1
 MAX_CAPTIONS = 1_000_000
+# Below the 4,192 bytes that SentencePiece reads of a sentence.
+MAX_SENTENCE_BYTES = 4000
+# Pieces: padding and unknown; one for each byte; characters that a vocabulary of bytes has besides.
+SPECIAL, BYTES, COMMON = 2, 256, 100
+
+
+def captions_in(caption: str) -> list[str]:
+    """A record's captions, one a line; [''] where there is none.
+
+    Lines end at a line feed alone: other separators, such as U+2028, belong to the text.
+    """
+    found = [line for line in map(str.strip, caption.split("\n")) if line]
+    return found or [""]
+
+
+def caption_at(caption: str, turn: int) -> str:
+    """One of a record's captions: each is used in its turn, epoch after epoch."""
+    found = captions_in(caption)
+    return found[turn % len(found)]
 
 
 def train_vocabulary(captions: Iterable[str], path: str | os.PathLike, size: int = 16_000) -> int:
@@ -39,7 +60,8 @@ def train_vocabulary(captions: Iterable[str], path: str | os.PathLike, size: int
     Raises:
         UserError: no captions, or `size` too small for their characters.
     """
-    texts = _sample(filter(None, map(_clean, captions)), MAX_CAPTIONS)
+    said = (text for caption in captions for text in captions_in(caption))
+    texts = _sample(filter(None, map(_clean, said)), MAX_CAPTIONS)
     if not texts:
         raise UserError("no captions to train a vocabulary from; give data that has captions")
     model = _train(texts, size)
@@ -52,9 +74,14 @@ def train_vocabulary(captions: Iterable[str], path: str | os.PathLike, size: int
 
 def _train(texts: list[str], size: int) -> bytes:
     model = io.BytesIO()
+    # Every character has a piece while there is room; where there is none, the rare ones are bytes.
+    texts, in_bytes = _spelt(texts, size)
+    pieces = [part for text in texts for part in _parts(text)]
     try:
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iter(texts),
+            sentence_iterator=iter(pieces),
+            character_coverage=1.0,
+            byte_fallback=in_bytes,
             model_writer=model,
             # On captions of few words the unigram trainer keeps characters only (51 pieces for the
             # shapes world, 34 to a caption); merging gives whole words. Babeldraw names neither.
@@ -72,6 +99,37 @@ def _train(texts: list[str], size: int) -> bytes:
         reason = str(error).splitlines()[0]
         raise UserError(f"no vocabulary of size={size} from these captions: {reason}") from error
     return model.getvalue()
+
+
+def _parts(text: str) -> Iterator[str]:
+    """A text in parts that the trainer reads: it passes over longer ones without a word."""
+    line: list[str] = []
+    room = MAX_SENTENCE_BYTES
+    for word in text.split(" "):
+        size = len(word.encode()) + 1
+        if line and size > room:
+            yield " ".join(line)
+            line, room = [], MAX_SENTENCE_BYTES
+        while size > MAX_SENTENCE_BYTES:
+            # A character has at most four bytes.
+            yield word[: MAX_SENTENCE_BYTES // 4]
+            word = word[MAX_SENTENCE_BYTES // 4 :]
+            size = len(word.encode()) + 1
+        line.append(word)
+        room -= size
+    if line:
+        yield " ".join(line)
+
+
+def _spelt(texts: list[str], size: int) -> tuple[list[str], bool]:
+    """The texts, and whether characters that have no room are left out of them, to be bytes."""
+    counts = Counter(itertools.chain.from_iterable(texts))
+    # Half of the room for the most frequent characters, half for what is merged of them.
+    room = (size - SPECIAL - BYTES) // 2
+    if 2 * len(counts) + SPECIAL <= size or room < COMMON:
+        return texts, False
+    kept = {character for character, _ in counts.most_common(room)}
+    return ["".join(c if c in kept else " " for c in text) for text in texts], True
 
 
 def _sample(texts: Iterable[str], count: int) -> list[str]:
@@ -118,6 +176,15 @@ class Vocabulary:
     def lengths(self, texts: Sequence[str]) -> list[int]:
         """How many ids each text has before any cut: more than `length` means it would be cut."""
         return [len(pieces) for pieces in self._encode(texts)]
+
+    def unknown(self, text: str) -> str:
+        """The characters of a text that no piece stands for, each once, in order."""
+        found = dict.fromkeys(
+            character
+            for character in _clean(text)
+            if not character.isspace() and UNKNOWN_ID in self._pieces.encode(character)
+        )
+        return "".join(found)
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
         """One row of ids, int [length], to its text; padding gives nothing."""

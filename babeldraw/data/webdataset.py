@@ -1,7 +1,7 @@
-"""WebDataset tar files: one picture and its caption as neighbouring members of one name.
+"""WebDataset tar files: a picture and its caption as members of one name, wherever they stand.
 
 Members `KEY.jpg` and `KEY.txt` (or `KEY.json` with a field "caption" or "text") make a record;
-`KEY.cls` holds its label.
+`KEY.cls` holds its label. KEY may hold dots. Hidden members are passed over.
 """
 
 import bisect
@@ -21,8 +21,9 @@ from typing import Any, BinaryIO
 
 from absl import logging
 
-from babeldraw.data.folder import CAPTION_COLUMNS, IMAGE_SUFFIXES
-from babeldraw.data.image import decode
+from babeldraw.data.folder import numbered_classes
+from babeldraw.data.image import decode, image_suffixes
+from babeldraw.data.rows import MAX_CLASSES, caption_of, columns_of, label_of
 from babeldraw.data.sources import BadRecord, Record
 from babeldraw.data.splits import check_split, split_length, split_position
 from babeldraw.errors import UserError
@@ -60,38 +61,42 @@ class Damage:
 
 
 def tar_files(path: str | os.PathLike) -> list[str]:
-    """The tar files of a folder, a pattern such as 'data/*.tar', or a single one, sorted.
+    """The tar files of a folder, a single one, or those of a pattern such as 'data/*.tar', sorted.
 
     Raises:
         UserError: there are none.
     """
-    found = os.path.join(path, "*.tar") if os.path.isdir(path) else os.fspath(path)
-    files = sorted(glob.glob(found))
+    # What is there is a path, whatever its letters mean in a pattern.
+    path = os.path.expanduser(os.fspath(path))
+    if os.path.isdir(path):
+        names = sorted(os.listdir(path))
+        files = [n for n in names if n.lower().endswith(".tar") and not n.startswith(".")]
+        files = [os.path.join(path, name) for name in files]
+    else:
+        files = [path] if os.path.isfile(path) else sorted(glob.glob(path))
     if not files:
         raise UserError(f"data.path={str(path)!r} holds no tar files (*.tar)")
     return files
 
 
 def scan(file: BinaryIO) -> Iterator[Entry | Damage]:
-    """The records of a tar file in order, by its headers alone; last, what is wrong with it."""
-    entry: dict[str, Any] = {}
-    offset = 0
+    """The records of a tar file by its headers alone, in the order in which they begin.
+
+    Last comes what is wrong with the file.
+    """
+    parts: dict[str, dict[str, Any]] = {}
+    offset, last, damage = 0, "", None
     try:
         with tarfile.open(fileobj=file, mode="r:") as tar:
             while (member := tar.next()) is not None:
                 offset = member.offset
                 # tarfile remembers every member it saw.
                 tar.members = []
-                if not member.isfile():
+                if not member.isfile() or _hidden(member.name):
                     continue
-                folder, name = os.path.split(member.name)
-                key, _, suffix = name.partition(".")
-                key = os.path.join(folder, key)
-                if entry and entry["key"] != key:
-                    yield Entry(**entry)
-                    entry = {}
-                entry = entry or {"key": key, "offset": member.offset}
-                if kind := _kind(f".{suffix.lower()}"):
+                last, suffix = os.path.splitext(member.name)
+                if kind := _kind(suffix.lower()):
+                    entry = parts.setdefault(last, {"key": last, "offset": member.offset})
                     entry.setdefault(kind, Span(member.offset_data, member.size))
             offset = tar.offset
             # tarfile takes a damaged header, or the file's end, for the archive's end.
@@ -99,15 +104,35 @@ def scan(file: BinaryIO) -> Iterator[Entry | Damage]:
             if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
                 raise tarfile.ReadError("the file is cut off or its header is damaged")
     except (tarfile.TarError, OSError, ValueError, EOFError) as error:
+        damage = Damage(offset, str(error) or type(error).__name__)
         # Of the record that was being read nobody knows whether members are missing.
-        yield Damage(offset, str(error) or type(error).__name__)
-        return
-    if entry:
-        yield Entry(**entry)
+        parts.pop(last, None)
+    for key, entry in parts.items():
+        if not _of_another(key, entry, parts):
+            yield Entry(**entry)
+    if damage is not None:
+        yield damage
+
+
+def _hidden(name: str) -> bool:
+    """As Macs pack them beside each file: `._NAME.jpg`, `__MACOSX/`."""
+    names = [part for part in name.split("/") if part not in ("", ".", "..")]
+    return any(part.startswith((".", "__MACOSX")) for part in names)
+
+
+def _of_another(key: str, entry: dict[str, Any], parts: dict[str, dict[str, Any]]) -> bool:
+    """Whether it is one more member of a record: `a.left.jpg` where there is `a.jpg` or `a.txt`.
+
+    WebDataset's key ends at the first dot; a pair such as `v1.5.jpg` and `v1.5.txt` is its own.
+    """
+    folder, name = os.path.split(key)
+    first = os.path.join(folder, name.partition(".")[0])
+    alone = len(entry) == 3  # Its key, its offset and one member.
+    return alone and first != key and first in parts
 
 
 def _kind(suffix: str) -> str:
-    if suffix in IMAGE_SUFFIXES:
+    if suffix in image_suffixes():
         return "image"
     return {".txt": "text", ".json": "fields", ".cls": "label"}.get(suffix, "")
 
@@ -119,23 +144,32 @@ def read_span(file: BinaryIO, span: Span, limit: int) -> bytes:
 
 
 def read_text(file: BinaryIO, entry: Entry) -> tuple[bytes | str, int]:
-    """The caption, as bytes where it has a member of its own, and the label.
+    """The captions, as bytes where they have a member of their own, and the label.
 
     Raises:
-        ValueError: the JSON or the label is none.
+        ValueError: the JSON is none.
     """
-    label = -1
+    columns: dict[str, Any] = {}
+    if entry.fields is not None:
+        try:
+            fields = json.loads(read_span(file, entry.fields, MAX_TEXT_BYTES))
+            if not isinstance(fields, dict):
+                raise ValueError("the JSON is no object")
+            columns = columns_of(fields)
+        except (ValueError, RecursionError) as error:
+            # A caption of its own needs none.
+            if entry.text is None:
+                raise ValueError(f"the JSON cannot be read: {error}") from None
+    label = columns.get("label")
     if entry.label is not None:
-        label = int(read_span(file, entry.label, 64))
+        label = read_span(file, entry.label, 64).decode("utf-8", "replace")
+    try:
+        number = label_of(label)
+    except ValueError:
+        number = -1
     if entry.text is not None:
-        return read_span(file, entry.text, MAX_TEXT_BYTES), label
-    if entry.fields is None:
-        return "", label
-    fields = json.loads(read_span(file, entry.fields, MAX_TEXT_BYTES))
-    if not isinstance(fields, dict):
-        raise ValueError("the JSON is no object")
-    texts = [fields[c] for c in CAPTION_COLUMNS if isinstance(fields.get(c), str)]
-    return (texts or [""])[0], label
+        return read_span(file, entry.text, MAX_TEXT_BYTES), number
+    return caption_of(columns) or "", number
 
 
 class WebDatasetSource:
@@ -159,8 +193,10 @@ class WebDatasetSource:
         weakref.finalize(self, self._closing.close)
         self._lock = threading.Lock()
         self._entries: list[list[Entry]] = []
+        self._lone: list[str] = []
         for file in self._paths:
             self._entries.append(self._scan(file))
+        self._tell()
         self._starts = [0, *itertools.accumulate(map(len, self._entries))]
         sizes = sum(Path(file).stat().st_size for file in self._paths)
         self.name = f"webdataset/{path}/{len(self._paths)} files/{sizes} bytes/{split}"
@@ -184,16 +220,42 @@ class WebDatasetSource:
 
     @functools.cached_property
     def classes(self) -> tuple[str, ...]:
-        """The numbers up to the highest label of any record; none without labels."""
-        highest = -1
+        """The numbers up to the highest label of any record; none without labels, or of ids."""
+        return numbered_classes(self._labels(), self.name) or ()
+
+    def _labels(self) -> Iterator[int]:
+        unread = 0
         for path, entries in zip(self._paths, self._entries, strict=True):
             with open(path, "rb") as file:
                 for entry in entries:
-                    # What is no number is a bad record, when it is read.
-                    with contextlib.suppress(ValueError):
-                        if entry.label is not None:
-                            highest = max(highest, int(read_span(file, entry.label, 64)))
-        return tuple(str(number) for number in range(highest + 1))
+                    if entry.label is None:
+                        continue
+                    try:
+                        yield label_of(read_span(file, entry.label, 64).decode("utf-8", "replace"))
+                    except ValueError:
+                        unread += 1
+        if unread:
+            logging.warning(
+                "%s: %d labels are no whole numbers and are left out", self.name, unread
+            )
+
+    def _tell(self) -> None:
+        """One line of pictures without caption and of captions without picture."""
+        silent = [e for entries in self._entries for e in entries if not (e.text or e.fields)]
+        if silent and len(silent) < sum(map(len, self._entries)):
+            logging.warning(
+                "%s: %d pictures have no caption, first: %s",
+                os.path.dirname(self._paths[0]),
+                len(silent),
+                silent[0].key,
+            )
+        if self._lone:
+            logging.warning(
+                "%s: %d captions or labels have no picture and are left out, first: %s",
+                os.path.dirname(self._paths[0]),
+                len(self._lone),
+                self._lone[0],
+            )
 
     def _scan(self, path: str) -> list[Entry]:
         entries = []
@@ -203,6 +265,8 @@ class WebDatasetSource:
                     logging.warning("damaged file: %s at %d: %s", path, entry.offset, entry.reason)
                 elif entry.image is not None:
                     entries.append(entry)
+                else:
+                    self._lone.append(f"{path}:{entry.key}")
         return entries
 
     def _find(self, index: int) -> tuple[BinaryIO, Entry, str]:
@@ -224,4 +288,4 @@ class WebDatasetSource:
             raise BadRecord(where, "the caption is not UTF-8") from error
         except ValueError as error:
             raise BadRecord(where, str(error)) from error
-        return caption.strip(), label
+        return caption.strip(), label if label < MAX_CLASSES else -1

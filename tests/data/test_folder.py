@@ -89,9 +89,11 @@ def test_damaged_lists_lose_only_the_damaged_lines(two, caplog):
     (two / "more.csv").write_bytes(b"file,caption\nsub/b.BMP,caf\xe9\nsub/b.BMP,fine\nsub/b.BMP\n")
     with caplog.at_level(logging.WARNING):
         records = by_value(FolderSource(two, "all"))
-    assert {v: r.caption for v, r in records.items()} == {10: "good", 20: "fine"}
-    json_line, csv_line, missing = caplog.messages
-    assert "7 lines" in json_line and "list.jsonl:2" in json_line
+    # What is no label costs the label alone; a second caption is used in its turn.
+    assert {v: r.caption for v, r in records.items()} == {10: "good\nx", 20: "fine"}
+    json_line, label_line, csv_line, missing = caplog.messages
+    assert "1 labels are left out" in label_line and "list.jsonl:7: the label 'cat'" in label_line
+    assert "6 lines" in json_line and "list.jsonl:2" in json_line
     assert "2 lines" in csv_line and "more.csv:2" in csv_line
     assert "1 listed files do not exist" in missing and "secret.png" in missing
 

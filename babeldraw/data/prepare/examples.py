@@ -10,7 +10,13 @@ import numpy as np
 from PIL import Image
 
 from babeldraw.config import require
-from babeldraw.data.image import MAX_PIXELS, decode, why_unreadable
+from babeldraw.data.image import (
+    MAX_PIXELS,
+    decode,
+    open_image,
+    why_unreadable,
+    without_text,
+)
 from babeldraw.data.sources import BadRecord
 
 # Reasons that mean damage; of the others a record is merely not wanted.
@@ -192,7 +198,7 @@ def _check_file(raw: Raw, options: Options) -> None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(raw.image)) as image:
+            with open_image(without_text(raw.image)) as image:
                 width, height = image.size
     except Image.DecompressionBombError as error:
         raise Rejected(raw.where, "too many pixels", str(error)) from error

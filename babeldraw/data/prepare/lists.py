@@ -9,13 +9,20 @@ from typing import Any
 from babeldraw.data.folder import csv_rows, json_rows
 from babeldraw.data.prepare.examples import Raw, Rejected
 from babeldraw.data.prepare.fetch import Fetch, fetch
+from babeldraw.data.rows import (
+    CAPTION_COLUMNS,
+    FILE_COLUMNS,
+    MAX_CLASSES,
+    caption_of,
+    columns_of,
+    label_of,
+)
 from babeldraw.errors import UserError
 
 SUFFIXES = (".parquet", ".csv", ".jsonl")
-FILE_COLUMNS = ("file", "file_name", "path", "image_path")
-URL_COLUMNS = ("url", "URL", "image_url")
+# Names as `columns_of` gives them.
+URL_COLUMNS = ("url", "image_url")
 BYTES_COLUMNS = ("image", "jpg", "bytes")
-CAPTION_COLUMNS = ("caption", "text", "TEXT")
 LABEL_COLUMNS = ("label", "cls")
 
 
@@ -42,7 +49,7 @@ class ListInput:
     def pieces(self, size: int) -> list[dict]:
         pieces = []
         for file in self._files():
-            if file.suffix == ".parquet":
+            if file.suffix.lower() == ".parquet":
                 pieces += _parquet_pieces(file, size)
                 continue
             rows = list(_rows(file))
@@ -59,7 +66,8 @@ class ListInput:
     def _files(self) -> list[Path]:
         path = Path(self.path)
         files = sorted(path.iterdir()) if path.is_dir() else [path]
-        files = [file for file in files if file.suffix in SUFFIXES and file.is_file()]
+        files = [f for f in files if f.suffix.lower() in SUFFIXES and f.is_file()]
+        files = [file for file in files if not file.name.startswith(".")]
         if not files:
             raise UserError(f"--path={self.path!r} holds no lists ({' '.join(SUFFIXES)})")
         return files
@@ -67,16 +75,20 @@ class ListInput:
     def _raw(self, row: Any, where: str, folder: Path, max_bytes: int) -> Raw | Rejected:
         if not isinstance(row, dict):
             return Rejected(where, "unreadable caption", "the row cannot be read")
+        row = columns_of(row)
         image = self._image(row, where, folder, max_bytes)
         if isinstance(image, Rejected):
             return image
-        caption = _value(row, CAPTION_COLUMNS, (str, bytes))
-        label = _value(row, LABEL_COLUMNS, (int, str))
+        caption = caption_of(row)
+        if caption is None:
+            caption = _value(row, CAPTION_COLUMNS, (bytes,)) or ""
+        label = next((row[name] for name in LABEL_COLUMNS if row.get(name) is not None), None)
         try:
-            label = -1 if label in (None, "") else int(label)
+            number = label_of(label)
         except ValueError:
-            return Rejected(where, "unreadable caption", f"the label {label!r} is no integer")
-        return Raw(where, image, "" if caption is None else caption, label)
+            # What is no label costs the label alone.
+            number = -1
+        return Raw(where, image, caption, number if number < MAX_CLASSES else -1)
 
     def _image(self, row: dict, where: str, folder: Path, max_bytes: int) -> bytes | Rejected:
         data = _value(row, BYTES_COLUMNS, (bytes, dict))
@@ -86,19 +98,23 @@ class ListInput:
         if isinstance(data, bytes):
             return data
         url = _value(row, URL_COLUMNS, (str,))
-        name = _value(row, (*FILE_COLUMNS, "image"), (str,))
+        name = _value(row, FILE_COLUMNS, (str,))
         if url is None and name is not None and name.startswith(("http://", "https://")):
-            url = name
-        if url is not None:
-            if self.fetch is None:
-                return Rejected(where, "not fetched", f"{url} (--fetch is off)")
-            try:
-                return fetch(url, self.fetch, max_bytes)
-            except (OSError, ValueError) as error:
-                return Rejected(where, "not fetched", f"{url}: {error}")
-        if name is None:
+            url, name = name, None
+        found = None
+        if name is not None:
+            found = _read_file(folder, name, where, max_bytes)
+            if url is None or isinstance(found, bytes) or found.reason != "no picture":
+                return found
+        # The address where there is no file.
+        if url is None:
             return Rejected(where, "no picture", "the row names none")
-        return _read_file(folder, name, where, max_bytes)
+        if self.fetch is None:
+            return Rejected(where, "not fetched", f"{url} (--fetch is off)")
+        try:
+            return fetch(url, self.fetch, max_bytes)
+        except (OSError, ValueError) as error:
+            return Rejected(where, "not fetched", f"{url}: {error}")
 
 
 def _read_file(folder: Path, name: str, where: str, max_bytes: int) -> bytes | Rejected:
@@ -120,7 +136,7 @@ def _value(row: dict, columns: tuple[str, ...], kinds: tuple[type, ...]) -> Any:
 
 def _rows(file: Path) -> Iterator[tuple[int, Any]]:
     """Numbered rows as JSON holds them; None where a row cannot be read."""
-    for number, row in (json_rows if file.suffix == ".jsonl" else csv_rows)(file):
+    for number, row in (json_rows if file.suffix.lower() == ".jsonl" else csv_rows)(file):
         try:
             json.dumps(row).encode()
             yield number, row

@@ -1,0 +1,65 @@
+"""What a row of a list, or a JSON file beside a picture, says: file, captions, label."""
+
+import contextlib
+import math
+from collections.abc import Mapping
+from typing import Any
+
+FILE_COLUMNS = ("file_name", "file", "filename", "path", "image_path", "image", "img")
+CAPTION_COLUMNS = ("caption", "text", "captions", "texts")
+# Numbers beyond are ids (of a catalogue, of a category): no set of classes has so many. ImageNet
+# with all its classes has 21,841, JFT-3B some 30,000.
+MAX_CLASSES = 100_000
+# As pandas and spreadsheets write what is missing.
+NOTHING = ("", "nan", "none", "null", "na", "n/a", "-1")
+
+
+def columns_of(row: Mapping[Any, Any]) -> dict[str, Any]:
+    """The row under names without space around them and in small letters; the first of equal ones.
+
+    `File, Caption` are columns `file` and `caption`.
+    """
+    found: dict[str, Any] = {}
+    for name, value in row.items():
+        if isinstance(name, str):
+            found.setdefault(name.strip().lower(), value)
+    return found
+
+
+def caption_of(columns: Mapping[str, Any], names: tuple[str, ...] = CAPTION_COLUMNS) -> str | None:
+    """The captions, one a line; None where no column holds any.
+
+    A list of texts is that many captions. Of one text the line breaks stay.
+    """
+    for name in names:
+        value = columns.get(name)
+        if isinstance(value, str):
+            return value.strip()
+        if isinstance(value, (list, tuple)) and any(isinstance(text, str) for text in value):
+            # A line break within one of several would make two of it.
+            texts = (" ".join(text.split()) for text in value if isinstance(text, str))
+            return "\n".join(filter(None, texts))
+    return None
+
+
+def label_of(value: Any) -> int:
+    """A class index; -1 for None, '', NaN and other ways to say nothing. 1.0 and '1.0' are 1.
+
+    Raises:
+        ValueError: it is no whole number of 0 or more.
+    """
+    if value is None or (isinstance(value, str) and value.strip().lower() in NOTHING):
+        return -1
+    if isinstance(value, float) and math.isnan(value):
+        return -1
+    try:
+        # Not through float, which would round an id of many digits.
+        number = int(value) if isinstance(value, (int, str, bytes)) else None
+    except ValueError:
+        number = None
+    if number is None and isinstance(value, (float, str, bytes)):
+        with contextlib.suppress(ValueError, OverflowError):
+            number = int(float(value)) if float(value).is_integer() else None
+    if number is None or number < -1 or isinstance(value, bool):
+        raise ValueError(f"the label {value!r} is no whole number")
+    return number
