@@ -1,11 +1,14 @@
 """The program `babeldraw`: finds the command, shows help, turns a user's mistake into one line."""
 
 import importlib
+import os
+import re
 import sys
 from collections.abc import Sequence
 from types import ModuleType
 
 from absl import flags, logging
+from ml_collections import ConfigDict
 
 import babeldraw
 from babeldraw.errors import UserError
@@ -90,10 +93,13 @@ def _module(name: str) -> ModuleType:
 def _parse(name: str, command: ModuleType, words: list[str]) -> flags.FlagValues:
     """Flags of one command, values checked; each kind of mistake becomes a `UserError`."""
     values = flags.FlagValues()
+    words, without = _sections_left_out(words)
     argv = [f"babeldraw {name}", *words]
     command.define(values, argv)
     try:
         rest = values(argv)
+        for path in without:
+            _leave_out(values["config"].value, path)
     except flags.IllegalFlagValueError as error:
         raise UserError(_bad_value(error)) from error
     except flags.Error as error:
@@ -108,7 +114,38 @@ def _parse(name: str, command: ModuleType, words: list[str]) -> flags.FlagValues
         values[words_flag].value = [*values[words_flag].value, *rest[1:]]
     elif len(rest) > 1:
         raise UserError(f"{rest[1]!r} is left over; flags look like --name=value")
+    for flag_name in values:
+        value = values[flag_name].value
+        # In every path, as a shell has it where the sign stands first in a word.
+        if isinstance(value, str) and value.startswith("~"):
+            values[flag_name].value = os.path.expanduser(value)
     return values
+
+
+def _sections_left_out(words: list[str]) -> tuple[list[str], list[str]]:
+    """The words without those such as `--config.evaluators.samples=None`, and the fields of these.
+
+    ml_collections takes None for a value, but not for a section.
+    """
+    kept, without = [], []
+    for word in words:
+        field = re.fullmatch(r"--?config\.([\w.]+)=None", word)
+        if field is None:
+            kept.append(word)
+        else:
+            without.append(field[1])
+    return kept, without
+
+
+def _leave_out(config: ConfigDict, path: str) -> None:
+    """Sets a field to None. Raises `KeyError`, as ml_collections does, where there is none."""
+    *sections, name = path.split(".")
+    for section in sections:
+        config = config[section]
+    if name not in config:
+        raise KeyError(f"'{name}'")
+    with config.ignore_type():
+        config[name] = None
 
 
 def _bad_value(error: Exception) -> str:

@@ -139,7 +139,7 @@ class _Demo:
         """Prompt and picture of each line of the manifest that can be read."""
         manifest = self.folder / "samples" / "manifest.jsonl"
         text = manifest.read_bytes().decode(errors="replace") if manifest.exists() else ""
-        for line in text.splitlines():
+        for line in text.split("\n"):
             with contextlib.suppress(ValueError, KeyError, TypeError, BadRecord):
                 sample = json.loads(line)
                 # The name alone: no line of a manifest reads a file from elsewhere.

@@ -23,6 +23,7 @@ By class, the half that a classifier holds for likeliest (docs/vim.md):
 
 import dataclasses
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -243,9 +244,19 @@ def _say_what_will_differ(sampler: Sampler, prompts: Sequence[str]) -> None:
     for prompt, length in sampler.too_long(prompts):
         limit = sampler.text_length
         say(f"the prompt has {length} tokens and is cut to {limit}: {prompt[:60]!r}...")
+    for prompt in prompts:
+        if unknown := sampler.unknown(prompt):
+            say(
+                f"{unknown[:20]!r} of the prompt {prompt[:60]!r} are not in the run's vocabulary: "
+                "they draw as one unknown piece"
+            )
     if any(not prompt.strip() for prompt in prompts):
         say("an empty prompt draws without condition")
 
 
 def _slug(prompt: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:60] or "empty"
+    """A part of a file's name that tells of the prompt, in its own letters; 'empty' of none."""
+    words = re.sub(r"\W+", "-", unicodedata.normalize("NFC", prompt).lower()).strip("-")
+    # A name may have 255 bytes with all that stands around this.
+    cut = words.encode("utf-8", "ignore")[:90].decode("utf-8", "ignore")[:60].strip("-")
+    return cut or ("prompt" if prompt.strip() else "empty")

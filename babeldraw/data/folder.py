@@ -78,7 +78,7 @@ class FolderSource:
                 f"data.split={split!r} is unknown to a folder; use {', '.join(SPLITS)}, or "
                 "'NAME/' for the pictures in sub-folder NAME"
             )
-        self._root = Path(path)
+        self._root = Path(path).expanduser()
         if not str(path) or not self._root.is_dir():
             raise UserError(f"data.path={str(path)!r} is not a folder; give a folder of pictures")
         names, sidecars = _find(self._root)
@@ -101,6 +101,7 @@ class FolderSource:
                 f"data.path={path} holds {len(names)} picture, none of them in split {split!r}; "
                 "add pictures or use split 'all'"
             )
+        self.identity = f"folder/{split}/{self._digest()}"
         self.name = f"folder/{self._root.name}/{split}/{self._digest()}"
 
     def __len__(self) -> int:

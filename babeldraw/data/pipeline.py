@@ -131,7 +131,7 @@ class TrainBatches:
 
         Data with another fingerprint are read all the same, and a warning says so.
         """
-        if state["fingerprint"] != self._fingerprint:
+        if not self.same_data(state):
             logging.warning(
                 "the data changed since the checkpoint (%s, %d records now): batches will differ",
                 self.reader.source.name,
@@ -139,6 +139,10 @@ class TrainBatches:
             )
         self._running.clear()
         self._step, self._seed = int(state["step"]), int(state["seed"])
+
+    def same_data(self, state: dict[str, Any]) -> bool:
+        """Whether a state is of these data, wherever they lay."""
+        return state["fingerprint"] in (self._fingerprint, _by_name(self.reader.source))
 
     def records(self, step: int) -> list[int]:
         """Which records of the source a step's batch is made of, those of all hosts in order."""
@@ -311,7 +315,13 @@ def _pictures(records: list[Record | None], size: tuple[int, int]) -> dict[str, 
 
 
 def fingerprint(source: Source) -> str:
-    """16 hexadecimal digits that change when the data do."""
+    """16 hexadecimal digits that change when the data do, and not when they move."""
+    same = getattr(source, "identity", source.name)
+    return hashlib.sha256(f"{same}\n{len(source)}".encode()).hexdigest()[:16]
+
+
+def _by_name(source: Source) -> str:
+    """As earlier versions had it, with the name of a folder in it."""
     return hashlib.sha256(f"{source.name}\n{len(source)}".encode()).hexdigest()[:16]
 
 

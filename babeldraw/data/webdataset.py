@@ -199,6 +199,7 @@ class WebDatasetSource:
         self._tell()
         self._starts = [0, *itertools.accumulate(map(len, self._entries))]
         sizes = sum(Path(file).stat().st_size for file in self._paths)
+        self.identity = f"webdataset/{len(self._paths)} files/{sizes} bytes/{split}"
         self.name = f"webdataset/{path}/{len(self._paths)} files/{sizes} bytes/{split}"
 
     def __len__(self) -> int:

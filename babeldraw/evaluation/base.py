@@ -7,8 +7,9 @@ from typing import Protocol
 import numpy as np
 from jax.sharding import Mesh
 
-from babeldraw.data.sources import DataConfig
+from babeldraw.data.sources import DataConfig, Source, open_source
 from babeldraw.data.text import Vocabulary
+from babeldraw.errors import UserError
 from babeldraw.objectives.base import TrainState
 
 Value = float | np.ndarray
@@ -40,3 +41,41 @@ class Context:
     mesh: Mesh
     vocabulary: Vocabulary | None = None
     text_length: int = 0
+
+
+def open_held_out(context: Context, captions: bool | None = None) -> Source:
+    """The data that evaluators judge by: of `data.eval_split`, of the size that training sees.
+
+    Args:
+      context: of the run.
+      captions: whether pictures without are left out; None: where the run reads text.
+
+    Raises:
+      UserError: what `open_source` says, of that field.
+    """
+    data = context.data
+    if captions is None:
+        captions = context.vocabulary is not None
+    try:
+        return open_source(
+            data,
+            data.eval_split,
+            max(context.image_size),
+            context.seed,
+            require_captions=captions,
+        )
+    except UserError as error:
+        said = str(error).replace("data.split=", "data.eval_split=")
+        if "eval_split" not in said:
+            said = f"data.eval_split={data.eval_split!r}: {said}"
+        raise UserError(said) from error
+
+
+class HeldOut:
+    """An evaluator that reads held-out data, which it can look for before any step is done."""
+
+    _context: Context
+
+    def check(self) -> None:
+        """Raises what opening the data would raise."""
+        open_held_out(self._context)

@@ -9,7 +9,7 @@ from scipy.special import logsumexp
 
 from babeldraw.config import require
 from babeldraw.data.pipeline import eval_batches
-from babeldraw.evaluation.base import Context, Value
+from babeldraw.evaluation.base import Context, HeldOut, Value
 from babeldraw.evaluation.pictures import open_pictures
 from babeldraw.objectives.base import TrainState
 from babeldraw.sharding.batch import place_batch, whole
@@ -34,7 +34,7 @@ class ClassificationConfig:
             )
 
 
-class Classification:
+class Classification(HeldOut):
     """`accuracy`, top-1, and `loss`, the cross-entropy, over pictures that have a label."""
 
     def __init__(self, classify: Callable, config: ClassificationConfig, context: Context):

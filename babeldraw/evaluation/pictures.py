@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from babeldraw.data.image import to_grid, to_uint8
-from babeldraw.data.sources import Source, open_source
+from babeldraw.data.sources import Source
 from babeldraw.evaluation import measures
-from babeldraw.evaluation.base import Context
+from babeldraw.evaluation.base import Context, open_held_out
 from babeldraw.objectives.base import Batch, TrainState
 from babeldraw.sharding.batch import place_batch, whole
 from babeldraw.tokenizers.perceptual import PerceptualConfig, PerceptualNetwork
@@ -23,8 +23,7 @@ Distance = jax.tree_util.Partial
 
 def open_pictures(context: Context) -> Source:
     """The held-out pictures, captions or not."""
-    data, side = context.data, max(context.image_size)
-    return open_source(data, data.eval_split, side, context.seed, require_captions=False)
+    return open_held_out(context, captions=False)
 
 
 def place_pictures(batch: dict, context: Context) -> Batch:

@@ -13,7 +13,7 @@ from babeldraw.config import require
 from babeldraw.data.pipeline import eval_batches
 from babeldraw.data.sources import Source
 from babeldraw.evaluation import measures
-from babeldraw.evaluation.base import Context, Value
+from babeldraw.evaluation.base import Context, HeldOut, Value
 from babeldraw.evaluation.pictures import (
     Distance,
     masked_sums,
@@ -71,7 +71,7 @@ class _Totals:
     group_pictures: jax.Array
 
 
-class Reconstruction:
+class Reconstruction(HeldOut):
     """psnr_db, ssim, l1, l2, lpips, codebook use and the grid `reconstructions`.
 
     psnr_db is that of the mean squared error over all pictures; ssim is left out where pictures are

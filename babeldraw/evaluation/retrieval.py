@@ -9,8 +9,7 @@ import numpy as np
 from babeldraw.config import require
 from babeldraw.data.image import to_grid
 from babeldraw.data.pipeline import eval_batches
-from babeldraw.data.sources import open_source
-from babeldraw.evaluation.base import Context, Value
+from babeldraw.evaluation.base import Context, HeldOut, Value, open_held_out
 from babeldraw.objectives.base import TrainState
 from babeldraw.sharding.batch import place_batch, whole
 
@@ -36,7 +35,7 @@ class RetrievalConfig:
             )
 
 
-class Retrieval:
+class Retrieval(HeldOut):
     """`image_to_text`, `text_to_image`: shares whose nearest counterpart in the batch is right.
 
     A counterpart with the same caption is right too. `similarities` shows held-out pictures in a
@@ -70,9 +69,7 @@ class Retrieval:
 
     def _batches(self) -> Iterator[dict]:
         context = self._context
-        source = open_source(
-            context.data, context.data.eval_split, context.image_size[0], context.seed
-        )
+        source = open_held_out(context)
         return eval_batches(
             source,
             batch_size=self._config.batch_size,

@@ -9,8 +9,7 @@ import numpy as np
 
 from babeldraw.config import require
 from babeldraw.data.image import to_grid, to_uint8
-from babeldraw.data.sources import open_source
-from babeldraw.evaluation.base import Context, Value
+from babeldraw.evaluation.base import Context, HeldOut, Value, open_held_out
 from babeldraw.objectives.base import TrainState
 from babeldraw.sampling.logits import SamplingConfig, Settings
 from babeldraw.sharding.batch import whole
@@ -32,12 +31,16 @@ class SamplesConfig:
         require(self.num >= 1, f"config.evaluators.samples.num is {self.num}; at least 1 is needed")
 
 
-class Samples:
+class Samples(HeldOut):
     """`grid`: a picture of each prompt, always from the same seeds."""
 
     def __init__(self, generate: Callable, config: SamplesConfig, context: Context):
         self._generate = jax.jit(generate)
         self._config, self._context = config, context
+
+    def check(self) -> None:
+        if not self._config.prompts:
+            super().check()
 
     def run(self, state: TrainState) -> Iterator[tuple[str, Value]]:
         context, prompts = self._context, self._prompts()
@@ -49,6 +52,5 @@ class Samples:
     def _prompts(self) -> list[str]:
         if self._config.prompts:
             return list(self._config.prompts)
-        data = self._context.data
-        source = open_source(data, data.eval_split, self._context.image_size[0], self._context.seed)
+        source = open_held_out(self._context)
         return list(itertools.islice(source.captions(), self._config.num))

@@ -10,7 +10,7 @@ import numpy as np
 from babeldraw.config import require
 from babeldraw.data.image import to_grid, to_uint8
 from babeldraw.data.pipeline import eval_batches
-from babeldraw.evaluation.base import Context, Value
+from babeldraw.evaluation.base import Context, HeldOut, Value
 from babeldraw.evaluation.pictures import (
     Distance,
     masked_sums,
@@ -44,7 +44,7 @@ class UpscalingConfig:
             )
 
 
-class Upscaling:
+class Upscaling(HeldOut):
     """psnr_db, ssim, l1, l2, lpips of the large pictures, and the grid `upscaled`.
 
     `bicubic_*` are the same figures of the bicubic interpolation of the same small pictures: what a

@@ -7,8 +7,7 @@ import jax
 
 from babeldraw.config import require
 from babeldraw.data.pipeline import eval_batches
-from babeldraw.data.sources import open_source
-from babeldraw.evaluation.base import Context, Value
+from babeldraw.evaluation.base import Context, HeldOut, Value, open_held_out
 from babeldraw.objectives.base import TrainState
 from babeldraw.sharding.batch import place_batch, whole
 
@@ -32,7 +31,7 @@ class ValidationLossConfig:
             )
 
 
-class ValidationLoss:
+class ValidationLoss(HeldOut):
     """`loss`: the mean over examples."""
 
     def __init__(self, loss: Callable, config: ValidationLossConfig, context: Context):
@@ -40,11 +39,8 @@ class ValidationLoss:
         self._config, self._context = config, context
 
     def run(self, state: TrainState) -> Iterator[tuple[str, Value]]:
-        context, data = self._context, self._context.data
-        captions = context.vocabulary is not None
-        source = open_source(
-            data, data.eval_split, context.image_size[0], context.seed, require_captions=captions
-        )
+        context = self._context
+        source = open_held_out(context)
         total, count = 0.0, 0
         for batch in eval_batches(
             source,

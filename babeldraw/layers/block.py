@@ -2,6 +2,8 @@
 
 import dataclasses
 import functools
+from collections.abc import Mapping
+from typing import Any
 
 import flax.linen as nn
 import flax.struct
@@ -18,6 +20,17 @@ from babeldraw.layers.masks import AttentionPattern, Causal, ring_mask
 from babeldraw.layers.stack import POLICIES
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+# Fields of `TransformerConfig` that say how a network is computed and not what it is: a run may
+# change them on resuming, and tokens do not hang on them (`dtype` can move one at a tie).
+COMPUTED = ("dtype", "scan", "remat", "kernel")
+
+
+def without_computed(section: Any) -> Any:
+    """A section of a config, or any value in it, without the fields of `COMPUTED`, at any depth."""
+    if not isinstance(section, Mapping):
+        return section
+    kept = {name: value for name, value in section.items() if name not in COMPUTED}
+    return {name: without_computed(value) for name, value in kept.items()}
 
 
 @dataclasses.dataclass(frozen=True)

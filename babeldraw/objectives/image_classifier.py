@@ -60,8 +60,14 @@ class ImageClassifierObjective:
         def loss_fn(params: Any) -> tuple[jax.Array, jax.Array]:
             logits = self._classifier.logits(params, to_float(batch["image"]))
             log = jax.nn.log_softmax(logits)
-            losses = -jnp.take_along_axis(log, batch["label"][:, None], axis=-1)
-            return jnp.mean(losses), jnp.mean(jnp.argmax(logits, axis=-1) == batch["label"])
+            label_B = batch["label"]
+            # A picture without a label, -1, trains nothing and is no mistake.
+            known_B = (label_B >= 0) & (label_B < logits.shape[-1])
+            at_B1 = jnp.where(known_B, label_B, 0)[:, None]
+            losses_B = -jnp.take_along_axis(log, at_B1, axis=-1)[:, 0]
+            count = jnp.maximum(jnp.sum(known_B), 1)
+            right_B = known_B & (jnp.argmax(logits, axis=-1) == label_B)
+            return jnp.sum(jnp.where(known_B, losses_B, 0)) / count, jnp.sum(right_B) / count
 
         (loss, correct), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
         metrics = {"loss": loss, "accuracy": correct, "grad_norm": optax.tree.norm(grads)}

@@ -88,7 +88,8 @@ class Album:
         if not manifest.exists():
             return []
         found = []
-        for line in manifest.read_text(encoding="utf-8").splitlines():
+        # At line feeds alone: a prompt may hold what else ends a line for Python.
+        for line in manifest.read_text(encoding="utf-8").split("\n"):
             try:
                 found.append(json.loads(line))
             except json.JSONDecodeError:
@@ -124,8 +125,22 @@ class Album:
 
 
 def _line(entry: Mapping[str, Any]) -> str:
-    return json.dumps(entry, ensure_ascii=False) + "\n"
+    return _json(entry) + "\n"
+
+
+def _json(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    # Bytes of a command line that are no UTF-8 come as lone surrogates, which no file takes.
+    return text if _encodes(text) else json.dumps(value)
+
+
+def _encodes(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return value if isinstance(value, str) else _json(value)

@@ -21,7 +21,7 @@ from babeldraw.sampling.tokenizers import other_decoder
 from babeldraw.sampling.upscaling import SuperResolutionRun
 from babeldraw.sharding.constraint import logical_axes, shardings
 from babeldraw.sharding.layout import Layout, make_layout, use
-from babeldraw.sharding.mesh import MeshConfig, make_mesh
+from babeldraw.sharding.mesh import MeshConfig, first_devices, make_mesh
 from babeldraw.tokenizers.base import ImageTokenizer, ImageTokens
 from babeldraw.tokenizers.vit_vqgan import ViTVQGANConfig, ViTVQGANTokenizer, identity
 
@@ -174,7 +174,8 @@ def open_drawer(
     config = folder.read_config()
     tokenizer = ViTVQGANTokenizer(build(ViTVQGANConfig, config["tokenizer"], "config.tokenizer"))
     generator = make_generator(tokenizer.tokens)
-    layout = None if mesh is None else make_layout(mesh, make_mesh(mesh))
+    # As many devices as are asked for; the others stay idle.
+    layout = None if mesh is None else make_layout(mesh, make_mesh(mesh, first_devices(mesh)))
     frozen = {"tokenizer": nn.unbox(jax.eval_shape(tokenizer.init, jax.random.key(0)))}
     abstract = {
         "params": _abstract_generator(generator, layout),

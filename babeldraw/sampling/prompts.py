@@ -40,7 +40,8 @@ def read_prompts(file: str) -> list[Prompt]:
 
 
 def _lines(opened) -> list[Prompt]:
-    return [Prompt(line.strip()) for line in opened.read().splitlines() if line.strip()]
+    # Not `splitlines`, which cuts at U+2028 and others that text from web pages holds.
+    return [Prompt(line.strip()) for line in opened.read().split("\n") if line.strip()]
 
 
 def _table(file: str, opened) -> list[Prompt]:

@@ -163,6 +163,10 @@ class Sampler:
         """
         return self.drawer.canvas(image, rows, count, mask)
 
+    def unknown(self, prompt: str) -> str:
+        """The characters of a prompt that the run's vocabulary does not know, each once."""
+        return self.vocabulary.unknown(prompt)
+
     def too_long(self, prompts: Sequence[str]) -> list[tuple[str, int]]:
         """Prompts of more tokens than the model reads, each with its number of tokens."""
         lengths = self.vocabulary.lengths(list(prompts))

@@ -67,6 +67,12 @@ def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None) -> ja
     )
 
 
+def first_devices(config: MeshConfig) -> list[jax.Device]:
+    """The first devices, as many as a mesh of fixed sizes needs; all where there are fewer."""
+    count = config.data * config.stage * config.model
+    return jax.devices()[:count] if count > 0 else jax.devices()
+
+
 def abstract_mesh(config: MeshConfig, count: int) -> jax.sharding.AbstractMesh:
     """The mesh over `count` devices that need not exist; raises what `make_mesh` raises."""
     return jax.sharding.AbstractMesh(mesh_shape(config, count), AXES, axis_types=_AUTO)

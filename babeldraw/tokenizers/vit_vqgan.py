@@ -16,8 +16,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from babeldraw.config import require
-from babeldraw.layers.block import DTYPES, EncoderBlock, TransformerConfig
+from babeldraw.config import build, require, to_dict
+from babeldraw.layers.block import DTYPES, EncoderBlock, TransformerConfig, without_computed
 from babeldraw.layers.dropout import example_keys
 from babeldraw.layers.feed_forward import FeedForward
 from babeldraw.layers.linear import Einsum, LayerNorm
@@ -243,7 +243,14 @@ def identity(config: Mapping[str, Any], params: Any) -> str:
       config: the `tokenizer` section, as config.json holds it.
       params: of the whole tokenizer or of its encoder and codebook.
     """
-    fields = {name: config[name] for name in ENCODER_FIELDS}
+    # Sizes stand in the arrays. A field that is younger than the config has its default, and
+    # defaults are left out, so that a new field changes no identity.
+    whole = to_dict(build(ViTVQGANConfig, config, "config.tokenizer"))
+    encoder = without_computed(whole["encoder"])
+    del encoder["dropout"]
+    defaults = {field.name: field.default for field in dataclasses.fields(TransformerConfig)}
+    fields = {name: whole[name] for name in ENCODER_FIELDS}
+    fields["encoder"] = {k: v for k, v in encoder.items() if v != defaults[k]}
     digest = hashlib.sha256(json.dumps(fields, sort_keys=True).encode())
     for leaf in jax.tree.leaves({name: params[name] for name in ENCODER}):
         digest.update(np.ascontiguousarray(jax.device_get(leaf)).tobytes())

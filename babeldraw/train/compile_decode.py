@@ -38,8 +38,11 @@ def compile_decode(experiment: Experiment, topology: str, samples: int = 16) -> 
       UserError: a config that does not draw from text, an unknown topology, no libtpu, or heads
         that the chips do not divide.
     """
-    if not isinstance(experiment, TextToImageExperiment):
-        raise UserError(f"--config is one of {experiment.objective}; name one of text_to_image")
+    if experiment.objective != "text_to_image" or not isinstance(experiment, TextToImageExperiment):
+        raise UserError(
+            f"--config is one of {experiment.objective}, whose drawing is not compiled for a TPU "
+            "yet; name one of text_to_image"
+        )
     devices = topology_devices(topology, 1)
     mesh = MeshConfig(data=1, model=len(devices), rules="in_layer_serving")
     layout = make_layout(mesh, make_mesh(mesh, devices))

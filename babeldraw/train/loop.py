@@ -16,12 +16,13 @@ from babeldraw.evaluation.base import Evaluator
 from babeldraw.objectives.base import Objective, TrainState
 from babeldraw.runs.checkpoints import Checkpoints, placed
 from babeldraw.runs.folder import RunFolder, write_json
+from babeldraw.runs.lease import Lease
 from babeldraw.sharding.batch import place_batch
-from babeldraw.sharding.layout import make_layout, use
+from babeldraw.sharding.layout import Layout, make_layout, use
 from babeldraw.sharding.mesh import make_mesh
 from babeldraw.train.clock import Clock, ideal_seconds
 from babeldraw.train.crash import Flight, reported
-from babeldraw.train.experiment import parse
+from babeldraw.train.experiment import Experiment, parse
 from babeldraw.train.hosts import ALONE, Alone, Hosts, Interrupted
 from babeldraw.train.metrics import MetricsWriter
 from babeldraw.train.overview import overview
@@ -29,6 +30,7 @@ from babeldraw.train.pending import Pending
 from babeldraw.train.profile import Profiler
 from babeldraw.train.progress import ProgressReport, say
 from babeldraw.train.start import (
+    check_moved,
     check_resume,
     check_stored_tokens,
     evaluation_context,
@@ -82,6 +84,27 @@ def train(
     layout = make_layout(experiment.mesh, mesh)
     # Before anything is written into the folder.
     experiment.check_layout(layout)
+    with contextlib.ExitStack() as holding:
+        lease = None
+        if hosts.index == 0:
+            lease = Lease(folder.path, say)
+            lease.take()
+            holding.callback(lease.release)
+        # Again: another process may have trained here while this one waited.
+        check_resume(folder, experiment)
+        return _train(experiment, folder, label, layout, hosts, lease)
+
+
+def _train(
+    experiment: Experiment,
+    folder: RunFolder,
+    label: str,
+    layout: Layout,
+    hosts: Hosts | Alone,
+    lease: Lease | None,
+) -> dict[str, float]:
+    """`train`, in a folder that no other process writes to."""
+    mesh = layout.mesh
     experiment, vocabulary = resolve(experiment, folder, hosts)
     objective = experiment.make_objective()
     settings, steps = experiment.train, experiment.train.steps
@@ -114,6 +137,7 @@ def train(
         f"{start} or give another --workdir",
     )
     if progress:
+        check_moved(folder, experiment, batches, progress, state)
         batches.restore(progress["batches"])
         say(f"{label}: goes on from step {start} of {steps}{moved(progress, layout, hosts)}")
     else:
@@ -128,6 +152,9 @@ def train(
     watchman = Watchman(settings.watch, progress.get("roll_backs", 0), say)
     context = evaluation_context(experiment, mesh, vocabulary)
     evaluators = experiment.make_evaluators(objective, context)
+    # What an evaluator cannot open is said now, not at the first evaluation, hours from here.
+    for evaluator in evaluators.values():
+        getattr(evaluator, "check", lambda: None)()
     writer = MetricsWriter(folder) if hosts.index == 0 else None
     stop, restore_sigterm = _stop_on_sigterm(hosts)
     progress_report = ProgressReport(label, steps, start)
@@ -207,6 +234,8 @@ def train(
                 progress_report.update(step)
             if saving:
                 hosts.tick(step, "saving")
+                if lease is not None:
+                    lease.check()
                 save = checkpoints.save_surely if stopping else checkpoints.save
                 save(step, state, position())
             if settings.eval_every and step % settings.eval_every == 0 and step < steps:

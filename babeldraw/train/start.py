@@ -10,14 +10,16 @@ from absl import logging
 
 from babeldraw.config import build, first_difference, to_dict
 from babeldraw.data.pipeline import TrainBatches
-from babeldraw.data.sources import DataConfig, Source, classes_of, open_source
+from babeldraw.data.sources import Source, classes_of, open_source
 from babeldraw.data.text import Vocabulary, train_vocabulary
 from babeldraw.errors import UserError
 from babeldraw.evaluation.base import Context
+from babeldraw.layers.block import without_computed
 from babeldraw.objectives.base import Objective, TrainState
 from babeldraw.runs.checkpoints import placed, restore_subset
 from babeldraw.runs.folder import RunFolder
 from babeldraw.sampling.classifier import ClassifierRun
+from babeldraw.sampling.tokenizers import open_tokenizer
 from babeldraw.sharding.batch import whole
 from babeldraw.sharding.layout import Layout
 from babeldraw.tokenizers.perceptual import PerceptualNetwork
@@ -28,6 +30,7 @@ from babeldraw.train.experiment import (
     OnTokenizer,
     TokenizerExperiment,
     WithText,
+    parse,
 )
 from babeldraw.train.hosts import ALONE, Alone, Hosts
 from babeldraw.train.progress import say
@@ -40,6 +43,8 @@ FIXED_SECTIONS = ("objective", "model", "super_resolution", "tokenizer", "tokeni
 FIXED_FIELDS = ("seed", "batch_size")
 # How the data are read, not which data: may change.
 FREE_DATA_FIELDS = ("workers", "max_bad_share", "data_dir")
+# Paths of (section, field): what lies there is what counts. A tokenizer is in the checkpoint.
+MOVABLE = (("data", "path"), ("", "tokenizer_run"))
 
 
 def check_resume(folder: RunFolder, experiment: Experiment) -> None:
@@ -51,12 +56,14 @@ def check_resume(folder: RunFolder, experiment: Experiment) -> None:
     if not folder.config_file.exists():
         _check_fresh(folder, experiment)
         return
-    before, now = folder.read_config(), to_dict(experiment)
-    if isinstance(before.get("data"), dict):
-        # Built, so that a field that is younger than the folder has its default there.
-        before["data"] = to_dict(build(DataConfig, before["data"], "config.data"))
+    before, now = _completed(folder.read_config()), to_dict(experiment)
     for name in FREE_DATA_FIELDS:
         now["data"][name] = before.get("data", {}).get(name)
+    # They may have moved: `check_moved` asks whether they are the same where they are now.
+    for section, name in MOVABLE:
+        where, here = ((c[section] if section else c) for c in (before, now))
+        if name in where and name in here:
+            here[name] = where[name]
     if isinstance(experiment, WithText):
         # The vocabulary may have fewer pieces than were asked for; the folder knows how many.
         now["model"]["text_vocab_size"] = before.get("model", {}).get("text_vocab_size")
@@ -64,7 +71,8 @@ def check_resume(folder: RunFolder, experiment: Experiment) -> None:
     trained = before.get("train", {})
     parts += [(f"config.train.{n}", trained.get(n), now["train"][n]) for n in FIXED_FIELDS]
     for path, old_part, new_part in parts:
-        difference = first_difference(old_part, new_part, path)
+        # How a network is computed may change.
+        difference = first_difference(*map(without_computed, (old_part, new_part)), path)
         if difference is not None:
             field, old, new = difference
             raise UserError(
@@ -74,6 +82,59 @@ def check_resume(folder: RunFolder, experiment: Experiment) -> None:
     changed = first_difference(before, now, "config")
     if changed is not None:
         say(f"{changed[0]} was {changed[1]!r} before in {folder.path} and is {changed[2]!r} now")
+
+
+def _completed(config: dict[str, Any]) -> dict[str, Any]:
+    """A run's config in which each field that is younger than the run has its default."""
+    try:
+        return to_dict(parse(config))
+    except UserError:
+        # Of another version altogether: the comparison says where.
+        return config
+
+
+def check_moved(
+    folder: RunFolder,
+    experiment: Experiment,
+    batches: TrainBatches,
+    progress: dict[str, Any],
+    state: TrainState,
+) -> None:
+    """Refuses to go on with data or a tokenizer at another path that are not those of the run.
+
+    Raises:
+      UserError: the data differ by their fingerprint, the tokenizer by its identity.
+    """
+    before = _completed(folder.read_config())
+    _check_tokenizer_moved(folder, experiment, before, state)
+    here = experiment.data.path
+    there = before.get("data", {}).get("path", here)
+    if here == there:
+        return
+    if not batches.same_data(progress["batches"]):
+        raise UserError(
+            f"{folder.path} was trained with config.data.path = {there!r} and the data at {here!r} "
+            "are others; set it back or give another --workdir"
+        )
+    say(f"the data of {folder.path} were at {there!r} and are the same at {here!r}")
+
+
+def _check_tokenizer_moved(
+    folder: RunFolder, experiment: Experiment, before: dict[str, Any], state: TrainState
+) -> None:
+    there = before.get("tokenizer_run", "")
+    here = getattr(experiment, "tokenizer_run", there)
+    if here == there:
+        return
+    held = state.frozen["tokenizer"] if isinstance(experiment, OnTokenizer) else state.params
+    kept = jax.tree.map(whole, {name: held[name] for name in ENCODER})
+    _, _, found = open_tokenizer(here)
+    if found != identity(to_dict(experiment.tokenizer), kept):
+        raise UserError(
+            f"{folder.path} was trained with config.tokenizer_run = {there!r} and the tokenizer of "
+            f"{here!r} is another; set it back or give another --workdir"
+        )
+    say(f"the tokenizer of {folder.path} was at {there!r} and is the same at {here!r}")
 
 
 def _check_fresh(folder: RunFolder, experiment: Experiment) -> None:
@@ -104,6 +165,9 @@ def check_classes(experiment: Experiment) -> None:
     if not isinstance(experiment, ClassToImageExperiment | ClassifierExperiment):
         return
     source, asked = open_train_source(experiment), experiment.num_classes
+    unlabelled = getattr(source, "unlabelled", 0)
+    if unlabelled and classes_of(source):
+        say(f"{unlabelled} of {len(source)} pictures of {source.name} have no class")
     found = len(classes_of(source))
     if asked not in (0, found):
         raise UserError(
@@ -238,7 +302,7 @@ def tokenizer_folder(experiment: OnTokenizer | TokenizerExperiment) -> RunFolder
     asked = to_dict(experiment.tokenizer)
     if isinstance(experiment, TokenizerExperiment) and not experiment.keep_decoder:
         trained, asked = ({name: d[name] for name in ENCODER_FIELDS} for d in (trained, asked))
-    difference = first_difference(trained, asked, "config.tokenizer")
+    difference = first_difference(*map(without_computed, (trained, asked)), "config.tokenizer")
     if difference is not None:
         field, old, new = difference
         raise UserError(

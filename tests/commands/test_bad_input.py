@@ -310,7 +310,7 @@ def test_a_folder_that_cannot_teach(refused, tmp_path, pictures):
 
     assert train("") == "data.path='' is not a folder; give a folder of pictures"
     assert "none' is not a folder" in train(tmp_path / "none")
-    assert "holds no pictures (.png .jpg" in train(foreign(tmp_path / "letters"))
+    assert "holds no pictures (.jpg, .png" in train(foreign(tmp_path / "letters"))
     vocabulary = ["--source=folder", f"--out={tmp_path / 'text.model'}"]
     line = refused("vocabulary", *vocabulary, f"--path={pictures}")
     assert "holds 12 pictures but no captions; put NAME.txt beside each" in line
