@@ -93,8 +93,8 @@ def _module(name: str) -> ModuleType:
 def _parse(name: str, command: ModuleType, words: list[str]) -> flags.FlagValues:
     """Flags of one command, values checked; each kind of mistake becomes a `UserError`."""
     values = flags.FlagValues()
-    words, without = _sections_left_out(words)
-    argv = [f"babeldraw {name}", *words]
+    given, without = _sections_left_out(words)
+    argv = [f"babeldraw {name}", *given]
     command.define(values, argv)
     try:
         rest = values(argv)

@@ -6,6 +6,7 @@ A source answers for every index, in any order, from any thread; what it cannot 
 
 import dataclasses
 import functools
+import os
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -162,6 +163,8 @@ def open_source(
     Raises:
         UserError: no such source or split, or nothing to read there.
     """
+    path, data_dir = (os.path.expanduser(where) for where in (config.path, config.data_dir))
+    config = dataclasses.replace(config, path=path, data_dir=data_dir)
     # Each source is imported only when it is the one asked for: TFDS is heavy.
     if config.source == "shapes":
         return ShapesSource(split, image_size, seed, config.num_examples)

@@ -65,9 +65,10 @@ class ImageClassifierObjective:
             known_B = (label_B >= 0) & (label_B < logits.shape[-1])
             at_B1 = jnp.where(known_B, label_B, 0)[:, None]
             losses_B = -jnp.take_along_axis(log, at_B1, axis=-1)[:, 0]
-            count = jnp.maximum(jnp.sum(known_B), 1)
+            count = jnp.maximum(jnp.sum(known_B.astype(jnp.float32)), 1.0)
             right_B = known_B & (jnp.argmax(logits, axis=-1) == label_B)
-            return jnp.sum(jnp.where(known_B, losses_B, 0)) / count, jnp.sum(right_B) / count
+            loss = jnp.sum(jnp.where(known_B, losses_B, 0)) / count
+            return loss, jnp.sum(right_B.astype(jnp.float32)) / count
 
         (loss, correct), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
         metrics = {"loss": loss, "accuracy": correct, "grad_norm": optax.tree.norm(grads)}

@@ -91,9 +91,21 @@ class Writing:
 
 def digests_by_name(state: Any) -> dict[str, int]:
     """The digest of each array under its place in the tree."""
-    names = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(state)]
-    numbers = jax.device_get(digests(state))
-    return {name: int(number) for name, number in zip(names, numbers, strict=True)}
+    leaves = jax.tree_util.tree_leaves_with_path(state)
+    found = {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
+    # A program takes arrays of the same devices alone, and a frozen part may lie on one of them.
+    groups: dict[Any, list[str]] = {}
+    for name, leaf in found.items():
+        groups.setdefault(_devices(leaf), []).append(name)
+    numbers: dict[str, int] = {}
+    for names in groups.values():
+        counted = jax.device_get(digests([found[name] for name in names]))
+        numbers |= {name: int(number) for name, number in zip(names, counted, strict=True)}
+    return {name: numbers[name] for name in found}
+
+
+def _devices(leaf: Any) -> frozenset[jax.Device]:
+    return frozenset(leaf.sharding.device_set if isinstance(leaf, jax.Array) else ())
 
 
 def packed(digests: dict[str, int]) -> dict[str, np.ndarray]:

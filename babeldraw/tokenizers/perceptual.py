@@ -6,6 +6,7 @@ Zhang et al., "The Unreasonable Effectiveness of Deep Features as a Perceptual M
 
 import dataclasses
 import functools
+import os
 from pathlib import Path
 from typing import Any
 
@@ -128,7 +129,7 @@ class PerceptualNetwork:
           UserError: no file is named, it cannot be read, or a weight is missing, has another shape
             or is not finite.
         """
-        file = self.config.file
+        file = os.path.expanduser(self.config.file)
         if not file:
             raise UserError(
                 "config.perceptual.file is empty and config.loss.perceptual is above 0; name a "

@@ -121,3 +121,11 @@ def test_sizes_that_do_not_fit_are_told_as_in_training(cli, devices, words, line
     status, printed, said = cli("inspect", config, *words, f"--devices={devices}")
     assert (status, printed) == (2, "") and said.startswith(f"babeldraw: error: {line}")
     assert len(said.splitlines()) == 1
+
+
+def test_a_section_may_be_left_out(cli):
+    config = "configs/demo/text_to_image.py"
+    status, printed, said = cli("inspect", f"--config={config}", "--config.evaluators.samples=None")
+    assert status == 0, said
+    status, _, said = cli("inspect", f"--config={config}", "--config.evaluators.smaples=None")
+    assert status == 2 and "config.evaluators.smaples is not a field" in said

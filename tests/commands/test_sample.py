@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 
+from babeldraw.commands.sample import _slug
 from babeldraw.data.image import decode, read_png_text, save_png
 from babeldraw.sampling.logits import SamplingConfig
 from babeldraw.sampling.reranking import CoCaScorer
@@ -24,7 +25,7 @@ def sample(cli, generator_run, tmp_path):
         out = tmp_path / next(folders)
         status, _, said = cli("sample", f"--workdir={generator_run}", f"--out={out}", *words)
         assert status == 0, said
-        lines = [json.loads(line) for line in (out / "manifest.jsonl").read_text().splitlines()]
+        lines = [json.loads(line) for line in (out / "manifest.jsonl").read_text().split("\n")[:-1]]
         pictures = {line["file"] for line in lines}
         assert {path.name for path in out.iterdir()} == {
             "manifest.jsonl",
@@ -225,3 +226,62 @@ def test_what_does_not_fit_is_one_line(cli, generator_run, old, tmp_path, words,
     )
     assert status == 2 and real(line) in said and "Traceback" not in said
     assert not out.exists()
+
+
+# ------------------------------------------------------------------ whatever a prompt holds
+
+
+@pytest.mark.parametrize("name", ["p.tsv", "p.txt"])
+def test_a_prompt_may_hold_what_else_ends_a_line(sample, tmp_path, name):
+    prompts = ["a red\u2028circle", "a\x85blue\x0bsquare\x1c", "two green rings"]
+    rows = ["Prompt\tCategory", *(f"{text}\tx" for text in prompts)]
+    text = "\n".join(rows if name.endswith(".tsv") else prompts)
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    lines = sample(f"--prompts={tmp_path / name}")
+    assert [line["prompt"] for line in lines] == [text.strip() for text in prompts]
+
+
+def test_drawing_goes_on_after_such_a_prompt(cli, generator_run, tmp_path):
+    (tmp_path / "p.txt").write_text("a red\u2028circle\na ring", encoding="utf-8")
+    words = ["sample", f"--workdir={generator_run}", f"--out={tmp_path / 'out'}"]
+    words.append(f"--prompts={tmp_path / 'p.txt'}")
+    assert cli(*words)[0] == 0
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "out").glob("0*.png")}
+    status, _, said = cli(*words)
+    assert status == 0 and "2 of 2 prompts are drawn" in said
+    assert before == {p: p.stat().st_mtime_ns for p in (tmp_path / "out").glob("0*.png")}
+
+
+def test_bytes_of_a_command_line_that_are_no_text_are_drawn(sample):
+    (line,) = sample("--prompt=a ring \udce9")
+    assert line["prompt"] == "a ring \udce9"
+
+
+@pytest.mark.parametrize(
+    ("prompt", "slug"),
+    [("🍕 пицца", "пицца"), ("🍕", "prompt"), ("Zu\u0308rich", "zürich"), ("貓" * 200, "貓" * 30)]
+    + [("A/B: 'c'", "a-b-c"), ("  ", "empty")],
+)
+def test_a_file_is_called_after_its_prompt(prompt, slug):
+    assert _slug(prompt) == slug
+
+
+def test_letters_that_the_vocabulary_does_not_know_are_named(cli, generator_run, tmp_path):
+    words = ["sample", f"--workdir={generator_run}", f"--out={tmp_path}"]
+    status, _, said = cli(*words, "--prompt=a 貓 ring", "--prompt=a red circle")
+    assert status == 0
+    (line,) = (line for line in said.splitlines() if "vocabulary" in line)
+    assert "'貓' of the prompt 'a 貓 ring'" in line
+
+
+def test_a_path_may_begin_at_home(cli, generator_run, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "p.txt").write_text("a ring")
+    words = ["sample", f"--workdir={generator_run}", "--out=~/pictures", "--prompts=~/p.txt"]
+    assert cli(*words)[0] == 0
+    assert (tmp_path / "pictures" / "grid.png").exists() and not (tmp_path / "~").exists()
+
+
+def test_fewer_devices_than_there_are_will_do(sample):
+    assert len(sample("--prompt=a ring", "--model_parallel=2")) == 1

@@ -1,11 +1,22 @@
-"""Going on in a run folder that is older than some field of the data section."""
+"""Going on in a run folder: older than some field, with data or a tokenizer that have moved."""
 
+import os
+import shutil
+
+import jax
+import numpy as np
 import pytest
+from etils import epath
 
 from babeldraw.config import to_dict
+from babeldraw.data.image import save_png
 from babeldraw.errors import UserError
 from babeldraw.runs.folder import RunFolder
+from babeldraw.runs.lease import Lease
+from babeldraw.sampling.tokenizers import open_tokenizer
+from babeldraw.tokenizers.vit_vqgan import identity
 from babeldraw.train.experiment import parse
+from babeldraw.train.loop import train
 from babeldraw.train.start import check_resume
 
 
@@ -31,3 +42,131 @@ def test_another_crop_is_refused(tmp_path, runlocal):
     config.data.crop = "dalle_tokenizer"
     with pytest.raises(UserError, match="config.data.crop = 'random' and now it is 'dalle_token"):
         check_resume(folder, parse(config))
+
+
+def test_a_field_younger_than_the_folder_has_its_default_in_every_section(tmp_path, runlocal):
+    experiment = parse(runlocal("demo/tokenizer.py"))
+    folder = folder_of(tmp_path, experiment)
+    config = folder.read_config()
+    for section, name in (("train", "keep_every"), ("optimizer", "clip_norm"), ("mesh", "rules")):
+        del config[section][name]
+    for name in ("kernel", "remat", "activation"):
+        del config["tokenizer"]["encoder"][name]
+    del config["tokenizer"]["l2_normalized"]
+    folder.write_config(config)
+    check_resume(folder, experiment)
+
+
+def test_how_a_network_is_computed_may_change(tmp_path, runlocal):
+    config = runlocal("demo/tokenizer.py")
+    folder = folder_of(tmp_path, parse(config))
+    config.tokenizer.encoder.update(scan=False, remat="full", kernel="plain", dtype="bfloat16")
+    check_resume(folder, parse(config))
+    config.tokenizer.encoder.hidden = 65
+    with pytest.raises(UserError, match="config.tokenizer.encoder.hidden = 64 and now it is 65"):
+        check_resume(folder, parse(config))
+
+
+# ------------------------------------------------------------------ runs that move
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """A folder of twelve captioned pictures."""
+    for number in range(12):
+        image = np.full((32, 32, 3), 20 * number, np.uint8)
+        save_png(tmp_path / "pictures" / f"{number}.png", image)
+        (tmp_path / "pictures" / f"{number}.txt").write_text(f"a box, number {number}")
+    return tmp_path / "pictures"
+
+
+def on_pictures(runlocal, name, path, **fields):
+    config = runlocal(name)
+    config.data.source, config.data.path = "folder", str(path)
+    config.data.eval_split = config.data.split = "all"
+    config.update(fields)
+    for evaluator in config.evaluators:
+        config.evaluators[evaluator] = None
+    return config
+
+
+# Three runs.
+@pytest.mark.budget(20)
+def test_data_that_moved_are_the_same_data(runlocal, pictures, tmp_path, capsys):
+    config = on_pictures(runlocal, "demo/tokenizer.py", pictures)
+    config.train.steps = 2
+    train(config, str(tmp_path / "run"))
+    moved = pictures.rename(tmp_path / "elsewhere")
+    config.data.path, config.train.steps = f"{moved}/", 3
+    train(config, str(tmp_path / "run"))
+    assert "are the same at" in capsys.readouterr().err
+    (moved / "0.png").unlink()
+    shutil.copytree(moved, tmp_path / "others")
+    config.data.path, config.train.steps = str(tmp_path / "others"), 4
+    with pytest.raises(UserError, match="data.path = .* and the data at .* are others"):
+        train(config, str(tmp_path / "run"))
+
+
+# Four runs.
+@pytest.mark.budget(20)
+def test_a_tokenizer_that_moved_is_the_same_one(runlocal, tokenizer_run, tmp_path, capsys):
+    config = runlocal("demo/text_to_image.py")
+    for evaluator in config.evaluators:
+        config.evaluators[evaluator] = None
+    config.train.steps = 2
+    shutil.copytree(tokenizer_run, tmp_path / "one")
+    config.tokenizer_run = str(tmp_path / "one")
+    train(config, str(tmp_path / "run"))
+    (tmp_path / "one").rename(tmp_path / "two")
+    config.tokenizer_run, config.train.steps = str(tmp_path / "two"), 3
+    train(config, str(tmp_path / "run"))
+    assert "the tokenizer of" in capsys.readouterr().err
+    other = runlocal("demo/tokenizer.py")
+    other.train.update(steps=1, seed=5)
+    train(other, str(tmp_path / "other"))
+    config.tokenizer_run, config.train.steps = str(tmp_path / "other"), 4
+    with pytest.raises(UserError, match="the tokenizer of .* is another"):
+        train(config, str(tmp_path / "run"))
+
+
+def test_what_an_evaluator_cannot_open_is_said_before_the_first_step(runlocal, pictures, tmp_path):
+    config = on_pictures(runlocal, "demo/tokenizer.py", pictures)
+    config.evaluators.reconstruction = {"num_examples": 8, "batch_size": 8}
+    config.data.eval_split = "tset"
+    with pytest.raises(UserError, match="data.eval_split='tset'"):
+        train(config, str(tmp_path / "run"))
+    assert not list((tmp_path / "run").glob("checkpoints/[0-9]*"))
+
+
+def test_a_second_process_is_refused_while_one_trains(runlocal, tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    lease = Lease(epath.Path(folder), beat=0.1)
+    lease._own["process"] = os.getppid()
+    lease.take()
+    with pytest.raises(UserError, match="is training in .*another --workdir"):
+        train(runlocal("demo/tokenizer.py"), str(folder))
+    lease.release()
+    assert not list(folder.iterdir())
+
+
+# ------------------------------------------------------------------ the identity of tokens
+
+
+def test_the_identity_of_tokens_hangs_on_what_makes_them(tokenizer_run):
+    tokenizer, params, found = open_tokenizer(str(tokenizer_run))
+    config = to_dict(tokenizer.config)
+    for name, value in (("remat", "full"), ("scan", False), ("kernel", "plain"), ("dropout", 0.3)):
+        changed = {**config, "encoder": {**config["encoder"], name: value}}
+        assert identity(changed, params) == found, name
+    older = {name: value for name, value in config.items() if name != "l2_normalized"}
+    older["encoder"] = {n: v for n, v in config["encoder"].items() if n not in ("kernel", "bias")}
+    assert identity(older, params) == found
+    assert identity({**config, "output": "logit_laplace"}, params) == found
+    for changed in (
+        {**config, "l2_normalized": False},
+        {**config, "encoder": {**config["encoder"], "activation": "gelu"}},
+    ):
+        assert identity(changed, params) != found
+    other = {**params, "codebook": jax.tree.map(lambda x: x + 1, params["codebook"])}
+    assert identity(config, other) != found
