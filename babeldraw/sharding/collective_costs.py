@@ -52,7 +52,12 @@ class Wires:
             links = min(links, ways) if self.places else ways
         if kind == "all-to-all":
             return share * self._hops(group, count) / self.chip.link
-        return share / links / self.chip.link
+        seconds = share / links / self.chip.link
+        # No algorithm sends more than its bytes over the links that the group has in the torus.
+        assert seconds >= share / self._links(group) / self.chip.link * (1 - 1e-9) or (
+            not self.places
+        ), f"{instruction.name} is quicker than its links"
+        return seconds
 
     def _links(self, group: tuple[int, ...]) -> int:
         """Links out of a chip that a group can use at once."""
@@ -126,7 +131,9 @@ def communication(instruction: Instruction, program: Program) -> tuple[str, Inst
 def groups(attributes: str, devices: int) -> tuple[int, ...]:
     """Devices of the first group, by their place in the mesh; empty: all, or unknown.
 
-    Three spellings: `{{0,1},{2,3}}`, `[2,2]<=[2,2]T(1,0)` and `mesh['a'=2,'b'=2] {'b'}`.
+    Three spellings: `{{0,1},{2,3}}`, `[2,2]<=[2,2]T(1,0)` and `mesh['a'=2,'b'=2] {'b'}`. The last
+    may say behind the mesh which devices stand in it, row by row: `device_ids=([2,2]T(1,0))`, or
+    one by one, `device_ids=(0,2,1,3)`; without, they stand in their order.
     """
     listed = re.search(r"replica_groups=\{\{([\d,]+)\}", attributes)
     if listed:
@@ -135,12 +142,33 @@ def groups(attributes: str, devices: int) -> tuple[int, ...]:
     if iota:
         return _iota_group(int(iota.group(2)), *iota.groups()[2:])
     mesh = re.search(
-        r"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\S+)? \{([^}]*)\}", attributes
+        r"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\(([^)]*(?:\)[^)]*)?)\))? \{([^}]*)\}",
+        attributes,
     )
     if mesh:
         axes = [(name, int(size)) for name, size in re.findall(r"'([^']+)'=(\d+)", mesh.group(1))]
-        return _mesh_group(axes, re.findall(r"'([^']+)'", mesh.group(2)))
+        ids = _device_ids(mesh.group(2) or "")
+        group = _mesh_group(axes, _axes_over(mesh.group(3)))
+        return tuple(sorted(ids[place] for place in group)) if ids else group
     return tuple(range(devices))
+
+
+def _device_ids(text: str) -> tuple[int, ...]:
+    """Which device stands at each place of a mesh; empty: each at its own."""
+    iota = re.fullmatch(r"\[([\d,]+)\](?:T\(([\d,]+)\))?", text)
+    if iota:
+        count = math.prod(int(size) for size in iota.group(1).split(","))
+        return _iota_group(count, *iota.groups())
+    return tuple(int(number) for number in re.findall(r"\d+", text))
+
+
+def _axes_over(text: str) -> dict[str, tuple[int, int]]:
+    """Axes that a group spans, as (size of what is slower inside the axis, size of the part).
+
+    `'a'` is the whole axis, written (0, 0); `'a':(2)4` those 4 steps of it that lie below 2.
+    """
+    found = re.findall(r"'([^']+)'(?::\((\d+)\)(\d+))?", text)
+    return {name: (int(before or 0), int(size or 0)) for name, before, size in found}
 
 
 def _iota_group(size: int, dims: str, order: str | None) -> tuple[int, ...]:
@@ -157,13 +185,15 @@ def _iota_group(size: int, dims: str, order: str | None) -> tuple[int, ...]:
     return tuple(found)
 
 
-def _mesh_group(axes: list[tuple[str, int]], over: list[str]) -> tuple[int, ...]:
+def _mesh_group(axes: list[tuple[str, int]], over: dict[str, tuple[int, int]]) -> tuple[int, ...]:
     found = [0]
     stride = math.prod(size for _, size in axes)
     for name, size in axes:
         stride //= size
         if name in over:
-            found = [base + at * stride for base in found for at in range(size)]
+            before, part = over[name] if over[name][1] else (1, size)
+            step = stride * (size // before // part)
+            found = [base + at * step for base in found for at in range(part)]
     return tuple(sorted(found))
 
 

@@ -12,6 +12,7 @@ from babeldraw.sharding.aot import topology_devices, wires
 from babeldraw.sharding.chips import CHIPS
 from babeldraw.sharding.collective_costs import Wires, groups
 from babeldraw.sharding.estimate import REACHED, estimate
+from babeldraw.sharding.hlo import parse_program
 
 V4 = CHIPS["v4"]
 # Four chips in a ring, two slices of them.
@@ -172,6 +173,57 @@ def test_a_communication_takes_its_bytes_over_its_links(line, kind, seconds):
 )
 def test_groups_are_read_in_each_spelling(spelling, first):
     assert groups(spelling, 8) == first
+
+
+# As libtpu 0.0.42 writes the gathers of 64 chips, each along one axis of a mesh (data, stage).
+STAGES = "mesh['axis_0'={0},'axis_1'=1,'axis_2'={1}], device_ids=([{1},{0}]T(1,0)) {{'axis_0'}}"
+DATA = "mesh['axis_0'={1},'axis_1'=1,'axis_2'={0}] {{'axis_0'}}"
+
+
+@pytest.mark.parametrize("stages", [2, 4, 16, 32])
+@pytest.mark.parametrize(("text", "axis"), [(STAGES, 1), (DATA, 0)])
+def test_groups_of_a_mesh_are_those_of_its_enumeration(stages, text, axis):
+    devices = np.arange(64).reshape(64 // stages, stages)
+    wanted = np.moveaxis(devices, axis, -1)[0]
+    spelling = f"replica_groups={text.format(stages, 64 // stages)}, dimensions={{0}}, x"
+    assert groups(spelling, 64) == tuple(wanted)
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (1, 0, 2), (2, 0, 1), (2, 1, 0)])
+@pytest.mark.parametrize("over", [(0,), (1,), (2,), (0, 2), (1, 2)])
+@pytest.mark.parametrize("listed", [False, True])
+def test_device_ids_say_who_stands_in_a_mesh(order, over, listed):
+    shape = (2, 4, 8)
+    ids = np.arange(64).reshape(shape).transpose(order)
+    mesh = ids.reshape(4, 2, 8)
+    said = f"[2,4,8]T({','.join(map(str, order))})"
+    if listed:
+        said = ",".join(map(str, ids.reshape(-1)))
+    names = ", ".join(f"'{'abc'[axis]}'" for axis in over)
+    spelling = f"replica_groups=mesh['a'=4,'b'=2,'c'=8], device_ids=({said}) {{{names}}}, x"
+    index = tuple(slice(None) if axis in over else 0 for axis in range(3))
+    assert groups(spelling, 64) == tuple(sorted(mesh[index].reshape(-1)))
+
+
+def test_a_part_of_an_axis_is_a_group_of_its_steps():
+    spelling = "replica_groups=mesh['a'=8,'b'=4] {'a':(2)4}, x"
+    wanted = np.arange(32).reshape(2, 4, 4)[0, :, 0]
+    assert groups(spelling, 32) == tuple(wanted)
+
+
+def test_a_ring_has_two_links_whatever_the_mesh_is_called():
+    """16 stages along one dimension of the torus, in the order that the permutation tells."""
+    chip = CHIPS["v4"]
+    places = tuple((0, x, y, z) for x in range(2) for y in range(2) for z in range(16))
+    wires = Wires(chip, places, (False, False, True))
+    text = f"all-gather(%y), replica_groups={STAGES.format(16, 4)}, dimensions={{0}}"
+    parsed = parse_program(
+        f"ENTRY %main (y: f32[]) -> f32[] {{\n  %g = bf16[16,1048576] {text}\n}}"
+    )
+    instruction = parsed.computations["main"].instructions["g"]
+    size = 16 * 1048576 * 2
+    least = size * 15 / 16 / 2 / chip.link
+    assert wires.seconds("all-gather", size, instruction) == pytest.approx(least)
 
 
 def test_work_that_was_done_before_is_told_apart():
