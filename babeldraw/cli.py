@@ -1,5 +1,7 @@
 """The program `babeldraw`: finds the command, shows help, turns a user's mistake into one line."""
 
+import ast
+import contextlib
 import importlib
 import os
 import re
@@ -94,12 +96,15 @@ def _parse(name: str, command: ModuleType, words: list[str]) -> flags.FlagValues
     """Flags of one command, values checked; each kind of mistake becomes a `UserError`."""
     values = flags.FlagValues()
     given, without = _sections_left_out(words)
+    given, into = _into_absent_sections(name, command, given)
     argv = [f"babeldraw {name}", *given]
     command.define(values, argv)
     try:
         rest = values(argv)
         for path in without:
             _leave_out(values["config"].value, path)
+        for path, text in into:
+            _set_absent(values["config"].value, path, text)
     except flags.IllegalFlagValueError as error:
         raise UserError(_bad_value(error)) from error
     except flags.Error as error:
@@ -135,6 +140,69 @@ def _sections_left_out(words: list[str]) -> tuple[list[str], list[str]]:
         else:
             without.append(field[1])
     return kept, without
+
+
+def _into_absent_sections(
+    name: str, command: ModuleType, words: list[str]
+) -> tuple[list[str], list[tuple[str, str]]]:
+    """The words without those that set a field of a section that the config has as None, and these.
+
+    For ml_collections such a section has no fields.
+    """
+    overrides = {}
+    for word in words:
+        field = re.fullmatch(r"--?config\.([\w.]+)=(.*)", word, re.DOTALL)
+        if field is not None and "." in field[1]:
+            overrides[word] = (field[1], field[2])
+    if not overrides:
+        return words, []
+    values = flags.FlagValues()
+    # Only to look at the config: what is wrong with other words is said when they are read.
+    others = [word for word in words if not re.match(r"--?config\.", word)]
+    command.define(values, [f"babeldraw {name}", *others])
+    try:
+        values([f"babeldraw {name}", *others])
+        config = values["config"].value
+        absent = [word for word, (path, _) in overrides.items() if _is_absent(config, path)]
+    except (flags.Error, AttributeError, KeyError, OSError, ImportError, SyntaxError, UserError):
+        return words, []
+    return [w for w in words if w not in absent], [overrides[word] for word in absent]
+
+
+def _is_absent(config: ConfigDict, path: str) -> bool:
+    """Whether the section that holds a field is there as None."""
+    *sections, _ = path.split(".")
+    for section in sections:
+        if not isinstance(config, ConfigDict) or section not in config:
+            return False
+        config = config[section]
+    return config is None
+
+
+def _set_absent(config: ConfigDict, path: str, text: str) -> None:
+    """Makes a section with its defaults where there is none yet, and sets one of its fields.
+
+    Raises `KeyError` as ml_collections does where there is no such field.
+    """
+    *sections, name = path.split(".")
+    if _is_absent(config, path):
+        *outer, section = sections
+        parent = config
+        for part in outer:
+            parent = parent[part]
+        with parent.ignore_type():
+            # Imported here: other commands need no experiment.
+            from babeldraw.train.experiment import default_section
+
+            parent[section] = ConfigDict(default_section(config.to_dict(), sections))
+    for part in sections:
+        config = config[part]
+    if name not in config:
+        raise KeyError(f"'{name}'")
+    with contextlib.suppress(ValueError, SyntaxError):
+        text = ast.literal_eval(text)
+    with config.ignore_type():
+        config[name] = text
 
 
 def _leave_out(config: ConfigDict, path: str) -> None:

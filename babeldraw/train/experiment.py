@@ -1,10 +1,11 @@
 """A whole config as typed sections, and the objective and evaluators that it describes."""
 
 import dataclasses
-from collections.abc import Mapping
+import typing
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from babeldraw.config import build, require
+from babeldraw.config import build, require, to_dict
 from babeldraw.data.sources import DataConfig
 from babeldraw.errors import UserError
 from babeldraw.evaluation.base import Context, Evaluator
@@ -323,3 +324,21 @@ def parse(config: Mapping[str, Any]) -> Experiment:
     experiment = build(EXPERIMENTS[objective], config)
     check_mesh(experiment.mesh)
     return experiment
+
+
+def default_section(config: Mapping[str, Any], path: Sequence[str]) -> dict[str, Any]:
+    """The defaults of an optional section, such as evaluators.samples, of a config's objective.
+
+    Raises:
+      KeyError: there is no such section, or it has no defaults.
+    """
+    section: Any = EXPERIMENTS[config["objective"]]
+    for name in path:
+        hints = typing.get_type_hints(section)
+        if name not in hints:
+            raise KeyError(f"'{name}'")
+        kinds = typing.get_args(hints[name]) or (hints[name],)
+        section = next((kind for kind in kinds if dataclasses.is_dataclass(kind)), None)
+        if section is None:
+            raise KeyError(f"'{name}'")
+    return to_dict(section())

@@ -129,3 +129,12 @@ def test_a_section_may_be_left_out(cli):
     assert status == 0, said
     status, _, said = cli("inspect", f"--config={config}", "--config.evaluators.smaples=None")
     assert status == 2 and "config.evaluators.smaples is not a field" in said
+
+
+def test_a_field_of_a_section_that_is_not_there_makes_it(cli):
+    words = ["inspect", f"--config={CONFIGS}/demo/text_to_image.py"]
+    assert cli(*words, "--config.evaluators.samples.num=4")[0] == 0
+    status, _, said = cli(*words, "--config.evaluators.samples.nmu=4")
+    assert status == 2 and said.count("\n") == 1 and "config.evaluators.samples.nmu" in said
+    status, _, said = cli(*words, "--config.evaluators.samples.num=many")
+    assert status == 2 and "config.evaluators.samples.num is 'many'" in said
