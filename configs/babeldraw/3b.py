@@ -6,7 +6,7 @@
 Parti, Table 1; 3.02B parameters in the blocks. Batch 8192, 450,000 steps. Zero-shot FID on
 MS-COCO 8.10 there, from data that are not public. Layout of the paper: 4-way in-layer model
 parallelism by 128-way data parallelism, 512 devices.
-configs/babeldraw/3b_fsdp.py splits the weights instead, and is 1.9 times as fast by estimate.
+configs/babeldraw/3b_fsdp.py splits the weights instead, and is 1.8 times as fast by estimate.
 
     babeldraw compile --config=configs/babeldraw/3b.py --topology=v4:4x8x16
 

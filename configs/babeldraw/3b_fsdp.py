@@ -7,8 +7,8 @@ Model, data and schedule of configs/babeldraw/3b.py; another layout for the same
 
     babeldraw compile --config=configs/babeldraw/3b_fsdp.py --topology=v4:4x8x16
 
-Estimated (docs/compile.md): 13.8 GiB per chip, 1.56 s a step, 5,248 images/s, MFU 0.538 (capped;
-raw 0.483), 8.1 days for 450,000 steps; with `--config.train.accumulation=2` 8.9 GiB and 0.470.
+Estimated (docs/compile.md): 13.8 GiB per chip, 1.63 s a step, 5,040 images/s, MFU 0.517 (capped;
+raw 0.466), 8.5 days for 450,000 steps; with `--config.train.accumulation=2` 8.9 GiB and 0.470.
 """
 
 from ml_collections import ConfigDict
