@@ -89,8 +89,8 @@ class VGGDistance(nn.Module):
         for stage, (x_BhwC, y_BhwC) in enumerate(pairs):
             ones = nn.with_logical_partitioning(nn.initializers.ones, (None,))
             weight_C = self.param(f"linear{stage + 1}", ones, (self.widths[stage],))
-            # LPIPS adds 1e-10 to the norm, whose gradient at zero features is none. Here the square
-            # of the norm has that floor, so the norm 1e-5: equal for all features that say anything.
+            # LPIPS adds 1e-10 to the norm, which has no gradient where all features are zero. Here
+            # the square of the norm has that floor, the norm 1e-5: equal for all other features.
             difference_BhwC = l2_normalize(x_BhwC, 1e-10) - l2_normalize(y_BhwC, 1e-10)
             weight_BhwC = jnp.broadcast_to(weight_C, difference_BhwC.shape)
             weighted_Bhw = jnp.sum(weight_BhwC * jnp.square(difference_BhwC), axis=-1)

@@ -19,6 +19,8 @@ from babeldraw.data.rows import (
 )
 from babeldraw.errors import UserError
 
+# What pyarrow raises on damaged files: its own are subclasses of these.
+PARQUET_FAULTS = (OSError, ValueError, NotImplementedError, KeyError, OverflowError, TypeError)
 SUFFIXES = (".parquet", ".csv", ".jsonl")
 # Names as `columns_of` gives them.
 URL_COLUMNS = ("url", "image_url")
@@ -158,7 +160,7 @@ def _parquet_pieces(file: Path, size: int) -> list[dict]:
     parquet = _parquet()
     try:
         total = parquet.ParquetFile(file).metadata.num_rows
-    except (OSError, ValueError) as error:
+    except PARQUET_FAULTS as error:
         raise UserError(f"{file} cannot be read as Parquet: {str(error).splitlines()[0]}") from None
     starts = range(0, total, size)
     return [{"file": str(file), "start": s, "stop": min(s + size, total)} for s in starts]
@@ -166,15 +168,23 @@ def _parquet_pieces(file: Path, size: int) -> list[dict]:
 
 def _parquet_rows(file: Path, piece: dict) -> Iterator[tuple[int, Any]]:
     """The numbered rows of a piece; only the row groups that hold some of them are read."""
-    data, first = _parquet().ParquetFile(file), 0
-    wanted = range(piece["start"], piece["stop"])
+    first, wanted = 0, range(piece["start"], piece["stop"])
+    try:
+        data = _parquet().ParquetFile(file)
+    except PARQUET_FAULTS:
+        yield from ((number, None) for number in wanted)
+        return
     for group in range(data.num_row_groups):
         count = data.metadata.row_group(group).num_rows
         if first < wanted.stop and first + count > wanted.start:
             number = first
-            for batch in data.iter_batches(batch_size=256, row_groups=[group]):
-                if number < wanted.stop and number + len(batch) > wanted.start:
+            try:
+                for batch in data.iter_batches(batch_size=256, row_groups=[group]):
                     rows = enumerate(batch.to_pylist(), number)
+                    number += len(batch)
                     yield from ((n, row) for n, row in rows if n in wanted)
-                number += len(batch)
+            except PARQUET_FAULTS:
+                # What of a damaged group was not read is counted, row by row.
+                lost = range(max(number, wanted.start), min(first + count, wanted.stop))
+                yield from ((n, None) for n in lost)
         first += count
