@@ -7,8 +7,8 @@ Model, data and schedule of configs/babeldraw/20b.py; another layout for the sam
 
     babeldraw compile --config=configs/babeldraw/20b_fsdp.py --topology=v4:8x8x16
 
-Estimated (docs/compile.md): 16.5 GiB per chip, 5.27 s a step, 1,554 images/s, MFU 0.546 (capped;
-raw 0.517), 27.5 days for 450,000 steps; the paper's pipelines in configs/babeldraw/20b.py take
+Estimated (docs/compile.md): 16.5 GiB per chip, 5.42 s a step, 1,512 images/s, MFU 0.531 (capped;
+raw 0.504), 28.2 days for 450,000 steps; the paper's pipelines in configs/babeldraw/20b.py take
 31.9.
 """
 
