@@ -120,7 +120,10 @@ class ListInput:
 
 
 def _read_file(folder: Path, name: str, where: str, max_bytes: int) -> bytes | Rejected:
-    path = (folder / name).resolve()
+    try:
+        path = (folder / name).resolve()
+    except (OSError, ValueError) as error:  # A name with a null byte, links in a circle.
+        return Rejected(where, "no picture", f"{name!r}: {type(error).__name__}")
     # A list that came from elsewhere shall not reach for files outside its folder.
     if not path.is_relative_to(folder.resolve()):
         return Rejected(where, "no picture", f"{name} lies outside {folder.name}")
