@@ -138,6 +138,14 @@ READERS = {
 QUICK, MANY = 40, 5000
 
 
+@pytest.fixture(autouse=True)
+def without_log():
+    """pytest would keep each line and send it between processes, which take no lone surrogate."""
+    logging.disable(logging.CRITICAL)
+    yield
+    logging.disable(logging.NOTSET)
+
+
 def fuzz(name, count, folder):
     make, read = READERS[name]
     good, rng = make(), random.Random(name)
@@ -159,13 +167,10 @@ def test_a_damaged_file_is_read_or_refused_in_a_line(name, tmp_path):
 @pytest.mark.budget(120)
 @pytest.mark.parametrize("name", READERS)
 def test_thousands_of_damaged_files_are_read_or_refused_in_flat_memory(name, tmp_path):
-    # pytest would keep each line of the log.
-    logging.disable(logging.CRITICAL)
     fuzz(name, 200, tmp_path)
     tracemalloc.start()
     before = tracemalloc.get_traced_memory()[0]
     fuzz(name, MANY, tmp_path)
     grown = tracemalloc.get_traced_memory()[0] - before
     tracemalloc.stop()
-    logging.disable(logging.NOTSET)
     assert grown < 4_000_000
