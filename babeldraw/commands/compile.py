@@ -10,6 +10,10 @@ Example:
 Drawing 16 pictures of one prompt, guided, with the weights split over all chips:
   babeldraw compile --config=configs/babeldraw/3b.py --topology=v4:2x2x1 --mode=decode
 
+The program kept, and estimated again later, by another version, without compiling:
+  babeldraw compile --config=configs/babeldraw/20b.py --topology=v4:8x8x16 --keep=20b.hlo.gz
+  babeldraw compile --from=20b.hlo.gz
+
 Two reports side by side:
   babeldraw compile --compare 20b.json other.json
 """
@@ -23,10 +27,12 @@ from ml_collections import config_flags
 
 from babeldraw.commands.flags import required
 from babeldraw.errors import UserError
-from babeldraw.train.compile import compile_step
+from babeldraw.train.compile import Report, compile_step
 from babeldraw.train.compile_decode import compile_decode
+from babeldraw.train.compile_kept import keep, kept
 from babeldraw.train.compile_report import compare, describe
 from babeldraw.train.experiment import parse
+from babeldraw.train.progress import say
 
 # Words that are no flags belong to this flag.
 WORDS = "compare"
@@ -51,6 +57,12 @@ def define(values: flags.FlagValues, argv: list[str]) -> None:
         "samples", 16, "Pictures of one prompt, for decode.", flag_values=values, lower_bound=1
     )
     flags.DEFINE_string("json", None, "File for the report as JSON.", flag_values=values)
+    flags.DEFINE_string(
+        "keep", None, "File for the compiled program, gzipped text.", flag_values=values
+    )
+    flags.DEFINE_string(
+        "from", None, "File of --keep: estimated again, nothing compiled.", flag_values=values
+    )
     flags.DEFINE_list("compare", [], "Two files of --json, shown side by side.", flag_values=values)
 
 
@@ -58,19 +70,40 @@ def run(values: flags.FlagValues) -> int:
     if values.compare:
         print(_compared(values.compare))
         return 0
-    experiment = parse(required(values, "config"))
-    topology = required(values, "topology")
-    if values.mode == "decode":
-        if values.slices > 1:
-            raise UserError(f"--slices is {values.slices}; one slice draws: 1 is needed")
-        report = compile_decode(experiment, topology, values.samples)
+    if values["from"].value:
+        report = _again(values)
     else:
-        report = compile_step(experiment, topology, values.slices)
+        report = _compiled(values)
     print(describe(report))
     if values.json:
         text = json.dumps(dataclasses.asdict(report), indent=2)
         epath.Path(values.json).write_text(text + "\n")
     return 0
+
+
+def _again(values: flags.FlagValues) -> Report:
+    # What a program was compiled for stands in its file.
+    for name in ("config", "topology", "slices", "mode", "samples", "keep"):
+        if values[name].present:
+            raise UserError(f"--from estimates a program as it was compiled; leave out --{name}")
+    return kept(values["from"].value)
+
+
+def _compiled(values: flags.FlagValues) -> Report:
+    experiment = parse(required(values, "config"))
+    topology = required(values, "topology")
+    if values.mode == "decode":
+        if values.slices > 1:
+            raise UserError(f"--slices is {values.slices}; one slice draws: 1 is needed")
+        report, program = compile_decode(experiment, topology, values.samples)
+    else:
+        report, program = compile_step(experiment, topology, values.slices)
+    if values.keep:
+        if program is None:
+            say(f"--keep={values.keep} is not written: what does not fit is not compiled")
+        else:
+            keep(values.keep, report, program)
+    return report
 
 
 def _compared(files: list[str]) -> str:

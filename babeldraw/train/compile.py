@@ -18,6 +18,7 @@ from babeldraw.runs.checkpoints import placed
 from babeldraw.sharding.aot import topologies_near, topology_devices, wires
 from babeldraw.sharding.batch import batch_sharding
 from babeldraw.sharding.chips import CHIPS
+from babeldraw.sharding.collective_costs import Wires
 from babeldraw.sharding.estimate import Estimate, estimate
 from babeldraw.sharding.layout import Layout, make_layout
 from babeldraw.sharding.mesh import MeshConfig, make_mesh
@@ -40,6 +41,7 @@ class Report:
       mode: train, or decode, where a step is the drawing of a batch of pictures.
       mesh: devices along each axis, and the rules.
       batch_size: examples in a step.
+      steps: of the config's schedule; 0 for decode.
       parameters: trained, and frozen, by part.
       hbm_gib: `arguments` (state and batch), `temporaries`, `peak`, which is all that is set aside,
         `live`, the most of it that is in use at once, and the `limit` that the compiler allows,
@@ -68,6 +70,7 @@ class Report:
     mesh: dict[str, Any]
     batch_size: int
     pipeline: dict[str, dict[str, Any]]
+    steps: int = 0
     parameters: dict[str, int] = dataclasses.field(default_factory=dict)
     hbm_gib: dict[str, float] = dataclasses.field(default_factory=dict)
     fits: bool = False
@@ -99,13 +102,33 @@ _SCOPES = {
 }
 
 
-def compile_step(experiment: Experiment, topology: str, slices: int = 1) -> Report:
+@dataclasses.dataclass(frozen=True)
+class Scheduled:
+    """What an estimate is made from.
+
+    Attributes:
+      text: of the compiled program, scheduled.
+      wires: the chip and the links of its slice.
+      needed: operations that the step cannot do without, for one example; None leaves the MFU out.
+    """
+
+    text: str
+    wires: Wires
+    needed: ModelFlops | None
+
+
+def compile_step(
+    experiment: Experiment, topology: str, slices: int = 1
+) -> tuple[Report, Scheduled | None]:
     """Compiles the real step for a real topology; no chip is needed.
 
     Args:
       experiment: a parsed config.
       topology: see `sharding.aot.topology_devices`.
       slices: number of such slices, along `data`.
+
+    Returns:
+      The report, and the program that it speaks of; None where it does not fit.
 
     Raises:
       UserError: the topology is unknown, libtpu is missing, or the config does not fit the mesh.
@@ -121,16 +144,15 @@ def compile_step(experiment: Experiment, topology: str, slices: int = 1) -> Repo
         mesh={**layout.mesh.shape, "rules": experiment.mesh.rules, "zero1": experiment.mesh.zero1},
         batch_size=experiment.train.batch_size,
         pipeline=_pipelines(experiment, layout),
+        steps=experiment.train.steps,
     )
     began = time.monotonic()
     with waiting(f"compiling for {topology}"):
         lowered, state = lowered_step(experiment.make_objective(), layout)
         report.parameters = _parameters(state)
-        fill(report, lowered, layout, model_flops(experiment))
+        program = fill(report, lowered, layout, model_flops(experiment))
     report.compile_seconds = time.monotonic() - began
-    if report.fits:
-        report.days = experiment.train.steps * report.step_seconds["capped"] / 86400
-    return report
+    return report, program
 
 
 def _mesh(config: MeshConfig, devices: list, topology: str, slices: int) -> jax.sharding.Mesh:
@@ -194,7 +216,9 @@ def largest_arrays(text: str, number: int = 5) -> list[str]:
     ]
 
 
-def fill(report: Report, lowered: Any, layout: Layout, needed: ModelFlops | None) -> None:
+def fill(
+    report: Report, lowered: Any, layout: Layout, needed: ModelFlops | None
+) -> Scheduled | None:
     """Compiles a program and adds to the report what the compiler says of it.
 
     Args:
@@ -203,6 +227,9 @@ def fill(report: Report, lowered: Any, layout: Layout, needed: ModelFlops | None
       layout: mesh and rules.
       needed: operations that it cannot do without, for one of `report.batch_size` examples; None
         leaves the MFU out.
+
+    Returns:
+      The program; None where it does not fit.
     """
     generation = report.topology.partition(":")[0]
     report.hbm_gib = {"limit": CHIPS[generation].hbm_gib}
@@ -210,12 +237,19 @@ def fill(report: Report, lowered: Any, layout: Layout, needed: ModelFlops | None
     report.fits = not isinstance(compiled, _TooLarge)
     if isinstance(compiled, _TooLarge):
         report.hbm_gib["peak"], report.largest = compiled.needed, compiled.largest
-        return
+        return None
     report.hbm_gib |= memory(compiled)
+    devices = list(layout.mesh.devices.flat)
+    program = Scheduled(compiled.as_text(), wires(generation, devices), needed)
+    estimate_again(report, program)
+    return program
+
+
+def estimate_again(report: Report, program: Scheduled) -> None:
+    """Sets what the report estimates from what the program's text says."""
+    generation, needed = report.topology.partition(":")[0], program.needed
     found = estimate(
-        compiled.as_text(),
-        wires(generation, list(layout.mesh.devices.flat)),
-        lambda instruction: kernel_cost(instruction, generation),
+        program.text, program.wires, lambda instruction: kernel_cost(instruction, generation)
     )
     raw, capped = found["raw"], found["capped"]
     report.step_seconds = {name: one.seconds for name, one in found.items()}
@@ -226,6 +260,7 @@ def fill(report: Report, lowered: Any, layout: Layout, needed: ModelFlops | None
     report.notes = _notes(capped)
     if capped.seconds:
         report.examples_per_second = report.batch_size / capped.seconds
+    report.days = report.steps * capped.seconds / 86400
     if needed is not None:
         per_chip = needed.per_example * report.batch_size / report.chips
         report.flops |= {"model": per_chip, "parts": needed.parts, "formula": needed.formula}

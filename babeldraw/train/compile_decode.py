@@ -20,19 +20,24 @@ from babeldraw.sharding.constraint import is_names, logical_axes, shardings
 from babeldraw.sharding.layout import Layout, make_layout, use
 from babeldraw.sharding.mesh import MeshConfig, make_mesh
 from babeldraw.tokenizers.vit_vqgan import ViTVQGANTokenizer
-from babeldraw.train.compile import Report, fill
+from babeldraw.train.compile import Report, Scheduled, fill
 from babeldraw.train.experiment import Experiment, TextToImageExperiment
 from babeldraw.train.overview import count
 from babeldraw.train.progress import waiting
 
 
-def compile_decode(experiment: Experiment, topology: str, samples: int = 16) -> Report:
+def compile_decode(
+    experiment: Experiment, topology: str, samples: int = 16
+) -> tuple[Report, Scheduled | None]:
     """Compiles the drawing of one prompt's pictures, guided, the weights split over all chips.
 
     Args:
       experiment: a text-to-image config.
       topology: see `sharding.aot.topology_devices`.
       samples: pictures; as many unconditional rows go with them.
+
+    Returns:
+      The report, and the program that it speaks of; None where it does not fit.
 
     Raises:
       UserError: a config that does not draw from text, an unknown topology, no libtpu, or heads
@@ -66,14 +71,14 @@ def compile_decode(experiment: Experiment, topology: str, samples: int = 16) -> 
     with waiting(f"compiling for {topology}"):
         params = _abstract(generator, layout)
         report.parameters = {f"trained/{name}": count(part) for name, part in params.items()}
-        fill(report, _lowered(generator, params, layout, samples), layout, None)
+        program = fill(report, _lowered(generator, params, layout, samples), layout, None)
     report.compile_seconds = time.monotonic() - began
     text = jnp.zeros((2, generator.config.text_length), jnp.int32)
     cache = jax.eval_shape(lambda params: generator.start(params, text, samples), params)
     chip = CHIPS[topology.partition(":")[0]]
     report.tokens = generator.tokens.length
     report.floor_seconds = bytes_per_token(params, cache) / (len(devices) * chip.bandwidth)
-    return report
+    return report, program
 
 
 def _lowered(generator: Generator, params: Any, layout: Layout, samples: int) -> Any:

@@ -20,10 +20,9 @@ CONFIG = "--config=configs/demo/text_to_image.py:runlocal"
 
 
 def test_a_step_that_fits_is_reported(cli, tmp_path):
-    out = tmp_path / "report.json"
-    status, printed, _ = cli(
-        "compile", CONFIG, "--topology=v4:2x2x1", "--config.mesh.zero1=True", f"--json={out}"
-    )
+    out, kept = tmp_path / "report.json", tmp_path / "step.hlo.gz"
+    flags = ["--topology=v4:2x2x1", "--config.mesh.zero1=True"]
+    status, printed, _ = cli("compile", CONFIG, *flags, f"--json={out}", f"--keep={kept}")
     assert status == 0 and "fits" in printed and "NOT" not in printed
     report = json.loads(out.read_text())
     assert report["chips"] == 4 and report["fits"]
@@ -40,6 +39,19 @@ def test_a_step_that_fits_is_reported(cli, tmp_path):
     assert report["examples_per_second"] == pytest.approx(report["batch_size"] / step["capped"])
     assert report["compile_seconds"] > 0 and report["pipeline"] == {}
     assert "estimate" in printed and "MFU" in printed and "image decoder" in printed
+    # Kept, it is estimated again without compiling: by the estimator of that day.
+    again = tmp_path / "again.json"
+    status, _, _ = cli("compile", f"--from={kept}", f"--json={again}")
+    assert status == 0 and json.loads(again.read_text()) == report
+    (tmp_path / "half.gz").write_bytes(kept.read_bytes()[:-1000])
+    for flags, line in (
+        ([f"--from={kept}", "--slices=2"], "leave out --slices"),
+        ([f"--from={tmp_path}/half.gz"], "not a program that --keep wrote, or not all of it"),
+        ([f"--from={out}"], "not a program that --keep wrote"),
+        (["--from=/nowhere"], "--from=/nowhere cannot be read: No such file"),
+    ):
+        status, _, err = cli("compile", *flags)
+        assert status == 2 and line in err.splitlines()[-1]
     # The compiler has once taken a step with more set aside than a chip has.
     crowded = Report(**(report | {"hbm_gib": memory | {"peak": 31.0}}))
     assert "not to be relied on" in describe(crowded)

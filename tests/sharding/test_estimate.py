@@ -226,6 +226,51 @@ def test_a_ring_has_two_links_whatever_the_mesh_is_called():
     assert wires.seconds("all-gather", size, instruction) == pytest.approx(least)
 
 
+def links(group, rings=(True, True, False)):
+    """Links that the figure takes a group of chips of a torus to have; coordinates x, y, z."""
+    places = tuple((0, x, y, z) for x in range(8) for y in range(4) for z in range(3))
+    wires = Wires(CHIPS["v4"], places, rings)
+    ids = ",".join(str(places.index((0, *place))) for place in group)
+    text = f"all-gather(%y), replica_groups={{{{{ids}}}}}, dimensions={{0}}"
+    parsed = parse_program(f"ENTRY %main (y: f32[]) -> f32[] {{\n  %g = bf16[8] {text}\n}}")
+    seconds = wires.seconds("all-gather", 1 << 30, parsed.computations["main"].instructions["g"])
+    return (1 << 30) * (len(group) - 1) / len(group) / seconds / CHIPS["v4"].link
+
+
+def ways_out(group, sizes=(8, 4, 3), rings=(True, True, False)):
+    """Of the worst placed chip, by enumeration: first steps of shortest ways to the others."""
+    best = None
+    for one in group:
+        steps = set()
+        for other in group:
+            for dim, (size, ring) in enumerate(zip(sizes, rings, strict=True)):
+                apart = (other[dim] - one[dim]) % size if ring else abs(other[dim] - one[dim])
+                ahead = 2 * apart <= size if ring else other[dim] > one[dim]
+                behind = 2 * apart >= size if ring else other[dim] < one[dim]
+                steps |= {(dim, 1)} if apart and ahead else set()
+                steps |= {(dim, -1)} if apart and behind else set()
+        best = len(steps) if best is None else min(best, len(steps))
+    return best
+
+
+@pytest.mark.parametrize(
+    ("group", "wanted"),
+    [
+        ([(x, 0, 0) for x in range(8)], 2),
+        # A part of a ring is a line, whose end has one link; so is a dimension that is not joined.
+        ([(x, 0, 0) for x in range(3)], 1),
+        ([(0, 0, z) for z in range(3)], 1),
+        ([(x, 0, 0) for x in (0, 2, 4, 6)], 2),
+        ([(x, y, 0) for x in range(8) for y in range(4)], 4),
+        ([(x, 0, z) for x in range(8) for z in range(3)], 3),
+        ([(x, 0, 0) for x in (0, 4)], 1),
+    ],
+)
+def test_no_group_has_more_links_than_its_worst_placed_chip(group, wanted):
+    assert links(group) == pytest.approx(wanted)
+    assert links(group) <= ways_out(group) + 1e-6
+
+
 def test_work_that_was_done_before_is_told_apart():
     again = "jit(step)/checkpoint/rematted_computation/dot"
     lines = [matmul(), matmul("fusion.2", source=again), matmul("fusion.3.remat")]

@@ -67,7 +67,7 @@ def experiment(name):
 @pytest.mark.parametrize("name", BUDGETS)
 def test_the_step_fits_its_pod(name):
     topology, budget = BUDGETS[name]
-    report = compile_step(experiment(name), topology)
+    report, _ = compile_step(experiment(name), topology)
     assert report.fits
     assert report.hbm_gib["peak"] <= 1.03 * budget
     assert 0 < report.mfu["raw"] <= report.mfu["capped"] < 1
@@ -82,7 +82,7 @@ def test_every_config_is_tried():
 
 @pytest.mark.parametrize("name", LAPTOP)
 def test_the_step_of_a_laptop_fits_one_host(name):
-    report = compile_step(experiment(name), LAPTOP[name])
+    report, _ = compile_step(experiment(name), LAPTOP[name])
     assert report.fits
     assert 0 < report.step_seconds["capped"] <= report.step_seconds["raw"]
 
@@ -90,7 +90,7 @@ def test_the_step_of_a_laptop_fits_one_host(name):
 @pytest.mark.parametrize("name", DRAWING)
 def test_drawing_sends_all_reduces_alone_and_is_near_the_floor(name):
     topology, times = DRAWING[name]
-    report = compile_decode(experiment(f"babeldraw/{name}"), topology)
+    report, _ = compile_decode(experiment(f"babeldraw/{name}"), topology)
     assert report.fits
     assert report.collectives.keys() == {"all-reduce"}
     assert report.step_seconds["capped"] / report.tokens <= times * report.floor_seconds
