@@ -1,6 +1,8 @@
 """The part of `babeldraw sample` that draws classes."""
 
 import dataclasses
+import difflib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ from absl import flags
 from babeldraw.commands.flags import make_folder, required
 from babeldraw.data.image import decode
 from babeldraw.errors import UserError
-from babeldraw.sampling.album import MOST_IN_GRID, Album
+from babeldraw.sampling.album import MOST_IN_GRID, Album, slug
 from babeldraw.sampling.class_sampler import ClassPicture, ClassSampler
 from babeldraw.sharding.mesh import MeshConfig
 from babeldraw.train.progress import ProgressReport, say
@@ -21,7 +23,10 @@ RECORDED = ("image", "rows", "mask", "classifier_run", "super_resolution", "toke
 
 def define(values: flags.FlagValues) -> None:
     flags.DEFINE_list(
-        "class", [], "Classes by number, separated by commas; or all, or none.", flag_values=values
+        "class",
+        [],
+        "Classes by name or number, separated by commas; or all, or none.",
+        flag_values=values,
     )
     flags.DEFINE_string(
         "classifier_run", "", "With --class: a classifier's run folder.", flag_values=values
@@ -65,7 +70,7 @@ def run(
         classifier_run=values.classifier_run,
         mesh=mesh,
     )
-    classes = read_classes(values["class"].value, sampler.num_classes)
+    classes = read_classes(values["class"].value, sampler.num_classes, sampler.names)
     settings = dataclasses.replace(sampler.defaults, **changed)
     sampler.check(classes, settings, values.acceptance)
     canvas = None
@@ -76,7 +81,7 @@ def run(
     fixed = {"step": sampler.step, "num": values.num, "first_seed": values.seed}
     fixed |= {"acceptance": values.acceptance, **dataclasses.asdict(settings), **recorded}
     folder = make_folder(Path(values.out), f"--out={values.out}")
-    names = [class_name(label, sampler.num_classes) for label in classes]
+    names = [class_name(label, sampler.num_classes, sampler.names) for label in classes]
     album = Album(folder, fixed, names, values.num)
     left = album.open()
     report = ProgressReport("sample", len(left) * values.num, unit="pictures")
@@ -90,7 +95,8 @@ def run(
             canvas,
             values.acceptance,
         )
-        album.add(number, [_entry(number, names[number], picture) for picture in drawn])
+        entries = [_entry(number, names[number], sampler.names, picture) for picture in drawn]
+        album.add(number, entries)
         report.update(done * values.num)
     report.close()
     lines = album.lines()
@@ -100,35 +106,65 @@ def run(
     return 0
 
 
-def class_name(label: int, num_classes: int) -> str:
+def class_name(label: int, num_classes: int, names: Sequence[str] = ()) -> str:
     """How a class is called in file names and manifests."""
-    return "no class" if label == num_classes else f"class {label}"
+    if label == num_classes:
+        return "no class"
+    return f"class {label} {names[label]}" if names else f"class {label}"
 
 
-def read_classes(words: list[str], num_classes: int) -> list[int]:
-    """Numbers of classes; `all` is each class once, `none` the no-class.
+def read_classes(words: list[str], num_classes: int, names: Sequence[str] = ()) -> list[int]:
+    """Numbers of classes.
+
+    Args:
+      words: each a class by its name or number; `#3` is a number only. `all` is each class once,
+        `none` the no-class.
+      num_classes: of the model.
+      names: of the classes, where the run kept them.
 
     Raises:
-      UserError: a word that is no number, or all of no classes.
+      UserError: a word that is none of these, or could be two of them, or `all` of no classes.
     """
     classes: list[int] = []
     for word in words:
+        meant = {word: names.index(word)} if word in names else {}
+        plain = word.removeprefix("#")
         if word == "all":
-            classes += range(num_classes)
+            meant["all classes"] = -1
         elif word == "none":
-            classes.append(num_classes)
-        elif word.isdigit():
-            classes.append(int(word))
-        else:
-            raise UserError(f"--class={word}: a number, all or none is needed")
+            meant["no class"] = num_classes
+        elif plain.isascii() and plain.isdigit():
+            meant["number"] = int(plain)
+        if len(set(meant.values())) > 1:
+            number = meant[word]
+            raise UserError(
+                f"--class={word} is the name of class {number} and something else besides; write "
+                f"#{number} for that class"
+                + (f", #{plain} for class {plain}" if "number" in meant else "")
+            )
+        if not meant:
+            raise UserError(f"--class={word}: {_choices(word, names)} is needed")
+        (number,) = set(meant.values())
+        classes += range(num_classes) if number < 0 else [number]
     if not classes:
         raise UserError("--class=all: the model knows no class; take none")
     return classes
 
 
-def _entry(number: int, name: str, picture: ClassPicture) -> tuple[np.ndarray, dict[str, Any]]:
-    file = f"{number:05d}_{name.replace(' ', '-')}_seed{picture.seed}.png"
+def _choices(word: str, names: Sequence[str]) -> str:
+    if not names:
+        return "a number, all or none"
+    near = difflib.get_close_matches(word, names, 3, 0.4) or names[:3]
+    return f"a name (such as {', '.join(near)}), a number, all or none"
+
+
+def _entry(
+    number: int, name: str, names: Sequence[str], picture: ClassPicture
+) -> tuple[np.ndarray, dict[str, Any]]:
+    file = f"{number:05d}_{slug(name)}_seed{picture.seed}.png"
     entry: dict[str, Any] = {"file": file, "class": picture.label, "seed": picture.seed}
+    if picture.label < len(names):
+        entry["name"] = names[picture.label]
     if picture.score is not None:
         entry["score"] = round(picture.score, 6)
     return picture.image, entry

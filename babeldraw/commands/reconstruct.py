@@ -19,7 +19,8 @@ from absl import flags
 
 from babeldraw.commands.flags import make_folder, required
 from babeldraw.config import build
-from babeldraw.data.image import center_crop, save_png, to_uint8, write_whole
+from babeldraw.data.image import save_png, to_uint8, write_whole
+from babeldraw.data.pipeline import fitted
 from babeldraw.data.sources import DataConfig, Record, RecordReader, Source, open_source
 from babeldraw.errors import UserError
 from babeldraw.evaluation import measures
@@ -66,7 +67,7 @@ def run(values: flags.FlagValues) -> int:
     total = min(values.num or len(source), len(source))
     report = ProgressReport("reconstruct", total, unit="pictures")
     rows: list[dict[str, Any]] = []
-    for batch in _batches(source, total, values.batch_size):
+    for batch in _batches(source, total, values.batch_size, tokenizer.image_size):
         rows += _write_pictures(out, len(rows), batch, tokenizer, values.batch_size, measure)
         report.update(len(rows))
     report.close()
@@ -93,11 +94,14 @@ def _open(workdir: str, images: str, size: tuple[int, int]) -> Source:
     return open_source(data, split, max(size), seed, require_captions=False)
 
 
-def _batches(source: Source, total: int, size: int) -> Iterator[list[Record]]:
-    """The first `total` records, `size` at a time; bad ones are skipped."""
+def _batches(
+    source: Source, total: int, size: int, image_size: tuple[int, int]
+) -> Iterator[list[Record]]:
+    """The first `total` records, `size` at a time, cut to size; bad ones are skipped."""
     reader = RecordReader(source)
     for start in range(0, total, size):
-        found = (reader.try_read_at(i) for i in range(start, min(start + size, total)))
+        indices = range(start, min(start + size, total))
+        found = (fitted(reader.try_read_at(i), image_size) for i in indices)
         if batch := [record for record in found if record is not None]:
             yield batch
 
@@ -144,7 +148,7 @@ def _write_pictures(
     # The batch is padded, so that one program serves all.
     originals = np.zeros((batch_size, *tokenizer.image_size, 3), np.uint8)
     for slot, record in zip(originals, records, strict=False):
-        slot[:] = center_crop(record.image, tokenizer.image_size)
+        slot[:] = record.image
     images, ids = map(np.asarray, jax.device_get(tokenizer.reconstruct(originals)))
     expected = originals.astype(np.float32) / 255
     found, rows = measure(images, expected), []

@@ -22,8 +22,6 @@ By class, the half that a classifier holds for likeliest (docs/vim.md):
 """
 
 import dataclasses
-import re
-import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -36,7 +34,7 @@ from babeldraw.commands.flags import make_folder, required
 from babeldraw.data.image import decode
 from babeldraw.data.sources import BadRecord
 from babeldraw.errors import UserError
-from babeldraw.sampling.album import MOST_IN_GRID, Album
+from babeldraw.sampling.album import MOST_IN_GRID, Album, slug
 from babeldraw.sampling.editing import Canvas
 from babeldraw.sampling.logits import GUIDANCE_SCHEDULES, SamplingConfig
 from babeldraw.sampling.prompts import Prompt, read_prompts
@@ -194,7 +192,7 @@ class Drawing:
             scores = self.scorer.score(images, [prompt.text] * len(images))
             chosen = best(scores, self.keep or self.num)
         for rank, i in enumerate(chosen):
-            name = f"{number:05d}_{_slug(prompt.text)}_seed{pictures[i].seed}.png"
+            name = f"{number:05d}_{slug(prompt.text)}_seed{pictures[i].seed}.png"
             entry = {"file": name, "seed": pictures[i].seed}
             if scores is not None:
                 entry |= {"score": round(float(scores[i]), 6), "rank": rank}
@@ -252,11 +250,3 @@ def _say_what_will_differ(sampler: Sampler, prompts: Sequence[str]) -> None:
             )
     if any(not prompt.strip() for prompt in prompts):
         say("an empty prompt draws without condition")
-
-
-def _slug(prompt: str) -> str:
-    """A part of a file's name that tells of the prompt, in its own letters; 'empty' of none."""
-    words = re.sub(r"\W+", "-", unicodedata.normalize("NFC", prompt).lower()).strip("-")
-    # A name may have 255 bytes with all that stands around this.
-    cut = words.encode("utf-8", "ignore")[:90].decode("utf-8", "ignore")[:60].strip("-")
-    return cut or ("prompt" if prompt.strip() else "empty")

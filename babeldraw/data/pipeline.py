@@ -79,6 +79,7 @@ class TrainBatches:
         check_crop(crop, image_size)
         if workers < 1:
             raise UserError(f"data.workers={workers} must be at least 1")
+        self.source = source
         self._gives_jpeg = getattr(source, "gives_jpeg", False)
         read = source.jpeg if self._gives_jpeg else source.__getitem__
         self.reader = RecordReader(source, max_bad_share, read)

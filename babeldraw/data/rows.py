@@ -2,8 +2,8 @@
 
 import contextlib
 import math
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, AnyStr
 
 FILE_COLUMNS = ("file_name", "file", "filename", "path", "image_path", "image", "img")
 CAPTION_COLUMNS = ("caption", "text", "captions", "texts")
@@ -36,10 +36,21 @@ def caption_of(columns: Mapping[str, Any], names: tuple[str, ...] = CAPTION_COLU
         if isinstance(value, str):
             return value.strip()
         if isinstance(value, (list, tuple)) and any(isinstance(text, str) for text in value):
-            # A line break within one of several would make two of it.
-            texts = (" ".join(text.split()) for text in value if isinstance(text, str))
-            return "\n".join(filter(None, texts))
+            return lines_of([text for text in value if isinstance(text, str)])
     return None
+
+
+def lines_of(texts: Sequence[AnyStr]) -> AnyStr:
+    """Several captions as one text, a line each; texts or UTF-8, at least one.
+
+    A line break within one of several would make two of it: it becomes a space. Of one alone it
+    stays.
+    """
+    if len(texts) == 1:
+        return texts[0]
+    nothing = texts[0][:0]
+    space, line = (" ", "\n") if isinstance(nothing, str) else (b" ", b"\n")
+    return line.join(filter(None, (space.join(text.split()) for text in texts)))
 
 
 def label_of(value: Any) -> int:

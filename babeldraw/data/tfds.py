@@ -7,6 +7,7 @@ import numpy as np
 from absl import logging
 
 from babeldraw.data.image import decode
+from babeldraw.data.rows import lines_of
 from babeldraw.data.sources import BadRecord, Record
 from babeldraw.errors import UserError
 
@@ -88,7 +89,7 @@ class TfdsSource:
             value = example
             for key in self._caption.split("/"):
                 value = value[key]
-            return _first_text(value)
+            return _texts(value)
         except UnicodeDecodeError as error:
             raise BadRecord(self.where(index), "the caption is not UTF-8") from error
 
@@ -183,14 +184,24 @@ def _feature(features: Any, preferred: str, kind: type) -> str | None:
     return preferred if preferred in keys else next(iter(keys), None)
 
 
-def _first_text(value: Any) -> str:
-    """One caption of: a string, several, or {'text': either}; '' of none."""
+def _texts(value: Any) -> str:
+    """The captions, each once and on its line, of: a string, several, or {'text': either}."""
     if isinstance(value, dict):
         value = value.get("text", "")
-    texts = np.asarray(value, dtype=object).reshape(-1)
-    first = texts[0] if len(texts) else ""
-    first = first.item() if isinstance(first, np.ndarray) else first
-    return first.decode("utf-8") if isinstance(first, bytes) else str(first)
+    return lines_of(list(dict.fromkeys(_flat(value))) or [""])
+
+
+def _flat(value: Any) -> Iterator[str]:
+    """Texts of arrays and lists of them, of any depth and lengths."""
+    if isinstance(value, bytes):
+        yield value.decode("utf-8")
+    elif isinstance(value, np.ndarray):
+        yield from _flat(value.tolist())
+    elif isinstance(value, (list, tuple)):
+        for one in value:
+            yield from _flat(one)
+    else:
+        yield str(value)
 
 
 def _line(error: Exception) -> str:

@@ -33,6 +33,7 @@ class Context:
       seed: of the run.
       mesh: over which batches are split.
       vocabulary, text_length: of a text-to-image run.
+      classes: names of those that the run learns; empty where it learns none or kept no names.
     """
 
     data: DataConfig
@@ -41,6 +42,7 @@ class Context:
     mesh: Mesh
     vocabulary: Vocabulary | None = None
     text_length: int = 0
+    classes: tuple[str, ...] = ()
 
 
 def open_held_out(context: Context, captions: bool | None = None) -> Source:

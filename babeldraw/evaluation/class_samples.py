@@ -102,12 +102,8 @@ class ClassAccuracy:
         self._generate = jax.jit(generate)
         self._config, self._num_classes = config, num_classes
         self._classifier = ClassifierRun.open(config.classifier_run)
-        require(
-            self._classifier.num_classes == num_classes,
-            f"config.evaluators.class_accuracy.classifier_run={config.classifier_run} knows "
-            f"{self._classifier.num_classes} classes and the model {num_classes}; name one of the "
-            "same classes",
-        )
+        path = f"config.evaluators.class_accuracy.classifier_run={config.classifier_run}"
+        self._classifier.check_knows(num_classes, context.classes, path)
 
     def run(self, state: TrainState) -> Iterator[tuple[str, Value]]:
         config = self._config

@@ -17,9 +17,9 @@ import optax
 from babeldraw.config import require
 from babeldraw.data.image import decode
 from babeldraw.data.pipeline import eval_batches
-from babeldraw.data.sources import classes_of, open_source
+from babeldraw.data.sources import Source, classes_of, open_source
 from babeldraw.errors import UserError
-from babeldraw.evaluation.base import Context, Value
+from babeldraw.evaluation.base import Context, Value, open_held_out
 from babeldraw.objectives.base import TrainState
 from babeldraw.sharding.batch import place_batch, whole
 
@@ -101,6 +101,11 @@ class LinearProbe:
         self._features = jax.jit(lambda state, batch: features(state, batch)[:, chosen])
         self._config, self._context = config, context
 
+    def check(self) -> None:
+        """Raises what opening either split would raise, and where one has no classes."""
+        for split in (self._context.data.split, self._context.data.eval_split):
+            self._open(split)
+
     def run(self, state: TrainState) -> Iterator[tuple[str, Value]]:
         config, data = self._config, self._context.data
         train, classes = self._examples(state, data.split, config.num_train)
@@ -124,12 +129,7 @@ class LinearProbe:
     def _examples(self, state: TrainState, split: str, count: int) -> tuple[Examples, int]:
         """Features of the first `count` pictures that have a label, and the number of classes."""
         context, config = self._context, self._config
-        side = max(context.image_size)
-        source = open_source(context.data, split, side, context.seed, require_captions=False)
-        classes = len(classes_of(source))
-        require(
-            classes > 1, f"{source.name} has no classes, and a probe needs some; name other data"
-        )
+        source = self._open(split)
         features, pixels, labels = [], [], []
         for batch in eval_batches(
             source,
@@ -151,7 +151,23 @@ class LinearProbe:
             labels.append(batch["label"][kept])
         label = np.concatenate(labels)
         require(len(label) > 0, f"no record of {source.name} has a label")
-        return Examples(np.concatenate(features), np.concatenate(pixels), label), classes
+        examples = Examples(np.concatenate(features), np.concatenate(pixels), label)
+        return examples, len(classes_of(source))
+
+    def _open(self, split: str) -> Source:
+        """The data of a split. Raises `UserError` where they have no classes."""
+        context = self._context
+        if split == context.data.eval_split:
+            source = open_held_out(context, captions=False)
+        else:
+            side = max(context.image_size)
+            source = open_source(context.data, split, side, context.seed, require_captions=False)
+        require(
+            len(classes_of(source)) > 1,
+            f"{source.name} has no classes, and config.evaluators.linear_probe needs some; set it "
+            "to None, or name data with some",
+        )
+        return source
 
 
 def check_blocks(blocks: tuple[int, ...], num_blocks: int) -> None:

@@ -1,7 +1,7 @@
 """What lies where in a run folder, local or on any path that etils knows (gs://...).
 
-`config.json` · `checkpoints/STEP/` · `metrics/` · `samples/` · `report.json` · `text.model` ·
-`profiles/STEP/` · `crashes/`
+`config.json` · `text.model` · `classes.json` · `checkpoints/STEP/` · `metrics/` · `samples/` ·
+`report.json` · `profiles/STEP/` · `crashes/`
 """
 
 import dataclasses
@@ -82,6 +82,31 @@ class RunFolder:
     @property
     def vocabulary_file(self) -> epath.Path:
         return self.path / "text.model"
+
+    @property
+    def classes_file(self) -> epath.Path:
+        return self.path / "classes.json"
+
+    def write_classes(self, names: tuple[str, ...]) -> None:
+        """Keeps the names of the classes, by number; of none, nothing."""
+        if names:
+            write_json(self.classes_file, list(names))
+
+    def read_classes(self) -> tuple[str, ...]:
+        """Names of the classes that the run was trained on; none where it kept none.
+
+        Raises:
+          UserError: the file holds no list of names.
+        """
+        if not self.classes_file.exists():
+            return ()
+        try:
+            names = json.loads(self.classes_file.read_text())
+        except ValueError:
+            names = None
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise UserError(f"{self.classes_file} is not a list of names in JSON")
+        return tuple(names)
 
     def write_config(self, config: dict[str, Any]) -> None:
         """Writes config.json, whole or not at all."""

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -144,3 +146,11 @@ def _encodes(text: str) -> bool:
 
 def _text(value: Any) -> str:
     return value if isinstance(value, str) else _json(value)
+
+
+def slug(prompt: str) -> str:
+    """A part of a file's name that tells of the prompt, in its own letters; 'empty' of none."""
+    words = re.sub(r"\W+", "-", unicodedata.normalize("NFC", prompt).lower()).strip("-")
+    # A name may have 255 bytes with all that stands around this.
+    cut = words.encode("utf-8", "ignore")[:90].decode("utf-8", "ignore")[:60].strip("-")
+    return cut or ("prompt" if prompt.strip() else "empty")

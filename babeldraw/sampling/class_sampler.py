@@ -54,6 +54,7 @@ class ClassSampler:
       guidable: whether the no-class was trained beside classes.
       defaults: settings of the run.
       step: the checkpoint's.
+      names: of the classes, where the run kept them.
       classifier: of the same classes, for rejection; None: none.
     """
 
@@ -62,6 +63,7 @@ class ClassSampler:
     guidable: bool
     defaults: SamplingConfig
     step: int
+    names: tuple[str, ...] = ()
     classifier: ClassifierRun | None = None
 
     @classmethod
@@ -105,7 +107,8 @@ class ClassSampler:
             guidable=config["loss"]["class_dropout"] > 0,
             defaults=build(SamplingConfig, config["sampling"], "config.sampling"),
             step=step,
-            classifier=_classifier(classifier_run, model.num_classes),
+            names=folder.read_classes(),
+            classifier=_classifier(classifier_run, model.num_classes, folder.read_classes()),
         )
 
     def sample(
@@ -193,15 +196,11 @@ class ClassSampler:
         ]
 
 
-def _classifier(workdir: str, num_classes: int) -> ClassifierRun | None:
+def _classifier(workdir: str, num_classes: int, names: tuple[str, ...]) -> ClassifierRun | None:
     if not workdir:
         return None
     classifier = ClassifierRun.open(workdir)
-    require(
-        classifier.num_classes == num_classes,
-        f"the classifier {workdir} knows {classifier.num_classes} classes and the model "
-        f"{num_classes}; name one of the same classes",
-    )
+    classifier.check_knows(num_classes, names, f"the classifier {workdir}")
     return classifier
 
 

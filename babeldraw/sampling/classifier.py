@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from babeldraw.config import build
+from babeldraw.config import build, require
 from babeldraw.errors import UserError
 from babeldraw.models.classifier import Classifier, ClassifierConfig
 from babeldraw.runs.checkpoints import on_first_device, restore_subset
@@ -21,10 +21,12 @@ class ClassifierRun:
     """Attributes:
     classifier: the network.
     params: of the newest checkpoint.
+    classes: their names, where the run kept them.
     """
 
     classifier: Classifier
     params: Any
+    classes: tuple[str, ...] = ()
 
     @classmethod
     def open(cls, workdir: str) -> "ClassifierRun":
@@ -38,7 +40,29 @@ class ClassifierRun:
         classifier = Classifier(build(ClassifierConfig, config["model"], "config.model"))
         shapes = nn.unbox(jax.eval_shape(classifier.init, jax.random.key(0)))
         _, state = restore_subset(folder.checkpoints, {"params": on_first_device(shapes)})
-        return cls(classifier, state["params"])
+        return cls(classifier, state["params"], folder.read_classes())
+
+    def check_knows(self, num_classes: int, names: tuple[str, ...], path: str) -> None:
+        """Refuses to judge a model of other classes.
+
+        Args:
+          num_classes: of the model.
+          names: of them, in their order; empty where the model's run kept none.
+          path: how the classifier is named, for the message.
+        """
+        require(
+            self.num_classes == num_classes,
+            f"{path} knows {self.num_classes} classes and the model {num_classes}; name one of the "
+            "same classes",
+        )
+        if not (names and self.classes):
+            return
+        for number, (own, other) in enumerate(zip(self.classes, names, strict=True)):
+            require(
+                own == other,
+                f"{path} knows class {number} as {own!r} and the model as {other!r}; name one of "
+                "the same classes",
+            )
 
     @property
     def num_classes(self) -> int:

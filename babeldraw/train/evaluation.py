@@ -50,7 +50,7 @@ class TrainedRun:
         layout = _layout(experiment.mesh)
         reads_text = isinstance(experiment, WithText)
         vocabulary = Vocabulary(folder.vocabulary_file) if reads_text else None
-        context = evaluation_context(experiment, layout.mesh, vocabulary)
+        context = evaluation_context(experiment, layout.mesh, vocabulary, folder.read_classes())
         abstract = jax.eval_shape(objective.init, jax.random.key(0))
         places = state_shardings(objective, layout)
         checkpoints = Checkpoints(folder.checkpoints, experiment.train.keep)

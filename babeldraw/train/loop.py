@@ -33,6 +33,7 @@ from babeldraw.train.start import (
     check_moved,
     check_resume,
     check_stored_tokens,
+    classes_learned,
     evaluation_context,
     finished_figures,
     initial_state,
@@ -143,14 +144,16 @@ def _train(
     else:
         say(overview(abstract, objective.axes()))
     check_stored_tokens(experiment, state)
+    classes = classes_learned(experiment, batches.source)
     if hosts.index == 0:
+        folder.write_classes(classes)
         folder.write_config(to_dict(experiment))
 
     # ------------------------------------------------------------------ the step
     update = make_watched_step(objective, layout, places, settings.watch)
     watch = WatchState.of(progress.get("watch"), mesh)
     watchman = Watchman(settings.watch, progress.get("roll_backs", 0), say)
-    context = evaluation_context(experiment, mesh, vocabulary)
+    context = evaluation_context(experiment, mesh, vocabulary, classes)
     evaluators = experiment.make_evaluators(objective, context)
     # What an evaluator cannot open is said now, not at the first evaluation, hours from here.
     for evaluator in evaluators.values():

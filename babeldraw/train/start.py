@@ -160,6 +160,11 @@ def trains_decoder_only(experiment: Experiment) -> bool:
     return isinstance(experiment, TokenizerExperiment) and experiment.decoder_only
 
 
+def classes_learned(experiment: Experiment, source: Source) -> tuple[str, ...]:
+    """Names of the classes that a run learns, by number; none where it learns none."""
+    return classes_of(source) if getattr(experiment, "num_classes", 0) else ()
+
+
 def check_classes(experiment: Experiment) -> None:
     """Refuses data whose classes are not those that the config counts, and a judge of none."""
     if not isinstance(experiment, ClassToImageExperiment | ClassifierExperiment):
@@ -354,7 +359,10 @@ def moved(progress: dict[str, Any], layout: Layout, hosts: Hosts | Alone) -> str
 
 
 def evaluation_context(
-    experiment: Experiment, mesh: jax.sharding.Mesh, vocabulary: Vocabulary | None
+    experiment: Experiment,
+    mesh: jax.sharding.Mesh,
+    vocabulary: Vocabulary | None,
+    classes: tuple[str, ...],
 ) -> Context:
     """What the run's evaluators need to know."""
     return Context(
@@ -364,4 +372,5 @@ def evaluation_context(
         mesh=mesh,
         vocabulary=vocabulary,
         text_length=0 if vocabulary is None else experiment.model.text_length,
+        classes=classes,
     )

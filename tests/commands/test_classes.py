@@ -2,15 +2,19 @@
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from babeldraw.commands.class_pictures import read_classes
 from babeldraw.data import shapes
 from babeldraw.data.image import decode, read_png_text, save_png
 from babeldraw.errors import UserError
+from babeldraw.models.classifier import Classifier, ClassifierConfig
 from babeldraw.sampling.class_sampler import ClassSampler
+from babeldraw.sampling.classifier import ClassifierRun
 from babeldraw.train.understanding import FeaturesRun
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -68,11 +72,46 @@ def test_a_prefix_is_kept_exactly(cli, vim_run, sampler, picture, tmp_path):
     np.testing.assert_array_equal(decode(tmp_path / "out" / line["file"]), whole)
 
 
+def test_a_class_is_asked_for_by_its_name(cli, vim_run, sampler, tmp_path):
+    assert sampler.names == tuple(" ".join(pair) for pair in shapes.PAIRS)
+    words = [f"--workdir={vim_run}", f"--out={tmp_path}", f"--class={sampler.names[5]},#2"]
+    assert cli("sample", *words)[0] == 0
+    lines = [json.loads(line) for line in (tmp_path / "manifest.jsonl").read_text().splitlines()]
+    assert [line["class"] for line in lines] == [5, 2]
+    assert [line["name"] for line in lines] == [sampler.names[5], sampler.names[2]]
+    assert lines[0]["file"] == f"00000_class-5-{'-'.join(shapes.PAIRS[5])}_seed0.png"
+
+
+def test_a_name_that_could_be_a_number_is_not_guessed():
+    names = ("1", "2", "3", "none", "cat")
+    assert read_classes(["cat", "#1", "0", "3", "all"], 5, ("0", "1", "2", "3", "cat")) == [
+        *(4, 1, 0, 3),
+        *range(5),
+    ]
+    assert read_classes(["#1", "4", "#5"], 5, names) == [1, 4, 5]
+    for word, said in (
+        ("1", "--class=1 is the name of class 0 and something else besides; write #0 for that "),
+        ("none", "is the name of class 3 and something else besides; write #3 for that class"),
+        ("bat", "--class=bat: a name (such as cat), a number, all or none is needed"),
+    ):
+        with pytest.raises(UserError, match=re.escape(said)):
+            read_classes([word], 5, names)
+
+
+def test_a_judge_of_the_same_classes_in_another_order_is_refused():
+    config = ClassifierConfig(2, (8, 8))
+    judge = ClassifierRun(Classifier(config), None, ("cat", "dog"))
+    judge.check_knows(2, ("cat", "dog"), "runs/judge")
+    judge.check_knows(2, (), "runs/judge")
+    with pytest.raises(UserError, match="runs/judge knows class 0 as 'cat' and the model as 'dog'"):
+        judge.check_knows(2, ("dog", "cat"), "runs/judge")
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
         (["--class=49"], "classes holds 49; the model knows 0 to 47, or 48 for no class"),
-        (["--class=cat"], "--class=cat: a number, all or none is needed"),
+        (["--class=cat"], "--class=cat: a name (such as red circle, "),
         (["--class=1", "--prompt=a"], "--prompt does not go with --class"),
         (["--class=1", "--acceptance=0.5"], "acceptance is 0.5, for which a classifier is needed"),
         (["--prompt=a", "--acceptance=0.5"], "--classifier_run and --acceptance go with --class"),

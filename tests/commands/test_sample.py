@@ -7,8 +7,8 @@ import json
 import numpy as np
 import pytest
 
-from babeldraw.commands.sample import _slug
 from babeldraw.data.image import decode, read_png_text, save_png
+from babeldraw.sampling.album import slug as slug_of
 from babeldraw.sampling.logits import SamplingConfig
 from babeldraw.sampling.reranking import CoCaScorer
 from babeldraw.sampling.sampler import Sampler
@@ -263,7 +263,7 @@ def test_bytes_of_a_command_line_that_are_no_text_are_drawn(sample):
     + [("A/B: 'c'", "a-b-c"), ("  ", "empty")],
 )
 def test_a_file_is_called_after_its_prompt(prompt, slug):
-    assert _slug(prompt) == slug
+    assert slug_of(prompt) == slug
 
 
 def test_letters_that_the_vocabulary_does_not_know_are_named(cli, generator_run, tmp_path):

@@ -10,7 +10,7 @@ tfds = pytest.importorskip("tensorflow_datasets")
 pytest.importorskip("tensorflow")
 
 from babeldraw.data.sources import BadRecord  # noqa: E402
-from babeldraw.data.tfds import TfdsSource, _first_text  # noqa: E402
+from babeldraw.data.tfds import TfdsSource, _texts  # noqa: E402
 from babeldraw.errors import UserError  # noqa: E402
 
 SIZE = 6
@@ -62,7 +62,7 @@ def data_dir(tmp_path_factory):
     return prepare(tmp_path_factory.mktemp("walls"), file_format="array_record")
 
 
-def test_records_hold_picture_first_caption_and_label(data_dir):
+def test_records_hold_picture_captions_and_label(data_dir):
     source = TfdsSource("babeldraw_walls", "train", data_dir)
     assert len(source) == SIZE
     seen, torn = {}, 0
@@ -75,12 +75,12 @@ def test_records_hold_picture_first_caption_and_label(data_dir):
     assert torn == 1 and sorted(seen) == [0, 1, 2, 4, 5]
     for label, record in seen.items():
         np.testing.assert_array_equal(record.image, np.full((3, 2 + label, 3), label, np.uint8))
-        assert record.caption == ("" if label == 4 else f"mur n° {label}")
+        assert record.caption == ("" if label == 4 else f"mur n° {label}\nanother")
 
 
 def test_captions_need_no_picture(data_dir):
     source = TfdsSource("babeldraw_walls", "train", data_dir)
-    expected = sorted(["", *(f"mur n° {i}" for i in (0, 1, 2, 3, 5))])
+    expected = sorted(["", *(f"mur n° {i}\nanother" for i in (0, 1, 2, 3, 5))])
     assert sorted(source.captions()) == expected
 
 
@@ -144,7 +144,7 @@ def ref_coco(index):
 
 
 @pytest.mark.parametrize("example", [coco_captions, ref_coco], ids=lambda f: f.__name__)
-def test_the_first_caption_of_datasets_with_several(example, monkeypatch):
+def test_the_captions_of_datasets_with_several(example, monkeypatch):
     """By their published features and TFDS's own encoder; its mocks have sequences of two lengths,
     which it refuses to encode."""
     with tfds.testing.mock_data(num_examples=3):
@@ -153,19 +153,28 @@ def test_the_first_caption_of_datasets_with_several(example, monkeypatch):
         monkeypatch.setattr("babeldraw.data.tfds._open", lambda *args: records)
         source = TfdsSource(example.__name__, "validation")
     np.testing.assert_array_equal(source[1].image, np.full((4, 5, 3), 1, np.uint8))
-    assert (source[1].caption, source[1].label) == ("a cat 1", -1)
-    assert source.encoded(1) == (png(1), "a cat 1", -1)
-    assert list(source.captions()) == ["a cat 0", "a cat 1"]
+    assert (source[1].caption, source[1].label) == ("a cat 1\nanother", -1)
+    assert source.encoded(1) == (png(1), "a cat 1\nanother", -1)
+    assert list(source.captions()) == ["a cat 0\nanother", "a cat 1\nanother"]
 
 
 @pytest.mark.parametrize(
     "value",
-    ["a", b"a", np.array("a"), np.array([b"a", b"b"], object), ["a", "b"], {"text": ["a", "b"]}],
+    [
+        np.array([b"a", b"b c"], object),
+        ["a", "b\nc"],
+        {"text": ["a", "b c", "a"]},
+        [[np.array("a")], [np.array("b c"), "a"]],
+    ],
 )
-def test_the_first_of_several_captions(value):
-    assert _first_text(value) == "a"
-    assert _first_text({"text": []}) == "" == _first_text(np.zeros(0, object))
-    assert _first_text([np.array("a"), np.array("b")]) == "a"
+def test_several_captions_are_a_line_each(value):
+    assert _texts(value) == "a\nb c"
+
+
+@pytest.mark.parametrize("value", ["a\nb", b"a\nb", np.array("a\nb"), {"text": ["a\nb"]}])
+def test_one_caption_stays_as_it_is(value):
+    assert _texts(value) == "a\nb"
+    assert _texts({"text": []}) == "" == _texts(np.zeros(0, object))
 
 
 def test_wrong_names_and_splits_are_told(data_dir):

@@ -1,26 +1,33 @@
 """Pictures by class are judged class by class; rejection keeps those that the judge likes."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from babeldraw.data.sources import DataConfig
 from babeldraw.errors import UserError
 from babeldraw.evaluation import class_samples
+from babeldraw.evaluation.base import Context
 from babeldraw.evaluation.class_samples import (
     ClassAccuracy,
     ClassAccuracyConfig,
     ClassSamples,
     ClassSamplesConfig,
 )
+from babeldraw.sampling.classifier import ClassifierRun
 
 K = 3
+CONTEXT = Context(DataConfig(), (2, 2), 0, None)
 
 
 class Judge:
     """Reads the class and how sure to be from the first pixel: red / 10 and green."""
 
-    num_classes = K
+    num_classes, classes = K, ("a", "b", "c")
+    check_knows = ClassifierRun.check_knows
 
     def probabilities(self, images):
         images = np.asarray(images)
@@ -46,7 +53,7 @@ def generate(state, class_B, keys_B, settings):
 def test_the_judge_is_asked_class_by_class(monkeypatch, batch_size):
     monkeypatch.setattr(class_samples.ClassifierRun, "open", lambda workdir: Judge())
     config = ClassAccuracyConfig("judge", num=4, batch_size=batch_size, acceptance=0.5)
-    figures = dict(ClassAccuracy(generate, config, None, K).run(None))
+    figures = dict(ClassAccuracy(generate, config, CONTEXT, K).run(None))
     # Half of one class in three is wrong; of each class the surer half stays.
     assert figures == {
         "accuracy": pytest.approx(5 / 6),
@@ -59,7 +66,10 @@ def test_the_judge_is_asked_class_by_class(monkeypatch, batch_size):
 def test_a_judge_of_other_classes_is_refused(monkeypatch):
     monkeypatch.setattr(class_samples.ClassifierRun, "open", lambda workdir: Judge())
     with pytest.raises(UserError, match="classifier_run=judge knows 3 classes and the model 4; "):
-        ClassAccuracy(generate, ClassAccuracyConfig("judge"), None, 4)
+        ClassAccuracy(generate, ClassAccuracyConfig("judge"), CONTEXT, 4)
+    other = dataclasses.replace(CONTEXT, classes=("a", "c", "b"))
+    with pytest.raises(UserError, match="judge knows class 1 as 'b' and the model as 'c'; name"):
+        ClassAccuracy(generate, ClassAccuracyConfig("judge"), other, K)
 
 
 def test_the_grid_has_a_row_per_class():

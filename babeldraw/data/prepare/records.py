@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from babeldraw.data.prepare.examples import Raw, Rejected
+from babeldraw.data.rows import lines_of
 from babeldraw.data.shards import READER_OPTIONS, array_record
 from babeldraw.errors import UserError
 
@@ -32,7 +33,7 @@ def _files(path: str, suffix: str) -> list[str]:
 
 
 def _raw(data: bytes, where: str) -> Raw | Rejected:
-    """One tf.train.Example, its first picture and first caption."""
+    """One tf.train.Example: its first picture, all its captions and its first label."""
     # TFDS carries the definition of the record by itself: no TensorFlow in workers.
     from tensorflow_datasets.proto import tf_example_pb2
 
@@ -41,14 +42,18 @@ def _raw(data: bytes, where: str) -> Raw | Rejected:
     except Exception as error:  # Of protobuf, by whichever implementation.
         return Rejected(where, "damaged input", f"no tf.train.Example: {type(error).__name__}")
     features = example.features.feature
-    image = _first(features, IMAGE_KEYS)
+    pictures, captions = _bytes(features, IMAGE_KEYS), _bytes(features, CAPTION_KEYS)
     label = next((features[k].int64_list.value for k in LABEL_KEYS if k in features), ())
-    return Raw(where, image, _first(features, CAPTION_KEYS), int(label[0]) if label else -1)
+    return Raw(
+        where,
+        pictures[0] if pictures else b"",
+        lines_of(captions) if captions else b"",
+        int(label[0]) if label else -1,
+    )
 
 
-def _first(features: Any, keys: tuple[str, ...]) -> bytes:
-    values = next((features[key].bytes_list.value for key in keys if key in features), ())
-    return values[0] if values else b""
+def _bytes(features: Any, keys: tuple[str, ...]) -> list[bytes]:
+    return next((list(features[key].bytes_list.value) for key in keys if key in features), [])
 
 
 @dataclass(frozen=True)

@@ -118,16 +118,22 @@ def test_a_tar_file_with_a_damaged_header(tmp_path):
 # ------------------------------------------------------------------ records
 
 
+# Every other record has two.
+CAPTIONS = [b"caption %d", "caption %d\ne\u0301 over".encode()]
+
+
 def examples(count):
     tf = pytest.importorskip("tensorflow")
 
     def feature(value):
         if isinstance(value, int):
             return tf.train.Feature(int64_list=tf.train.Int64List(value=[value]))
-        return tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))
+        values = value if isinstance(value, list) else [value]
+        return tf.train.Feature(bytes_list=tf.train.BytesList(value=values))
 
     for i in range(count):
-        fields = {"image": jpeg(i), "caption": f"caption {i}".encode(), "label": i}
+        captions = [f"caption {i}".encode(), "e\u0301\nover".encode()]
+        fields = {"image": jpeg(i), "caption": captions[: 1 + i % 2], "label": i}
         features = {name: feature(value) for name, value in fields.items()}
         yield tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString()
 
@@ -147,7 +153,7 @@ def test_tfrecords_as_tensorflow_writes_them_and_damage_in_them(tmp_path):
         for record in records:
             writer.write(record)
     assert path.read_bytes() == b"".join(map(framed, records))
-    expected = [(jpeg(i), f"caption {i}".encode(), i) for i in range(4)]
+    expected = [(jpeg(i), CAPTIONS[i % 2] % i, i) for i in range(4)]
     found = flat(read("tfrecord", tmp_path))
     assert [(r.image, r.caption, r.label) for r in found] == expected
     # One byte of the second record: it alone is lost.
