@@ -3,6 +3,7 @@
 import ast
 import contextlib
 import importlib
+import logging as py_logging
 import os
 import re
 import sys
@@ -82,9 +83,18 @@ def _run(name: str, words: list[str]) -> int:
         print(_help(name, command))
         return 0
     logging.use_absl_handler()
+    logging.get_absl_handler().setFormatter(Formatter("babeldraw: %(level)s: %(message)s"))
     logging.set_verbosity(logging.WARNING)
     values = _parse(name, command, words)
     return command.run(values) or 0
+
+
+class Formatter(py_logging.Formatter):
+    """The level in small letters, as errors are told."""
+
+    def format(self, record: py_logging.LogRecord) -> str:
+        record.level = record.levelname.lower()
+        return super().format(record)
 
 
 def _module(name: str) -> ModuleType:

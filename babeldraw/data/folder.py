@@ -8,7 +8,7 @@ import os
 import posixpath
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 from absl import logging
 
 from babeldraw.data.image import decode, image_suffixes
-from babeldraw.data.rows import FILE_COLUMNS, MAX_CLASSES, caption_of, columns_of, label_of
+from babeldraw.data.rows import FILE_COLUMNS, caption_of, columns_of, label_of, numbered_classes
 from babeldraw.data.sources import BadRecord, Record
 from babeldraw.errors import UserError
 
@@ -187,22 +187,6 @@ class FolderSource:
             listed = self._listed.get(name, Listed(""))
             digest.update(f"{name}\0{listed.caption}\0{listed.label}\n".encode("utf-8", "replace"))
         return digest.hexdigest()[:8]
-
-
-def numbered_classes(labels: Iterable[int], where: Any) -> tuple[str, ...] | None:
-    """The numbers up to the highest label; none where they are ids; None without any label."""
-    highest = max(labels, default=-1)
-    if highest < 0:
-        return None
-    if highest >= MAX_CLASSES:
-        logging.warning(
-            "%s: labels go up to %d: ids, no classes (%d at most); they are left out",
-            where,
-            highest,
-            MAX_CLASSES,
-        )
-        return ()
-    return tuple(str(number) for number in range(highest + 1))
 
 
 def _find(root: Path) -> tuple[list[str], set[str]]:

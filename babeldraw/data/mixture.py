@@ -6,6 +6,7 @@ state of its own, goes on from any step, and each source still gives every recor
 """
 
 import bisect
+import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -70,7 +71,7 @@ class MixtureSource:
         sizes: the number of records of each source.
         pattern: which source comes when.
         gives_jpeg: whether all sources give JPEG files.
-        classes: those of the sources where all have the same ones, else none.
+        identity: the same, of what they hold and not of where they lie.
 
     Raises:
         UserError: a weight that is not above 0, or stored tokens beside pictures.
@@ -88,11 +89,19 @@ class MixtureSource:
             raise UserError(f"{empty[0]} holds no records; leave it out of data.mixture")
         self.starts = [sum(self.sizes[:i]) for i in range(len(self.sizes))]
         self.pattern = make_pattern(weights)
-        classes = {classes_of(source) for source in sources}
-        self.classes = classes.pop() if len(classes) == 1 else ()
         self.gives_jpeg = all(getattr(source, "gives_jpeg", False) for source in sources)
         parts = (f"{w:g}*{s.name}" for w, s in zip(weights, sources, strict=True))
         self.name = f"mixture({', '.join(parts)})"
+        # Where the parts lie is no part of what they are.
+        same = (getattr(source, "identity", source.name) for source in sources)
+        parts = (f"{w:g}*{one}" for w, one in zip(weights, same, strict=True))
+        self.identity = f"mixture({', '.join(parts)})"
+
+    @functools.cached_property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes of all sources; none where they have different ones."""
+        classes = {classes_of(source) for source in self._sources}
+        return classes.pop() if len(classes) == 1 else ()
 
     def __len__(self) -> int:
         return sum(self.sizes)

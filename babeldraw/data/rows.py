@@ -2,8 +2,10 @@
 
 import contextlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, AnyStr
+
+from absl import logging
 
 FILE_COLUMNS = ("file_name", "file", "filename", "path", "image_path", "image", "img")
 CAPTION_COLUMNS = ("caption", "text", "captions", "texts")
@@ -74,3 +76,19 @@ def label_of(value: Any) -> int:
     if number is None or number < -1 or isinstance(value, bool):
         raise ValueError(f"the label {value!r} is no whole number")
     return number
+
+
+def numbered_classes(labels: Iterable[int], where: Any) -> tuple[str, ...] | None:
+    """The numbers up to the highest label; none where they are ids; None without any label."""
+    highest = max(labels, default=-1)
+    if highest < 0:
+        return None
+    if highest >= MAX_CLASSES:
+        logging.warning(
+            "%s: labels go up to %d: ids, no classes (%d at most); they are left out",
+            where,
+            highest,
+            MAX_CLASSES,
+        )
+        return ()
+    return tuple(str(number) for number in range(highest + 1))

@@ -21,9 +21,8 @@ from typing import Any, BinaryIO
 
 from absl import logging
 
-from babeldraw.data.folder import numbered_classes
 from babeldraw.data.image import decode, image_suffixes
-from babeldraw.data.rows import MAX_CLASSES, caption_of, columns_of, label_of
+from babeldraw.data.rows import MAX_CLASSES, caption_of, columns_of, label_of, numbered_classes
 from babeldraw.data.sources import BadRecord, Record
 from babeldraw.data.splits import check_split, split_length, split_position
 from babeldraw.errors import UserError
@@ -53,6 +52,14 @@ class Entry:
 
 
 @dataclass(frozen=True)
+class Further:
+    """A member beyond those that a record is read from, as `a.left.jpg` beside `a.jpg`."""
+
+    key: str
+    offset: int
+
+
+@dataclass(frozen=True)
 class Damage:
     """Where a tar file cannot be read further, and why."""
 
@@ -79,7 +86,7 @@ def tar_files(path: str | os.PathLike) -> list[str]:
     return files
 
 
-def scan(file: BinaryIO) -> Iterator[Entry | Damage]:
+def scan(file: BinaryIO) -> Iterator[Entry | Further | Damage]:
     """The records of a tar file by its headers alone, in the order in which they begin.
 
     Last comes what is wrong with the file.
@@ -108,7 +115,9 @@ def scan(file: BinaryIO) -> Iterator[Entry | Damage]:
         # Of the record that was being read nobody knows whether members are missing.
         parts.pop(last, None)
     for key, entry in parts.items():
-        if not _of_another(key, entry, parts):
+        if _of_another(key, entry, parts):
+            yield Further(key, entry["offset"])
+        else:
             yield Entry(**entry)
     if damage is not None:
         yield damage
@@ -150,26 +159,48 @@ def read_text(file: BinaryIO, entry: Entry) -> tuple[bytes | str, int]:
         ValueError: the JSON is none.
     """
     columns: dict[str, Any] = {}
-    if entry.fields is not None:
-        try:
-            fields = json.loads(read_span(file, entry.fields, MAX_TEXT_BYTES))
-            if not isinstance(fields, dict):
-                raise ValueError("the JSON is no object")
-            columns = columns_of(fields)
-        except (ValueError, RecursionError) as error:
-            # A caption of its own needs none.
-            if entry.text is None:
-                raise ValueError(f"the JSON cannot be read: {error}") from None
-    label = columns.get("label")
-    if entry.label is not None:
-        label = read_span(file, entry.label, 64).decode("utf-8", "replace")
     try:
-        number = label_of(label)
+        columns = _columns(file, entry)
+    except (ValueError, RecursionError) as error:
+        # A caption of its own needs none.
+        if entry.text is None:
+            raise ValueError(f"the JSON cannot be read: {error}") from None
+    try:
+        number = _label(file, entry, columns)
     except ValueError:
         number = -1
     if entry.text is not None:
         return read_span(file, entry.text, MAX_TEXT_BYTES), number
     return caption_of(columns) or "", number
+
+
+def read_label(file: BinaryIO, entry: Entry) -> int:
+    """The label of a record, -1 where there is none.
+
+    Raises:
+        ValueError: it is no whole number.
+    """
+    columns: dict[str, Any] = {}
+    if entry.label is None:
+        with contextlib.suppress(ValueError, RecursionError):
+            columns = _columns(file, entry)
+    return _label(file, entry, columns)
+
+
+def _columns(file: BinaryIO, entry: Entry) -> dict[str, Any]:
+    """What the record's JSON says; nothing where there is none."""
+    if entry.fields is None:
+        return {}
+    fields = json.loads(read_span(file, entry.fields, MAX_TEXT_BYTES))
+    if not isinstance(fields, dict):
+        raise ValueError("the JSON is no object")
+    return columns_of(fields)
+
+
+def _label(file: BinaryIO, entry: Entry, columns: dict[str, Any]) -> int:
+    if entry.label is None:
+        return label_of(columns.get("label"))
+    return label_of(read_span(file, entry.label, 64).decode("utf-8", "replace"))
 
 
 class WebDatasetSource:
@@ -194,6 +225,7 @@ class WebDatasetSource:
         self._lock = threading.Lock()
         self._entries: list[list[Entry]] = []
         self._lone: list[str] = []
+        self._further: list[str] = []
         for file in self._paths:
             self._entries.append(self._scan(file))
         self._tell()
@@ -222,23 +254,32 @@ class WebDatasetSource:
     @functools.cached_property
     def classes(self) -> tuple[str, ...]:
         """The numbers up to the highest label of any record; none without labels, or of ids."""
-        return numbered_classes(self._labels(), self.name) or ()
+        return numbered_classes(self._labels, self.name) or ()
 
-    def _labels(self) -> Iterator[int]:
-        unread = 0
+    @property
+    def unlabelled(self) -> int:
+        """How many pictures have no class."""
+        positions = (split_position(index, self._split) for index in range(len(self)))
+        classes = range(len(self.classes))
+        return sum(self._labels[position] not in classes for position in positions)
+
+    @functools.cached_property
+    def _labels(self) -> list[int]:
+        """Of each record of all splits, -1 where there is none."""
+        labels, unread = [], 0
         for path, entries in zip(self._paths, self._entries, strict=True):
             with open(path, "rb") as file:
                 for entry in entries:
-                    if entry.label is None:
-                        continue
+                    labels.append(-1)
                     try:
-                        yield label_of(read_span(file, entry.label, 64).decode("utf-8", "replace"))
+                        labels[-1] = read_label(file, entry)
                     except ValueError:
                         unread += 1
         if unread:
             logging.warning(
                 "%s: %d labels are no whole numbers and are left out", self.name, unread
             )
+        return labels
 
     def _tell(self) -> None:
         """One line of pictures without caption and of captions without picture."""
@@ -249,6 +290,13 @@ class WebDatasetSource:
                 os.path.dirname(self._paths[0]),
                 len(silent),
                 silent[0].key,
+            )
+        if self._further:
+            logging.warning(
+                "%s: %d members are further ones of other records and are left out, first: %s",
+                os.path.dirname(self._paths[0]),
+                len(self._further),
+                self._further[0],
             )
         if self._lone:
             logging.warning(
@@ -264,6 +312,8 @@ class WebDatasetSource:
             for entry in scan(file):
                 if isinstance(entry, Damage):
                     logging.warning("damaged file: %s at %d: %s", path, entry.offset, entry.reason)
+                elif isinstance(entry, Further):
+                    self._further.append(f"{path}:{entry.key}")
                 elif entry.image is not None:
                     entries.append(entry)
                 else:

@@ -292,16 +292,14 @@ def _damage(path: epath.Path) -> Iterator[None]:
 
 
 def _stored_digests(path: epath.Path) -> dict[tuple[str, ...], int]:
-    """By place; none in a checkpoint of an earlier version."""
+    """By place."""
     if not (path / "digests").exists():
-        return {}
+        raise FileNotFoundError("its digests are missing")
     stored = ocp.load_checkpointables(path, {"digests": None})["digests"]
     return {_plain(name): int(number) for name, number in unpacked(stored).items()}
 
 
 def _check_digests(path: epath.Path, state: Any, wanted: dict[tuple[str, ...], int]) -> None:
-    if not wanted:
-        return
     for name, number in digests_by_name(state).items():
         if wanted.get(_plain(name)) != number:
             raise Damaged(path, f"{name} does not come back as it was written")

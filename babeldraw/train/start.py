@@ -64,6 +64,9 @@ def check_resume(folder: RunFolder, experiment: Experiment) -> None:
         where, here = ((c[section] if section else c) for c in (before, now))
         if name in where and name in here:
             here[name] = where[name]
+    parts = [(c.get("data", {}).get("mixture") or []) for c in (before, now)]
+    for there, part in zip(*parts, strict=False):
+        part["path"] = there["path"]
     if isinstance(experiment, WithText):
         # The vocabulary may have fewer pieces than were asked for; the folder knows how many.
         now["model"]["text_vocab_size"] = before.get("model", {}).get("text_vocab_size")
@@ -107,16 +110,22 @@ def check_moved(
     """
     before = _completed(folder.read_config())
     _check_tokenizer_moved(folder, experiment, before, state)
-    here = experiment.data.path
-    there = before.get("data", {}).get("path", here)
+    here = _paths(to_dict(experiment)["data"])
+    there = _paths(before.get("data", {}))
     if here == there:
         return
     if not batches.same_data(progress["batches"]):
         raise UserError(
-            f"{folder.path} was trained with config.data.path = {there!r} and the data at {here!r} "
+            f"{folder.path} was trained with config.data.path = {there} and the data at {here} "
             "are others; set it back or give another --workdir"
         )
-    say(f"the data of {folder.path} were at {there!r} and are the same at {here!r}")
+    say(f"the data of {folder.path} were at {there} and are the same at {here}")
+
+
+def _paths(data: dict[str, Any]) -> str:
+    """Where data lie, for people; several of a mixture."""
+    parts = [part["path"] for part in data.get("mixture") or ()]
+    return ", ".join(map(repr, parts or [data.get("path", "")]))
 
 
 def _check_tokenizer_moved(

@@ -90,3 +90,9 @@ def test_one_chip_is_a_topology_too(cli):
 def test_a_mistake_is_one_line(cli, flags, line):
     status, _, err = cli("compile", CONFIG, *flags)
     assert status == 2 and line in err.splitlines()[-1]
+
+
+def test_drawing_that_is_not_compiled_yet_is_told_in_a_line(cli):
+    words = ["--config=configs/demo/decoder_only.py:runlocal", "--topology=v4:2x2x1"]
+    status, _, err = cli("compile", *words, "--mode=decode")
+    assert status == 2 and "whose drawing is not compiled for a TPU yet" in err.splitlines()[-1]

@@ -122,9 +122,12 @@ def test_hidden_members_are_passed_over(tmp_path, caplog):
     assert not caplog.messages
 
 
-def test_further_members_of_a_record_are_no_records(tmp_path):
+def test_further_members_of_a_record_are_no_records(tmp_path, caplog):
     write(tmp_path / "a.tar", [*boxes(["a"]), ("a.left.png", png(7)), ("a.seg.png", png(8))])
     assert captions(tmp_path) == [(0, "box 0")]
+    (line,) = caplog.messages
+    assert "2 members are further ones of other records and are left out, first: " in line
+    assert line.endswith("a.tar:a.left")
 
 
 def test_captions_in_json_may_be_several_and_carry_the_label(tmp_path):
@@ -135,6 +138,7 @@ def test_captions_in_json_may_be_several_and_carry_the_label(tmp_path):
     source = WebDatasetSource(tmp_path, "all")
     found = [(source[i].caption, source[i].label) for i in range(3)]
     assert found == [("one\ntwo lines", 3), ("b", 2), ("own", -1)]
+    assert (source.classes, source.unlabelled) == (("0", "1", "2", "3"), 1)
 
 
 def test_what_has_no_partner_is_counted_and_named(tmp_path, caplog):

@@ -37,7 +37,9 @@ def make(tmp_path, said):
 def foreign(folder, **changes):
     """A lease of another host that is not renewed."""
     own = {"id": "x", "host": "elsewhere", "process": 7, "beats": 3, **changes}
-    (folder / NAME).write_text(json.dumps(own))
+    # Whole or not at all, as a lease is written.
+    (folder / "partial").write_text(json.dumps(own))
+    (folder / "partial").replace(folder / NAME)
     return own
 
 

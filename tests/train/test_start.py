@@ -17,7 +17,7 @@ from babeldraw.sampling.tokenizers import open_tokenizer
 from babeldraw.tokenizers.vit_vqgan import identity
 from babeldraw.train.experiment import parse
 from babeldraw.train.loop import train
-from babeldraw.train.start import check_resume
+from babeldraw.train.start import check_moved, check_resume, open_batches
 
 
 def folder_of(tmp_path, experiment, without=()):
@@ -105,6 +105,25 @@ def test_data_that_moved_are_the_same_data(runlocal, pictures, tmp_path, capsys)
     config.data.path, config.train.steps = str(tmp_path / "others"), 4
     with pytest.raises(UserError, match="data.path = .* and the data at .* are others"):
         train(config, str(tmp_path / "run"))
+
+
+def test_the_parts_of_a_mixture_may_move_too(runlocal, pictures, tmp_path):
+    config = on_pictures(runlocal, "demo/tokenizer.py", "")
+    config.data.source = "mixture"
+    parts = [{"source": "folder", "path": str(pictures), "weight": 1.0}]
+    parts += [{"source": "shape_pairs", "path": "", "weight": 1.0}]
+    config.data.mixture = tuple(parts)
+    experiment, folder = parse(config), RunFolder.of(str(tmp_path / "run"))
+    folder.write_config(to_dict(experiment))
+    progress = {"batches": open_batches(experiment, None).state()}
+    parts[0]["path"] = str(pictures.rename(tmp_path / "elsewhere"))
+    config.data.mixture = tuple(parts)
+    now = parse(config)
+    check_resume(folder, now)
+    check_moved(folder, now, open_batches(now, None), progress, None)
+    (tmp_path / "elsewhere" / "0.png").unlink()
+    with pytest.raises(UserError, match="pictures', '' and .*elsewhere', '' are others"):
+        check_moved(folder, now, open_batches(now, None), progress, None)
 
 
 # Four runs.

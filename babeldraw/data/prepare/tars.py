@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from babeldraw.data.prepare.examples import Raw, Rejected
-from babeldraw.data.webdataset import Damage, Entry, read_span, read_text, scan, tar_files
+from babeldraw.data.webdataset import Damage, Entry, Further, read_span, read_text, scan, tar_files
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,9 @@ class TarInput:
             for entry in scan(file):
                 if isinstance(entry, Damage):
                     yield Rejected(f"{name}@{entry.offset}", "damaged input", entry.reason)
+                elif isinstance(entry, Further):
+                    where = f"{name}:{entry.key}@{entry.offset}"
+                    yield Rejected(where, "further member of a record")
                 else:
                     yield self._raw(file, entry, f"{name}:{entry.key}@{entry.offset}", max_bytes)
 
