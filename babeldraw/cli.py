@@ -14,7 +14,7 @@ from absl import flags, logging
 from ml_collections import ConfigDict
 
 import babeldraw
-from babeldraw.errors import UserError
+from babeldraw.errors import UserError, drop_unraisable
 
 COMMANDS = (
     "demo",
@@ -67,6 +67,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if debug:
             raise
         print(f"babeldraw: error: {error}", file=sys.stderr)
+        drop_unraisable()
         sys.exit(2)
     except KeyboardInterrupt:
         print("babeldraw: interrupted", file=sys.stderr)
@@ -82,6 +83,8 @@ def _run(name: str, words: list[str]) -> int:
     if "--help" in words or "-h" in words:
         print(_help(name, command))
         return 0
+    # absl's own flags are not used; unparsed, they would be told of with the first warning.
+    flags.FLAGS.mark_as_parsed()
     logging.use_absl_handler()
     logging.get_absl_handler().setFormatter(Formatter("babeldraw: %(level)s: %(message)s"))
     logging.set_verbosity(logging.WARNING)

@@ -6,9 +6,11 @@ there: Orbax writes beside and renames. Once written it is read back; only then 
 """
 
 import contextlib
+import gc
 import itertools
 import re
 import time
+import traceback
 from collections.abc import Callable, Container, Iterator
 from typing import Any
 
@@ -19,7 +21,7 @@ from etils import epath
 from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
-from babeldraw.errors import UserError
+from babeldraw.errors import UserError, without_unraisable
 from babeldraw.runs.writing import Damaged, Writing, describe, digests_by_name, unpacked
 
 # Between tries to write after a fault of the storage; after the last, the run stops.
@@ -283,12 +285,18 @@ def _subset(path: epath.Path, abstract_state: Any) -> Any:
 @contextlib.contextmanager
 def _damage(path: epath.Path) -> Iterator[None]:
     """Whatever Orbax raises inside is damage of the checkpoint; a misfit is said as it is."""
-    try:
-        yield
-    except UserError:
-        raise
-    except Exception as error:
-        raise Damaged(path, describe(error)) from error
+    with without_unraisable():
+        try:
+            yield
+            return
+        except UserError:
+            raise
+        except Exception as error:
+            damaged = Damaged(path, describe(error))
+            damaged.add_note(traceback.format_exc())
+        # The other reads that were under way go here, not in the midst of what is said later.
+        gc.collect()
+    raise damaged
 
 
 def _stored_digests(path: epath.Path) -> dict[tuple[str, ...], int]:
