@@ -14,12 +14,36 @@ from typing import Any
 from babeldraw.errors import UserError
 
 
+@dataclasses.dataclass(frozen=True)
+class OfKind:
+    """Beside a field's type: the section is of one of several dataclasses, by its field `kind`.
+
+    Attributes:
+      table: the first of each entry is the dataclass.
+    """
+
+    table: Mapping[str, tuple[type, ...]]
+
+    def build(self, value: Any, path: str) -> Any:
+        """The section. Raises `UserError` where `kind` is missing or unknown."""
+        if any(isinstance(value, cls) for cls, *_ in self.table.values()):
+            return value
+        kinds = ", ".join(self.table)
+        if not hasattr(value, "items"):
+            raise UserError(f"{path} is {value!r}; a section with fields is needed")
+        if "kind" not in value:
+            raise UserError(f"{path}.kind is missing; the kinds are {kinds}")
+        if value["kind"] not in self.table:
+            raise UserError(f"{path}.kind is {value['kind']!r}; the kinds are {kinds}")
+        return build(self.table[value["kind"]][0], value, path)
+
+
 def build(cls: type, config: Mapping[str, Any], path: str = "config") -> Any:
     """Makes an instance of the dataclass `cls` from `config`, nested dataclasses included.
 
     Args:
-      cls: a dataclass; field types may be int, float, bool, str, tuple[...], another dataclass, or
-        `X | None`.
+      cls: a dataclass; field types may be int, float, bool, str, tuple[...], another dataclass,
+        `X | None`, or `Annotated[Any, OfKind(...)]`.
       config: a mapping with a value per field; fields with a default may be absent.
       path: how the user calls this section, for messages.
 
@@ -29,7 +53,7 @@ def build(cls: type, config: Mapping[str, Any], path: str = "config") -> Any:
     """
     if not isinstance(config, Mapping) and not hasattr(config, "items"):
         raise UserError(f"{path} is {config!r}; a section with fields is needed")
-    hints = typing.get_type_hints(cls)
+    hints = typing.get_type_hints(cls, include_extras=True)
     fields = {field.name: field for field in dataclasses.fields(cls) if field.init}
     for name in config:
         if name not in fields:
@@ -82,6 +106,9 @@ def require(condition: bool, message: str) -> None:
 def _convert(hint: Any, value: Any, path: str) -> Any:
     if hint is Any:
         return value
+    if typing.get_origin(hint) is typing.Annotated:
+        (of_kind,) = hint.__metadata__
+        return of_kind.build(value, path)
     if _is_optional(hint):
         return None if value is None else _convert(_inner(hint), value, path)
     if dataclasses.is_dataclass(hint):

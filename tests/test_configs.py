@@ -13,8 +13,9 @@ from babeldraw.models.babeldraw import Generator
 from babeldraw.models.coca import ContrastiveCaptioner
 from babeldraw.objectives.adversarial import DiscriminatorConfig
 from babeldraw.optim.schedules import make_schedule
+from babeldraw.tokenizers.kinds import make_tokenizer
 from babeldraw.tokenizers.super_resolution import Upscaler
-from babeldraw.tokenizers.vit_vqgan import ENCODER_FIELDS, ViTVQGANTokenizer
+from babeldraw.tokenizers.vit_vqgan import ViTVQGANTokenizer
 from babeldraw.train.experiment import (
     OnTokenizer,
     SuperResolutionExperiment,
@@ -24,7 +25,7 @@ from babeldraw.train.experiment import (
 )
 from babeldraw.train.loop import train
 from babeldraw.train.presets import load_config
-from babeldraw.train.start import trains_decoder_only
+from babeldraw.train.start import begins_from_tokenizer
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 NAMES = sorted(path.relative_to(CONFIGS).as_posix() for path in CONFIGS.rglob("*.py"))
@@ -74,7 +75,7 @@ def reads_text(name):
 
 def needs_tokenizer(experiment):
     """Whether it begins from the run of a trained tokenizer."""
-    return isinstance(experiment, OnTokenizer) or trains_decoder_only(experiment)
+    return isinstance(experiment, OnTokenizer) or begins_from_tokenizer(experiment)
 
 
 # ------------------------------------------------------------------ every config
@@ -134,9 +135,8 @@ def fits(asked, found):
     if isinstance(asked, OnTokenizer):
         return asked.tokenizer == found.tokenizer
     # A new decoder: for the encoder and the codebook of another run.
-    fields = (getattr(asked.tokenizer, name) for name in ENCODER_FIELDS)
-    own = (getattr(found.tokenizer, name) for name in ENCODER_FIELDS)
-    return not found.decoder_only and [*fields] == [*own]
+    fields, own = (make_tokenizer(one.tokenizer).code_fields for one in (asked, found))
+    return not found.taken and fields == own
 
 
 # What a first user runs; the other configs are trained where there is time (-m slow).
@@ -173,7 +173,7 @@ def test_babeldraw_has_its_published_size(name):
     encoder, decoder, *same, millions = BABELDRAW[name]
     assert sizes(experiment.model.encoder) == (encoder, *same)
     assert sizes(experiment.model.decoder) == (decoder, *same)
-    tokens = ViTVQGANTokenizer(experiment.tokenizer).tokens
+    tokens = ViTVQGANTokenizer(experiment.tokenizer).codes
     assert (tokens.vocab_size, tokens.shape) == (8192, (32, 32))
     assert (experiment.model.text_vocab_size, experiment.model.text_length) == (16_000, 128)
 
@@ -268,7 +268,7 @@ def test_vim_is_as_published(name):
     decoder = experiment.model.decoder
     assert (sizes(decoder), experiment.model.num_classes) == VIM[name]
     assert decoder.dropout == 0.1 and experiment.loss.class_dropout == 0
-    tokens = ViTVQGANTokenizer(experiment.tokenizer).tokens
+    tokens = ViTVQGANTokenizer(experiment.tokenizer).codes
     assert (tokens.vocab_size, tokens.shape) == (8192, (32, 32))
     assert (experiment.train.steps, experiment.train.batch_size) == (450_000, 1024)
     optimizer, sampling = experiment.optimizer, experiment.sampling

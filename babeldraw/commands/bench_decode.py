@@ -28,7 +28,7 @@ from babeldraw.models.babeldraw import Generator
 from babeldraw.sampling.decode import decode
 from babeldraw.sampling.floor import bytes_per_token
 from babeldraw.sampling.logits import SamplingConfig, Settings
-from babeldraw.tokenizers.vit_vqgan import ViTVQGANTokenizer
+from babeldraw.tokenizers.kinds import make_tokenizer
 from babeldraw.train.experiment import parse
 from babeldraw.train.progress import say
 
@@ -56,8 +56,8 @@ def run(values: flags.FlagValues) -> int:
     if experiment.objective != "text_to_image":
         raise UserError(f"--config is one of {experiment.objective}; name one of text_to_image")
     batches = [_batch(word) for word in values.batches]
-    tokens = ViTVQGANTokenizer(experiment.tokenizer).tokens
-    generator = Generator(experiment.model, tokens)
+    codes = make_tokenizer(experiment.tokenizer).codes
+    generator = Generator(experiment.model, codes)
     say(f"measuring on {jax.devices()[0].device_kind}; compiling takes a while at first")
     bandwidth = memory_bandwidth()
     print(f"memory is read at {bandwidth / 1e9:.1f} GB/s")
@@ -140,10 +140,10 @@ def measure(
     cache = jax.eval_shape(generator.start, params, rows)
     one_forward = None
     if uncached:
-        image_BT = jnp.zeros((len(rows), generator.tokens.length), jnp.int32)
+        image_BT = jnp.zeros((len(rows), generator.codes.length), jnp.int32)
         one_forward = quickest(jax.jit(generator.logits), params, rows, image_BT)
     read = bytes_per_token(params, cache)
-    return Decoding(batch, seconds, generator.tokens.length, read / bandwidth, one_forward)
+    return Decoding(batch, seconds, generator.codes.length, read / bandwidth, one_forward)
 
 
 def memory_bandwidth() -> float:

@@ -81,8 +81,9 @@ def _manifest(
     fresh = {
         "tokenizer": tokenizer.identity,
         "name": source.name,
-        "shape": list(tokenizer.tokens.shape),
-        "vocab_size": tokenizer.tokens.vocab_size,
+        "shape": list(tokenizer.codes.shape),
+        "vocab": list(tokenizer.codes.vocab),
+        "channels": tokenizer.codes.channels,
         "records": count,
         "shard_size": shard_size,
         "count": 0,
@@ -116,8 +117,8 @@ def _write(
             # Brought to size as they are read: a shard of photographs would fill the memory.
             read = (fitted(reader.try_read_at(i), tokenizer.image_size) for i in range(start, stop))
             records = [record for record in read if record is not None]
-            tokens_NT = _encode(records, tokenizer, batch_size, start, report.update)
-            entry = write_shard(out / f"tokens-{shard:05d}.npz", tokens_NT, records)
+            tokens = _encode(records, tokenizer, batch_size, start, report.update)
+            entry = write_shard(out / f"tokens-{shard:05d}.npz", tokens, records)
             entry["bad"] = stop - start - len(records)
             done[shard : shard + 1] = [entry]
         manifest["count"] = sum(entry["count"] for entry in done)
@@ -135,8 +136,8 @@ def _encode(
     first: int,
     progress: Callable[[int], None],
 ) -> np.ndarray:
-    """int32 [n, T]; the last batch is padded, so that one program serves all."""
-    tokens = [np.zeros((0, tokenizer.tokens.length), np.int32)]
+    """Codes [n, ...]; the last batch is padded, so that one program serves all."""
+    tokens = [np.zeros((0, *tokenizer.codes.each), tokenizer.codes.dtype)]
     for start in range(0, len(records), batch_size):
         part = records[start : start + batch_size]
         images = np.zeros((batch_size, *tokenizer.image_size, 3), np.uint8)
@@ -171,10 +172,11 @@ def _decode(
     report = ProgressReport("decode", count, start=count - len(missing), unit="pictures")
     for start in range(0, len(missing), batch_size):
         part = missing[start : start + batch_size]
-        ids_BT = np.zeros((batch_size, source.token_length), np.int32)
-        for slot, index in zip(ids_BT, part, strict=False):
-            slot[:] = source[index].tokens
-        images = np.asarray(jax.device_get(tokenizer.decode(ids_BT)))
+        shape, dtype = source.token_spec
+        codes = np.zeros((batch_size, *shape), dtype)
+        for slot, index in zip(codes, part, strict=False):
+            slot[...] = source[index].tokens
+        images = np.asarray(jax.device_get(tokenizer.decode(codes)))
         for index, image in zip(part, images, strict=False):
             save_png(out / names[index], image)
         report.update(count - len(missing) + start + len(part))

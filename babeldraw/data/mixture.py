@@ -80,7 +80,7 @@ class MixtureSource:
     def __init__(self, sources: Sequence[Source], weights: Sequence[float]):
         if any(not 0 < weight < float("inf") for weight in weights):
             raise UserError(f"data.mixture has the weights {list(weights)}; each must be above 0")
-        if any(getattr(source, "token_length", 0) for source in sources):
+        if any(getattr(source, "token_spec", None) for source in sources):
             raise UserError("data.mixture holds stored tokens; mix pictures alone")
         self._sources = list(sources)
         self.sizes = [len(source) for source in sources]

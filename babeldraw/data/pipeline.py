@@ -91,7 +91,8 @@ class TrainBatches:
         self.text_length = text_length if vocabulary is not None else 0
         self._seed, self._step = int(seed), int(start_step)
         self._crop, self._workers = crop, workers
-        self._token_length = getattr(source, "token_length", 0)
+        # Shape and type of an image's stored codes; None where there are pictures.
+        self._token_spec = getattr(source, "token_spec", None)
         self._fingerprint = fingerprint(source)
         self._error: Exception | None = None
         self._closed = False
@@ -174,12 +175,14 @@ class TrainBatches:
         picture = tf.string if self._gives_jpeg else tf.uint8
         wanted = {
             "image": (picture, [group] if self._gives_jpeg else [group, None, None, 3]),
-            "tokens": (tf.int32, [group, self._token_length]),
             "text": (tf.int32, [group, self.text_length]),
             "label": (tf.int32, [group]),
         }
         # What there is none of is left out: `unbatch` of TensorFlow 2.21 dies of empty arrays.
-        del wanted["image" if self._token_length else "tokens"]
+        if self._token_spec is not None:
+            shape, dtype = self._token_spec
+            del wanted["image"]
+            wanted["tokens"] = (tf.as_dtype(dtype), [group, *shape])
         if self._vocabulary is None:
             del wanted["text"]
 

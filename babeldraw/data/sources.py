@@ -34,7 +34,8 @@ class Record:
         image: uint8 [H, W, 3], RGB.
         caption: any Unicode text, '' where there is none.
         label: class index, -1 where there is none.
-        tokens: int32 [T], stored image tokens; the image is then empty.
+        tokens: stored codes of an image, int32 [T] or [T, factors], or float32 of continuous ones;
+            the image is then empty.
         jpeg: the bytes of a JPEG file, to be decoded by the pipeline; the image is then empty.
     """
 

@@ -1,9 +1,11 @@
 """Stored image tokens with their captions: what `babeldraw tokenize` writes and stage 2 may read.
 
-A folder of shards `tokens-00000.npz` (arrays only: `tokens` int32 [n, T], `label` int32 [n],
-`captions` uint8, the UTF-8 texts one after another, `ends` int64 [n], where each ends) and
-`manifest.json`, which names the tokenizer, the counts and each shard's size and SHA-256. Both are
-written whole or not at all, the manifest after each shard, so a kill at any moment loses one shard.
+A folder of shards `tokens-00000.npz` (arrays only: `tokens` int32 [n, T], [n, T, factors] for codes
+of several factors, float32 [n, *shape, channels] for continuous ones; `label` int32 [n], `captions`
+uint8, the UTF-8 texts one after another, `ends` int64 [n], where each ends) and `manifest.json`,
+which names the tokenizer, what its codes are, the counts and each shard's size and SHA-256. Both
+are written whole or not at all, the manifest after each shard, so a kill at any moment loses one
+shard.
 """
 
 import bisect
@@ -30,7 +32,8 @@ FIELDS = {
     "tokenizer": str,
     "name": str,
     "shape": list,
-    "vocab_size": int,
+    "vocab": list,
+    "channels": int,
     "records": int,
     "shard_size": int,
     "count": int,
@@ -41,13 +44,13 @@ FIELDS = {
 SHARD_FIELDS = {"file": str, "count": int, "bad": int, "bytes": int, "sha256": str}
 
 
-def write_shard(path: Path, tokens_NT: np.ndarray, records: Sequence[Record]) -> dict[str, Any]:
+def write_shard(path: Path, tokens: np.ndarray, records: Sequence[Record]) -> dict[str, Any]:
     """Writes one shard, whole or not at all; returns its entry of the manifest."""
     texts = [record.caption.encode("utf-8", "replace") for record in records]
     buffer = io.BytesIO()
     np.savez_compressed(
         buffer,
-        tokens=tokens_NT.astype(np.int32),
+        tokens=tokens,
         label=np.array([record.label for record in records], np.int32),
         captions=np.frombuffer(b"".join(texts), np.uint8),
         ends=np.cumsum([len(text) for text in texts], dtype=np.int64),
@@ -99,12 +102,21 @@ def _is_shard(entry: Any) -> bool:
     return _has(entry, SHARD_FIELDS) and Path(entry["file"]).name == entry["file"]
 
 
+def _spec(manifest: dict[str, Any]) -> tuple[tuple[int, ...], np.dtype]:
+    """Shape and type of one image's codes, as `Codes` has them."""
+    shape, factors = tuple(manifest["shape"]), len(manifest["vocab"])
+    if not factors:
+        return (*shape, manifest["channels"]), np.dtype(np.float32)
+    length = int(np.prod(shape))
+    return (length,) if factors == 1 else (length, factors), np.dtype(np.int32)
+
+
 class TokenSource:
     """Random access to stored tokens; one record in twenty is the split 'test'.
 
     Attributes:
         name: says which data and which tokenizer.
-        token_length: T.
+        token_spec: shape and type of one image's codes.
         tokenizer: identity of the tokenizer that made them.
     """
 
@@ -122,7 +134,7 @@ class TokenSource:
         self._starts = [0, *itertools.accumulate(shard["count"] for shard in self._shards)]
         self._loaded: dict[int, dict[str, np.ndarray]] = {}
         self.tokenizer = manifest["tokenizer"]
-        self.token_length = int(np.prod(manifest["shape"]))
+        self.token_spec = _spec(manifest)
         self.name = f"tokens:{manifest['name']}:{self.tokenizer}:{split}"
 
     def __len__(self) -> int:

@@ -67,8 +67,9 @@ def _local_mean(x: jax.Array) -> jax.Array:
 
 
 def code_counts(ids: jax.Array, mask: jax.Array, size: int) -> jax.Array:
-    """int32 [V]: how often each of `size` codes occurs in int32 [B, T] where mask [B] is True."""
-    weights = jnp.broadcast_to(mask.astype(jnp.int32)[:, None], ids.shape)
+    """int32 [V]: how often each of `size` codes occurs in int32 [B, ...] where mask [B] is True."""
+    weights = jnp.expand_dims(mask.astype(jnp.int32), tuple(range(1, ids.ndim)))
+    weights = jnp.broadcast_to(weights, ids.shape)
     return jnp.zeros(size, jnp.int32).at[ids.reshape(-1)].add(weights.reshape(-1))
 
 

@@ -25,6 +25,7 @@ from babeldraw.evaluation.pictures import (
     place_pictures,
 )
 from babeldraw.objectives.base import Batch, TrainState, to_float
+from babeldraw.tokenizers.base import Codes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,9 +82,11 @@ class Reconstruction(HeldOut):
     held-out pictures, averaged over the batches; a shorter last batch is left out, unless it is
     the only one. codebook_usage_pictures says how many pictures there really were in a batch.
     perplexity is exp of the entropy of the codes over all pictures, at most the codebook's size.
+    Continuous codes have neither.
 
     Args:
-      reconstruct: (state, batch) -> (images [B, height, width, 3] in [0, 1], int32 ids [B, T]).
+      reconstruct: (state, batch) -> (images [B, height, width, 3] in [0, 1], codes).
+      codes: what the tokenizer makes of pictures.
       distance: the perceptual distance of each picture from its original; None for none.
     """
 
@@ -92,12 +95,12 @@ class Reconstruction(HeldOut):
         reconstruct: Callable,
         config: ReconstructionConfig,
         context: Context,
-        codebook_size: int,
+        codes: Codes,
         distance: Distance | None = None,
     ):
         self._reconstruct = reconstruct
         self._config, self._context = config, context
-        self._codebook_size = codebook_size
+        self._codes = codes
         self._distance = distance
         self._add = jax.jit(self._add_batch)
 
@@ -120,8 +123,11 @@ class Reconstruction(HeldOut):
         pictures = int(totals.pictures)
         require(pictures > 0, f"no held-out record of {source.name} could be read")
         yield from mean_figures(totals.sums, pictures)
-        yield from _usage(usages)
-        yield "perplexity", measures.perplexity(np.asarray(totals.counts_V))
+        if self._codes.vocab:
+            yield from _usage(usages)
+            # Of codes with several factors, the geometric mean of those of the factors.
+            found = measures.perplexity(np.asarray(totals.counts_V))
+            yield "perplexity", found / len(self._codes.vocab)
         yield "reconstructions", pairs_grid(shown[: self._config.num_shown])
 
     def _add_batch(
@@ -129,7 +135,10 @@ class Reconstruction(HeldOut):
     ) -> tuple[_Totals, jax.Array]:
         images, ids = self._reconstruct(state, batch)
         originals, mask = to_float(batch["image"]), batch["mask"]
-        counts_V = measures.code_counts(ids, mask, self._codebook_size)
+        counts_V = jnp.zeros(0, jnp.int32)
+        if self._codes.vocab:
+            numbered = self._codes.numbered(ids)
+            counts_V = measures.code_counts(numbered, mask, self._codes.entries)
         pictures = jnp.sum(mask.astype(jnp.int32))
         of = picture_measures(self._context.image_size, distance)
         sums = masked_sums(of, state, images, originals, mask)
@@ -143,7 +152,7 @@ class Reconstruction(HeldOut):
         return totals, images[: self._config.num_shown]
 
     def _nothing(self) -> _Totals:
-        zeros_V = jnp.zeros(self._codebook_size, jnp.int32)
+        zeros_V = jnp.zeros(self._codes.entries, jnp.int32)
         zero = jnp.zeros((), jnp.int32)
         names = picture_measures(self._context.image_size, self._distance)
         sums = {name: jnp.zeros((), jnp.float32) for name in names}

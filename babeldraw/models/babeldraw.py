@@ -28,7 +28,7 @@ from babeldraw.layers.masks import AttentionConfig, padding_mask
 from babeldraw.layers.positions import GridPositions, LearnedPositions
 from babeldraw.layers.stack import Stack, read_type, unstack
 from babeldraw.sharding.constraint import constrain
-from babeldraw.tokenizers.base import ImageTokens
+from babeldraw.tokenizers.base import Codes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,14 +97,14 @@ class ImageDecoder(nn.Module):
     """
 
     config: BabeldrawConfig
-    tokens: ImageTokens
+    codes: Codes
 
     def setup(self):
         config = self.config.decoder
-        pattern = self.config.attention.make(self.tokens.shape, config.blocks)
+        pattern = self.config.attention.make(self.codes.shape, config.blocks)
         # One more row than codes: the start of the sequence.
-        self.embed = Embedding(self.tokens.vocab_size + 1, config.dim, axis=None)
-        self.positions = GridPositions(self.tokens.shape, config.dim)
+        self.embed = Embedding(self.codes.vocab_size + 1, config.dim, axis=None)
+        self.positions = GridPositions(self.codes.shape, config.dim)
         self.stack = Stack(
             functools.partial(DecoderBlock, config, pattern),
             config.blocks,
@@ -114,7 +114,7 @@ class ImageDecoder(nn.Module):
             numbered=True,
         )
         self.norm = LayerNorm()
-        self.logits = Logits.make(config.dim, self.tokens.vocab_size)
+        self.logits = Logits.make(config.dim, self.codes.vocab_size)
 
     def __call__(
         self,
@@ -123,7 +123,7 @@ class ImageDecoder(nn.Module):
         text_mask: jax.Array,
         keys: jax.Array | None = None,
     ) -> jax.Array:
-        start_B1 = jnp.full((image_BT.shape[0], 1), self.tokens.vocab_size, jnp.int32)
+        start_B1 = jnp.full((image_BT.shape[0], 1), self.codes.vocab_size, jnp.int32)
         slots_BT = jnp.concatenate([start_B1, image_BT[:, :-1]], axis=1)
         x_BTD = self.embed(slots_BT) + self.positions()[None, : image_BT.shape[1]]
         x_BTD = constrain(x_BTD, ("batch", "length", "activation_embed"))
@@ -135,14 +135,14 @@ class ImageDecoder(nn.Module):
     def empty_cache(self, text_PSD: jax.Array, text_mask: jax.Array, samples: int) -> Cache:
         blocks = tuple(
             self.stack.block.apply(
-                {"params": params}, text_PSD, samples, self.tokens.length, i, method="empty_cache"
+                {"params": params}, text_PSD, samples, self.codes.length, i, method="empty_cache"
             )
             for i, params in enumerate(self.stack.layers())
         )
         return Cache(blocks=blocks, text_mask=text_mask)
 
     def step(self, token_B: jax.Array, index: jax.Array, cache: Cache) -> tuple[jax.Array, Cache]:
-        token_B = jnp.where(index == 0, self.tokens.vocab_size, token_B)
+        token_B = jnp.where(index == 0, self.codes.vocab_size, token_B)
         position_1D = jax.lax.dynamic_slice_in_dim(self.positions(), index, 1)
         x_B1D = self.embed(token_B)[:, None] + position_1D[None]
         x_B1D = x_B1D.astype(self.stack.dtype)
@@ -166,11 +166,11 @@ class Babeldraw(nn.Module):
     """The encoder-decoder; logits are float32."""
 
     config: BabeldrawConfig
-    tokens: ImageTokens
+    codes: Codes
 
     def setup(self):
         self.text_encoder = TextEncoder(self.config)
-        self.image_decoder = ImageDecoder(self.config, self.tokens)
+        self.image_decoder = ImageDecoder(self.config, self.codes)
 
     def __call__(
         self, text_BS: jax.Array, image_BT: jax.Array, keys: jax.Array | None = None
@@ -214,16 +214,16 @@ class Generator:
     """
 
     config: BabeldrawConfig
-    tokens: ImageTokens
+    codes: Codes
 
     @property
     def network(self) -> Babeldraw:
-        return Babeldraw(self.config, self.tokens)
+        return Babeldraw(self.config, self.codes)
 
     def init(self, key: jax.Array) -> Any:
         """Parameters, boxed with their logical axes."""
         text_BS = jnp.zeros((1, self.config.text_length), jnp.int32)
-        image_BT = jnp.zeros((1, self.tokens.length), jnp.int32)
+        image_BT = jnp.zeros((1, self.codes.length), jnp.int32)
         return self.network.init(key, text_BS, image_BT)["params"]
 
     def for_decoding(self, params: Any) -> Any:

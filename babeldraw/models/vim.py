@@ -21,7 +21,7 @@ from babeldraw.layers.linear import Embedding, LayerNorm, Logits
 from babeldraw.layers.positions import GridPositions, LearnedPositions
 from babeldraw.layers.stack import Stack, read_type, unstack
 from babeldraw.sharding.constraint import constrain
-from babeldraw.tokenizers.base import ImageTokens
+from babeldraw.tokenizers.base import Codes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,7 +102,7 @@ class VIM(nn.Module):
     """
 
     config: VIMConfig | TextVIMConfig
-    tokens: ImageTokens
+    codes: Codes
 
     def setup(self):
         config, decoder = self.config, self.config.decoder
@@ -110,8 +110,8 @@ class VIM(nn.Module):
             self.prefix = ClassPrefix(config.num_classes, decoder.dim)
         else:
             self.prefix = TextPrefix(config)
-        self.embed = Embedding(self.tokens.vocab_size, decoder.dim)
-        self.positions = GridPositions(self.tokens.shape, decoder.dim)
+        self.embed = Embedding(self.codes.vocab_size, decoder.dim)
+        self.positions = GridPositions(self.codes.shape, decoder.dim)
         self.stack = Stack(
             functools.partial(CausalBlock, decoder),
             decoder.blocks,
@@ -120,7 +120,7 @@ class VIM(nn.Module):
             DTYPES[decoder.dtype],
         )
         self.norm = LayerNorm()
-        self.logits = Logits.make(decoder.dim, self.tokens.vocab_size)
+        self.logits = Logits.make(decoder.dim, self.codes.vocab_size)
 
     def __call__(
         self, condition: jax.Array, image_BT: jax.Array, keys: jax.Array | None = None
@@ -166,7 +166,7 @@ class VIM(nn.Module):
         block = self.stack.block
         blocks = tuple(
             block.apply(
-                {"params": params}, batch, length + self.tokens.length, i, method="empty_cache"
+                {"params": params}, batch, length + self.codes.length, i, method="empty_cache"
             )
             for i, params in enumerate(self.stack.layers())
         )
@@ -223,17 +223,17 @@ class Generator:
     """
 
     config: VIMConfig | TextVIMConfig
-    tokens: ImageTokens
+    codes: Codes
 
     @property
     def network(self) -> VIM:
-        return VIM(self.config, self.tokens)
+        return VIM(self.config, self.codes)
 
     def init(self, key: jax.Array) -> Any:
         """Parameters, boxed with their logical axes."""
         text = isinstance(self.config, TextVIMConfig)
         condition = jnp.zeros((1, self.config.text_length) if text else (1,), jnp.int32)
-        image_BT = jnp.zeros((1, self.tokens.length), jnp.int32)
+        image_BT = jnp.zeros((1, self.codes.length), jnp.int32)
         return self.network.init(key, condition, image_BT)["params"]
 
     def for_decoding(self, params: Any) -> Any:

@@ -54,7 +54,7 @@ class ClassToImageObjective(NextTokenObjective):
 
     @functools.cached_property
     def _generator(self) -> Generator:
-        return Generator(self.model, self._tokenizer.tokens)
+        return Generator(self.model, self._tokenizer.codes)
 
     @property
     def _dropped_share(self) -> float:

@@ -20,10 +20,10 @@ from babeldraw.objectives.adversarial import STAGE_1_OPTIMIZER, Adversary, Discr
 from babeldraw.objectives.base import Batch, Metrics, TrainState, to_float
 from babeldraw.optim.optimizer import OptimizerConfig, make_optimizer, optimizer_axes
 from babeldraw.sharding.constraint import logical_axes
+from babeldraw.tokenizers.base import PARTS, Tokenizer
+from babeldraw.tokenizers.kinds import TokenizerConfig, make_tokenizer
 from babeldraw.tokenizers.perceptual import PerceptualConfig, PerceptualNetwork
-from babeldraw.tokenizers.pixels import logit_laplace_parameters, to_images
-from babeldraw.tokenizers.quantizers import Quantized
-from babeldraw.tokenizers.vit_vqgan import DECODER, ViTVQGANConfig, ViTVQGANTokenizer
+from babeldraw.tokenizers.pixels import logit_laplace_parameters
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,13 +32,14 @@ class TokenizerLossConfig:
 
     Attributes:
       l2: of the mean squared error, 1 in the paper.
-      commitment: beta of the quantizer's loss, 0.25 in the paper.
+      commitment: beta of the quantizer's loss, 0.25 in the paper. A tokenizer's other terms have
+        the weight 1.
       perceptual, adversarial, logit_laplace: 0.1 each in the paper. They need
         `config.perceptual.file`, a `config.discriminator.kind` and
         `config.tokenizer.output=logit_laplace`.
       restart_below: a code whose running share of the tokens falls under this fraction of an equal
-        share is replaced by a latent that the codebook serves badly. 0 (the paper) never does;
-        small data needs it, or a handful of codes takes everything.
+        share is replaced by a latent that the codebook serves badly, where the kind can do so. 0
+        (the paper) never does; small data needs it, or a handful of codes takes everything.
     """
 
     l2: float = 1.0
@@ -62,21 +63,21 @@ class ImageTokenizerObjective:
     batch_size: images per step, over all devices.
     discriminator, discriminator_optimizer: the adversary; used where its weight is above 0.
     perceptual: the frozen network of the perceptual term; used where its weight is above 0.
-    decoder_only: the encoder and the codebook stay as they are, bit for bit, and only the decoder
-      learns (Babeldraw's second phase of stage 1).
+    train_groups: the parts that learn; the others stay as they are, bit for bit. The decoder alone
+      is Babeldraw's second phase of stage 1.
     """
 
-    tokenizer: ViTVQGANConfig
+    tokenizer: TokenizerConfig
     optimizer: OptimizerConfig
     loss: TokenizerLossConfig
     batch_size: int
     discriminator: DiscriminatorConfig = DiscriminatorConfig()
     discriminator_optimizer: OptimizerConfig = STAGE_1_OPTIMIZER
     perceptual: PerceptualConfig = PerceptualConfig()
-    decoder_only: bool = False
+    train_groups: tuple[str, ...] = PARTS
 
     def __post_init__(self):
-        output = self.tokenizer.output
+        output = self._tokenizer.output
         require(
             self.loss.logit_laplace == 0 or output == "logit_laplace",
             f"config.loss.logit_laplace is {self.loss.logit_laplace} and config.tokenizer.output "
@@ -84,15 +85,29 @@ class ImageTokenizerObjective:
         )
         self.discriminator.check(self.tokenizer.image_size, self.loss.adversarial)
         require(
-            not (self.decoder_only and self.loss.restart_below > 0),
+            self.discriminator.adaptive is False
+            or self.loss.adversarial == 0
+            or (self._tokenizer.last and "decoder" in self.train_groups),
+            "config.discriminator.adaptive weighs by the decoder's last weight, which "
+            f"config.train_groups={self.train_groups} does not train; set adaptive=false",
+        )
+        require(
+            self.loss.restart_below == 0 or self._tokenizer.restarts(),
+            f"config.loss.restart_below is {self.loss.restart_below} and the codes of "
+            f"config.tokenizer.kind={self.tokenizer.kind} cannot be moved; set restart_below=0",
+        )
+        require(
+            self.loss.restart_below == 0 or "quantizer" in self.train_groups,
             f"config.loss.restart_below is {self.loss.restart_below}, which moves codes, and "
-            "config.decoder_only keeps them; set restart_below=0",
+            f"config.train_groups={self.train_groups} keeps them; set restart_below=0",
         )
 
     def init(self, key: jax.Array) -> TrainState:
         """The perceptual network's parameters are random here; `with_perceptual` brings its own."""
         params = nn.unbox(self._tokenizer.init(key))
-        extra = {"code_share": jnp.full((self.tokenizer.codebook_size,), 1.0, jnp.float32)}
+        extra = {}
+        if self._tokenizer.codes.vocab:
+            extra["code_share"] = jnp.full((self._tokenizer.codes.entries,), 1.0, jnp.float32)
         if self._adversary is not None:
             extra["discriminator"] = self._adversary.init(jax.random.fold_in(key, 1))
         frozen = {}
@@ -109,7 +124,9 @@ class ImageTokenizerObjective:
     def axes(self) -> TrainState:
         state, axes = jax.eval_shape(self.init, jax.random.key(0)), self._parameter_axes
         trained, trained_axes = self._trained(state.params), self._trained(axes)
-        extra, frozen = {"code_share": (None,)}, {}
+        extra, frozen = {}, {}
+        if self._tokenizer.codes.vocab:
+            extra["code_share"] = (None,)
         if self._adversary is not None:
             extra["discriminator"] = self._adversary.axes()
         if self._perceptual is not None:
@@ -138,41 +155,50 @@ class ImageTokenizerObjective:
         trained = self._trained(state.params)
 
         def forward(trained):
-            out = self._tokenizer.network.apply(
-                {"params": {**state.params, **trained}},
-                images,
-                False,
-                rngs={"dropout": dropout_key},
-            )
-            q = out.quantized
-            return (out.raw, q.codebook_loss, q.commitment_loss), q
+            with jax.named_scope("tokenizer"):
+                out = self._tokenizer.forward(
+                    {**state.params, **trained}, images, dropout_key, state.frozen
+                )
+            return (out.raw, out.terms), out
 
-        (raw, codebook, commitment), pull, q = jax.vjp(forward, trained, has_aux=True)
+        (raw, terms), pull, out = jax.vjp(forward, trained, has_aux=True)
         gradients = jax.value_and_grad(self._reconstruction_loss, has_aux=True)
         (loss, metrics), gradient = gradients(raw, images, state.frozen)
-        loss = loss + codebook + self.loss.commitment * commitment
-        metrics |= {"codebook": codebook, "commitment": commitment}
-        ones = (jnp.ones(()), jnp.asarray(self.loss.commitment, jnp.float32))
+        weights = {name: jnp.asarray(self._weight(name), jnp.float32) for name in terms}
+        for name, term in terms.items():
+            loss = loss + weights[name] * term
+        metrics |= terms
         if self._adversary is not None:
-            added, own, weight = self._adversarial_loss(state, raw, gradient, pull)
+            added, own, weight = self._adversarial_loss(state, raw, gradient, terms, pull)
             gradient, loss = gradient + own, loss + weight * added
             metrics |= {"adversarial": added, "adversarial_weight": weight}
-        (grads,) = pull((gradient, *ones))
+        (grads,) = pull((gradient, weights))
         metrics |= {
             "loss": loss,
             "psnr_db": -10 * jnp.log10(metrics["l2"]),
-            "codes_used": jnp.mean(_counts(q.ids, self.tokenizer.codebook_size) > 0),
             "grad_norm": optax.tree.norm(grads),
         }
+        if self._tokenizer.codes.vocab:
+            metrics["codes_used"] = jnp.mean(self._tokenizer.codes.counts(out.codes) > 0)
         before, state = state, self._apply_gradients(state, grads)
         if self._adversary is not None:
             adversary, found = self._adversary.update(
-                before.extra["discriminator"], images, self._draw(raw), before.step
+                before.extra["discriminator"],
+                images,
+                self._tokenizer.to_images(raw),
+                before.step,
             )
             metrics |= found
             state = state.replace(extra={**state.extra, "discriminator": adversary})
         if self.loss.restart_below > 0:
-            state = self._restart_codes(state, q, restart_key)
+            params, share = self._tokenizer.restart(
+                state.params,
+                state.extra["code_share"],
+                out,
+                self.loss.restart_below,
+                restart_key,
+            )
+            state = state.replace(params=params, extra={**state.extra, "code_share": share})
         return state, metrics
 
     def predict_fns(self) -> dict[str, Callable]:
@@ -195,7 +221,7 @@ class ImageTokenizerObjective:
 
     def _reconstruction_loss(self, raw_BhwC: jax.Array, images: jax.Array, frozen: Any):
         """The terms that compare two pictures, weighted; and each by itself."""
-        weights, drawn = self.loss, self._draw(raw_BhwC)
+        weights, drawn = self.loss, self._tokenizer.to_images(raw_BhwC)
         terms = {"l2": losses.l2(drawn, images)}
         loss = weights.l2 * terms["l2"]
         if weights.logit_laplace > 0:
@@ -208,35 +234,46 @@ class ImageTokenizerObjective:
             loss = loss + weights.perceptual * terms["perceptual"]
         return loss, terms
 
-    def _adversarial_loss(self, state: TrainState, raw_BhwC, gradient, pull):
+    def _adversarial_loss(self, state: TrainState, raw_BhwC, gradient, terms, pull):
         """The term, its weighted gradient at the decoder's output, and the weight.
 
         Args:
           state: before the update.
           raw_BhwC: the decoder's output.
           gradient: of the other terms there.
-          pull: carries a gradient from there to the parameters.
+          terms: the tokenizer's own, as the forward pass gave them.
+          pull: carries a gradient of output and terms to the parameters.
         """
 
         def loss_fn(raw):
             adversary = state.extra["discriminator"]
-            return self._adversary.generator_loss(adversary, self._draw(raw), state.step)
+            drawn = self._tokenizer.to_images(raw)
+            return self._adversary.generator_loss(adversary, drawn, state.step)
 
         loss, own = jax.value_and_grad(loss_fn)(raw_BhwC)
         weight = jnp.asarray(self.loss.adversarial, jnp.float32)
         if self.discriminator.adaptive:
             # Of each backward pass only its first product is used; the compiler drops the rest.
-            zero = jnp.zeros(())
-            last = [pull((g, zero, zero))[0]["to_pixels"]["weight"] for g in (gradient, own)]
+            zeros = jax.tree.map(jnp.zeros_like, terms)
+            last = [self._last(pull((g, zeros))[0]) for g in (gradient, own)]
             weight = weight * losses.adaptive_weight(*last)
         return loss, weight * own, weight
 
-    def _draw(self, raw_BhwC: jax.Array) -> jax.Array:
-        return to_images(raw_BhwC, self.tokenizer.output)
+    def _weight(self, term: str) -> float:
+        """Of a term that the tokenizer gives."""
+        return self.loss.commitment if term == "commitment" else 1.0
+
+    def _last(self, tree: Any) -> jax.Array:
+        """Of a tree like the parameters, the leaf of the decoder's last weight."""
+        for name in self._tokenizer.last:
+            tree = tree[name]
+        return tree
 
     def _trained(self, params: Any) -> Any:
         """The part of a tree of parameters, or of their axes, that learns."""
-        return {name: params[name] for name in DECODER} if self.decoder_only else params
+        if set(self.train_groups) == set(PARTS):
+            return params
+        return self._tokenizer.part(params, self.train_groups)
 
     def _apply_gradients(self, state: TrainState, grads: Any) -> TrainState:
         trained = self._trained(state.params)
@@ -244,27 +281,9 @@ class ImageTokenizerObjective:
         params = {**state.params, **optax.apply_updates(trained, updates)}
         return state.replace(step=state.step + 1, params=params, opt_state=opt_state)
 
-    def _restart_codes(self, state: TrainState, q: Quantized, key: jax.Array) -> TrainState:
-        """Moves idle codes to latents drawn with probability proportional to squared error."""
-        size = self.tokenizer.codebook_size
-        counts_V = _counts(q.ids, size)
-        # In units of an equal share; remembers about fifty batches.
-        share_V = 0.98 * state.extra["code_share"] + 0.02 * counts_V * (size / q.ids.size)
-        latents_NQ = jax.lax.stop_gradient(q.latents).reshape(-1, q.latents.shape[-1])
-        chosen_NQ = jax.lax.stop_gradient(q.codes).reshape(latents_NQ.shape)
-        error_N = jnp.sum(jnp.square(latents_NQ - chosen_NQ), axis=-1)
-        drawn_V = jax.random.categorical(key, jnp.log(error_N + 1e-12), shape=(size,))
-        idle_V = share_V < self.loss.restart_below
-        table_VQ = state.params["codebook"]["table"]
-        idle_VQ = jnp.broadcast_to(idle_V[:, None], table_VQ.shape)
-        table_VQ = jnp.where(idle_VQ, latents_NQ[drawn_V], table_VQ)
-        params = {**state.params, "codebook": {"table": table_VQ}}
-        share_V = jnp.where(idle_V, 1.0, share_V)
-        return state.replace(params=params, extra={**state.extra, "code_share": share_V})
-
     @functools.cached_property
-    def _tokenizer(self) -> ViTVQGANTokenizer:
-        return ViTVQGANTokenizer(self.tokenizer)
+    def _tokenizer(self) -> Tokenizer:
+        return make_tokenizer(self.tokenizer)
 
     @functools.cached_property
     def _adversary(self) -> Adversary | None:
@@ -284,8 +303,3 @@ class ImageTokenizerObjective:
     @functools.cached_property
     def _optimizer(self) -> optax.GradientTransformation:
         return make_optimizer(self.optimizer, self._trained(self._parameter_axes))
-
-
-def _counts(ids: jax.Array, size: int) -> jax.Array:
-    """float32 [V]: how often each code occurs."""
-    return jnp.zeros(size, jnp.float32).at[ids.reshape(-1)].add(1.0)

@@ -28,7 +28,8 @@ from babeldraw.sampling.decode import decode
 from babeldraw.sampling.logits import Settings
 from babeldraw.sharding.constraint import Overrides, constrain, logical_axes, override
 from babeldraw.sharding.layout import current, over_all_devices, use
-from babeldraw.tokenizers.vit_vqgan import ViTVQGANConfig, ViTVQGANTokenizer
+from babeldraw.tokenizers.base import Tokenizer
+from babeldraw.tokenizers.kinds import TokenizerConfig, make_tokenizer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +47,7 @@ class NextTokenObjective:
     """
 
     model: Any
-    tokenizer: ViTVQGANConfig
+    tokenizer: TokenizerConfig
     optimizer: OptimizerConfig
     loss: Any
     batch_size: int
@@ -79,10 +80,9 @@ class NextTokenObjective:
 
     def batch_spec(self) -> dict[str, jax.ShapeDtypeStruct]:
         image = (self.batch_size, *self.tokenizer.image_size, 3)
-        tokens = (self.batch_size, self._tokenizer.tokens.length)
         pictures = {"image": jax.ShapeDtypeStruct(image, jnp.uint8)}
         if self.stored_tokens:
-            pictures = {"tokens": jax.ShapeDtypeStruct(tokens, jnp.int32)}
+            pictures = {"tokens": self._tokenizer.codes.spec(self.batch_size)}
         return {**pictures, **self._condition_spec()}
 
     def update(self, state: TrainState, batch: Batch, key: jax.Array) -> tuple[TrainState, Metrics]:
@@ -137,7 +137,8 @@ class NextTokenObjective:
             return batch["tokens"]
         with use(over_all_devices()):
             images = constrain(to_float(batch["image"]), ("batch", None, None, None))
-            tokens_BT = self._tokenizer.encode(frozen["tokenizer"], images)
+            with jax.named_scope("tokenizer"):
+                tokens_BT = self._tokenizer.encode(frozen["tokenizer"], images)
         return constrain(tokens_BT, ("batch", "length"))
 
     def _drop(self, condition: jax.Array, key: jax.Array) -> jax.Array:
@@ -148,8 +149,8 @@ class NextTokenObjective:
         return jnp.where(drop, self._generator.unconditional(condition), condition)
 
     @functools.cached_property
-    def _tokenizer(self) -> ViTVQGANTokenizer:
-        return ViTVQGANTokenizer(self.tokenizer)
+    def _tokenizer(self) -> Tokenizer:
+        return make_tokenizer(self.tokenizer)
 
     @functools.cached_property
     def _parameter_axes(self):

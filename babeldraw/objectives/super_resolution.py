@@ -20,9 +20,10 @@ from babeldraw.objectives.adversarial import STAGE_1_OPTIMIZER, Adversary, Discr
 from babeldraw.objectives.base import Batch, Metrics, TrainState, apply_gradients, to_float
 from babeldraw.optim.optimizer import OptimizerConfig, make_optimizer, optimizer_axes
 from babeldraw.sharding.constraint import logical_axes
+from babeldraw.tokenizers.base import Tokenizer
+from babeldraw.tokenizers.kinds import TokenizerConfig, make_tokenizer
 from babeldraw.tokenizers.perceptual import PerceptualConfig, PerceptualNetwork
 from babeldraw.tokenizers.super_resolution import SuperResolutionConfig, Upscaler, downsample
-from babeldraw.tokenizers.vit_vqgan import ViTVQGANConfig, ViTVQGANTokenizer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +60,7 @@ class SuperResolutionObjective:
     """
 
     super_resolution: SuperResolutionConfig
-    tokenizer: ViTVQGANConfig
+    tokenizer: TokenizerConfig
     optimizer: OptimizerConfig
     loss: SuperResolutionLossConfig
     batch_size: int
@@ -209,8 +210,8 @@ class SuperResolutionObjective:
         return Upscaler(self.super_resolution)
 
     @functools.cached_property
-    def _tokenizer(self) -> ViTVQGANTokenizer:
-        return ViTVQGANTokenizer(self.tokenizer)
+    def _tokenizer(self) -> Tokenizer:
+        return make_tokenizer(self.tokenizer)
 
     @functools.cached_property
     def _adversary(self) -> Adversary | None:

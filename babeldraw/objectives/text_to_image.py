@@ -38,7 +38,7 @@ class TextToImageObjective(NextTokenObjective):
     @functools.cached_property
     def _generator(self) -> babeldraw.Generator | vim.Generator:
         room = vim if isinstance(self.model, vim.TextVIMConfig) else babeldraw
-        return room.Generator(self.model, self._tokenizer.tokens)
+        return room.Generator(self.model, self._tokenizer.codes)
 
     @property
     def _dropped_share(self) -> float:

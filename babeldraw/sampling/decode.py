@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from babeldraw.layers.stack import unstack
 from babeldraw.sampling.logits import Settings, guidance_at, guide, sample_tokens
-from babeldraw.tokenizers.base import ImageTokens
+from babeldraw.tokenizers.base import Codes
 
 
 class AutoregressiveGenerator(Protocol):
@@ -17,7 +17,7 @@ class AutoregressiveGenerator(Protocol):
     A condition is an array with a leading axis of prompts: texts int32 [P, S], classes int32 [P].
     """
 
-    tokens: ImageTokens
+    codes: Codes
 
     def start(self, params: Any, condition: jax.Array, samples: int = 1) -> Any:
         """The cache of `samples` pictures of each of P conditions, those of one together."""
@@ -62,7 +62,7 @@ def decode(
     tokens depend on its own condition, key and given tokens only.
 
     Args:
-      generator: the model; `generator.tokens.length` tokens are drawn.
+      generator: the model; `generator.codes.length` tokens are drawn.
       params: its parameters. Stacks that `layers.stack.unstack` has cut are not cut here again.
       condition: [P, ...], such as zero-padded prompts int32 [P, S].
       keys_B: typed PRNG keys, one per picture; those of one condition stand together.
@@ -74,7 +74,7 @@ def decode(
       int32 [B, T].
     """
     params = unstack(params)
-    batch, length = keys_B.shape[0], generator.tokens.length
+    batch, length = keys_B.shape[0], generator.codes.length
     rows = condition
     if guided:
         rows = jnp.concatenate([condition, generator.unconditional(condition)])

@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from babeldraw.config import build, require
+from babeldraw.config import require
 from babeldraw.data.image import center_crop, to_uint8
 from babeldraw.runs.checkpoints import on_first_device, placed, restore_subset
 from babeldraw.runs.folder import RunFolder
@@ -22,8 +22,8 @@ from babeldraw.sampling.upscaling import SuperResolutionRun
 from babeldraw.sharding.constraint import logical_axes, shardings
 from babeldraw.sharding.layout import Layout, make_layout, use
 from babeldraw.sharding.mesh import MeshConfig, first_devices, make_mesh
-from babeldraw.tokenizers.base import ImageTokenizer, ImageTokens
-from babeldraw.tokenizers.vit_vqgan import ViTVQGANConfig, ViTVQGANTokenizer, identity
+from babeldraw.tokenizers.base import Codes, Tokenizer, identity
+from babeldraw.tokenizers.kinds import read_tokenizer
 
 # Pictures are decoded to pixels so many at a time, so that memory stays bounded.
 PIXELS_AT_A_TIME = 16
@@ -40,7 +40,7 @@ class Drawer:
     """
 
     generator: AutoregressiveGenerator
-    tokenizer: ImageTokenizer
+    tokenizer: Tokenizer
     params: dict[str, Any]
     super_resolution: SuperResolutionRun | None = None
     layout: Layout | None = None
@@ -65,7 +65,7 @@ class Drawer:
           canvas: what is kept of a picture, in all of these; None: nothing.
 
         Returns:
-          int32 [P, n, T].
+          Codes [P, n, ...], int32 [P, n, T] for those of one factor.
         """
         wanted = seeds.shape
         size = tuple(power_of_two(n) for n in wanted)
@@ -73,9 +73,9 @@ class Drawer:
         rows = seeds[np.arange(size[0]) % wanted[0]][:, np.arange(size[1]) % wanted[1]]
         given = None
         if canvas is not None:
-            shape = (rows.size, len(canvas.tokens))
             given = Given(
-                np.broadcast_to(canvas.tokens, shape), np.broadcast_to(canvas.kept, shape)
+                np.broadcast_to(canvas.tokens, (rows.size, *canvas.tokens.shape)),
+                np.broadcast_to(canvas.kept, (rows.size, *canvas.kept.shape)),
             )
         tokens_BT = self._tokens(
             self.params["generator"],
@@ -85,11 +85,12 @@ class Drawer:
             given,
             settings.guided,
         )
-        tokens = np.asarray(tokens_BT).reshape(*size, -1)
+        tokens = np.asarray(tokens_BT)
+        tokens = tokens.reshape(*size, *tokens.shape[1:])
         return tokens[: wanted[0], : wanted[1]]
 
     def pixels(self, tokens: np.ndarray) -> np.ndarray:
-        """int32 [N, T] -> uint8 [N, height, width, 3], a few pictures at a time."""
+        """Codes [N, ...] -> uint8 [N, height, width, 3], a few pictures at a time."""
         count = min(power_of_two(len(tokens)), PIXELS_AT_A_TIME)
         parts = []
         for start in range(0, len(tokens), count):
@@ -114,17 +115,17 @@ class Drawer:
             len(names) == 1,
             f"of rows, count and mask {', '.join(names) or 'none'} is given; give exactly one",
         )
-        tokens, size = self.generator.tokens, self.tokenizer.image_size
+        codes, size = self.generator.codes, self.tokenizer.image_size
         if rows is not None:
-            kept = keep_rows(rows, tokens)
+            kept = keep_rows(rows, codes)
         elif count is not None:
-            kept = keep_first(count, tokens)
+            kept = keep_first(count, codes)
         else:
-            kept = keep_unmasked(mask, image.shape[:2], size, tokens)
+            kept = keep_unmasked(mask, image.shape[:2], size, codes)
         return Canvas(self.encode(center_crop(image, size)), kept)
 
     def encode(self, image: np.ndarray) -> np.ndarray:
-        """uint8 [height, width, 3], of the tokenizer's size -> int32 [T]."""
+        """uint8 [height, width, 3], of the tokenizer's size -> its codes."""
         images = (image.astype(np.float32) / 255)[None]
         return np.asarray(self._encode(self.params["tokenizer"], images))[0]
 
@@ -153,7 +154,7 @@ def power_of_two(count: int) -> int:
 
 def open_drawer(
     workdir: str,
-    make_generator: Callable[[ImageTokens], Any],
+    make_generator: Callable[[Codes], Any],
     *,
     super_resolution: str,
     tokenizer_run: str,
@@ -172,8 +173,8 @@ def open_drawer(
     """
     folder = RunFolder.of(workdir)
     config = folder.read_config()
-    tokenizer = ViTVQGANTokenizer(build(ViTVQGANConfig, config["tokenizer"], "config.tokenizer"))
-    generator = make_generator(tokenizer.tokens)
+    tokenizer = read_tokenizer(config)
+    generator = make_generator(tokenizer.codes)
     # As many devices as are asked for; the others stay idle.
     layout = None if mesh is None else make_layout(mesh, make_mesh(mesh, first_devices(mesh)))
     frozen = {"tokenizer": nn.unbox(jax.eval_shape(tokenizer.init, jax.random.key(0)))}
@@ -183,7 +184,7 @@ def open_drawer(
     }
     step, state = restore_subset(folder.checkpoints, abstract)
     decoder = state["frozen"]["tokenizer"]
-    own = identity(config["tokenizer"], decoder)
+    own = identity(tokenizer, decoder)
     if tokenizer_run:
         tokenizer, decoder = other_decoder(tokenizer_run, own)
     upscaler = SuperResolutionRun.open(super_resolution) if super_resolution else None

@@ -12,13 +12,13 @@ import numpy as np
 
 from babeldraw.config import require
 from babeldraw.data.image import center_box
-from babeldraw.tokenizers.base import ImageTokens
+from babeldraw.tokenizers.base import Codes
 
 
 @dataclasses.dataclass(frozen=True)
 class Canvas:
     """Attributes:
-    tokens: int32 [T], of a picture.
+    tokens: codes of a picture, int32 [T] for those of one factor.
     kept: bool [T], which of them stay.
     """
 
@@ -26,33 +26,32 @@ class Canvas:
     kept: np.ndarray
 
 
-def keep_first(count: int, tokens: ImageTokens) -> np.ndarray:
+def keep_first(count: int, codes: Codes) -> np.ndarray:
     """bool [T]: the first `count` tokens are kept.
 
     Raises:
       UserError: a picture has fewer tokens.
     """
     require(
-        0 <= count <= tokens.length,
-        f"{count} tokens are to be kept and a picture has {tokens.length}; give 0 to "
-        f"{tokens.length}",
+        0 <= count <= codes.length,
+        f"{count} tokens are to be kept and a picture has {codes.length}; give 0 to {codes.length}",
     )
-    return np.arange(tokens.length) < count
+    return np.arange(codes.length) < count
 
 
-def keep_rows(rows: int, tokens: ImageTokens) -> np.ndarray:
+def keep_rows(rows: int, codes: Codes) -> np.ndarray:
     """bool [T]: the tokens of the first rows are kept.
 
     Raises:
       UserError: the tokens have no rows, or fewer.
     """
-    h, w = _grid(tokens, "rows are kept")
+    h, w = _grid(codes, "rows are kept")
     require(0 <= rows <= h, f"rows is {rows}; a picture has {h} rows of tokens: give 0 to {h}")
-    return keep_first(rows * w, tokens)
+    return keep_first(rows * w, codes)
 
 
 def keep_unmasked(
-    mask: np.ndarray, shape: tuple[int, int], image_size: tuple[int, int], tokens: ImageTokens
+    mask: np.ndarray, shape: tuple[int, int], image_size: tuple[int, int], codes: Codes
 ) -> np.ndarray:
     """bool [T]: tokens none of whose pixels are masked are kept.
 
@@ -60,12 +59,12 @@ def keep_unmasked(
       mask: [H, W], true or above 127 where the picture is to be drawn anew.
       shape: (H, W) of the picture it belongs to; both are cropped alike.
       image_size: (height, width) that the tokenizer reads.
-      tokens: a grid.
+      codes: a grid.
 
     Raises:
       UserError: a mask of another size than its picture, or tokens without a grid.
     """
-    h, w = _grid(tokens, "a mask is laid on")
+    h, w = _grid(codes, "a mask is laid on")
     require(
         mask.shape == tuple(shape),
         f"the mask is {_size(mask.shape)} and the picture {_size(shape)}; they must be of one size",
@@ -81,13 +80,13 @@ def keep_unmasked(
     return ~drawn.reshape(-1)
 
 
-def _grid(tokens: ImageTokens, what: str) -> tuple[int, int]:
+def _grid(codes: Codes, what: str) -> tuple[int, int]:
     require(
-        len(tokens.shape) == 2,
-        f"{what} a grid and the tokenizer gives a sequence of {tokens.length} tokens; keep a "
+        len(codes.shape) == 2,
+        f"{what} a grid and the tokenizer gives a sequence of {codes.length} tokens; keep a "
         "number of tokens instead",
     )
-    return tokens.shape[0], tokens.shape[1]
+    return codes.shape[0], codes.shape[1]
 
 
 def _size(shape: tuple[int, ...]) -> str:

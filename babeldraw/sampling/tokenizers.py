@@ -5,14 +5,14 @@ from typing import Any
 import flax.linen as nn
 import jax
 
-from babeldraw.config import build
 from babeldraw.errors import UserError
 from babeldraw.runs.checkpoints import on_first_device, restore_subset
 from babeldraw.runs.folder import RunFolder
-from babeldraw.tokenizers.vit_vqgan import ViTVQGANConfig, ViTVQGANTokenizer, identity
+from babeldraw.tokenizers.base import Tokenizer, identity
+from babeldraw.tokenizers.kinds import read_tokenizer
 
 
-def open_tokenizer(workdir: str) -> tuple[ViTVQGANTokenizer, Any, str]:
+def open_tokenizer(workdir: str) -> tuple[Tokenizer, Any, str]:
     """Network, parameters of the newest checkpoint, and identity of the tokens, of a run folder.
 
     Raises:
@@ -24,13 +24,13 @@ def open_tokenizer(workdir: str) -> tuple[ViTVQGANTokenizer, Any, str]:
         raise UserError(
             f"{workdir} is a run of {config['objective']}; name one that trained a tokenizer"
         )
-    tokenizer = ViTVQGANTokenizer(build(ViTVQGANConfig, config["tokenizer"], "config.tokenizer"))
+    tokenizer = read_tokenizer(config)
     shapes = nn.unbox(jax.eval_shape(tokenizer.init, jax.random.key(0)))
     _, state = restore_subset(folder.checkpoints, {"params": on_first_device(shapes)})
-    return tokenizer, state["params"], identity(config["tokenizer"], state["params"])
+    return tokenizer, state["params"], identity(tokenizer, state["params"])
 
 
-def other_decoder(workdir: str, tokens: str) -> tuple[ViTVQGANTokenizer, Any]:
+def other_decoder(workdir: str, tokens: str) -> tuple[Tokenizer, Any]:
     """Network and parameters of a tokenizer that may draw the tokens of another.
 
     Args:

@@ -12,8 +12,9 @@ from babeldraw.config import build
 from babeldraw.errors import UserError
 from babeldraw.runs.checkpoints import on_first_device, restore_subset
 from babeldraw.runs.folder import RunFolder
+from babeldraw.tokenizers.base import MAKES_CODES, identity
+from babeldraw.tokenizers.kinds import read_tokenizer
 from babeldraw.tokenizers.super_resolution import SuperResolutionConfig, Upscaler
-from babeldraw.tokenizers.vit_vqgan import ENCODER, ViTVQGANConfig, ViTVQGANTokenizer, identity
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,18 +42,16 @@ class SuperResolutionRun:
             SuperResolutionConfig, config["super_resolution"], "config.super_resolution"
         )
         upscaler = Upscaler(section)
-        tokenizer = ViTVQGANTokenizer(
-            build(ViTVQGANConfig, config["tokenizer"], "config.tokenizer")
-        )
+        tokenizer = read_tokenizer(config)
         key = jax.random.key(0)
         whole = nn.unbox(jax.eval_shape(tokenizer.init, key))
         abstract = {
             "params": nn.unbox(jax.eval_shape(upscaler.init, key)),
             # Of the tokenizer, what its identity hangs on.
-            "frozen": {"tokenizer": {name: whole[name] for name in ENCODER}},
+            "frozen": {"tokenizer": tokenizer.part(whole, MAKES_CODES)},
         }
         _, state = restore_subset(folder.checkpoints, on_first_device(abstract))
-        made_by = identity(config["tokenizer"], state["frozen"]["tokenizer"])
+        made_by = identity(tokenizer, state["frozen"]["tokenizer"])
         return cls(upscaler, state["params"], made_by)
 
     def upscale(self, images: jax.Array | np.ndarray) -> jax.Array:

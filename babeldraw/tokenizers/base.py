@@ -1,45 +1,241 @@
-"""What a generator, a sampler and an evaluator may know of any tokenizer."""
+"""What anyone may know of a tokenizer: the codes that it makes, and the contract of its networks.
+
+Outside a tokenizer's own file and the table `babeldraw.tokenizers.kinds` nothing names a kind.
+"""
 
 import dataclasses
+import hashlib
+import json
 import math
-from typing import Any, Protocol
+from collections.abc import Mapping
+from typing import Any
 
+import flax.struct
 import jax
+import jax.numpy as jnp
+import numpy as np
+
+from babeldraw.errors import UserError
+
+# The parts of a tokenizer's parameters: what makes codes of images, and images of codes.
+PARTS = ("encoder", "quantizer", "decoder")
+MAKES_CODES = ("encoder", "quantizer")
 
 
 @dataclasses.dataclass(frozen=True)
-class ImageTokens:
-    """What a generator predicts: `shape` tokens, each one of `vocab_size` codes.
+class Codes:
+    """What an image, or a text, becomes: a code at each place.
+
+    Discrete codes are int32 [B, T], or [B, T, factors] where a code has several factors. Continuous
+    ones are float32 [B, *shape, channels].
 
     Attributes:
-      vocab_size: number of codes V.
-      shape: (h, w) for a grid of tokens, (n,) for a one-dimensional sequence.
+      shape: of the places: (h, w) for a grid, (n,) for one dimension.
+      vocab: how many values each factor of a code has: (8192,), (512, 512); () for continuous ones.
+      channels: of a continuous code; 0 for discrete ones.
+      end: the code behind which there is nothing to be lost or drawn, as of texts; None: none.
     """
 
-    vocab_size: int
     shape: tuple[int, ...]
+    vocab: tuple[int, ...] = ()
+    channels: int = 0
+    end: int | None = None
+
+    def __post_init__(self):
+        if bool(self.vocab) == bool(self.channels):
+            raise ValueError(f"codes are discrete or continuous: {self.vocab}, {self.channels}")
 
     @property
     def length(self) -> int:
-        """Number of tokens T."""
+        """Number of places T."""
         return math.prod(self.shape)
 
+    @property
+    def vocab_size(self) -> int:
+        """Of codes with one factor.
 
-class ImageTokenizer(Protocol):
-    """Turns images into tokens and back.
+        Raises:
+          UserError: they have several, or are continuous.
+        """
+        if len(self.vocab) != 1:
+            what = f"have the factors {self.vocab}" if self.vocab else "are continuous"
+            raise UserError(f"the tokenizer's codes {what}; this network predicts one number each")
+        return self.vocab[0]
+
+    @property
+    def entries(self) -> int:
+        """Values of all factors together; 0 of continuous codes."""
+        return sum(self.vocab)
+
+    @property
+    def each(self) -> tuple[int, ...]:
+        """Shape of one image's codes: (T,), (T, factors) or (*shape, channels)."""
+        if not self.vocab:
+            return (*self.shape, self.channels)
+        return (self.length,) if len(self.vocab) == 1 else (self.length, len(self.vocab))
+
+    @property
+    def dtype(self) -> np.dtype:
+        """int32, or float32 of continuous codes."""
+        return np.dtype(np.int32 if self.vocab else np.float32)
+
+    def spec(self, batch: int) -> jax.ShapeDtypeStruct:
+        """Shape and type of the codes of so many images."""
+        return jax.ShapeDtypeStruct((batch, *self.each), self.dtype)
+
+    def numbered(self, codes: jax.Array) -> jax.Array:
+        """Discrete codes, those of all factors numbered together: int32, below `entries`."""
+        if len(self.vocab) == 1:
+            return codes
+        offsets = np.cumsum((0, *self.vocab[:-1])).astype(np.int32)
+        return codes + jnp.broadcast_to(offsets, codes.shape)
+
+    def counts(self, codes: jax.Array) -> jax.Array:
+        """float32 [entries]: how often each value of each factor occurs."""
+        return jnp.zeros(self.entries, jnp.float32).at[self.numbered(codes).reshape(-1)].add(1.0)
+
+
+@flax.struct.dataclass
+class Reconstruction:
+    """One pass through a tokenizer in training.
 
     Attributes:
-      tokens: their number, arrangement and vocabulary.
-      image_size: (height, width) in pixels.
+      images: float32 [B, height, width, 3], near [0, 1] but not clipped; None where a kind's loss
+        is on something else than pictures.
+      raw: float32 [B, height, width, C], the decoder's own values, of which `images` are made.
+      codes: of the images, as `encode` gives them.
+      terms: float32 scalars, the kind's own terms of the loss, by name and without a weight.
+      quantized: what the kind's `restart` wants to know of this pass.
     """
 
-    tokens: ImageTokens
-    image_size: tuple[int, int]
+    images: jax.Array | None
+    raw: jax.Array | None
+    codes: jax.Array
+    terms: dict[str, jax.Array]
+    quantized: Any = None
+
+
+class Tokenizer:
+    """A stage 1 network as pure functions of its parameters: a frozen dataclass over its config.
+
+    A kind says its codes and its parts and has the functions that raise NotImplementedError here;
+    the others are as most kinds want them.
+
+    Attributes:
+      config: the section `tokenizer`.
+      codes: what images become.
+      image_size: (height, width) in pixels.
+      groups: names at the top of the parameter tree, by part (`PARTS`).
+      code_fields: the fields of the section that make codes.
+      output: what the decoder gives for each colour, one of `pixels.OUTPUTS`.
+      last: where the decoder's last weight lies in the parameter tree, for adaptive weights.
+      needs: names of frozen networks that `forward` asks for.
+    """
+
+    config: Any
+    output: str = "rgb"
+    last: tuple[str, ...] = ()
+    needs: tuple[str, ...] = ()
+
+    @property
+    def codes(self) -> Codes:
+        raise NotImplementedError
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        raise NotImplementedError
+
+    @property
+    def groups(self) -> Mapping[str, tuple[str, ...]]:
+        raise NotImplementedError
+
+    @property
+    def code_fields(self) -> Mapping[str, Any]:
+        """As `config.to_dict` gives them; of equal fields and arrays are equal codes."""
+        raise NotImplementedError
+
+    @property
+    def stacks(self) -> Mapping[str, Any]:
+        """The transformers, by their path in the section."""
+        return {}
+
+    def init(self, key: jax.Array) -> Any:
+        """Parameters, boxed with their logical axes."""
+        raise NotImplementedError
 
     def encode(self, params: Any, images: jax.Array) -> jax.Array:
-        """float32 [B, height, width, 3] in [0, 1] -> int32 [B, number of tokens], raster order."""
-        ...
+        """float32 [B, height, width, 3] in [0, 1] -> codes, as `Codes` says."""
+        raise NotImplementedError
 
-    def decode(self, params: Any, ids: jax.Array) -> jax.Array:
-        """int32 [B, number of tokens] -> float32 [B, height, width, 3] in [0, 1]."""
-        ...
+    def decode(self, params: Any, codes: jax.Array) -> jax.Array:
+        """Codes -> float32 [B, height, width, 3] in [0, 1]."""
+        raise NotImplementedError
+
+    def forward(
+        self,
+        params: Any,
+        images: jax.Array,
+        key: jax.Array | None = None,
+        frozen: Mapping[str, Any] | None = None,
+    ) -> Reconstruction:
+        """Images through the codes and back.
+
+        Args:
+          params: of all parts.
+          images: float32 [B, height, width, 3] in [0, 1].
+          key: of dropout; None: no dropout.
+          frozen: parameters of the networks in `needs`.
+        """
+        raise NotImplementedError
+
+    def to_images(self, raw: jax.Array) -> jax.Array:
+        """The decoder's own values to pictures, near [0, 1] but not clipped."""
+        return raw
+
+    def restart(
+        self, params: Any, share: jax.Array, out: Reconstruction, below: float, key: jax.Array
+    ) -> tuple[Any, jax.Array]:
+        """Moves codes that are hardly used.
+
+        Args:
+          params: of all parts.
+          share: float32 [entries], how much each code was used, in units of an equal share.
+          out: the pass just done.
+          below: the share under which a code is moved.
+          key: of what is drawn.
+
+        Returns:
+          Parameters and shares. Only kinds with a codebook of vectors have it.
+        """
+        raise NotImplementedError
+
+    def restarts(self) -> bool:
+        """Whether the kind has `restart`."""
+        return type(self).restart is not Tokenizer.restart
+
+    def reconstruct(self, params: Any, images: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """float32 images in [0, 1] through the codes and back, and the codes."""
+        out = self.forward(params, images)
+        return jnp.clip(out.images, 0.0, 1.0), out.codes
+
+    def part(self, params: Any, parts: tuple[str, ...]) -> dict[str, Any]:
+        """Of a tree of parameters, or of what goes with them, the given parts."""
+        return {name: params[name] for part in parts for name in self.groups[part]}
+
+
+def identity(tokenizer: Tokenizer, params: Any) -> str:
+    """16 hexadecimal digits of what makes a tokenizer's codes: arrays, and fields that none shows.
+
+    Equal identities give equal codes; two tokenizers that differ in the decoder alone have the
+    same. How a network is computed is no part of it: not even `dtype`, which can move a code only
+    where two are as near.
+
+    Args:
+      tokenizer: its kind and config.
+      params: of the whole tokenizer, or of the parts that make codes.
+    """
+    fields = {"kind": tokenizer.config.kind, **tokenizer.code_fields}
+    digest = hashlib.sha256(json.dumps(fields, sort_keys=True).encode())
+    for leaf in jax.tree.leaves(tokenizer.part(params, MAKES_CODES)):
+        digest.update(np.ascontiguousarray(jax.device_get(leaf)).tobytes())
+    return digest.hexdigest()[:16]

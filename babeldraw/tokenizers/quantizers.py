@@ -84,3 +84,30 @@ class Codebook(nn.Module):
     def lookup(self, ids: jax.Array) -> jax.Array:
         """int32 [...] -> float32 [..., Q]."""
         return jnp.take(self.codes(), ids, axis=0, mode="clip")
+
+
+def restart_idle(
+    table_VQ: jax.Array, share_V: jax.Array, q: Quantized, below: float, key: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Moves idle codes to latents drawn with probability proportional to squared error.
+
+    Args:
+      table_VQ: the codebook.
+      share_V: how much each code was used, in units of an equal share; remembers fifty batches.
+      q: of this batch.
+      below: the share under which a code is idle.
+      key: of the draw.
+
+    Returns:
+      The codebook and the shares, those of moved codes 1.
+    """
+    size = table_VQ.shape[0]
+    counts_V = jnp.zeros(size, jnp.float32).at[q.ids.reshape(-1)].add(1.0)
+    share_V = 0.98 * share_V + 0.02 * counts_V * (size / q.ids.size)
+    latents_NQ = jax.lax.stop_gradient(q.latents).reshape(-1, q.latents.shape[-1])
+    chosen_NQ = jax.lax.stop_gradient(q.codes).reshape(latents_NQ.shape)
+    error_N = jnp.sum(jnp.square(latents_NQ - chosen_NQ), axis=-1)
+    drawn_V = jax.random.categorical(key, jnp.log(error_N + 1e-12), shape=(size,))
+    idle_V = share_V < below
+    idle_VQ = jnp.broadcast_to(idle_V[:, None], table_VQ.shape)
+    return jnp.where(idle_VQ, latents_NQ[drawn_V], table_VQ), jnp.where(idle_V, 1.0, share_V)

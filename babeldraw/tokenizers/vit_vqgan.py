@@ -5,42 +5,29 @@ Yu et al., "Vector-quantized Image Modeling with Improved VQGAN", ICLR 2022.
 
 import dataclasses
 import functools
-import hashlib
-import json
 from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
-import flax.struct
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from babeldraw.config import build, require, to_dict
+from babeldraw.config import require, to_dict
 from babeldraw.layers.block import DTYPES, EncoderBlock, TransformerConfig, without_computed
 from babeldraw.layers.dropout import example_keys
 from babeldraw.layers.feed_forward import FeedForward
 from babeldraw.layers.linear import Einsum, LayerNorm
 from babeldraw.layers.positions import GridPositions
 from babeldraw.layers.stack import Stack
-from babeldraw.tokenizers.base import ImageTokens
+from babeldraw.tokenizers.base import Codes, Reconstruction, Tokenizer
 from babeldraw.tokenizers.pixels import OUTPUTS, to_images
-from babeldraw.tokenizers.quantizers import Codebook, Quantized
+from babeldraw.tokenizers.quantizers import Codebook, restart_idle
 
 CHANNELS = 3
-# The two halves of the parameters: what makes the tokens, and what draws them. Stage 2 and stored
-# tokens hang on the first alone, so that a decoder can be exchanged.
-ENCODER = ("embed", "encoder", "to_code", "codebook")
-DECODER = ("from_code", "decoder", "to_pixels")
-# The fields of the config that say the same.
-ENCODER_FIELDS = (
-    "encoder",
-    "image_size",
-    "patch_size",
-    "codebook_size",
-    "code_dim",
-    "l2_normalized",
-)
+# The fields beside the encoder's that make codes.
+CODE_FIELDS = ("image_size", "patch_size", "codebook_size", "code_dim", "l2_normalized")
+# Small enough for a first run on any machine.
+TINY_STACK = {"blocks": 1, "heads": 2, "dim": 32, "hidden": 64}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +39,7 @@ class ViTVQGANConfig:
     codebook_size: V, 8192 in the paper.
     code_dim: Q of the factorized lookup, 32 in the paper.
     l2_normalized: normalise latents and codes before the lookup.
+    kind: vit_vqgan, which says that a section is of this network.
     output: what the decoder gives for each colour: `rgb`, its raw value, or `logit_laplace`, a
       distribution of it (see `babeldraw.tokenizers.pixels`). The paper trains with the second;
       Babeldraw replaces it by the first, without which zoomed pictures show saturated pixels.
@@ -65,6 +53,7 @@ class ViTVQGANConfig:
     code_dim: int = 32
     l2_normalized: bool = True
     output: str = "rgb"
+    kind: str = "vit_vqgan"
 
     def __post_init__(self):
         require(
@@ -82,6 +71,20 @@ class ViTVQGANConfig:
             min(self.image_size) > 0 and not any(s % self.patch_size for s in self.image_size),
             f"tokenizer.image_size is {self.image_size}, which patch_size={self.patch_size} does "
             f"not divide; choose multiples of {self.patch_size}",
+        )
+
+    def tiny(self) -> "ViTVQGANConfig":
+        """The same network, small."""
+        encoder, decoder = (
+            dataclasses.replace(side, **TINY_STACK) for side in (self.encoder, self.decoder)
+        )
+        return dataclasses.replace(
+            self,
+            encoder=encoder,
+            decoder=decoder,
+            image_size=(32, 32),
+            codebook_size=64,
+            code_dim=8,
         )
 
     @property
@@ -136,21 +139,8 @@ class Transformer(nn.Module):
         return head(x_BTD).astype(jnp.float32)
 
 
-@flax.struct.dataclass
-class Reconstruction:
-    """Attributes:
-    images: float32 [B, height, width, 3], near [0, 1] but not clipped.
-    raw: float32 [B, height, width, C], the decoder's own values; `pixels.to_images` of them.
-    quantized: of the encoder's latents, [B, T, ...].
-    """
-
-    images: jax.Array
-    raw: jax.Array
-    quantized: Quantized
-
-
 class ViTVQGAN(nn.Module):
-    """The network; `ViTVQGANTokenizer` is the face that generators see."""
+    """The network; `ViTVQGANTokenizer` is what others see of it."""
 
     config: ViTVQGANConfig
 
@@ -175,7 +165,9 @@ class ViTVQGAN(nn.Module):
         """float32 [B, height, width, 3] in [0, 1], through the codes and back."""
         quantized = self.codebook(self.latents(images, deterministic))
         raw = self.raw(quantized.codes, deterministic)
-        return Reconstruction(to_images(raw, self.config.output), raw, quantized)
+        terms = {"codebook": quantized.codebook_loss, "commitment": quantized.commitment_loss}
+        images = to_images(raw, self.config.output)
+        return Reconstruction(images, raw, quantized.ids, terms, quantized)
 
     def latents(self, images: jax.Array, deterministic: bool = True) -> jax.Array:
         """float32 [B, T, Q], before normalisation and lookup."""
@@ -199,59 +191,75 @@ class ViTVQGAN(nn.Module):
 
 
 @dataclasses.dataclass(frozen=True)
-class ViTVQGANTokenizer:
-    """`ImageTokenizer` of a ViT-VQGAN: pure functions of its parameters."""
+class ViTVQGANTokenizer(Tokenizer):
+    """`Tokenizer` of a ViT-VQGAN."""
 
     config: ViTVQGANConfig
+    last = ("to_pixels", "weight")
+    groups = {
+        "encoder": ("embed", "encoder", "to_code"),
+        "quantizer": ("codebook",),
+        "decoder": ("from_code", "decoder", "to_pixels"),
+    }
 
     @property
     def network(self) -> ViTVQGAN:
         return ViTVQGAN(self.config)
 
     @property
-    def tokens(self) -> ImageTokens:
-        return ImageTokens(self.config.codebook_size, self.config.grid)
+    def codes(self) -> Codes:
+        return Codes(self.config.grid, (self.config.codebook_size,))
 
     @property
     def image_size(self) -> tuple[int, int]:
         return self.config.image_size
 
+    @property
+    def output(self) -> str:
+        return self.config.output
+
+    @property
+    def code_fields(self) -> dict[str, Any]:
+        # Sizes stand in the arrays. Defaults are left out, so that a new field changes no identity.
+        encoder = without_computed(to_dict(self.config.encoder))
+        del encoder["dropout"]
+        defaults = {field.name: field.default for field in dataclasses.fields(TransformerConfig)}
+        return {
+            "encoder": {k: v for k, v in encoder.items() if v != defaults[k]},
+            **{name: to_dict(getattr(self.config, name)) for name in CODE_FIELDS},
+        }
+
+    @property
+    def stacks(self) -> dict[str, TransformerConfig]:
+        return {"encoder": self.config.encoder, "decoder": self.config.decoder}
+
     def init(self, key: jax.Array) -> Any:
-        """Parameters, boxed with their logical axes."""
         images = jnp.zeros((1, *self.image_size, CHANNELS), jnp.float32)
         return self.network.init(key, images)["params"]
 
     def encode(self, params: Any, images: jax.Array) -> jax.Array:
         return self.network.apply({"params": params}, images, method="encode")
 
-    def decode(self, params: Any, ids: jax.Array) -> jax.Array:
-        return self.network.apply({"params": params}, ids, method="decode")
+    def decode(self, params: Any, codes: jax.Array) -> jax.Array:
+        return self.network.apply({"params": params}, codes, method="decode")
 
-    def reconstruct(self, params: Any, images: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Images in [0, 1] through the tokens and back, and the tokens' ids."""
-        out = self.network.apply({"params": params}, images)
-        return jnp.clip(out.images, 0.0, 1.0), out.quantized.ids
+    def forward(
+        self,
+        params: Any,
+        images: jax.Array,
+        key: jax.Array | None = None,
+        frozen: Mapping[str, Any] | None = None,
+    ) -> Reconstruction:
+        del frozen
+        rngs = None if key is None else {"dropout": key}
+        return self.network.apply({"params": params}, images, key is None, rngs=rngs)
 
+    def to_images(self, raw: jax.Array) -> jax.Array:
+        return to_images(raw, self.config.output)
 
-def identity(config: Mapping[str, Any], params: Any) -> str:
-    """16 hexadecimal digits of what makes a tokenizer's tokens: encoder and codebook.
-
-    Equal identities give equal tokens; two tokenizers that differ in the decoder alone have the
-    same.
-
-    Args:
-      config: the `tokenizer` section, as config.json holds it.
-      params: of the whole tokenizer or of its encoder and codebook.
-    """
-    # Sizes stand in the arrays. A field that is younger than the config has its default, and
-    # defaults are left out, so that a new field changes no identity.
-    whole = to_dict(build(ViTVQGANConfig, config, "config.tokenizer"))
-    encoder = without_computed(whole["encoder"])
-    del encoder["dropout"]
-    defaults = {field.name: field.default for field in dataclasses.fields(TransformerConfig)}
-    fields = {name: whole[name] for name in ENCODER_FIELDS}
-    fields["encoder"] = {k: v for k, v in encoder.items() if v != defaults[k]}
-    digest = hashlib.sha256(json.dumps(fields, sort_keys=True).encode())
-    for leaf in jax.tree.leaves({name: params[name] for name in ENCODER}):
-        digest.update(np.ascontiguousarray(jax.device_get(leaf)).tobytes())
-    return digest.hexdigest()[:16]
+    def restart(
+        self, params: Any, share: jax.Array, out: Reconstruction, below: float, key: jax.Array
+    ) -> tuple[Any, jax.Array]:
+        table = params["codebook"]["table"]
+        table, share = restart_idle(table, share, out.quantized, below, key)
+        return {**params, "codebook": {"table": table}}, share

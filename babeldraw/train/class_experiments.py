@@ -26,7 +26,7 @@ from babeldraw.sampling.class_sampler import check_classes
 from babeldraw.sampling.logits import SamplingConfig
 from babeldraw.sharding.layout import Layout
 from babeldraw.sharding.mesh import MeshConfig
-from babeldraw.tokenizers.vit_vqgan import ViTVQGANConfig
+from babeldraw.tokenizers.kinds import TokenizerConfig
 from babeldraw.train.progress import say
 from babeldraw.train.requirements import (
     check_layout,
@@ -60,7 +60,7 @@ class ClassToImageExperiment:
     train: TrainConfig
     data: DataConfig
     optimizer: OptimizerConfig
-    tokenizer: ViTVQGANConfig
+    tokenizer: TokenizerConfig
     model: VIMConfig
     tokenizer_run: str = ""
     loss: ClassToImageLossConfig = ClassToImageLossConfig()

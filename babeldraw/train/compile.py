@@ -91,7 +91,7 @@ class Report:
 
 # Parts of a step by the names that operations carry; the first that is found counts.
 _SCOPES = {
-    "tokenizer": "ViTVQGAN",
+    "tokenizer": r"\btokenizer\b",
     "discriminator": "discriminator",
     "perceptual network": "perceptual|VGG",
     "self-attention": "self_attention|(Encoder|Causal)Block/attention",

@@ -19,7 +19,7 @@ from babeldraw.sharding.chips import CHIPS
 from babeldraw.sharding.constraint import is_names, logical_axes, shardings
 from babeldraw.sharding.layout import Layout, make_layout, use
 from babeldraw.sharding.mesh import MeshConfig, make_mesh
-from babeldraw.tokenizers.vit_vqgan import ViTVQGANTokenizer
+from babeldraw.tokenizers.kinds import make_tokenizer
 from babeldraw.train.compile import Report, Scheduled, fill
 from babeldraw.train.experiment import Experiment, TextToImageExperiment
 from babeldraw.train.overview import count
@@ -57,7 +57,7 @@ def compile_decode(
             f"{topology} has {len(devices)} chips, which do not divide "
             f"config.model.decoder.heads={heads}; name a slice of fewer"
         )
-    generator = Generator(experiment.model, ViTVQGANTokenizer(experiment.tokenizer).tokens)
+    generator = Generator(experiment.model, make_tokenizer(experiment.tokenizer).codes)
     report = Report(
         topology=topology,
         slices=1,
@@ -76,7 +76,7 @@ def compile_decode(
     text = jnp.zeros((2, generator.config.text_length), jnp.int32)
     cache = jax.eval_shape(lambda params: generator.start(params, text, samples), params)
     chip = CHIPS[topology.partition(":")[0]]
-    report.tokens = generator.tokens.length
+    report.tokens = generator.codes.length
     report.floor_seconds = bytes_per_token(params, cache) / (len(devices) * chip.bandwidth)
     return report, program
 

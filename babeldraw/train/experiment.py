@@ -30,9 +30,10 @@ from babeldraw.optim.optimizer import OptimizerConfig
 from babeldraw.sampling.logits import SamplingConfig
 from babeldraw.sharding.layout import Layout, check_mesh
 from babeldraw.sharding.mesh import MeshConfig
+from babeldraw.tokenizers.base import PARTS
+from babeldraw.tokenizers.kinds import TokenizerConfig, make_tokenizer
 from babeldraw.tokenizers.perceptual import PerceptualConfig
 from babeldraw.tokenizers.super_resolution import SuperResolutionConfig
-from babeldraw.tokenizers.vit_vqgan import ViTVQGANConfig
 from babeldraw.train.captioner_experiment import ContrastiveCaptionerExperiment
 from babeldraw.train.class_experiments import ClassifierExperiment, ClassToImageExperiment
 from babeldraw.train.requirements import (
@@ -72,18 +73,19 @@ class SuperResolutionEvaluators:
 class TokenizerExperiment:
     """Stage 1. Each attribute is the config's section of that name.
 
-    decoder_only: keep the encoder and the codebook of `tokenizer_run` and train a new decoder.
-    keep_decoder: with `decoder_only`, begin from the decoder of `tokenizer_run`, not a fresh one.
-    tokenizer_run: run folder of a trained tokenizer, for `decoder_only`.
+    train_groups: the parts of the tokenizer that learn; the others are those of `tokenizer_run`.
+      `("decoder",)` trains a new decoder for the codes of another run.
+    start_groups: parts that learn and begin as they are in `tokenizer_run`, not fresh.
+    tokenizer_run: run folder of a trained tokenizer; empty where all is fresh.
     """
 
     objective: str
     train: TrainConfig
     data: DataConfig
     optimizer: OptimizerConfig
-    tokenizer: ViTVQGANConfig
-    decoder_only: bool = False
-    keep_decoder: bool = False
+    tokenizer: TokenizerConfig
+    train_groups: tuple[str, ...] = PARTS
+    start_groups: tuple[str, ...] = ()
     tokenizer_run: str = ""
     loss: TokenizerLossConfig = TokenizerLossConfig()
     discriminator: DiscriminatorConfig = DiscriminatorConfig()
@@ -95,18 +97,34 @@ class TokenizerExperiment:
     def __post_init__(self):
         need_pictures(self.data)
         need_whole_batches(self.train, "a tokenizer, whose losses look at a batch as a whole,")
-        require(
-            self.decoder_only or not self.tokenizer_run,
-            f"config.tokenizer_run is {self.tokenizer_run!r}, which only a run with "
-            "config.decoder_only=True begins from; set that, or leave tokenizer_run empty",
-        )
-        require(
-            self.decoder_only or not self.keep_decoder,
-            "config.keep_decoder is True, which only a run with config.decoder_only=True can do; "
-            "set that, or leave keep_decoder False",
-        )
+        self._check_groups()
         # The objective checks the sections against each other.
         self.make_objective()
+
+    def _check_groups(self) -> None:
+        for name in ("train_groups", "start_groups"):
+            groups = getattr(self, name)
+            require(
+                set(groups) <= set(PARTS) and len(set(groups)) == len(groups),
+                f"config.{name} is {groups}; each of {', '.join(PARTS)} may stand there once",
+            )
+        require(bool(self.train_groups), "config.train_groups is (): nothing is trained; name some")
+        spare = set(self.start_groups) - set(self.train_groups)
+        require(
+            not spare,
+            f"config.start_groups holds {', '.join(sorted(spare))}, which config.train_groups does "
+            "not train: what is not trained always begins as in config.tokenizer_run; leave it out",
+        )
+        require(
+            bool(self.taken) or not self.tokenizer_run,
+            f"config.tokenizer_run is {self.tokenizer_run!r} and nothing begins from it; name "
+            "parts in config.start_groups, or leave tokenizer_run empty",
+        )
+
+    @property
+    def taken(self) -> tuple[str, ...]:
+        """The parts that begin as they are in `tokenizer_run`."""
+        return tuple(p for p in PARTS if p not in self.train_groups or p in self.start_groups)
 
     def check_layout(self, layout: Layout) -> None:
         """Raises `UserError` when the config does not fit a mesh."""
@@ -116,7 +134,8 @@ class TokenizerExperiment:
     @property
     def stacks(self) -> dict[str, TransformerConfig]:
         """The transformers to be trained, by their path in the config."""
-        return {f"config.tokenizer.{n}": getattr(self.tokenizer, n) for n in ("encoder", "decoder")}
+        stacks = make_tokenizer(self.tokenizer).stacks
+        return {f"config.tokenizer.{path}": stack for path, stack in stacks.items()}
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -132,7 +151,7 @@ class TokenizerExperiment:
             self.discriminator,
             self.discriminator_optimizer,
             self.perceptual,
-            self.decoder_only,
+            self.train_groups,
         )
 
     def make_evaluators(self, objective: Objective, context: Context) -> dict[str, Evaluator]:
@@ -140,10 +159,10 @@ class TokenizerExperiment:
         fns, config = objective.predict_fns(), self.evaluators.reconstruction
         if config is None:
             return {}
-        size = self.tokenizer.codebook_size
+        codes = make_tokenizer(self.tokenizer).codes
         distance = perceptual_distance(fns, self.perceptual)
         return {
-            "reconstruction": Reconstruction(fns["reconstruct"], config, context, size, distance)
+            "reconstruction": Reconstruction(fns["reconstruct"], config, context, codes, distance)
         }
 
 
@@ -159,7 +178,7 @@ class TextToImageExperiment:
     train: TrainConfig
     data: DataConfig
     optimizer: OptimizerConfig
-    tokenizer: ViTVQGANConfig
+    tokenizer: TokenizerConfig
     model: BabeldrawConfig
     tokenizer_run: str = ""
     loss: TextToImageLossConfig = TextToImageLossConfig()
@@ -239,7 +258,7 @@ class SuperResolutionExperiment:
     train: TrainConfig
     data: DataConfig
     optimizer: OptimizerConfig
-    tokenizer: ViTVQGANConfig
+    tokenizer: TokenizerConfig
     super_resolution: SuperResolutionConfig
     tokenizer_run: str = ""
     loss: SuperResolutionLossConfig = SuperResolutionLossConfig()

@@ -17,9 +17,10 @@ from babeldraw.models.babeldraw import BabeldrawConfig
 from babeldraw.models.coca import CoCaConfig, ContrastiveCaptioner
 from babeldraw.models.vim import TextVIMConfig, VIMConfig
 from babeldraw.objectives.adversarial import Adversary
+from babeldraw.tokenizers.base import Tokenizer
+from babeldraw.tokenizers.kinds import make_tokenizer
 from babeldraw.tokenizers.perceptual import PerceptualNetwork
 from babeldraw.tokenizers.super_resolution import Upscaler
-from babeldraw.tokenizers.vit_vqgan import ViTVQGANConfig, ViTVQGANTokenizer
 from babeldraw.train.captioner_experiment import ContrastiveCaptionerExperiment
 from babeldraw.train.class_experiments import ClassToImageExperiment
 from babeldraw.train.experiment import (
@@ -50,8 +51,8 @@ def model_flops(experiment: Experiment) -> ModelFlops | None:
     """Of a config's training step; None where there is no formula for its objective yet."""
     if isinstance(experiment, TextToImageExperiment | ClassToImageExperiment):
         stored = experiment.data.source == "tokens"
-        tokens = ViTVQGANTokenizer(experiment.tokenizer).tokens.length
-        return generator_flops(experiment.model, experiment.tokenizer, tokens, stored)
+        tokenizer = make_tokenizer(experiment.tokenizer)
+        return generator_flops(experiment.model, tokenizer, stored)
     if isinstance(experiment, TokenizerExperiment):
         return tokenizer_flops(experiment)
     if isinstance(experiment, SuperResolutionExperiment):
@@ -63,10 +64,10 @@ def model_flops(experiment: Experiment) -> ModelFlops | None:
 
 def tokenizer_flops(experiment: TokenizerExperiment) -> ModelFlops:
     """Of a tokenizer's step with all its losses, traced; R1, every 16th step, is left out."""
-    tokenizer = ViTVQGANTokenizer(experiment.tokenizer)
+    tokenizer = make_tokenizer(experiment.tokenizer)
     image = _image(experiment.image_size)
     whole = _traced(tokenizer.reconstruct, tokenizer.init, image)
-    if not experiment.decoder_only:
+    if experiment.train_groups != ("decoder",):
         parts = {"tokenizer": 3 * whole}
         formula = {"tokenizer": "3 forward: its own, and backward twice that"}
     else:
@@ -78,7 +79,7 @@ def tokenizer_flops(experiment: TokenizerExperiment) -> ModelFlops:
 
 def super_resolution_flops(experiment: SuperResolutionExperiment) -> ModelFlops:
     """Of a step of super-resolution with all its losses, traced; R1 is left out."""
-    tokenizer = ViTVQGANTokenizer(experiment.tokenizer)
+    tokenizer = make_tokenizer(experiment.tokenizer)
     upscaler = Upscaler(experiment.super_resolution)
     image = _image(experiment.tokenizer.image_size)
     parts = {
@@ -151,19 +152,18 @@ def blocks_forward(
 
 def generator_flops(
     model: BabeldrawConfig | VIMConfig | TextVIMConfig,
-    tokenizer: ViTVQGANConfig,
-    tokens: int,
+    tokenizer: Tokenizer,
     stored_tokens: bool,
 ) -> ModelFlops:
     """Of a generator's step, the frozen tokenizer's included unless tokens come ready-made.
 
     Args:
       model: sizes of the generator.
-      tokenizer: sizes of what makes its tokens.
-      tokens: T, of one image.
+      tokenizer: what makes its tokens.
       stored_tokens: there are no pictures in the batch.
     """
-    decoder, logits = model.decoder, 2 * tokens * model.decoder.dim * tokenizer.codebook_size
+    tokens, decoder = tokenizer.codes.length, model.decoder
+    logits = 2 * tokens * decoder.dim * tokenizer.codes.vocab_size
     if isinstance(model, BabeldrawConfig):
         text = model.text_length
         parts = {
@@ -181,16 +181,7 @@ def generator_flops(
         formula = {"decoder": "3 blocks (8 T D^2 + 2 T^2 D + 4 T D F)"}
     parts["logits"], formula["logits"] = 3 * logits, "3 (2 T D V)"
     if not stored_tokens:
-        parts["tokenizer (forward)"] = encoder_forward(tokenizer, tokens)
-        formula["tokenizer (forward)"] = (
-            "blocks (8 T D^2 + 4 T^2 D + 4 T D F) + 2 T (3 P^2 D + ...)"
-        )
+        image = _image(tokenizer.image_size)
+        parts["tokenizer (forward)"] = _traced(tokenizer.encode, tokenizer.init, image)
+        formula["tokenizer (forward)"] = "traced"
     return ModelFlops(parts, formula)
-
-
-def encoder_forward(tokenizer: ViTVQGANConfig, tokens: int) -> int:
-    """Of a ViT-VQGAN's way from pixels to codes."""
-    dim = tokenizer.encoder.dim
-    patches = 2 * tokens * 3 * tokenizer.patch_size**2 * dim
-    lookup = 2 * tokens * tokenizer.code_dim * (dim + tokenizer.codebook_size)
-    return blocks_forward(tokenizer.encoder, tokens) + patches + lookup

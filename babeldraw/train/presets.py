@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 from babeldraw.config import to_dict
 from babeldraw.data.shapes import PAIRS
 from babeldraw.errors import UserError
+from babeldraw.tokenizers.kinds import read_tokenizer
 from babeldraw.train.experiment import parse
 
 _TINY_EVALUATORS = {
@@ -48,13 +49,11 @@ def complete(config: Mapping[str, Any], variant: str = "") -> ConfigDict:
 
 def _run_local(config: dict[str, Any]) -> dict[str, Any]:
     model = config["model"] if "model" in config else {}
-    tokenizer = config["tokenizer"] if "tokenizer" in config else {}
-    for section in (tokenizer, model):
-        for side in ("encoder", "decoder", "image_encoder", "unimodal", "multimodal"):
-            if side in section:
-                section[side].update(_TINY)
-    if tokenizer:
-        tokenizer.update(image_size=[32, 32], codebook_size=64, code_dim=8)
+    for side in ("encoder", "decoder", "image_encoder", "unimodal", "multimodal"):
+        if side in model:
+            model[side].update(_TINY)
+    if "tokenizer" in config:
+        config["tokenizer"] = to_dict(read_tokenizer(config).config.tiny())
     config["train"].update(steps=4, batch_size=8, accumulation=1, log_every=2, checkpoint_every=2)
     config["data"] = {"source": "shapes", "num_examples": 1000}
     config["mesh"] = {}

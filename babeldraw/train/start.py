@@ -8,7 +8,7 @@ from typing import Any
 import jax
 from absl import logging
 
-from babeldraw.config import build, first_difference, to_dict
+from babeldraw.config import first_difference, to_dict
 from babeldraw.data.pipeline import TrainBatches
 from babeldraw.data.sources import Source, classes_of, open_source
 from babeldraw.data.text import Vocabulary, train_vocabulary
@@ -22,8 +22,9 @@ from babeldraw.sampling.classifier import ClassifierRun
 from babeldraw.sampling.tokenizers import open_tokenizer
 from babeldraw.sharding.batch import whole
 from babeldraw.sharding.layout import Layout
+from babeldraw.tokenizers.base import MAKES_CODES, identity
+from babeldraw.tokenizers.kinds import make_tokenizer, read_tokenizer
 from babeldraw.tokenizers.perceptual import PerceptualNetwork
-from babeldraw.tokenizers.vit_vqgan import ENCODER, ENCODER_FIELDS, ViTVQGANConfig, identity
 from babeldraw.train.class_experiments import ClassifierExperiment, ClassToImageExperiment
 from babeldraw.train.experiment import (
     Experiment,
@@ -136,9 +137,10 @@ def _check_tokenizer_moved(
     if here == there:
         return
     held = state.frozen["tokenizer"] if isinstance(experiment, OnTokenizer) else state.params
-    kept = jax.tree.map(whole, {name: held[name] for name in ENCODER})
+    tokenizer = make_tokenizer(experiment.tokenizer)
+    kept = jax.tree.map(whole, tokenizer.part(held, MAKES_CODES))
     _, _, found = open_tokenizer(here)
-    if found != identity(to_dict(experiment.tokenizer), kept):
+    if found != identity(tokenizer, kept):
         raise UserError(
             f"{folder.path} was trained with config.tokenizer_run = {there!r} and the tokenizer of "
             f"{here!r} is another; set it back or give another --workdir"
@@ -157,16 +159,16 @@ def _check_fresh(folder: RunFolder, experiment: Experiment) -> None:
             raise UserError(
                 f"{folder.path} is not empty and holds no config.json; give another --workdir"
             )
-    if isinstance(experiment, OnTokenizer) or trains_decoder_only(experiment):
+    if isinstance(experiment, OnTokenizer) or begins_from_tokenizer(experiment):
         tokenizer_folder(experiment)
     check_classes(experiment)
     if uses_perceptual(experiment):
         PerceptualNetwork(experiment.perceptual).load()
 
 
-def trains_decoder_only(experiment: Experiment) -> bool:
-    """Whether a tokenizer begins from the encoder and codebook of another run."""
-    return isinstance(experiment, TokenizerExperiment) and experiment.decoder_only
+def begins_from_tokenizer(experiment: Experiment) -> bool:
+    """Whether a tokenizer begins from parts of another run's."""
+    return isinstance(experiment, TokenizerExperiment) and bool(experiment.taken)
 
 
 def classes_learned(experiment: Experiment, source: Source) -> tuple[str, ...]:
@@ -282,9 +284,8 @@ def initial_state(
     if isinstance(experiment, OnTokenizer):
         params = trained_tokenizer(experiment, state.frozen["tokenizer"])
         state = objective.with_tokenizer(state, params)
-    elif trains_decoder_only(experiment):
-        names = state.params if experiment.keep_decoder else ENCODER
-        taken = {name: state.params[name] for name in names}
+    elif begins_from_tokenizer(experiment):
+        taken = make_tokenizer(experiment.tokenizer).part(state.params, experiment.taken)
         state = objective.with_trained(state, trained_tokenizer(experiment, taken))
     if uses_perceptual(experiment):
         params = PerceptualNetwork(experiment.perceptual).load()
@@ -296,8 +297,7 @@ def initial_state(
 def tokenizer_folder(experiment: OnTokenizer | TokenizerExperiment) -> RunFolder:
     """The folder that `config.tokenizer_run` names: of a tokenizer with the config's sizes.
 
-    With `config.decoder_only`, the sizes of its encoder and codebook; of its decoder only with
-    `config.keep_decoder`.
+    Where only parts of it are taken, the sizes of those: whatever makes its codes, and its decoder.
 
     Raises:
       UserError: it is none.
@@ -312,11 +312,20 @@ def tokenizer_folder(experiment: OnTokenizer | TokenizerExperiment) -> RunFolder
             "name one that trained a tokenizer"
         )
     # Built, so that a field that is younger than the folder has its default there.
-    trained = to_dict(build(ViTVQGANConfig, before["tokenizer"], "config.tokenizer"))
-    asked = to_dict(experiment.tokenizer)
-    if isinstance(experiment, TokenizerExperiment) and not experiment.keep_decoder:
-        trained, asked = ({name: d[name] for name in ENCODER_FIELDS} for d in (trained, asked))
-    difference = first_difference(*map(without_computed, (trained, asked)), "config.tokenizer")
+    trained, asked = read_tokenizer(before).config, experiment.tokenizer
+    if trained.kind != asked.kind:
+        raise UserError(
+            f"config.tokenizer.kind is {asked.kind!r} but {folder.path} was trained with "
+            f"{trained.kind!r}; set {trained.kind!r}"
+        )
+    if isinstance(experiment, TokenizerExperiment) and "decoder" not in experiment.taken:
+        # A decoder may be another.
+        names = make_tokenizer(asked).code_fields
+        trained, asked = (
+            {name: to_dict(config)[name] for name in names} for config in (trained, asked)
+        )
+    trained, asked = (without_computed(to_dict(config)) for config in (trained, asked))
+    difference = first_difference(trained, asked, "config.tokenizer")
     if difference is not None:
         field, old, new = difference
         raise UserError(
@@ -344,8 +353,9 @@ def check_stored_tokens(experiment: Experiment, state: TrainState) -> None:
     """Refuses stored tokens that another tokenizer than the run's made, fresh or going on."""
     if experiment.data.source != "tokens":
         return
-    kept = {name: state.frozen["tokenizer"][name] for name in ENCODER}
-    own = identity(to_dict(experiment.tokenizer), jax.tree.map(whole, kept))
+    tokenizer = make_tokenizer(experiment.tokenizer)
+    kept = tokenizer.part(state.frozen["tokenizer"], MAKES_CODES)
+    own = identity(tokenizer, jax.tree.map(whole, kept))
     stored = open_train_source(experiment).tokenizer
     if stored != own:
         raise UserError(

@@ -9,8 +9,7 @@ import numpy as np
 
 from babeldraw.objectives.base import to_float
 from babeldraw.sampling.tokenizers import open_tokenizer
-from babeldraw.tokenizers.base import ImageTokens
-from babeldraw.tokenizers.vit_vqgan import ViTVQGANTokenizer
+from babeldraw.tokenizers.base import Codes, Tokenizer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,7 +20,7 @@ class TokenizerRun:
     identity: of encoder and codebook; equal identities give equal tokens.
     """
 
-    tokenizer: ViTVQGANTokenizer
+    tokenizer: Tokenizer
     params: Any
     identity: str
 
@@ -31,23 +30,23 @@ class TokenizerRun:
         return cls(*open_tokenizer(workdir))
 
     @property
-    def tokens(self) -> ImageTokens:
-        return self.tokenizer.tokens
+    def codes(self) -> Codes:
+        return self.tokenizer.codes
 
     @property
     def image_size(self) -> tuple[int, int]:
         return self.tokenizer.image_size
 
     def encode(self, images: np.ndarray) -> jax.Array:
-        """uint8 or float32 in [0, 1], [B, height, width, 3] -> int32 [B, T]."""
+        """uint8 or float32 in [0, 1], [B, height, width, 3] -> codes."""
         return self._encode(self.params, images)
 
     def decode(self, ids: np.ndarray) -> jax.Array:
-        """int32 [B, T] -> float32 [B, height, width, 3] in [0, 1]."""
+        """Codes -> float32 [B, height, width, 3] in [0, 1]."""
         return self._decode(self.params, ids)
 
     def reconstruct(self, images: np.ndarray) -> tuple[jax.Array, jax.Array]:
-        """As `encode` takes them -> float32 [B, height, width, 3] in [0, 1], int32 [B, T]."""
+        """As `encode` takes them -> float32 [B, height, width, 3] in [0, 1], and codes."""
         return self._reconstruct(self.params, images)
 
     @functools.cached_property

@@ -47,6 +47,7 @@ def get_config(variant: str = "") -> ConfigDict:
                 "workers": 64,
             },
             "tokenizer": {
+                "kind": "vit_vqgan",
                 "encoder": TOKENIZER,
                 "decoder": TOKENIZER,
                 "output": "logit_laplace",

@@ -9,6 +9,7 @@ from babeldraw.train.presets import complete
 
 STACK = {"blocks": 2, "heads": 4, "dim": 128, "hidden": 512, "scan": False}
 TOKENIZER = {
+    "kind": "vit_vqgan",
     "encoder": STACK,
     "decoder": STACK,
     "image_size": (64, 64),

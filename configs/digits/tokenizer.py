@@ -27,6 +27,7 @@ def get_config(variant: str = "") -> ConfigDict:
         },
         "data": {"source": "digits"},
         "tokenizer": {
+            "kind": "vit_vqgan",
             "encoder": STACK,
             "decoder": STACK,
             "image_size": (24, 24),

@@ -22,6 +22,7 @@ def get_config(variant: str = "") -> ConfigDict:
         "train": {"steps": steps, "batch_size": 32, "checkpoint_every": 500, "eval_every": 1000},
         "data": {"source": "folder"},
         "tokenizer": {
+            "kind": "vit_vqgan",
             "encoder": STACK,
             "decoder": STACK,
             "image_size": (64, 64),

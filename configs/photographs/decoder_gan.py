@@ -22,8 +22,8 @@ def get_config(variant: str = "") -> ConfigDict:
     base = load_config("tokenizer.py", beside=__file__).to_dict()
     config = {
         "objective": "image_tokenizer",
-        "decoder_only": True,
-        "keep_decoder": True,
+        "train_groups": ("decoder",),
+        "start_groups": ("decoder",),
         "train": {**base["train"], "steps": STEPS, "log_every": 20, "eval_every": 0},
         "data": base["data"],
         "tokenizer": base["tokenizer"],

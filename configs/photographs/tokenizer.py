@@ -26,6 +26,7 @@ def get_config(variant: str = "") -> ConfigDict:
         },
         "data": {"source": "folder", "split": "train/", "eval_split": "test/"},
         "tokenizer": {
+            "kind": "vit_vqgan",
             "encoder": STACK,
             "decoder": STACK,
             "image_size": (128, 128),

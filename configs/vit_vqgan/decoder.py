@@ -30,7 +30,7 @@ def get_config(variant: str = "") -> ConfigDict:
     return complete(
         {
             "objective": "image_tokenizer",
-            "decoder_only": True,
+            "train_groups": ("decoder",),
             "train": {"steps": 500_000, "batch_size": 256, "checkpoint_every": 5000},
             "data": {
                 "source": "tfds",
@@ -38,7 +38,12 @@ def get_config(variant: str = "") -> ConfigDict:
                 "eval_split": "validation",
                 "workers": 64,
             },
-            "tokenizer": {"encoder": ENCODER, "decoder": DECODER, "output": "rgb"},
+            "tokenizer": {
+                "kind": "vit_vqgan",
+                "encoder": ENCODER,
+                "decoder": DECODER,
+                "output": "rgb",
+            },
             "loss": {"perceptual": 0.1, "adversarial": 0.1, "logit_laplace": 0.0},
             "discriminator": {"kind": "stylegan"},
             "optimizer": {

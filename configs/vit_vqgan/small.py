@@ -33,7 +33,12 @@ def get_config(variant: str = "") -> ConfigDict:
                 "eval_split": "validation",
                 "workers": 64,
             },
-            "tokenizer": {"encoder": STACK, "decoder": STACK, "output": "logit_laplace"},
+            "tokenizer": {
+                "kind": "vit_vqgan",
+                "encoder": STACK,
+                "decoder": STACK,
+                "output": "logit_laplace",
+            },
             # ViT-VQGAN, section 3.2. What it leaves open is in docs/unconfirmed.md.
             "loss": {"perceptual": 0.1, "adversarial": 0.1, "logit_laplace": 0.1},
             "discriminator": {"kind": "stylegan"},

@@ -130,14 +130,14 @@ class Model:
         names = ("batch", "length", last)
         spec = partition_spec(names, self.layout.preset.used)
         names = ("batch", "length", last.removeprefix("activation_"))
-        return self._array(names, (self.batch, self.tokens.length, size), dtype, spec, (0, 2))
+        return self._array(names, (self.batch, self.codes.length, size), dtype, spec, (0, 2))
 
     def microbatches(self) -> Array:
         """What all stages of all data groups work on in one iteration."""
         groups, stages = self.mesh.shape["data"], self.mesh.shape["stage"]
         names = ("data group", "stage", "examples", "length", "embed")
         shape = (groups, stages, self.batch // groups // self.layout.microbatches)
-        shape = (*shape, self.tokens.length, self.stack.dim)
+        shape = (*shape, self.codes.length, self.stack.dim)
         return self._array(names, shape, self.dtype, jax.P("data", "stage"), (0, 1))
 
     def kept(self) -> Array:
@@ -181,7 +181,7 @@ def draw_model(name: str, devices: int) -> None:
     up, blocks = "image_decoder/stack/blocks/ffn/up/weight", f"{model.stack.blocks} layers"
     query = "image_decoder/stack/blocks/self_attention/query/weight"
     table = model.parameter("text_encoder/embed/table", (0, 1))
-    logits = model.activation("activation_vocab", model.tokens.vocab_size, np.dtype("float32"))
+    logits = model.activation("activation_vocab", model.codes.vocab_size, np.dtype("float32"))
     read = model.read_weight(up)
     figure, axes = plt.subplots(3, 3, figsize=(13.5, 11.6), layout="constrained")
     panels = iter(axes.flat)

@@ -54,7 +54,7 @@ def _settings(sampler, **changes):
 
 def test_a_prefix_is_kept_exactly(cli, vim_run, sampler, picture, tmp_path):
     drawer = sampler.drawer
-    length = drawer.generator.tokens.length
+    length = drawer.generator.codes.length
     encoded = drawer.encode(picture)
     for count in (0, 5, length):
         drawn = list(sampler.sample([1], 2, 0, canvas=drawer.canvas(picture, count=count)))
@@ -126,7 +126,7 @@ def test_what_cannot_be_drawn_is_told(cli, vim_run, tmp_path, words, said):
 
 
 def test_a_prefix_longer_than_the_picture_is_told(cli, vim_run, sampler, picture, tmp_path):
-    length = sampler.drawer.generator.tokens.length
+    length = sampler.drawer.generator.codes.length
     with pytest.raises(UserError, match=f"{length + 1} tokens are to be kept and a picture has"):
         sampler.drawer.canvas(picture, count=length + 1)
     save_png(tmp_path / "picture.png", picture)

@@ -181,7 +181,7 @@ def old(generator_run, tmp_path_factory):
 def test_kept_rows_and_what_a_mask_leaves_stay(generator_run, old):
     sampler = Sampler.from_run(str(generator_run))
     image, mask = decode(old / "old.png"), decode(old / "mask.png").max(axis=-1)
-    h, w = sampler.drawer.generator.tokens.shape
+    h, w = sampler.drawer.generator.codes.shape
     halves = sampler.canvas(image, rows=h // 2), sampler.canvas(image, mask=mask)
     for canvas, kept_rows in zip(halves, (h // 2, h - 1), strict=True):
         pictures = list(sampler.sample(PROMPTS[:2], num=2, canvas=canvas))

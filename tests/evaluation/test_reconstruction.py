@@ -11,6 +11,7 @@ from babeldraw.evaluation.base import Context
 from babeldraw.evaluation.pictures import Distance
 from babeldraw.evaluation.reconstruction import Reconstruction, ReconstructionConfig
 from babeldraw.sharding.mesh import MeshConfig, make_mesh
+from babeldraw.tokenizers.base import Codes
 
 SIDE, V = 32, 16
 
@@ -22,7 +23,9 @@ def context(size=(SIDE, SIDE)):
 
 def figures(reconstruct, distance=None, size=(SIDE, SIDE), **config):
     config = ReconstructionConfig(**{"num_examples": 20, "batch_size": 8, **config})
-    return dict(Reconstruction(reconstruct, config, context(size), V, distance).run(None))
+    return dict(
+        Reconstruction(reconstruct, config, context(size), Codes((2, 2), (V,)), distance).run(None)
+    )
 
 
 def code_of_place(state, batch):

@@ -14,13 +14,13 @@ from babeldraw.layers.block import TransformerConfig
 from babeldraw.layers.dropout import example_keys
 from babeldraw.layers.stack import unstack
 from babeldraw.models.babeldraw import BabeldrawConfig, Generator
-from babeldraw.tokenizers.base import ImageTokens
+from babeldraw.tokenizers.base import Codes
 
 STACK = TransformerConfig(blocks=2, heads=2, dim=16, hidden=32, dropout=0.1)
 CONFIG = BabeldrawConfig(
     encoder=dataclasses.replace(STACK, blocks=1), decoder=STACK, text_vocab_size=20, text_length=6
 )
-TOKENS = ImageTokens(vocab_size=17, shape=(2, 3))
+TOKENS = Codes((2, 3), (17,))
 T = TOKENS.length
 # A whole prompt, a short one, one of a single token, and none.
 TEXT = jnp.array(
@@ -178,7 +178,7 @@ def test_the_blocks_have_the_published_number_of_parameters(
 ):
     stack = TransformerConfig(blocks=encoder, heads=heads, dim=dim, hidden=hidden)
     config = BabeldrawConfig(stack, dataclasses.replace(stack, blocks=decoder))
-    generator = Generator(config, ImageTokens(8192, (32, 32)))
+    generator = Generator(config, Codes((32, 32), (8192,)))
     params = jax.eval_shape(lambda key: nn.unbox(generator.init(key)), jax.random.key(0))
 
     def count(room):

@@ -16,10 +16,10 @@ from babeldraw.layers.stack import unstack
 from babeldraw.models.vim import Generator, TextVIMConfig, VIMConfig
 from babeldraw.sampling.decode import Given, decode
 from babeldraw.sampling.logits import SamplingConfig, Settings
-from babeldraw.tokenizers.base import ImageTokens
+from babeldraw.tokenizers.base import Codes
 
 STACK = TransformerConfig(blocks=2, heads=2, dim=16, hidden=32, dropout=0.1, scan=False)
-TOKENS = ImageTokens(vocab_size=17, shape=(2, 3))
+TOKENS = Codes((2, 3), (17,))
 T = TOKENS.length
 CONFIGS = {"class": VIMConfig(STACK, 3), "text": TextVIMConfig(STACK, 20, 4)}
 CONDITIONS = {
@@ -177,7 +177,7 @@ def test_samples_of_one_class_stand_together():
 )
 def test_the_published_sizes(blocks, heads, dim, hidden, millions):
     config = VIMConfig(TransformerConfig(blocks, heads, dim, hidden), 1000)
-    network = Generator(config, ImageTokens(8192, (32, 32)))
+    network = Generator(config, Codes((32, 32), (8192,)))
     params = jax.eval_shape(lambda key: nn.unbox(network.init(key)), jax.random.key(0))
     stack = sum(
         leaf.size

@@ -14,7 +14,7 @@ from babeldraw.models.vim import Generator, VIMConfig
 from babeldraw.objectives.class_to_image import ClassToImageLossConfig, ClassToImageObjective
 from babeldraw.optim.optimizer import OptimizerConfig
 from babeldraw.optim.schedules import ScheduleConfig
-from babeldraw.tokenizers.base import ImageTokens
+from babeldraw.tokenizers.base import Codes
 from babeldraw.tokenizers.vit_vqgan import ViTVQGANConfig, ViTVQGANTokenizer
 
 B, V, K = 8, 32, 3
@@ -57,7 +57,7 @@ def tokens():
 
 
 def test_the_loss_is_the_cross_entropy_given_the_class_and_no_label_is_the_no_class():
-    generator = Generator(OBJECTIVE.model, ImageTokens(V, (2, 2)))
+    generator = Generator(OBJECTIVE.model, Codes((2, 2), (V,)))
     classes = np.where(BATCH["label"] < 0, K, BATCH["label"])
     logits = np.asarray(jax.jit(generator.logits)(state().params, classes, tokens()), float)
     shares = np.exp(logits) / np.exp(logits).sum(axis=-1, keepdims=True)
@@ -106,7 +106,7 @@ def test_features_do_not_know_the_class():
     features = jax.jit(OBJECTIVE.predict_fns()["features"])
     found = features(state(), {"image": BATCH["image"]})
     assert found.shape == (B, 2, 16)
-    generator = Generator(OBJECTIVE.model, ImageTokens(V, (2, 2)))
+    generator = Generator(OBJECTIVE.model, Codes((2, 2), (V,)))
     expected = generator.features(state().params, jnp.full(B, K, jnp.int32), tokens())
     np.testing.assert_allclose(found, expected, atol=1e-5)
 

@@ -18,7 +18,7 @@ from babeldraw.optim.schedules import ScheduleConfig
 from babeldraw.sharding.constraint import is_names
 from babeldraw.tokenizers.perceptual import PerceptualConfig, PerceptualNetwork
 from babeldraw.tokenizers.pixels import logit_laplace_parameters
-from babeldraw.tokenizers.vit_vqgan import DECODER, ENCODER, ViTVQGANConfig, ViTVQGANTokenizer
+from babeldraw.tokenizers.vit_vqgan import ViTVQGANConfig, ViTVQGANTokenizer
 
 B, V, SIZE = 4, 16, 16
 STACK = TransformerConfig(blocks=1, heads=2, dim=16, hidden=32)
@@ -38,7 +38,9 @@ ADAPTIVE = dataclasses.replace(
 
 # Steps of two networks, with R1's second derivative.
 pytestmark = pytest.mark.budget(15)
-DECODER_ONLY = dataclasses.replace(FULL, decoder_only=True)
+DECODER_ONLY = dataclasses.replace(FULL, train_groups=("decoder",))
+GROUPS = ViTVQGANTokenizer.groups
+ENCODER, DECODER = {*GROUPS["encoder"], *GROUPS["quantizer"]}, {*GROUPS["decoder"]}
 KEY = jax.random.key(0)
 # One colour per quarter: there is something to learn in a few steps.
 QUARTERS = np.random.default_rng(0).integers(0, 256, (B, 2, 2, 3), dtype=np.uint8)
@@ -217,7 +219,10 @@ def test_what_others_trained_comes_in_whole():
             "config.loss.adversarial is 0.1 and config.discriminator.kind is 'none'",
         ),
         (
-            {"decoder_only": True, "loss": dataclasses.replace(FULL.loss, restart_below=0.1)},
+            {
+                "train_groups": ("decoder",),
+                "loss": dataclasses.replace(FULL.loss, restart_below=0.1),
+            },
             "config.loss.restart_below is 0.1, which moves codes",
         ),
     ],

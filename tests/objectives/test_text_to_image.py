@@ -21,7 +21,7 @@ from babeldraw.sharding.constraint import is_names, shardings
 from babeldraw.sharding.layout import Layout, use
 from babeldraw.sharding.mesh import MeshConfig, make_mesh
 from babeldraw.sharding.rules import PRESETS
-from babeldraw.tokenizers.base import ImageTokens
+from babeldraw.tokenizers.base import Codes
 from babeldraw.tokenizers.vit_vqgan import ViTVQGANConfig, ViTVQGANTokenizer
 
 B, T, V = 8, 4, 32
@@ -101,7 +101,7 @@ def tokens_of(state):
 def test_the_loss_is_the_mean_cross_entropy_of_all_tokens():
     state = initial()
     tokens = tokens_of(state)
-    generator = Generator(OBJECTIVE.model, ImageTokens(V, (2, 2)))
+    generator = Generator(OBJECTIVE.model, Codes((2, 2), (V,)))
     logits = np.asarray(jax.jit(generator.logits)(state.params, BATCH["text"], tokens), float)
     shares = np.exp(logits) / np.exp(logits).sum(axis=-1, keepdims=True)
     expected = -np.log(np.take_along_axis(shares, tokens[..., None], axis=-1)[..., 0])

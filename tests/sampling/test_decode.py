@@ -18,7 +18,7 @@ from babeldraw.sharding.constraint import logical_axes, shardings
 from babeldraw.sharding.layout import make_layout, use
 from babeldraw.sharding.mesh import MeshConfig, make_mesh
 from babeldraw.sharding.program import collectives
-from babeldraw.tokenizers.base import ImageTokens
+from babeldraw.tokenizers.base import Codes
 
 STACK = TransformerConfig(blocks=2, heads=2, dim=16, hidden=32)
 # A square smaller than the picture, so that old tokens are forgotten and overwritten.
@@ -29,7 +29,7 @@ CONFIG = BabeldrawConfig(
     text_length=4,
     attention=AttentionConfig(kernel=3),
 )
-GENERATOR = Generator(CONFIG, ImageTokens(vocab_size=13, shape=(3, 4)))
+GENERATOR = Generator(CONFIG, Codes((3, 4), (13,)))
 TEXT = jnp.array([[5, 3, 8, 2], [7, 1, 0, 0], [0, 0, 0, 0]], jnp.int32)
 KEYS = jax.random.split(jax.random.key(0), 3)
 TRACES = []

@@ -5,10 +5,10 @@ import pytest
 
 from babeldraw.errors import UserError
 from babeldraw.sampling.editing import keep_first, keep_rows, keep_unmasked
-from babeldraw.tokenizers.base import ImageTokens
+from babeldraw.tokenizers.base import Codes
 
-GRID = ImageTokens(vocab_size=5, shape=(3, 4))
-LINE = ImageTokens(vocab_size=5, shape=(12,))
+GRID = Codes((3, 4), (5,))
+LINE = Codes((12,), (5,))
 
 
 def kept(mask, image_size=(24, 32)):

@@ -21,7 +21,7 @@ from babeldraw.sharding.constraint import (
 from babeldraw.sharding.layout import Layout, use
 from babeldraw.sharding.mesh import AXES, MeshConfig, make_mesh
 from babeldraw.sharding.rules import PRESETS, Preset, partition_spec, preset
-from babeldraw.tokenizers.base import ImageTokens
+from babeldraw.tokenizers.base import Codes
 from babeldraw.tokenizers.vit_vqgan import ViTVQGANConfig, ViTVQGANTokenizer
 
 MESH = make_mesh(MeshConfig(data=4, model=2))
@@ -38,7 +38,7 @@ TABLES = {
 }
 STACK = TransformerConfig(blocks=2, heads=2, dim=16, hidden=32, bias=True)
 NETWORKS = {
-    "babeldraw": Generator(BabeldrawConfig(STACK, STACK, 20, 4), ImageTokens(13, (2, 2))).init,
+    "babeldraw": Generator(BabeldrawConfig(STACK, STACK, 20, 4), Codes((2, 2), (13,))).init,
     "vit_vqgan": ViTVQGANTokenizer(ViTVQGANConfig(STACK, STACK, (8, 8), 4, 16, 4)).init,
 }
 

@@ -74,8 +74,8 @@ def test_positions_are_row_plus_column_in_the_order_of_patches(grid, shape):
 def test_pictures_become_tokens_and_pictures_of_any_shape(size):
     tokenizer = ViTVQGANTokenizer(dataclasses.replace(CONFIG, image_size=size))
     h, w = size[0] // 4, size[1] // 4
-    assert tokenizer.tokens.shape == (h, w) and tokenizer.tokens.length == h * w
-    assert tokenizer.tokens.vocab_size == 32 and tokenizer.image_size == size
+    assert tokenizer.codes.shape == (h, w) and tokenizer.codes.length == h * w
+    assert tokenizer.codes.vocab_size == 32 and tokenizer.image_size == size
     abstract = jax.eval_shape(lambda key: nn.unbox(tokenizer.init(key)), jax.random.key(0))
     ids = jax.eval_shape(tokenizer.encode, abstract, jnp.zeros((3, *size, 3)))
     images = jax.eval_shape(tokenizer.decode, abstract, jnp.zeros((3, h * w), jnp.int32))

@@ -12,8 +12,9 @@ from babeldraw.errors import UserError
 from babeldraw.runs.checkpoints import on_first_device, restore_subset
 from babeldraw.runs.folder import RunFolder
 from babeldraw.sampling.sampler import Sampler
+from babeldraw.tokenizers.base import PARTS
 from babeldraw.tokenizers.perceptual import PerceptualConfig, PerceptualNetwork, flatten
-from babeldraw.tokenizers.vit_vqgan import DECODER, ENCODER
+from babeldraw.tokenizers.vit_vqgan import ViTVQGANTokenizer
 from babeldraw.train.evaluation import evaluate_run
 from babeldraw.train.loop import train
 from babeldraw.train.metrics import read_scalars
@@ -29,7 +30,7 @@ IMAGES = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), dtype=np.uint
 def decoder_config(runlocal, tokenizer_run):
     """Of a larger decoder for the session's tokenizer."""
     config = runlocal("demo/tokenizer.py")
-    config.decoder_only, config.tokenizer_run = True, str(tokenizer_run)
+    config.train_groups, config.tokenizer_run = ("decoder",), str(tokenizer_run)
     config.tokenizer.decoder.update(blocks=2, heads=2, dim=48, hidden=64)
     config.loss.restart_below = 0.0
     return config
@@ -54,9 +55,10 @@ def other_run(runlocal, tmp_path_factory):
 
 def test_the_folder_is_a_tokenizers_with_the_same_tokens(tokenizer_run, decoder_run):
     before, after = (TokenizerRun.open(str(f)) for f in (tokenizer_run, decoder_run))
-    for name in ENCODER:
+    groups = ViTVQGANTokenizer.groups
+    for name in (*groups["encoder"], *groups["quantizer"]):
         jax.tree.map(np.testing.assert_array_equal, before.params[name], after.params[name])
-    assert {name: after.params[name] for name in DECODER}.keys() == set(DECODER)
+    assert {*groups["decoder"]} <= {*after.params}
     assert after.params["to_pixels"]["weight"].shape[0] == 48
     assert after.identity == before.identity
     np.testing.assert_array_equal(before.encode(IMAGES), after.encode(IMAGES))
@@ -65,7 +67,7 @@ def test_the_folder_is_a_tokenizers_with_the_same_tokens(tokenizer_run, decoder_
 
 def test_a_decoder_may_go_on_where_it_was(runlocal, tokenizer_run, tmp_path):
     config = runlocal("demo/tokenizer.py")
-    config.decoder_only, config.keep_decoder = True, True
+    config.train_groups = config.start_groups = ("decoder",)
     config.tokenizer_run = str(tokenizer_run)
     config.loss.restart_below = 0.0
     config.optimizer.schedule.peak = 1e-6
@@ -105,9 +107,14 @@ def test_a_decoder_of_other_codes_is_refused(generator_run, other_run, cli):
         ({"tokenizer.encoder.hidden": 32}, "config.tokenizer.encoder.hidden is 32 but .* with 64"),
         ({"tokenizer_run": ""}, "config.tokenizer_run is empty; name the run folder of a trained"),
         ({"tokenizer_run": "/nowhere"}, "/nowhere"),
-        ({"decoder_only": False}, "which only a run with config.decoder_only=True begins from"),
-        ({"keep_decoder": True}, r"config.tokenizer.decoder.\w+ is .* but .* was trained with"),
-        ({"decoder_only": False, "tokenizer_run": "", "keep_decoder": True}, "keep_decoder is Tru"),
+        ({"train_groups": PARTS}, "and nothing begins from it; name parts in config.start_groups"),
+        (
+            {"start_groups": ("decoder",)},
+            r"config.tokenizer.decoder.\w+ is .* but .* was trained with",
+        ),
+        ({"start_groups": ("encoder",)}, "start_groups holds encoder, which config.train_groups"),
+        ({"train_groups": ("decodr",)}, "of encoder, quantizer, decoder may stand there once"),
+        ({"train_groups": ()}, "nothing is trained; name some"),
         ({"loss.restart_below": 0.1}, "config.loss.restart_below is 0.1, which moves codes"),
     ],
 )

@@ -19,7 +19,7 @@ TOKENIZER = {
     "train": {"steps": 3, "batch_size": 4},
     "data": {},
     "optimizer": {},
-    "tokenizer": {"encoder": STACK, "decoder": STACK, "image_size": [16, 24]},
+    "tokenizer": {"kind": "vit_vqgan", "encoder": STACK, "decoder": STACK, "image_size": [16, 24]},
 }
 GENERATOR = {
     **TOKENIZER,

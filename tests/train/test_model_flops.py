@@ -27,7 +27,7 @@ def experiment(name):
 def test_the_formula_is_three_times_the_traced_forward_pass_less_half_of_causal_attention():
     found = experiment("babeldraw/350m")
     tokenizer = ViTVQGANTokenizer(found.tokenizer)
-    generator = Generator(found.model, tokenizer.tokens)
+    generator = Generator(found.model, tokenizer.codes)
     params = jax.eval_shape(generator.init, jax.random.key(0))
     text = jax.ShapeDtypeStruct((1, 128), jnp.int32)
     tokens = jax.ShapeDtypeStruct((1, 1024), jnp.int32)
@@ -47,7 +47,7 @@ def test_the_formula_is_three_times_the_traced_forward_pass_less_half_of_causal_
 )
 def test_the_formula_of_a_decoder_only_model_counts_its_prefix(name, condition, slots):
     found = experiment(name)
-    tokens = ViTVQGANTokenizer(found.tokenizer).tokens
+    tokens = ViTVQGANTokenizer(found.tokenizer).codes
     generator = VIMGenerator(found.model, tokens)
     params = nn.unbox(jax.eval_shape(generator.init, jax.random.key(0)))
     given = jax.ShapeDtypeStruct(condition, jnp.int32)

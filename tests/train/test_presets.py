@@ -11,7 +11,7 @@ CONFIG = {
     "objective": "text_to_image",
     "train": {"steps": 450_000, "batch_size": 8192},
     "data": {"source": "tfds", "path": "coco_captions", "split": "train[:90%]"},
-    "tokenizer": {"encoder": STACK, "decoder": STACK},
+    "tokenizer": {"kind": "vit_vqgan", "encoder": STACK, "decoder": STACK},
     "model": {"encoder": {**STACK, "dtype": "bfloat16"}, "decoder": STACK},
     "optimizer": {"moment_dtype": "bfloat16"},
     "mesh": {"rules": "fsdp", "data": 64},

@@ -14,7 +14,8 @@ from babeldraw.errors import UserError
 from babeldraw.runs.folder import RunFolder
 from babeldraw.runs.lease import Lease
 from babeldraw.sampling.tokenizers import open_tokenizer
-from babeldraw.tokenizers.vit_vqgan import identity
+from babeldraw.tokenizers.base import identity
+from babeldraw.tokenizers.kinds import read_tokenizer
 from babeldraw.train.experiment import parse
 from babeldraw.train.loop import train
 from babeldraw.train.start import check_moved, check_resume, open_batches
@@ -175,17 +176,21 @@ def test_a_second_process_is_refused_while_one_trains(runlocal, tmp_path):
 def test_the_identity_of_tokens_hangs_on_what_makes_them(tokenizer_run):
     tokenizer, params, found = open_tokenizer(str(tokenizer_run))
     config = to_dict(tokenizer.config)
+
+    def of(section, params):
+        return identity(read_tokenizer({"tokenizer": section}), params)
+
     for name, value in (("remat", "full"), ("scan", False), ("kernel", "plain"), ("dropout", 0.3)):
         changed = {**config, "encoder": {**config["encoder"], name: value}}
-        assert identity(changed, params) == found, name
+        assert of(changed, params) == found, name
     older = {name: value for name, value in config.items() if name != "l2_normalized"}
     older["encoder"] = {n: v for n, v in config["encoder"].items() if n not in ("kernel", "bias")}
-    assert identity(older, params) == found
-    assert identity({**config, "output": "logit_laplace"}, params) == found
+    assert of(older, params) == found
+    assert of({**config, "output": "logit_laplace"}, params) == found
     for changed in (
         {**config, "l2_normalized": False},
         {**config, "encoder": {**config["encoder"], "activation": "gelu"}},
     ):
-        assert identity(changed, params) != found
+        assert of(changed, params) != found
     other = {**params, "codebook": jax.tree.map(lambda x: x + 1, params["codebook"])}
-    assert identity(config, other) != found
+    assert of(config, other) != found
