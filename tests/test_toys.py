@@ -136,12 +136,12 @@ def tokenizer_config(steps=4, **section) -> ConfigDict:
     return complete(
         {
             "objective": "image_tokenizer",
-            "train": {"steps": steps, "batch_size": 8, "checkpoint_every": 2},
+            "train": {"steps": steps, "batch_size": 8, "checkpoint_every": 12, "log_every": 12},
             "data": {"source": "shapes", "num_examples": 64, "eval_split": "test"},
             "tokenizer": {"kind": "stripes", **section},
             "optimizer": {
                 "name": "adamw",
-                "schedule": {"kind": "constant", "peak": 0.02, "warmup_steps": 0},
+                "schedule": {"kind": "constant", "peak": 0.05, "warmup_steps": 0},
             },
             "evaluators": {"reconstruction": {"num_examples": 16, "batch_size": 8}},
         }
@@ -156,11 +156,13 @@ def vocab(request):
     return request.param
 
 
+# Three runs.
+@pytest.mark.budget(10)
 def test_it_learns_resumes_and_is_judged(vocab, tmp_path):
-    figures = train(tokenizer_config(60, vocab=vocab), str(tmp_path / "whole"))
+    figures = train(tokenizer_config(24, vocab=vocab), str(tmp_path / "whole"))
     fresh = train(tokenizer_config(2, vocab=vocab), str(tmp_path / "parts"))
     assert figures["reconstruction/psnr_db"] > fresh["reconstruction/psnr_db"] + 1
-    again = train(tokenizer_config(60, vocab=vocab), str(tmp_path / "parts"))
+    again = train(tokenizer_config(24, vocab=vocab), str(tmp_path / "parts"))
     del figures["seconds"], again["seconds"]
     assert again == figures
     assert ("reconstruction/codebook_usage" in figures) == bool(vocab)

@@ -4,12 +4,15 @@
 tokens, or the growing cache of a decoder's own. Attention itself has no state.
 """
 
+from collections.abc import Callable
+
 import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
+from babeldraw.layers.inputs import Inputs
 from babeldraw.layers.kernels import (
     Mask,
     Seen,
@@ -19,6 +22,7 @@ from babeldraw.layers.kernels import (
     heads_per_row,
 )
 from babeldraw.layers.linear import Einsum, products
+from babeldraw.layers.masks import AttentionPattern, ring_mask
 from babeldraw.sharding.constraint import constrain
 
 
@@ -43,7 +47,14 @@ class KeyValue:
         return self if self.key.shape[1] == rows else jax.tree.map(beside, self)
 
     def write(self, index: jax.Array, new: "KeyValue") -> "KeyValue":
-        """These positions with `new` written from position `index` (int32 scalar) on."""
+        """These positions with `new` written from position `index` on: int32 [], or [B]."""
+        if index.ndim:
+            # Each row at its own place.
+            def one(index, old, new):
+                pair = jax.tree.map(lambda a: a[None], (old, new))
+                return jax.tree.map(lambda a: a[0], pair[0].write(index, pair[1]))
+
+            return jax.vmap(one)(index, self, new)
         at, new = (0, 0, index, 0), new.side_by_side(self.key.shape[1])
         return KeyValue(
             key=jax.lax.dynamic_update_slice(self.key, new.key.astype(self.key.dtype), at),
@@ -122,53 +133,158 @@ def _diagonal(out_BNTH: jax.Array, beside: int) -> jax.Array:
 
 
 class Attention(nn.Module):
-    """Multi-head attention of full width: N heads of H, projections without bias."""
+    """Multi-head attention: N heads of H dimensions over a width of D.
+
+    Attributes:
+      num_heads, head_dim, dim: N, H and D; N H need not be D.
+      dtype: of the products.
+      kernel: see `layers.kernels.choose`.
+      bias: biases in the projections.
+      norm: makes the norm of each head's queries, and of its keys; None: none.
+      rotate: (heads [B, N, T, H], positions [T] or [B, T]) to the same turned by their positions
+        (RoPE); None: positions are no part of attention.
+    """
 
     num_heads: int
     head_dim: int
     dim: int
     dtype: jnp.dtype = jnp.float32
     kernel: str = "plain"
+    bias: bool = False
+    norm: Callable[[], nn.Module] | None = None
+    rotate: Callable[[jax.Array, jax.Array], jax.Array] | None = None
 
     def setup(self):
         shape = (self.dim, self.num_heads, self.head_dim)
-        axes = ("embed", "heads", "head_dim")
-        self.query = Einsum("BTD,DNH->BNTH", shape, axes, dtype=self.dtype)
-        self.key = Einsum("BSD,DNH->BNSH", shape, axes, dtype=self.dtype)
-        self.value = Einsum("BSD,DNH->BNSH", shape, axes, dtype=self.dtype)
+        axes, options = ("embed", "heads", "head_dim"), {"dtype": self.dtype, "bias": self.bias}
+        self.query = Einsum("BTD,DNH->BNTH", shape, axes, **options)
+        self.key = Einsum("BSD,DNH->BNSH", shape, axes, **options)
+        self.value = Einsum("BSD,DNH->BNSH", shape, axes, **options)
         self.out = Einsum(
             "BNTH,NHD->BTD",
             (*shape[1:], self.dim),
             ("heads", "head_dim", "embed"),
-            dtype=self.dtype,
+            **options,
         )
+        if self.norm is not None:
+            self.query_norm, self.key_norm = self.norm(), self.norm()
 
-    def key_value(self, source_BSD: jax.Array) -> KeyValue:
-        """Keys and values of a source of S positions."""
-        return _key_value(*products(source_BSD, self.key, self.value))
+    def key_value(self, source_BSD: jax.Array, positions: jax.Array | None = None) -> KeyValue:
+        """Keys and values of a source of S positions.
 
-    def attend(self, x_BTD: jax.Array, keys: KeyValue, mask: Mask) -> jax.Array:
+        Args:
+          source_BSD: what is looked at.
+          positions: int32 [S] or [B, S], for `rotate`; None: 0 to S - 1.
+        """
+        return self._key_value(*products(source_BSD, self.key, self.value), positions)
+
+    def attend(
+        self, x_BTD: jax.Array, keys: KeyValue, mask: Mask, positions: jax.Array | None = None
+    ) -> jax.Array:
         """Looks from T queries at given keys and values. Returns [B, T, D]."""
         with jax.named_scope("attention"):
-            return self._look(self.query(x_BTD), keys, mask)
+            return self._look(self.query(x_BTD), keys, mask, positions)
 
-    def __call__(self, x_BTD: jax.Array, source_BSD: jax.Array | None, mask: Mask) -> jax.Array:
+    def __call__(
+        self,
+        x_BTD: jax.Array,
+        source_BSD: jax.Array | None,
+        mask: Mask,
+        positions: jax.Array | None = None,
+    ) -> jax.Array:
         """Looks from x at a source, None being x itself. Returns [B, T, D]."""
         if source_BSD is not None:
-            return self.attend(x_BTD, self.key_value(source_BSD), mask)
+            return self.attend(x_BTD, self.key_value(source_BSD), mask, positions)
         with jax.named_scope("attention"):
             query_BNTH, *pair = products(x_BTD, self.query, self.key, self.value)
-            return self._look(query_BNTH, _key_value(*pair), mask)
+            return self._look(query_BNTH, self._key_value(*pair, positions), mask, positions)
 
-    def _look(self, query_BNTH: jax.Array, keys: KeyValue, mask: Mask) -> jax.Array:
-        query_BNTH = constrain(query_BNTH, _HEADS)
+    def _look(
+        self, query_BNTH: jax.Array, keys: KeyValue, mask: Mask, positions: jax.Array | None
+    ) -> jax.Array:
+        if self.norm is not None:
+            query_BNTH = self.query_norm(query_BNTH).astype(self.dtype)
+        query_BNTH = constrain(self._turned(query_BNTH, positions), _HEADS)
         out_BNTH = dot_product_attention(query_BNTH, keys, mask, self.kernel)
         out_BTD = constrain(self.out(out_BNTH), ("batch", "length", "activation_embed"))
         return checkpoint_name(out_BTD, "output")
+
+    def _key_value(
+        self, key_BNSH: jax.Array, value_BNSH: jax.Array, positions: jax.Array | None
+    ) -> KeyValue:
+        if self.norm is not None:
+            key_BNSH = self.key_norm(key_BNSH).astype(self.dtype)
+        key_BNSH = self._turned(key_BNSH, positions)
+        return KeyValue(key=constrain(key_BNSH, _HEADS), value=constrain(value_BNSH, _HEADS))
+
+    def _turned(self, heads_BNTH: jax.Array, positions: jax.Array | None) -> jax.Array:
+        if self.rotate is None:
+            return heads_BNTH
+        if positions is None:
+            positions = jnp.arange(heads_BNTH.shape[2])
+        return self.rotate(heads_BNTH, positions).astype(self.dtype)
 
 
 _HEADS = ("batch", "activation_heads", "length", "head_dim")
 
 
-def _key_value(key_BNSH: jax.Array, value_BNSH: jax.Array) -> KeyValue:
-    return KeyValue(key=constrain(key_BNSH, _HEADS), value=constrain(value_BNSH, _HEADS))
+class SelfAttention(Attention):
+    """Attention of a sequence to itself, as a part of a block.
+
+    Attributes:
+      pattern: what a slot sees, also step by step; None: what the context's `mask` says, whole
+        sequences alone.
+    """
+
+    pattern: AttentionPattern | None = None
+
+    def whole(self, x_BTD: jax.Array, inputs: Inputs) -> jax.Array:
+        """All T slots at once."""
+        if self.pattern is None:
+            return self(x_BTD, None, inputs.named("mask"))
+        return self(x_BTD, None, Seen(self.pattern, inputs.layer))
+
+    def start(self, inputs: Inputs, rows: int, length: int) -> KeyValue:
+        """A cache for `length` slots, as a ring of what the pattern looks back on."""
+        window = self.pattern.window(length, inputs.layer)
+        return empty_key_value(rows, window, self.num_heads, self.head_dim, self.dtype)
+
+    def step(
+        self, x_B1D: jax.Array, past: KeyValue, index: jax.Array, inputs: Inputs
+    ) -> tuple[jax.Array, KeyValue]:
+        """Writes slot `index` into the ring and attends from it to what it sees there."""
+        window, position = past.key.shape[2], index[..., None]
+        with jax.named_scope("cache_update"):
+            past = past.write(index % window, self.key_value(x_B1D, position))
+        mask = ring_mask(self.pattern, window, index, inputs.layer)
+        mask = mask[:, None, None] if index.ndim else mask[None, None, None]
+        return self.attend(x_B1D, past, mask, position), past
+
+
+class CrossAttention(Attention):
+    """Attention to another sequence of the context, as a part of a block.
+
+    Attributes:
+      source: its name in the context, [B, S, D]; `SOURCE_mask` beside it says what of it is seen.
+    """
+
+    source: str = "text"
+
+    def whole(self, x_BTD: jax.Array, inputs: Inputs) -> jax.Array:
+        """All T slots at once."""
+        return self(x_BTD, inputs.context[self.source], inputs.named(f"{self.source}_mask"))
+
+    def start(self, inputs: Inputs, rows: int, length: int) -> KeyValue:
+        """Keys and values of P sources, computed once for all pictures and slots of each."""
+        del rows, length
+        return self.key_value(inputs.context[self.source])
+
+    def step(
+        self, x_B1D: jax.Array, keys: KeyValue, index: jax.Array, inputs: Inputs
+    ) -> tuple[jax.Array, KeyValue]:
+        """One slot. Rows of one source stand together in the batch."""
+        del index
+        # They look at it together, as if they were slots of one sequence.
+        x_PnD = jnp.reshape(x_B1D, (keys.key.shape[0], -1, x_B1D.shape[-1]))
+        seen_PnD = self.attend(x_PnD, keys, inputs.named(f"{self.source}_mask"))
+        return jnp.reshape(seen_PnD, x_B1D.shape), keys

@@ -1,23 +1,23 @@
-"""Transformer blocks: normalise, attend or transform, add (pre-LN)."""
+"""Transformer blocks: lists of residual parts, and the one walk through their caches."""
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
-import flax.struct
 import jax
 import jax.numpy as jnp
 
 from babeldraw.config import require
-from babeldraw.layers.attention import Attention, KeyValue, empty_key_value
+from babeldraw.layers.attention import CrossAttention, SelfAttention
 from babeldraw.layers.dropout import dropout
 from babeldraw.layers.feed_forward import ACTIVATIONS, FeedForward
-from babeldraw.layers.kernels import KERNELS, Seen
+from babeldraw.layers.inputs import Inputs
+from babeldraw.layers.kernels import KERNELS
 from babeldraw.layers.linear import LayerNorm
-from babeldraw.layers.masks import AttentionPattern, Causal, ring_mask
-from babeldraw.layers.stack import POLICIES
+from babeldraw.layers.masks import AttentionPattern
+from babeldraw.layers.stack import POLICIES, Stack
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 # Fields of `TransformerConfig` that say how a network is computed and not what it is: a run may
@@ -39,8 +39,8 @@ class TransformerConfig:
 
     Attributes:
       blocks, heads, dim, hidden: number of blocks, attention heads, D and F.
-      dropout: rate, on the output of each attention and feed-forward; `CausalBlock` drops more.
-      activation: of the feed-forward: relu, gelu or tanh.
+      dropout: rate, on the output of each attention and feed-forward.
+      activation: of the feed-forward: relu, gelu, gelu_exact, silu or tanh.
       bias: biases in the feed-forward.
       dtype: of attention projections, feed-forward and the residual stream: float32 or bfloat16.
         Norms and softmax are float32 always.
@@ -89,167 +89,226 @@ class TransformerConfig:
         return self.dim // self.heads
 
 
-def _attention(config: TransformerConfig) -> Attention:
-    return Attention(config.heads, config.head_dim, config.dim, DTYPES[config.dtype], config.kernel)
+@dataclasses.dataclass(frozen=True)
+class Residual:
+    """A part of a block: x + dropout(after(layer(before(x)))).
+
+    Pre-norm has `before`, post-norm `rejoin`, a sandwich `before` and `after`.
+
+    Attributes:
+      name: of the layer's parameters.
+      layer: makes the layer, with `whole`, `start` and `step` as of `attention.SelfAttention`.
+      norm: of the parameters of its norms.
+      before: makes the norm of what the layer reads; None: none.
+      after: makes the norm of what it gives; None: none.
+      rejoin: makes the norm of the sum; None: none.
+      hidden_dropout: what lies inside the layer is dropped too, as in VIM's feed-forward.
+    """
+
+    name: str
+    layer: Callable[[], nn.Module]
+    norm: str
+    before: Callable[[], nn.Module] | None = LayerNorm
+    after: Callable[[], nn.Module] | None = None
+    rejoin: Callable[[], nn.Module] | None = None
+    hidden_dropout: bool = False
 
 
-def _feed_forward(config: TransformerConfig) -> FeedForward:
-    return FeedForward(
-        config.dim, config.hidden, config.activation, config.bias, DTYPES[config.dtype]
-    )
+class Block(nn.Module):
+    """Parts one after another; whole sequences, or one slot at a time through caches.
 
+    Attributes:
+      parts: what it is made of.
+      dropout: rate, on the output of each part.
+    """
 
-class EncoderBlock(nn.Module):
-    """Self-attention and feed-forward."""
-
-    config: TransformerConfig
-
-    def setup(self):
-        self.attention_norm, self.ffn_norm = LayerNorm(), LayerNorm()
-        self.attention = _attention(self.config)
-        self.ffn = _feed_forward(self.config)
-
-    def __call__(
-        self, x_BTD: jax.Array, mask: jax.Array | None, keys: jax.Array | None = None
-    ) -> jax.Array:
-        add = functools.partial(_add, self.config.dropout, keys)
-        y_BTD = self.attention_norm(x_BTD)
-        x_BTD = add(x_BTD, self.attention(y_BTD, None, mask), 0)
-        return add(x_BTD, self.ffn(self.ffn_norm(x_BTD)), 1)
-
-
-@flax.struct.dataclass
-class DecoderCache:
-    """What one decoder block keeps between steps: its own past, as a ring, and the text."""
-
-    past: KeyValue
-    text: KeyValue
-
-
-class DecoderBlock(nn.Module):
-    """Causal self-attention, attention to the text, feed-forward."""
-
-    config: TransformerConfig
-    pattern: AttentionPattern = Causal()
+    parts: tuple[Residual, ...]
+    dropout: float = 0.0
 
     def setup(self):
-        self.self_norm, self.text_norm, self.ffn_norm = LayerNorm(), LayerNorm(), LayerNorm()
-        self.self_attention = _attention(self.config)
-        self.text_attention = _attention(self.config)
-        self.ffn = _feed_forward(self.config)
+        for part in self.parts:
+            setattr(self, part.name, part.layer())
+            for suffix, norm in (
+                ("", part.before),
+                ("_after", part.after),
+                ("_rejoin", part.rejoin),
+            ):
+                if norm is not None:
+                    setattr(self, part.norm + suffix, norm())
 
     def __call__(
         self,
         x_BTD: jax.Array,
-        text_BSD: jax.Array,
-        text_mask: jax.Array,
+        context: Mapping[str, Any] | None = None,
         keys: jax.Array | None = None,
         layer: jax.Array | int = 0,
     ) -> jax.Array:
-        """All T slots at once, as in training."""
-        add = functools.partial(_add, self.config.dropout, keys)
-        mask = Seen(self.pattern, layer)
-        y_BTD = self.self_norm(x_BTD)
-        x_BTD = add(x_BTD, self.self_attention(y_BTD, None, mask), 0)
-        y_BTD = self.text_norm(x_BTD)
-        x_BTD = add(x_BTD, self.text_attention(y_BTD, text_BSD, text_mask), 1)
-        return add(x_BTD, self.ffn(self.ffn_norm(x_BTD)), 2)
+        """All T slots at once, as in training.
+
+        Args:
+          x_BTD: the residual stream.
+          context: arrays by name, as the parts ask for them.
+          keys: of dropout, one per example; None: no dropout.
+          layer: number of the block.
+        """
+        inner = functools.partial(dropout, rate=self.dropout, keys_B=keys, place=len(self.parts))
+        for place, part in enumerate(self.parts):
+            inputs = Inputs(context or {}, layer, inner if part.hidden_dropout else None)
+            y_BTD = getattr(self, part.name).whole(self._read(part, x_BTD), inputs)
+            x_BTD = self._joined(part, x_BTD, y_BTD, self.dropout, keys, place)
+        return x_BTD
 
     def empty_cache(
-        self, text_PSD: jax.Array, samples: int, length: int, layer: int
-    ) -> DecoderCache:
-        """A cache for `length` slots of `samples` pictures of each of P texts.
-
-        The texts' keys and values are computed here, once.
-        """
-        rows = text_PSD.shape[0] * samples
-        past = _empty_past(self.config, self.pattern, rows, length, layer)
-        return DecoderCache(past=past, text=self.text_attention.key_value(text_PSD))
+        self, context: Mapping[str, Any], rows: int, length: int, layer: int
+    ) -> tuple[Any, ...]:
+        """What each part keeps between steps, for `length` slots of `rows` rows."""
+        inputs = Inputs(context, layer)
+        return tuple(getattr(self, part.name).start(inputs, rows, length) for part in self.parts)
 
     def step(
         self,
         x_B1D: jax.Array,
-        cache: DecoderCache,
+        caches: tuple[Any, ...],
         index: jax.Array,
-        text_mask: jax.Array,
+        context: Mapping[str, Any],
         layer: int = 0,
-    ) -> tuple[jax.Array, DecoderCache]:
-        """One slot, `index` (int32 scalar). Rows of one text stand together in the batch."""
-        add = functools.partial(_add, 0.0, None)
-        y_B1D, past = _look_back(
-            self.self_attention, self.self_norm(x_B1D), cache.past, index, self.pattern, layer
-        )
-        x_B1D = add(x_B1D, y_B1D, 0)
-        # The pictures of one text look at it together, as if they were slots of one sequence.
-        y_PnD = jnp.reshape(self.text_norm(x_B1D), (cache.text.key.shape[0], -1, x_B1D.shape[-1]))
-        seen_PnD = self.text_attention.attend(y_PnD, cache.text, text_mask)
-        x_B1D = add(x_B1D, jnp.reshape(seen_PnD, x_B1D.shape), 1)
-        return add(x_B1D, self.ffn(self.ffn_norm(x_B1D)), 2), cache.replace(past=past)
+    ) -> tuple[jax.Array, tuple[Any, ...]]:
+        """One slot, `index`: int32 [], or [B] where rows stand at different places."""
+        inputs, kept = Inputs(context, layer), []
+        for place, (part, cache) in enumerate(zip(self.parts, caches, strict=True)):
+            y_B1D = self._read(part, x_B1D)
+            y_B1D, cache = getattr(self, part.name).step(y_B1D, cache, index, inputs)
+            x_B1D = self._joined(part, x_B1D, y_B1D, 0.0, None, place)
+            kept.append(cache)
+        return x_B1D, tuple(kept)
 
+    def _read(self, part: Residual, x_BTD: jax.Array) -> jax.Array:
+        return x_BTD if part.before is None else getattr(self, part.norm)(x_BTD)
 
-class CausalBlock(nn.Module):
-    """Causal self-attention and feed-forward: a decoder-only model's block.
-
-    Dropout as in VIM: on the output of attention, on the feed-forward's activation and its output.
-    """
-
-    config: TransformerConfig
-    pattern: AttentionPattern = Causal()
-
-    def setup(self):
-        self.attention_norm, self.ffn_norm = LayerNorm(), LayerNorm()
-        self.attention = _attention(self.config)
-        self.ffn = _feed_forward(self.config)
-
-    def __call__(
-        self, x_BTD: jax.Array, keys: jax.Array | None = None, layer: jax.Array | int = 0
+    def _joined(
+        self,
+        part: Residual,
+        x_BTD: jax.Array,
+        y_BTD: jax.Array,
+        rate: float,
+        keys: jax.Array | None,
+        place: int,
     ) -> jax.Array:
-        """All T slots at once, as in training."""
-        add = functools.partial(_add, self.config.dropout, keys)
-        mask = Seen(self.pattern, layer)
-        y_BTD = self.attention_norm(x_BTD)
-        x_BTD = add(x_BTD, self.attention(y_BTD, None, mask), 0)
-        drop = functools.partial(dropout, rate=self.config.dropout, keys_B=keys, place=2)
-        return add(x_BTD, self.ffn(self.ffn_norm(x_BTD), drop), 1)
-
-    def empty_cache(self, batch: int, length: int, layer: int) -> KeyValue:
-        """A cache for `length` slots, as a ring."""
-        return _empty_past(self.config, self.pattern, batch, length, layer)
-
-    def step(
-        self, x_B1D: jax.Array, cache: KeyValue, index: jax.Array, layer: int = 0
-    ) -> tuple[jax.Array, KeyValue]:
-        """One slot, `index` (int32 scalar)."""
-        y_B1D, past = _look_back(
-            self.attention, self.attention_norm(x_B1D), cache, index, self.pattern, layer
-        )
-        x_B1D = _add(0.0, None, x_B1D, y_B1D, 0)
-        return _add(0.0, None, x_B1D, self.ffn(self.ffn_norm(x_B1D)), 1), past
+        """The residual sum, in the type of x."""
+        if part.after is not None:
+            y_BTD = getattr(self, f"{part.norm}_after")(y_BTD)
+        x_BTD = x_BTD + dropout(y_BTD.astype(x_BTD.dtype), rate, keys, place)
+        if part.rejoin is None:
+            return x_BTD
+        return getattr(self, f"{part.norm}_rejoin")(x_BTD).astype(x_BTD.dtype)
 
 
-def _empty_past(
-    config: TransformerConfig, pattern: AttentionPattern, rows: int, length: int, layer: int
-) -> KeyValue:
-    window = pattern.window(length, layer)
-    return empty_key_value(rows, window, config.heads, config.head_dim, DTYPES[config.dtype])
+# ------------------------------------------------------------------ parts as a config says
 
 
-def _look_back(
-    attention: Attention,
-    y_B1D: jax.Array,
-    past: KeyValue,
+def self_attention(
+    config: TransformerConfig, pattern: AttentionPattern | None = None, **options: Any
+) -> Callable[[], nn.Module]:
+    """Makes a block's attention to itself; `options` are further fields of `SelfAttention`."""
+    return functools.partial(SelfAttention, **_sizes(config), pattern=pattern, **options)
+
+
+def cross_attention(
+    config: TransformerConfig, source: str = "text", **options: Any
+) -> Callable[[], nn.Module]:
+    """Makes a block's attention to a source of the context."""
+    return functools.partial(CrossAttention, **_sizes(config), source=source, **options)
+
+
+def feed_forward(config: TransformerConfig, **options: Any) -> Callable[[], nn.Module]:
+    """Makes a block's feed-forward."""
+    return functools.partial(
+        FeedForward,
+        config.dim,
+        config.hidden,
+        config.activation,
+        config.bias,
+        DTYPES[config.dtype],
+        **options,
+    )
+
+
+def _sizes(config: TransformerConfig) -> dict[str, Any]:
+    return {
+        "num_heads": config.heads,
+        "head_dim": config.head_dim,
+        "dim": config.dim,
+        "dtype": DTYPES[config.dtype],
+        "kernel": config.kernel,
+    }
+
+
+def encoder_parts(config: TransformerConfig) -> tuple[Residual, ...]:
+    """Self-attention, to what the context's `mask` says, and feed-forward; pre-norm."""
+    return (
+        Residual("attention", self_attention(config), "attention_norm"),
+        Residual("ffn", feed_forward(config), "ffn_norm"),
+    )
+
+
+def decoder_parts(
+    config: TransformerConfig, pattern: AttentionPattern, source: str
+) -> tuple[Residual, ...]:
+    """Self-attention by a pattern, attention to a source, feed-forward; pre-norm."""
+    return (
+        Residual("self_attention", self_attention(config, pattern), "self_norm"),
+        Residual("cross_attention", cross_attention(config, source), "cross_norm"),
+        Residual("ffn", feed_forward(config), "ffn_norm"),
+    )
+
+
+def make_stack(
+    parts: tuple[Residual, ...], config: TransformerConfig, name: str | None = None
+) -> Stack:
+    """The stack that a config describes, of blocks of these parts."""
+    return Stack(
+        functools.partial(Block, parts, config.dropout),
+        config.blocks,
+        config.scan,
+        config.remat,
+        DTYPES[config.dtype],
+        numbered=True,
+        name=name,
+    )
+
+
+def through(
+    stack: Stack,
+    x_B1D: jax.Array,
+    caches: tuple[Any, ...],
     index: jax.Array,
-    pattern: AttentionPattern,
-    layer: int,
-) -> tuple[jax.Array, KeyValue]:
-    """Writes slot `index` into the ring and attends from it to what it sees there."""
-    window = past.key.shape[2]
-    with jax.named_scope("cache_update"):
-        past = past.write(index % window, attention.key_value(y_B1D))
-    mask = ring_mask(pattern, window, index, layer)[None, None, None]
-    return attention.attend(y_B1D, past, mask), past
+    context: Mapping[str, Any],
+) -> tuple[jax.Array, tuple[Any, ...]]:
+    """One slot through all blocks of a stack.
+
+    Args:
+      stack: of `make_stack`, bound.
+      x_B1D: the slot's input.
+      caches: of each block.
+      index: which slot, int32 [], or [B] where rows stand at different places.
+      context: arrays by name.
+    """
+    block, after = stack.block, []
+    x_B1D = x_B1D.astype(stack.dtype)
+    for layer, params in enumerate(stack.layers()):
+        x_B1D, cache = block.apply(
+            {"params": params}, x_B1D, caches[layer], index, context, layer, method="step"
+        )
+        after.append(cache)
+    return x_B1D, tuple(after)
 
 
-def _add(rate: float, keys: jax.Array | None, x: jax.Array, y: jax.Array, place: int) -> jax.Array:
-    """The residual sum, in the type of x."""
-    return x + dropout(y.astype(x.dtype), rate, keys, place)
+def empty_caches(
+    stack: Stack, context: Mapping[str, Any], rows: int, length: int
+) -> tuple[tuple[Any, ...], ...]:
+    """A cache for each block of a stack; see `Block.empty_cache`."""
+    block = stack.block
+    return tuple(
+        block.apply({"params": params}, context, rows, length, layer, method="empty_cache")
+        for layer, params in enumerate(stack.layers())
+    )

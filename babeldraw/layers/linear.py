@@ -62,6 +62,11 @@ class Einsum(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         return products(x, self)[0]
 
+    def _spread(self, offset: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+        """The bias over all that the weight does not make."""
+        own = tuple(1 if dim is None else self.shape[dim] for dim in self._made)
+        return jnp.broadcast_to(offset.reshape(own), shape)
+
     @property
     def _made(self) -> tuple[int | None, ...]:
         """Of each dimension of the output, that of the weight which it is, or None."""
@@ -89,7 +94,7 @@ def products(x: jax.Array, *layers: Einsum) -> tuple[jax.Array, ...]:
         tuple(layer._made for layer in layers),
     )
     return tuple(
-        y + jnp.broadcast_to(layer.offset.astype(dtype), y.shape) if layer.bias else y
+        y + layer._spread(layer.offset.astype(dtype), y.shape) if layer.bias else y
         for layer, y in zip(layers, made, strict=True)
     )
 
@@ -154,21 +159,42 @@ class Embedding(nn.Module):
 
 
 class LayerNorm(nn.Module):
-    """Layer normalisation over the last dimension, computed and returned in float32."""
+    """Layer normalisation over the last dimension, computed and returned in float32.
+
+    Attributes:
+      epsilon: added to the variance.
+      axis: logical axis of the scale.
+    """
 
     epsilon: float = 1e-6
+    axis: str = "embed"
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         dim = x.shape[-1]
         scale = self.param(
-            "scale", nn.with_logical_partitioning(nn.initializers.ones, ("embed",)), (dim,)
+            "scale", nn.with_logical_partitioning(nn.initializers.ones, (self.axis,)), (dim,)
         )
         bias = self.param(
-            "bias", nn.with_logical_partitioning(nn.initializers.zeros, ("embed",)), (dim,)
+            "bias", nn.with_logical_partitioning(nn.initializers.zeros, (self.axis,)), (dim,)
         )
         x = x.astype(jnp.float32)
         mean = jnp.mean(x, axis=-1, keepdims=True)
         variance = jnp.mean(jnp.square(x - mean), axis=-1, keepdims=True)
         y = (x - mean) * jax.lax.rsqrt(variance + self.epsilon)
         return y * jnp.broadcast_to(scale, x.shape) + jnp.broadcast_to(bias, x.shape)
+
+
+class RMSNorm(nn.Module):
+    """x / sqrt(mean(x^2) + epsilon) times a scale (Zhang and Sennrich, 2019), in float32."""
+
+    epsilon: float = 1e-6
+    axis: str = "embed"
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        init = nn.with_logical_partitioning(nn.initializers.ones, (self.axis,))
+        scale = self.param("scale", init, x.shape[-1:])
+        x = x.astype(jnp.float32)
+        squares = jnp.mean(jnp.square(x), axis=-1, keepdims=True)
+        return x * jax.lax.rsqrt(squares + self.epsilon) * jnp.broadcast_to(scale, x.shape)

@@ -178,10 +178,18 @@ def dense_mask(pattern: AttentionPattern, length: int, layer: Slots = 0) -> jax.
 
 
 def ring_mask(pattern: AttentionPattern, window: int, index: jax.Array, layer: Slots) -> jax.Array:
-    """bool [W]: which places of a ring of `window` slots slot `index` sees.
+    """bool [W], or [B, W]: which places of a ring of `window` slots slot `index` sees.
 
     Slot t is written at place t modulo the window; what it sees lies among the newest `window`.
+
+    Args:
+      pattern: what a slot sees.
+      window: W, of the ring.
+      index: int32 [], or [B], a slot of each row.
+      layer: number of the block.
     """
+    if index.ndim:
+        return jax.vmap(lambda one: ring_mask(pattern, window, one, layer))(index)
     age_W = (index - jnp.arange(window)) % window
     slot_W = index - age_W
     return (slot_W >= 0) & pattern.sees(index, slot_W, layer)

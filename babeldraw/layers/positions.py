@@ -1,4 +1,6 @@
-"""Learned positions, added to token embeddings."""
+"""Positions: learned and added to token embeddings, or turning queries and keys."""
+
+import dataclasses
 
 import flax.linen as nn
 import jax
@@ -40,3 +42,50 @@ class GridPositions(nn.Module):
         column_wD = _table(self, "column", w, self.dim, self.stddev)
         grid_hwD = row_hD[:, None, :] + column_wD[None, :, :]
         return jnp.reshape(grid_hwD, (h * w, self.dim))
+
+
+def at_slot(positions_TD: jax.Array, index: jax.Array) -> jax.Array:
+    """The vector of a slot, [1, 1, D], of int32 []; of int32 [B] those of each row, [B, 1, D]."""
+    if index.ndim:
+        return jnp.take(positions_TD, index, axis=0)[:, None]
+    return jax.lax.dynamic_slice_in_dim(positions_TD, index, 1)[None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Rotary:
+    """Turns pairs of a head's values by angles that grow with the position (RoPE).
+
+    Su et al., "RoFormer", 2021: products of queries and keys then tell how far apart they stand.
+
+    Attributes:
+      grid: (h, w): the first half of a head is turned by rows, the second by columns, as LlamaGen
+        does; (): all of it by the position itself.
+      base: the slowest pair turns once in about 2 pi times so many positions.
+      interleaved: pairs are neighbours, (0, 1), (2, 3), ...; else the halves' values, (0, H / 2),
+        (1, H / 2 + 1), ...
+    """
+
+    grid: tuple[int, ...] = ()
+    base: float = 10_000.0
+    interleaved: bool = True
+
+    def __call__(self, heads_BNTH: jax.Array, positions: jax.Array) -> jax.Array:
+        """Queries or keys, turned, float32; `positions` are int32 [T] or [B, T]."""
+        pairs = heads_BNTH.shape[-1] // 2
+        axes = [positions]
+        if self.grid:
+            axes = [positions // self.grid[1], positions % self.grid[1]]
+        each = pairs // len(axes)
+        rates = self.base ** (-jnp.arange(each, dtype=jnp.float32) / each)
+        angles = [jnp.einsum("...T,P->...TP", axis.astype(jnp.float32), rates) for axis in axes]
+        angles = jnp.concatenate(angles, axis=-1)
+        angles = angles[None, None] if positions.ndim == 1 else angles[:, None]
+        cos, sin = jnp.cos(angles), jnp.sin(angles)
+        x = heads_BNTH.astype(jnp.float32)
+        if self.interleaved:
+            pairs_of = x.reshape(*x.shape[:-1], pairs, 2)
+            a, b = pairs_of[..., 0], pairs_of[..., 1]
+            turned = jnp.stack([a * cos - b * sin, a * sin + b * cos], axis=-1)
+            return turned.reshape(x.shape)
+        a, b = jnp.split(x, 2, axis=-1)
+        return jnp.concatenate([a * cos - b * sin, a * sin + b * cos], axis=-1)

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 
 from babeldraw.layers.dropout import fold
 from babeldraw.sharding.constraint import constrain, divisible, is_names, logical_axes
+from babeldraw.sharding.context import PerExample, arrays
 from babeldraw.sharding.layout import current
 from babeldraw.sharding.pipeline import pipeline
 from babeldraw.sharding.rules import partition_spec
@@ -43,8 +44,8 @@ class Stack(nn.Module):
 
     Attributes:
       make_block: makes one block; called with `parent=None`. A block is called with
-        `(x, *context, keys=)`, `keys` being those of dropout, one per example, or None, and returns
-        the next x.
+        `(x, context, keys=)`: the stack's context as arrays, and keys of dropout, one per example,
+        or None; it returns the next x.
       num_layers: number of blocks.
       scan: loop over one compiled block, or write all blocks out.
       remat: name in `POLICIES`. A pipeline recomputes in full whatever this says.
@@ -60,22 +61,31 @@ class Stack(nn.Module):
     numbered: bool = False
 
     @nn.compact
-    def __call__(self, x: jax.Array, *context: Any, keys: jax.Array | None = None) -> jax.Array:
-        """x: float [B, ...]; context: arrays or None; keys: of dropout, [B], or None."""
-        x = x.astype(self.dtype)
-        stacked = self._parameters(x, *context)
+    def __call__(
+        self, x: jax.Array, context: Any = None, keys: jax.Array | None = None
+    ) -> jax.Array:
+        """All blocks, one after another.
+
+        Args:
+          x: float [B, ...].
+          context: a tree of arrays that say whose they are, see `sharding.context`; None: none.
+          keys: of dropout, [B], or None.
+        """
+        x, said = x.astype(self.dtype), context
+        context = arrays(said)
+        stacked = self._parameters(x, context)
         layout = current()
         if layout is not None and layout.pipelined and not self.is_initializing():
-            return self._pipelined(stacked, x, context, keys, layout)
+            return self._pipelined(stacked, x, said, keys, layout)
         if layout is not None and not isinstance(stacked, tuple):
-            per_layer_axes = self._axes(x, *context)
+            per_layer_axes = self._axes(x, context)
             if not layout.preset.gather_per_layer:
                 stacked = _used(stacked, per_layer_axes, "layers")
 
         def apply(x, layer):
             params, index = layer
             if layout is not None and layout.preset.gather_per_layer:
-                params = _used(params, self._axes(x, *context))
+                params = _used(params, self._axes(x, context))
             return self._apply(params, index, x, context, keys), None
 
         if self.remat != "none":
@@ -97,10 +107,11 @@ class Stack(nn.Module):
 
     def _apply(self, params, index, x, context, keys):
         number = {"layer": index} if self.numbered else {}
-        return self.block.apply({"params": params}, x, *context, keys=fold(keys, index), **number)
+        return self.block.apply({"params": params}, x, context, keys=fold(keys, index), **number)
 
-    def _pipelined(self, stacked, x, context, keys, layout):
-        axes = jax.tree.map(lambda n: ("layers", *n), self._axes(x, *context), is_leaf=is_names)
+    def _pipelined(self, stacked, x, said, keys, layout):
+        axes = self._axes(x, arrays(said))
+        axes = jax.tree.map(lambda names: ("layers", *names), axes, is_leaf=is_names)
         specs = jax.tree.map(
             lambda names, leaf: divisible(
                 partition_spec(names, layout.preset.stored), leaf.shape, layout.mesh
@@ -115,8 +126,8 @@ class Stack(nn.Module):
             keys = None if raw is None else jax.random.wrap_key_data(raw)
             return self._apply(params, index, x, context, keys)
 
-        raw = None if keys is None else jax.random.key_data(keys)
-        return pipeline(layer, stacked, specs, x, (context, raw), layout, self.dtype)
+        raw = None if keys is None else PerExample(jax.random.key_data(keys))
+        return pipeline(layer, stacked, specs, x, (said, raw), layout, self.dtype)
 
     def _axes(self, *inputs: Any) -> Any:
         """Logical axes of one block's parameters."""

@@ -6,7 +6,6 @@ parameter counts: see `docs/unconfirmed.md`.
 """
 
 import dataclasses
-import functools
 from typing import Any
 
 import flax.linen as nn
@@ -17,17 +16,20 @@ import jax.numpy as jnp
 from babeldraw.config import require
 from babeldraw.layers.block import (
     DTYPES,
-    DecoderBlock,
-    DecoderCache,
-    EncoderBlock,
     TransformerConfig,
+    decoder_parts,
+    empty_caches,
+    encoder_parts,
+    make_stack,
+    through,
 )
 from babeldraw.layers.dropout import fold
 from babeldraw.layers.linear import Embedding, LayerNorm, Logits
 from babeldraw.layers.masks import AttentionConfig, padding_mask
-from babeldraw.layers.positions import GridPositions, LearnedPositions
-from babeldraw.layers.stack import Stack, read_type, unstack
+from babeldraw.layers.positions import GridPositions, LearnedPositions, at_slot
+from babeldraw.layers.stack import read_type, unstack
 from babeldraw.sharding.constraint import constrain
+from babeldraw.sharding.context import PerExample
 from babeldraw.tokenizers.base import Codes
 
 
@@ -61,7 +63,7 @@ class BabeldrawConfig:
 class Cache:
     """What decoding keeps between steps: a cache per block and the text's mask."""
 
-    blocks: tuple[DecoderCache, ...]
+    blocks: tuple[Any, ...]
     text_mask: jax.Array
 
 
@@ -77,15 +79,9 @@ class TextEncoder(nn.Module):
         positions_SD = LearnedPositions(self.config.text_length, config.dim, name="positions")()
         x_BSD = x_BSD + positions_SD[None, : text_BS.shape[1]]
         x_BSD = constrain(x_BSD, ("batch", "length", "activation_embed"))
-        stack = Stack(
-            functools.partial(EncoderBlock, config),
-            config.blocks,
-            config.scan,
-            config.remat,
-            DTYPES[config.dtype],
-            name="stack",
-        )
-        x_BSD = stack(x_BSD, padding_mask(text_BS), keys=fold(keys, 0))
+        stack = make_stack(encoder_parts(config), config, "stack")
+        seen = {"mask": PerExample(padding_mask(text_BS))}
+        x_BSD = stack(x_BSD, seen, keys=fold(keys, 0))
         return LayerNorm(name="norm")(x_BSD)
 
 
@@ -105,14 +101,7 @@ class ImageDecoder(nn.Module):
         # One more row than codes: the start of the sequence.
         self.embed = Embedding(self.codes.vocab_size + 1, config.dim, axis=None)
         self.positions = GridPositions(self.codes.shape, config.dim)
-        self.stack = Stack(
-            functools.partial(DecoderBlock, config, pattern),
-            config.blocks,
-            config.scan,
-            config.remat,
-            DTYPES[config.dtype],
-            numbered=True,
-        )
+        self.stack = make_stack(decoder_parts(config, pattern, "text"), config)
         self.norm = LayerNorm()
         self.logits = Logits.make(config.dim, self.codes.vocab_size)
 
@@ -129,37 +118,22 @@ class ImageDecoder(nn.Module):
         x_BTD = constrain(x_BTD, ("batch", "length", "activation_embed"))
         # Read by every block: kept in the blocks' own type.
         text_BSD = text_BSD.astype(self.stack.dtype)
-        x_BTD = self.stack(x_BTD, text_BSD, text_mask, keys=fold(keys, 1))
+        context = {"text": PerExample(text_BSD), "text_mask": PerExample(text_mask)}
+        x_BTD = self.stack(x_BTD, context, keys=fold(keys, 1))
         return self.logits(self.norm(x_BTD))
 
     def empty_cache(self, text_PSD: jax.Array, text_mask: jax.Array, samples: int) -> Cache:
-        blocks = tuple(
-            self.stack.block.apply(
-                {"params": params}, text_PSD, samples, self.codes.length, i, method="empty_cache"
-            )
-            for i, params in enumerate(self.stack.layers())
-        )
+        rows = text_PSD.shape[0] * samples
+        blocks = empty_caches(self.stack, {"text": text_PSD}, rows, self.codes.length)
         return Cache(blocks=blocks, text_mask=text_mask)
 
     def step(self, token_B: jax.Array, index: jax.Array, cache: Cache) -> tuple[jax.Array, Cache]:
         token_B = jnp.where(index == 0, self.codes.vocab_size, token_B)
-        position_1D = jax.lax.dynamic_slice_in_dim(self.positions(), index, 1)
-        x_B1D = self.embed(token_B)[:, None] + position_1D[None]
-        x_B1D = x_B1D.astype(self.stack.dtype)
-        block, blocks = self.stack.block, []
-        for i, params in enumerate(self.stack.layers()):
-            x_B1D, past = block.apply(
-                {"params": params},
-                x_B1D,
-                cache.blocks[i],
-                index,
-                cache.text_mask,
-                i,
-                method="step",
-            )
-            blocks.append(past)
+        x_B1D = self.embed(token_B)[:, None] + at_slot(self.positions(), index)
+        context = {"text_mask": cache.text_mask}
+        x_B1D, blocks = through(self.stack, x_B1D, cache.blocks, index, context)
         logits_BV = self.logits(self.norm(x_B1D))[:, 0]
-        return logits_BV, cache.replace(blocks=tuple(blocks))
+        return logits_BV, cache.replace(blocks=blocks)
 
 
 class Babeldraw(nn.Module):
@@ -199,7 +173,7 @@ class Babeldraw(nn.Module):
     def step(self, token_B: jax.Array, index: jax.Array, cache: Cache) -> tuple[jax.Array, Cache]:
         """Logits of token `index`, float32 [B, V], given token `index - 1` and the cache.
 
-        `index` is an int32 scalar in [0, T); at 0 the given token is ignored.
+        `index` is int32 in [0, T), [] or [B]; at 0 the given token is ignored.
         """
         return self.image_decoder.step(token_B, index, cache)
 

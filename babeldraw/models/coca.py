@@ -7,7 +7,6 @@ What the paper leaves open is in `docs/unconfirmed.md`.
 """
 
 import dataclasses
-import functools
 import math
 from typing import Any
 
@@ -18,13 +17,19 @@ import jax.numpy as jnp
 
 from babeldraw.config import require
 from babeldraw.layers.attention import Attention
-from babeldraw.layers.block import DTYPES, DecoderBlock, EncoderBlock, TransformerConfig
+from babeldraw.layers.block import (
+    DTYPES,
+    TransformerConfig,
+    decoder_parts,
+    encoder_parts,
+    make_stack,
+)
 from babeldraw.layers.dropout import fold
 from babeldraw.layers.linear import Einsum, Embedding, LayerNorm, Logits
 from babeldraw.layers.masks import Causal, dense_mask
 from babeldraw.layers.positions import GridPositions, LearnedPositions
-from babeldraw.layers.stack import Stack
 from babeldraw.sharding.constraint import constrain
+from babeldraw.sharding.context import PerExample
 from babeldraw.tokenizers.vit_vqgan import CHANNELS, to_patches
 
 # Rows of the table of marks.
@@ -117,8 +122,8 @@ class ImageEncoder(nn.Module):
         x_BTD = embed(to_patches(2 * images - 1, config.patch_size))
         x_BTD = x_BTD + GridPositions(config.grid, config.dim, name="positions")()[None]
         x_BTD = constrain(x_BTD, ("batch", "length", "activation_embed"))
-        block = functools.partial(EncoderBlock, config.image_encoder)
-        x_BTD = _stack(block, config.image_encoder, "stack")(x_BTD, None, keys=keys)
+        stack = make_stack(encoder_parts(config.image_encoder), config.image_encoder, "stack")
+        x_BTD = stack(x_BTD, keys=keys)
         return LayerNorm(name="norm")(x_BTD)
 
 
@@ -164,8 +169,8 @@ class UnimodalDecoder(nn.Module):
         positions_TD = LearnedPositions(length + 2, config.dim, name="positions")()
         x_BTD = jnp.concatenate([start_B1D, x_BSD, class_B1D], axis=1) + positions_TD[None]
         x_BTD = constrain(x_BTD, ("batch", "length", "activation_embed"))
-        block = functools.partial(EncoderBlock, config.unimodal)
-        return _stack(block, config.unimodal, "stack")(x_BTD, slot_mask(text_BS), keys=keys)
+        stack = make_stack(encoder_parts(config.unimodal), config.unimodal, "stack")
+        return stack(x_BTD, {"mask": PerExample(slot_mask(text_BS))}, keys=keys)
 
 
 def slot_mask(text_BS: jax.Array) -> jax.Array:
@@ -178,8 +183,7 @@ def slot_mask(text_BS: jax.Array) -> jax.Array:
 class MultimodalDecoder(nn.Module):
     """Slots of text [B, S, D] and a pooled picture [B, T, D] -> logits, float32 [B, S, V].
 
-    Its blocks are those of an image decoder with the sides exchanged: the parts called `text_` look
-    at the picture.
+    Its blocks are those of an image decoder with the sides exchanged.
     """
 
     config: CoCaConfig
@@ -189,9 +193,9 @@ class MultimodalDecoder(nn.Module):
         self, x_BSD: jax.Array, picture_BTD: jax.Array, keys: jax.Array | None = None
     ) -> jax.Array:
         config, dtype = self.config.multimodal, DTYPES[self.config.multimodal.dtype]
-        stack = _stack(functools.partial(DecoderBlock, config, Causal()), config, "stack")
+        stack = make_stack(decoder_parts(config, Causal(), "picture"), config, "stack")
         # No slot before the end of a text sees the padding after it.
-        x_BSD = stack(x_BSD, picture_BTD.astype(dtype), None, keys=keys)
+        x_BSD = stack(x_BSD, {"picture": PerExample(picture_BTD.astype(dtype))}, keys=keys)
         logits = Logits.make(config.dim, self.config.text_vocab_size, name="logits")
         return logits(LayerNorm(name="norm")(x_BSD))
 
@@ -282,12 +286,6 @@ class ContrastiveCaptioner:
 
     def embed_text(self, params: Any, text_BS: jax.Array) -> jax.Array:
         return self.network.apply({"params": params}, text_BS, method="embed_text")
-
-
-def _stack(make_block, config: TransformerConfig, name: str) -> Stack:
-    return Stack(
-        make_block, config.blocks, config.scan, config.remat, DTYPES[config.dtype], name=name
-    )
 
 
 def _unit(x_BQ: jax.Array) -> jax.Array:

@@ -7,7 +7,6 @@ prefix predicts the first image token.
 """
 
 import dataclasses
-import functools
 from typing import Any
 
 import flax.linen as nn
@@ -16,10 +15,20 @@ import jax
 import jax.numpy as jnp
 
 from babeldraw.config import require
-from babeldraw.layers.block import DTYPES, CausalBlock, TransformerConfig
+from babeldraw.layers.block import (
+    DTYPES,
+    Residual,
+    TransformerConfig,
+    empty_caches,
+    feed_forward,
+    make_stack,
+    self_attention,
+    through,
+)
 from babeldraw.layers.linear import Embedding, LayerNorm, Logits
-from babeldraw.layers.positions import GridPositions, LearnedPositions
-from babeldraw.layers.stack import Stack, read_type, unstack
+from babeldraw.layers.masks import Causal
+from babeldraw.layers.positions import GridPositions, LearnedPositions, at_slot
+from babeldraw.layers.stack import read_type, unstack
 from babeldraw.sharding.constraint import constrain
 from babeldraw.tokenizers.base import Codes
 
@@ -94,6 +103,18 @@ class TextPrefix(nn.Module):
         return Embedding(config.text_vocab_size, dim, name="embed")(text_BS) + positions_SD[None]
 
 
+def causal_parts(config: TransformerConfig) -> tuple[Residual, ...]:
+    """A decoder-only block's: causal self-attention and feed-forward, pre-norm.
+
+    Dropout as in the paper: on the output of attention, on the feed-forward's activation and its
+    output.
+    """
+    return (
+        Residual("attention", self_attention(config, Causal()), "attention_norm"),
+        Residual("ffn", feed_forward(config), "ffn_norm", hidden_dropout=True),
+    )
+
+
 class VIM(nn.Module):
     """Next-token logits, whole sequences or one step at a time; features of every block.
 
@@ -112,13 +133,7 @@ class VIM(nn.Module):
             self.prefix = TextPrefix(config)
         self.embed = Embedding(self.codes.vocab_size, decoder.dim)
         self.positions = GridPositions(self.codes.shape, decoder.dim)
-        self.stack = Stack(
-            functools.partial(CausalBlock, decoder),
-            decoder.blocks,
-            decoder.scan,
-            decoder.remat,
-            DTYPES[decoder.dtype],
-        )
+        self.stack = make_stack(causal_parts(decoder), decoder)
         self.norm = LayerNorm()
         self.logits = Logits.make(decoder.dim, self.codes.vocab_size)
 
@@ -163,17 +178,11 @@ class VIM(nn.Module):
         """A cache for `samples` pictures of each condition, in which the prefix is but its end."""
         prefix_BPD = jnp.repeat(self.prefix(condition), samples, axis=0).astype(self.stack.dtype)
         batch, length = prefix_BPD.shape[0], prefix_BPD.shape[1] - 1
-        block = self.stack.block
-        blocks = tuple(
-            block.apply(
-                {"params": params}, batch, length + self.codes.length, i, method="empty_cache"
-            )
-            for i, params in enumerate(self.stack.layers())
-        )
+        blocks = empty_caches(self.stack, {}, batch, length + self.codes.length)
 
         def step(blocks, slot):
             index, x_BD = slot
-            return self._through(x_BD[:, None], blocks, index)[1], None
+            return through(self.stack, x_BD[:, None], blocks, index, {})[1], None
 
         slots = jnp.arange(length), prefix_BPD[:, :-1].swapaxes(0, 1)
         blocks, _ = jax.lax.scan(step, blocks, slots)
@@ -182,16 +191,14 @@ class VIM(nn.Module):
     def step(self, token_B: jax.Array, index: jax.Array, cache: Cache) -> tuple[jax.Array, Cache]:
         """Logits of token `index`, float32 [B, V], given token `index - 1` and the cache.
 
-        `index` is an int32 scalar in [0, T); at 0 the given token is ignored.
+        `index` is int32 in [0, T), [] or [B]; at 0 the given token is ignored.
         """
-        before = jnp.maximum(index - 1, 0)
-        position_1D = jax.lax.dynamic_slice_in_dim(self.positions(), before, 1)
-        x_BD = self.embed(token_B) + jnp.broadcast_to(
-            position_1D, (token_B.shape[0], position_1D.shape[1])
-        )
-        x_BD = jnp.where(index == 0, cache.last_BD, x_BD.astype(self.stack.dtype))
+        position_B1D = at_slot(self.positions(), jnp.maximum(index - 1, 0))
+        x_B1D = (self.embed(token_B)[:, None] + position_B1D).astype(self.stack.dtype)
+        first = index[:, None, None] if index.ndim else index[None, None, None]
+        x_B1D = jnp.where(jnp.broadcast_to(first == 0, x_B1D.shape), cache.last_BD[:, None], x_B1D)
         prefix = self.config.text_length if isinstance(self.config, TextVIMConfig) else 1
-        x_B1D, blocks = self._through(x_BD[:, None], cache.blocks, prefix - 1 + index)
+        x_B1D, blocks = through(self.stack, x_B1D, cache.blocks, prefix - 1 + index, {})
         return self.logits(self.norm(x_B1D))[:, 0], cache.replace(blocks=blocks)
 
     def _slots(self, condition: jax.Array, image_BT: jax.Array) -> jax.Array:
@@ -199,18 +206,6 @@ class VIM(nn.Module):
         image_BTD = self.embed(image_BT) + self.positions()[None, : image_BT.shape[1]]
         x_BTD = jnp.concatenate([self.prefix(condition), image_BTD], axis=1)
         return constrain(x_BTD, ("batch", "length", "activation_embed"))
-
-    def _through(
-        self, x_B1D: jax.Array, caches: tuple[Any, ...], index: jax.Array
-    ) -> tuple[jax.Array, tuple[Any, ...]]:
-        """One slot through all blocks."""
-        block, after = self.stack.block, []
-        for i, params in enumerate(self.stack.layers()):
-            x_B1D, cache = block.apply(
-                {"params": params}, x_B1D, caches[i], index, i, method="step"
-            )
-            after.append(cache)
-        return x_B1D, tuple(after)
 
 
 @dataclasses.dataclass(frozen=True)

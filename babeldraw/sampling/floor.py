@@ -16,8 +16,8 @@ def bytes_per_token(params: Any, cache: Any) -> int:
     decoder = params["image_decoder"]
     blocks = tuple(
         # The text's keys and values were made at the start.
-        {name: part for name, part in block.items() if name != "text_attention"}
-        | {"text_attention": {name: block["text_attention"][name] for name in ("query", "out")}}
+        {name: part for name, part in block.items() if name != "cross_attention"}
+        | {"cross_attention": {name: block["cross_attention"][name] for name in ("query", "out")}}
         for block in decoder["stack"]["blocks"]
     )
     read = (blocks, decoder["norm"], decoder["logits"], cache)

@@ -26,6 +26,7 @@ from jax.sharding import PartitionSpec
 
 from babeldraw.config import require
 from babeldraw.sharding.constraint import without
+from babeldraw.sharding.context import Shared, is_said
 from babeldraw.sharding.layout import Layout, use
 from babeldraw.sharding.rules import entry_axes
 
@@ -84,7 +85,7 @@ def pipeline(
     stacked: Any,
     specs: Any,
     x: jax.Array,
-    context: tuple,
+    context: Any,
     layout: Layout,
     dtype: jnp.dtype,
     poison: bool = False,
@@ -96,8 +97,8 @@ def pipeline(
       stacked: its parameters, each with a leading dimension of layers.
       specs: where each of `stacked` lies between steps, a `PartitionSpec`.
       x: float [B, ...], the batch split over `data` and `stage`.
-      context: arrays or None; those with a leading dimension of B go with their examples (float
-        ones get a gradient), the others are the same for all.
+      context: a tree of arrays that say whose they are, see `sharding.context`; the layer gets the
+        arrays.
       layout: a pipelined one.
       dtype: matrices are read in this type; vectors stay as they are.
       poison: fills bubbles with NaN, for a test that they cannot leak.
@@ -114,7 +115,7 @@ def pipeline(
         f"{schedule.microbatches} microbatches do not divide; choose a multiple of "
         f"{groups * schedule.microbatches}",
     )
-    streams = _Streams.split(context, x.shape[0])
+    streams = _Streams.split(context)
     run = _Run(layer, schedule, layout, streams, specs, dtype, poison)
     return run(stacked, x, streams.floats, streams.others)
 
@@ -132,24 +133,21 @@ class _Streams:
     others: tuple = dataclasses.field(compare=False)
 
     @classmethod
-    def split(cls, context: tuple, batch: int) -> "_Streams":
-        leaves, structure = jax.tree.flatten(context)
+    def split(cls, context: Any) -> "_Streams":
+        said, structure = jax.tree.flatten(context, is_leaf=is_said)
 
         def kind(leaf):
-            if leaf.ndim == 0 or leaf.shape[0] != batch:
+            if isinstance(leaf, Shared):
                 return "shared"
-            return "float" if jnp.issubdtype(leaf.dtype, jnp.floating) else "other"
+            return "float" if jnp.issubdtype(leaf.array.dtype, jnp.floating) else "other"
 
-        kinds = tuple(map(kind, leaves))
-        for leaf, of in zip(leaves, kinds, strict=True):
-            if of == "shared" and jnp.issubdtype(leaf.dtype, jnp.floating):
-                raise TypeError("a float context without a batch dimension would get no gradient")
-        floats = tuple(leaf for leaf, of in zip(leaves, kinds, strict=True) if of == "float")
-        others = tuple(leaf for leaf, of in zip(leaves, kinds, strict=True) if of != "float")
+        kinds = tuple(map(kind, said))
+        floats = tuple(one.array for one, of in zip(said, kinds, strict=True) if of == "float")
+        others = tuple(one.array for one, of in zip(said, kinds, strict=True) if of != "float")
         return cls(structure, kinds, floats, others)
 
-    def join(self, floats: tuple, others: tuple) -> tuple:
-        """The context of these arrays."""
+    def join(self, floats: tuple, others: tuple) -> Any:
+        """The context of these arrays, as arrays."""
         floats, others = iter(floats), iter(others)
         leaves = [next(floats) if kind == "float" else next(others) for kind in self.kinds]
         return jax.tree.unflatten(self.structure, leaves)

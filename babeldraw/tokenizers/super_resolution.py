@@ -111,7 +111,7 @@ class WideBlock(nn.Module):
     config: SuperResolutionConfig
 
     @nn.compact
-    def __call__(self, x_BhwD: jax.Array, keys: None = None) -> jax.Array:
+    def __call__(self, x_BhwD: jax.Array, context: None, keys: None = None) -> jax.Array:
         config, dtype = self.config, DTYPES[self.config.dtype]
         wide = config.channels * config.expansion
         y_BhwF = nn.relu(WeightNormConv(wide, math.sqrt(2), dtype, name="expand")(x_BhwD))

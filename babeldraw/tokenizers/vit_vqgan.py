@@ -4,7 +4,6 @@ Yu et al., "Vector-quantized Image Modeling with Improved VQGAN", ICLR 2022.
 """
 
 import dataclasses
-import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,12 +12,17 @@ import jax
 import jax.numpy as jnp
 
 from babeldraw.config import require, to_dict
-from babeldraw.layers.block import DTYPES, EncoderBlock, TransformerConfig, without_computed
+from babeldraw.layers.block import (
+    DTYPES,
+    TransformerConfig,
+    encoder_parts,
+    make_stack,
+    without_computed,
+)
 from babeldraw.layers.dropout import example_keys
 from babeldraw.layers.feed_forward import FeedForward
 from babeldraw.layers.linear import Einsum, LayerNorm
 from babeldraw.layers.positions import GridPositions
-from babeldraw.layers.stack import Stack
 from babeldraw.tokenizers.base import Codes, Reconstruction, Tokenizer
 from babeldraw.tokenizers.pixels import OUTPUTS, to_images
 from babeldraw.tokenizers.quantizers import Codebook, restart_idle
@@ -122,17 +126,10 @@ class Transformer(nn.Module):
         config = self.config
         positions_TD = GridPositions(self.grid, config.dim, name="positions")()
         x_BTD = x_BTD.astype(jnp.float32) + positions_TD[None]
-        stack = Stack(
-            functools.partial(EncoderBlock, config),
-            config.blocks,
-            config.scan,
-            config.remat,
-            DTYPES[config.dtype],
-            name="stack",
-        )
+        stack = make_stack(encoder_parts(config), config, "stack")
         rng = None if deterministic or not config.dropout else self.make_rng("dropout")
         keys = None if rng is None else example_keys(rng, x_BTD.shape[0])
-        x_BTD = LayerNorm(name="norm")(stack(x_BTD, None, keys=keys))
+        x_BTD = LayerNorm(name="norm")(stack(x_BTD, keys=keys))
         head = FeedForward(
             config.dim, config.hidden, "tanh", True, DTYPES[config.dtype], name="head"
         )

@@ -9,14 +9,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from babeldraw.layers.block import EncoderBlock, TransformerConfig
+from babeldraw.layers.block import TransformerConfig, encoder_parts, make_stack
 from babeldraw.layers.dropout import dropout, example_keys
 from babeldraw.layers.linear import Einsum
 from babeldraw.layers.stack import POLICIES, Stack, per_layer, unstack
+from babeldraw.sharding.context import PerExample
 
 LAYERS, B, T, D = 3, 2, 4, 8
 RNG = np.random.default_rng(0)
-X, CONTEXT = (jnp.asarray(RNG.normal(size=(B, T, D)), jnp.float32) for _ in range(2))
+X, BESIDE = (jnp.asarray(RNG.normal(size=(B, T, D)), jnp.float32) for _ in range(2))
+CONTEXT = PerExample(BESIDE)
 KEYS = example_keys(jax.random.key(7), B)
 WAYS = [(scan, remat) for scan in (True, False) for remat in POLICIES]
 
@@ -34,7 +36,7 @@ class Binary(nn.Module):
     """2 x + 0 or 2: the bits of the sum tell each layer's dropout mask, the last layer's lowest."""
 
     @nn.compact
-    def __call__(self, x, keys=None):
+    def __call__(self, x, context, keys=None):
         zeros = nn.with_logical_partitioning(nn.initializers.zeros, ("embed",))
         ones = jnp.ones_like(x) + jnp.broadcast_to(self.param("zero", zeros, x.shape[-1:]), x.shape)
         return 2 * x + dropout(ones, 0.5, keys, 0)
@@ -84,10 +86,15 @@ def test_parameters_of_the_layers_are_stacked_named_and_different():
 def test_it_applies_its_blocks_one_after_another(params):
     expected = X
     for layer in per_layer(params["blocks"], LAYERS):
-        expected = Block().apply({"params": layer}, expected, CONTEXT)
+        expected = Block().apply({"params": layer}, expected, BESIDE)
     for scan in (True, False):
         np.testing.assert_allclose(output(params, scan), expected, atol=1e-5)
         np.testing.assert_allclose(output(unstack(params), scan), expected, atol=1e-5)
+
+
+def test_a_context_says_whose_it_is(params):
+    with pytest.raises(TypeError, match="say of this context whose it is: float32"):
+        Stack(Block, LAYERS).apply({"params": params}, X, BESIDE)
 
 
 def test_the_order_of_layers_matters(params):
@@ -150,12 +157,12 @@ def test_unstack_cuts_every_stack_and_nothing_else(params):
 @pytest.mark.parametrize(("remat", "kept"), [("context", 1), ("outputs", 2)])
 def test_a_policy_of_names_saves_what_it_names_and_no_more(remat, kept):
     config = TransformerConfig(blocks=2, heads=2, dim=D, hidden=4 * D, remat=remat)
-    stack = Stack(functools.partial(EncoderBlock, config), 2, remat=remat)
-    params = nn.unbox(jax.eval_shape(stack.init, jax.random.key(0), X, None))
+    stack = make_stack(encoder_parts(config), config)
+    params = nn.unbox(jax.eval_shape(stack.init, jax.random.key(0), X))
 
     def residuals(policy):
         way = dataclasses.replace(stack, remat=policy)
-        _, pull = jax.eval_shape(lambda p: jax.vjp(lambda p: way.apply(p, X, None), p), params)
+        _, pull = jax.eval_shape(lambda p: jax.vjp(lambda p: way.apply(p, X), p), params)
         sizes = [leaf.size for leaf in jax.tree.leaves(pull) if leaf.ndim >= 3]
         return sum(size == 2 * X.size for size in sizes)
 

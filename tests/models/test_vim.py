@@ -83,6 +83,26 @@ def test_cached_decoding_is_the_full_forward(kind):
     np.testing.assert_allclose(found, full, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_rows_may_stand_at_different_places(kind):
+    full, network = logits(kind)(params(kind), CONDITIONS[kind], IMAGE), generator(kind)
+    late = jnp.array([0, 3, 1])
+
+    @jax.jit
+    def run(params, condition, image):
+        def step(cache, index):
+            before = jnp.take_along_axis(image, jnp.maximum(index - 1, 0)[:, None], axis=1)[:, 0]
+            found, cache = network.step(params, before, index, cache)
+            return cache, found
+
+        times = jnp.clip(jnp.arange(T + 3)[:, None] - late[None], 0, T - 1)
+        return jax.lax.scan(step, network.start(params, condition), times)[1]
+
+    found = run(unstack(params(kind)), CONDITIONS[kind], IMAGE)
+    for row, begin in enumerate(late.tolist()):
+        np.testing.assert_allclose(found[begin : begin + T, row], full[row], atol=1e-5, rtol=1e-5)
+
+
 def test_scanned_is_unrolled_with_and_without_dropout():
     keys = example_keys(jax.random.key(3), 3)
     found = []

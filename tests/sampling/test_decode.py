@@ -128,10 +128,32 @@ def test_heads_side_by_side_in_the_cache_draw_the_same(params, monkeypatch):
     expected = draw(params, temperature=0.7, guidance=2.0)
     monkeypatch.setattr(attention, "heads_per_row", lambda heads, head_dim: heads)
     cache = jax.eval_shape(GENERATOR.start, params, TEXT)
-    assert cache.blocks[0].past.key.shape[1] == 1
+    assert cache.blocks[0][0].key.shape[1] == 1
     settings = Settings.of(SamplingConfig(temperature=0.7, guidance=2.0))
     found = jax.jit(functools.partial(decode, GENERATOR))(params, TEXT, KEYS, settings)
     np.testing.assert_array_equal(found, expected)
+
+
+def test_rows_may_stand_at_different_places(params):
+    """As a server has them: each row's logits are those that it has alone."""
+    tokens_BT = jnp.asarray(np.random.default_rng(3).integers(0, 13, (3, 12)), jnp.int32)
+    expected = np.asarray(GENERATOR.logits(params, TEXT, tokens_BT))
+    cut = GENERATOR.for_decoding(params)
+    late = np.array([0, 4, 2])
+
+    @jax.jit
+    def step(cache, index):
+        before = jnp.take_along_axis(tokens_BT, jnp.maximum(index - 1, 0)[:, None], axis=1)[:, 0]
+        logits, cache = GENERATOR.step(cut, before, index, cache)
+        return cache, logits
+
+    cache = GENERATOR.start(cut, TEXT)
+    for t in range(12 + late.max()):
+        index = np.clip(t - late, 0, 11).astype(np.int32)
+        cache, logits = step(cache, index)
+        for row in range(3):
+            if 0 <= t - late[row] < 12:
+                np.testing.assert_allclose(logits[row], expected[row, index[row]], atol=1e-4)
 
 
 def test_pictures_of_one_text_share_its_reading(params):

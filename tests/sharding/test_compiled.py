@@ -1,6 +1,6 @@
 """What the TPU's own compiler makes of a layout: read from the compiled program, not from us."""
 
-import functools
+import dataclasses
 import importlib.util
 
 import flax.linen as nn
@@ -9,11 +9,11 @@ import jax.numpy as jnp
 import pytest
 
 from babeldraw.errors import UserError
-from babeldraw.layers.block import DecoderBlock, TransformerConfig
-from babeldraw.layers.masks import padding_mask
-from babeldraw.layers.stack import Stack
+from babeldraw.layers.block import TransformerConfig, decoder_parts, make_stack
+from babeldraw.layers.masks import Causal, padding_mask
 from babeldraw.sharding.aot import topology_devices
 from babeldraw.sharding.constraint import logical_axes, shardings
+from babeldraw.sharding.context import PerExample
 from babeldraw.sharding.layout import make_layout, use
 from babeldraw.sharding.mesh import MeshConfig, make_mesh
 from babeldraw.sharding.program import collectives
@@ -31,22 +31,18 @@ CONFIG = TransformerConfig(blocks=3, heads=16, dim=D, hidden=4096, dtype="bfloat
 
 def compiled(mesh_config, backward, remat="full"):
     """What a decoder stack sends, with its gradient or alone, compiled for four v4 chips."""
-    stack = Stack(
-        functools.partial(DecoderBlock, CONFIG),
-        CONFIG.blocks,
-        remat=remat,
-        dtype=jnp.bfloat16,
-    )
+    config = dataclasses.replace(CONFIG, remat=remat)
+    stack = make_stack(decoder_parts(config, Causal(), "text"), config)
     layout = make_layout(mesh_config, make_mesh(mesh_config, topology_devices("v4:2x2x1")))
     x = jax.ShapeDtypeStruct((B, T, D), jnp.bfloat16)
     text = jax.ShapeDtypeStruct((B, S, D), jnp.bfloat16)
     ids = jax.ShapeDtypeStruct((B, S), jnp.int32)
 
     def context(text, ids):
-        return text, padding_mask(ids)
+        return {"text": PerExample(text), "text_mask": PerExample(padding_mask(ids))}
 
     def init(key, x, text, ids):
-        return stack.init(key, x, *context(text, ids))["params"]
+        return stack.init(key, x, context(text, ids))["params"]
 
     boxed = jax.eval_shape(init, jax.random.key(0), x, text, ids)
     params = nn.unbox(boxed)
@@ -54,7 +50,7 @@ def compiled(mesh_config, backward, remat="full"):
 
     def forward(params, x, text, ids):
         with use(layout):
-            return stack.apply({"params": params}, x, *context(text, ids))
+            return stack.apply({"params": params}, x, context(text, ids))
 
     def loss(*inputs):
         return jnp.sum(jnp.square(forward(*inputs).astype(jnp.float32)))

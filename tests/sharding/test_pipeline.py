@@ -10,11 +10,18 @@ import numpy as np
 import pytest
 
 from babeldraw.errors import UserError
-from babeldraw.layers.block import DTYPES, DecoderBlock, EncoderBlock, TransformerConfig
+from babeldraw.layers.block import (
+    DTYPES,
+    TransformerConfig,
+    decoder_parts,
+    encoder_parts,
+    make_stack,
+)
 from babeldraw.layers.dropout import example_keys
-from babeldraw.layers.masks import padding_mask
+from babeldraw.layers.masks import Causal, padding_mask
 from babeldraw.layers.stack import Stack
 from babeldraw.sharding import pipeline
+from babeldraw.sharding.context import PerExample, PerSlot, Shared
 from babeldraw.sharding.layout import make_layout, use
 from babeldraw.sharding.mesh import MeshConfig, make_mesh
 from babeldraw.sharding.pipeline import Schedule
@@ -24,7 +31,10 @@ RNG = np.random.default_rng(0)
 X, TEXT = (jnp.asarray(RNG.normal(size=(B, T, D)), jnp.float32) for _ in range(2))
 TARGET = jnp.asarray(RNG.normal(size=(B, T, D)), jnp.float32)
 MASK = padding_mask(jnp.asarray(RNG.integers(0, 3, (B, T)), jnp.int32))
-BLOCKS = {"encoder": EncoderBlock, "decoder": DecoderBlock}
+BLOCKS = {
+    "encoder": encoder_parts,
+    "decoder": lambda config: decoder_parts(config, Causal(), "text"),
+}
 PIPELINE = MeshConfig(data=2, stage=STAGES, rules="pipeline")
 
 
@@ -32,20 +42,19 @@ def stack_of(kind, layers, dtype="float32", dropout=0.0):
     config = TransformerConfig(
         blocks=layers, heads=2, dim=D, hidden=32, dropout=dropout, dtype=dtype, remat="full"
     )
-    make_block = functools.partial(BLOCKS[kind], config)
-    return Stack(make_block, layers, remat="full", dtype=DTYPES[dtype])
+    return make_stack(BLOCKS[kind](config), config)
 
 
 def context_of(kind, text, dtype="float32"):
     if kind == "encoder":
-        return (MASK,)
-    return text.astype(DTYPES[dtype]), MASK
+        return {"mask": PerExample(MASK)}
+    return {"text": PerExample(text.astype(DTYPES[dtype])), "text_mask": PerExample(MASK)}
 
 
 @functools.cache
 def parameters(kind, layers):
     stack = stack_of(kind, layers)
-    return nn.unbox(jax.jit(stack.init)(jax.random.key(0), X, *context_of(kind, TEXT)))["params"]
+    return nn.unbox(jax.jit(stack.init)(jax.random.key(0), X, context_of(kind, TEXT)))["params"]
 
 
 @functools.cache
@@ -60,7 +69,7 @@ def loss_and_gradients(kind, layers, mesh_config=None, dropout=0.0, dtype="float
 
     def loss(params, x, text):
         with use(layout):
-            y = stack.apply({"params": params}, x, *context_of(kind, text, dtype), keys=keys)
+            y = stack.apply({"params": params}, x, context_of(kind, text, dtype), keys=keys)
         y = y.astype(jnp.float32)
         return jnp.mean(jnp.square(y - TARGET)), y
 
@@ -117,6 +126,39 @@ def test_in_bfloat16_it_is_as_near_to_float32_as_the_sequential_stack(kind):
     sequential = loss_and_gradients(kind, 16, dtype="bfloat16")[1]
     piped = loss_and_gradients(kind, 16, PIPELINE, dtype="bfloat16")[1]
     assert relative_error(exact, piped) <= 1.2 * relative_error(exact, sequential)
+
+
+class Turned(nn.Module):
+    """x + tanh((x + its slots' own) * weight) * what all share."""
+
+    @nn.compact
+    def __call__(self, x, context, keys=None):
+        ones = nn.with_logical_partitioning(nn.initializers.ones, ("embed",))
+        weight = jnp.broadcast_to(self.param("weight", ones, (D,)), x.shape)
+        return x + jnp.tanh((x + context["own"]) * weight) * context["all"]
+
+
+def test_a_context_is_of_all_of_examples_or_of_slots_as_it_says():
+    shared = jnp.asarray(RNG.normal(size=(1, T, D)), jnp.float32)
+    stack = Stack(Turned, STAGES)
+    context = {"own": PerSlot(TEXT), "all": Shared(shared)}
+    params = nn.unbox(stack.init(jax.random.key(0), X, context))["params"]
+    layout = make_layout(PIPELINE, make_mesh(PIPELINE))
+
+    def gradients(layout):
+        def loss(params, own, shared):
+            said = {"own": PerSlot(own), "all": Shared(shared)}
+            with use(layout):
+                y = stack.apply({"params": params}, X, said)
+            return jnp.mean(jnp.square(y - TARGET))
+
+        return jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2)))(params, TEXT, shared)
+
+    (loss, expected), (piped_loss, found) = gradients(None), gradients(layout)
+    np.testing.assert_allclose(piped_loss, loss, rtol=1e-6)
+    assert relative_error(expected, found) <= 5e-6
+    # What all share gets no gradient, with a pipeline or without.
+    assert not np.any(expected[2]) and not np.any(found[2]) and np.any(found[1])
 
 
 def test_what_is_in_a_bubble_reaches_nothing(monkeypatch):
