@@ -86,6 +86,7 @@ def adafactor(
     decayed: Any = None,
     clip_threshold: float = 1.0,
     moment_dtype: str = "int8",
+    scale_by_parameter: bool = False,
 ) -> optax.GradientTransformation:
     """The optimizer; updates are added to the parameters.
 
@@ -98,6 +99,8 @@ def adafactor(
       decayed: True for each parameter that decays; None: all.
       clip_threshold: largest root mean square of an update before the learning rate.
       moment_dtype: name in `MOMENT_DTYPES`.
+      scale_by_parameter: steps are relative to a parameter's root mean square, at least 1e-3
+        (Shazeer and Stern, 2018, section 8).
     """
     dtype = MOMENT_DTYPES[moment_dtype]
 
@@ -113,7 +116,8 @@ def adafactor(
 
         def leaf(grad, param, is_stacked, is_decayed, old):
             def one(grad, param, old):
-                step, new = _step(grad, old, rate, decay, b1, clip_threshold, dtype)
+                own = rate * _size(param) if scale_by_parameter else rate
+                step, new = _step(grad, old, own, decay, b1, clip_threshold, dtype)
                 shrink = rate * weight_decay * param.astype(jnp.float32) if is_decayed else 0.0
                 return (-(step + shrink)).astype(param.dtype), new
 
@@ -137,6 +141,12 @@ def adafactor(
         return updates, AdafactorState(state.count + 1, leaves)
 
     return optax.GradientTransformation(init, update)
+
+
+def _size(param: jax.Array) -> jax.Array:
+    """Root mean square of a parameter, at least 1e-3, so that one which is zero can move."""
+    squares = jnp.mean(jnp.square(param.astype(jnp.float32)))
+    return jnp.maximum(jnp.sqrt(squares), 1e-3)
 
 
 def second_moment_decay(step: jax.Array, b2: float) -> jax.Array:

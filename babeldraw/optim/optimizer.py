@@ -1,6 +1,7 @@
 """From config to an optax transformation."""
 
 import dataclasses
+import re
 from typing import Any
 
 import jax
@@ -8,10 +9,36 @@ import optax
 import optax.contrib
 
 from babeldraw.config import require
+from babeldraw.errors import UserError
 from babeldraw.optim.adafactor import MOMENT_DTYPES, AdafactorState, adafactor, leaf_axes
 from babeldraw.optim.schedules import ScheduleConfig, make_schedule
 
 NAMES = ("adafactor", "adamw", "muon")
+
+
+@dataclasses.dataclass(frozen=True)
+class GroupConfig:
+    """Parameters that are trained otherwise than the rest.
+
+    Attributes:
+      names: regular expression, searched in "path/to/parameter".
+      rate: their learning rate over that of the rest; their decay goes with it.
+      decay: whether they decay; None: as the rest do.
+    """
+
+    names: str
+    rate: float = 1.0
+    decay: bool | None = None
+
+    def __post_init__(self):
+        path = "config.optimizer.groups"
+        require(self.rate >= 0, f"{path} has the rate {self.rate}; at least 0 is needed")
+        try:
+            re.compile(self.names)
+        except re.error as error:
+            raise UserError(
+                f"{path} has names={self.names!r}, no regular expression: {error}"
+            ) from None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,6 +53,9 @@ class OptimizerConfig:
     clip_norm: largest global norm of the gradient; 0 clips nothing.
     moment_dtype: of Adafactor's first moment: int8, int16, bfloat16 or float32; the others keep
       float32 whatever it says.
+    clip_threshold: of Adafactor: largest root mean square of an update before the learning rate.
+    scale_by_parameter: of Adafactor: steps are relative to a parameter's size.
+    groups: parameters with a rate or decay of their own; of several that find one, the first.
     """
 
     schedule: ScheduleConfig = ScheduleConfig()
@@ -35,6 +65,9 @@ class OptimizerConfig:
     weight_decay: float = 4.5e-2
     clip_norm: float = 4.0
     moment_dtype: str = "int8"
+    clip_threshold: float = 1.0
+    scale_by_parameter: bool = False
+    groups: tuple[GroupConfig, ...] = ()
 
     def __post_init__(self):
         path = "config.optimizer"
@@ -48,6 +81,17 @@ class OptimizerConfig:
         for name in ("weight_decay", "clip_norm"):
             value = getattr(self, name)
             require(value >= 0, f"{path}.{name} is {value}; at least 0 is needed")
+        require(
+            self.clip_threshold > 0,
+            f"{path}.clip_threshold is {self.clip_threshold}; a positive number is needed",
+        )
+        for name, plain in (("clip_threshold", 1.0), ("scale_by_parameter", False)):
+            value = getattr(self, name)
+            require(
+                self.name == "adafactor" or value == plain,
+                f"{path}.{name} is {value}, which {path}.name={self.name!r} would ignore; leave it "
+                "out or choose adafactor",
+            )
         require(
             self.moment_dtype in MOMENT_DTYPES,
             f"{path}.moment_dtype is {self.moment_dtype!r}; the types are "
@@ -68,6 +112,7 @@ def make_optimizer(config: OptimizerConfig, axes) -> optax.GradientTransformatio
     matrices = jax.tree.map(
         lambda names, is_stacked: len(names) - is_stacked >= 2, axes, stacked, is_leaf=is_tuple
     )
+    matrices, rates = _grouped(config.groups, matrices)
     clip = optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity()
     if config.name == "adamw":
         core = optax.adamw(
@@ -84,9 +129,51 @@ def make_optimizer(config: OptimizerConfig, axes) -> optax.GradientTransformatio
             b2=config.b2,
             weight_decay=config.weight_decay,
             decayed=matrices,
+            clip_threshold=config.clip_threshold,
             moment_dtype=config.moment_dtype,
+            scale_by_parameter=config.scale_by_parameter,
         )
-    return optax.chain(clip, core)
+    if rates is None:
+        return optax.chain(clip, core)
+    return optax.chain(clip, core, _scaled(rates))
+
+
+def _grouped(groups: tuple[GroupConfig, ...], decayed: Any) -> tuple[Any, Any]:
+    """Which parameters decay, and the rate of each over the schedule's; None: all have that.
+
+    Raises:
+      UserError: a group that finds no parameter.
+    """
+    if not groups:
+        return decayed, None
+    found = set()
+
+    def of(path, decays):
+        where = "/".join(str(key.key) for key in path)
+        for group in groups:
+            if re.search(group.names, where):
+                found.add(group)
+                return (decays if group.decay is None else group.decay), group.rate
+        return decays, 1.0
+
+    pairs = jax.tree_util.tree_map_with_path(of, decayed)
+    for group in groups:
+        require(
+            group in found,
+            f"config.optimizer.groups has names={group.names!r}, which finds no parameter that an "
+            "earlier group has not; see `babeldraw inspect`",
+        )
+    return tuple(
+        jax.tree.map(lambda pair, at=at: pair[at], pairs, is_leaf=is_tuple) for at in (0, 1)
+    )
+
+
+def _scaled(rates: Any) -> optax.GradientTransformation:
+    def update(updates, state, params=None):
+        del params
+        return jax.tree.map(lambda update, rate: update * rate, updates, rates), state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
 def optimizer_axes(opt_state: Any, params: Any, axes: Any) -> Any:

@@ -20,7 +20,8 @@ class ScheduleConfig:
 
     Attributes:
       peak: highest learning rate.
-      warmup_steps: steps from 0 to the peak.
+      warmup_steps: steps from `warmup_from` to the peak.
+      warmup_from: first learning rate over the peak.
       decay_start: step at which the decay begins.
       decay_end: step at which it reaches `final_ratio`.
       final_ratio: last learning rate over the peak.
@@ -33,6 +34,7 @@ class ScheduleConfig:
     decay_end: int = 450_000
     final_ratio: float = 0.025
     kind: str = "exponential"
+    warmup_from: float = 0.0
 
     def __post_init__(self):
         path = "config.optimizer.schedule"
@@ -41,6 +43,10 @@ class ScheduleConfig:
         )
         require(self.peak > 0, f"{path}.peak is {self.peak}; a positive rate is needed")
         require(self.warmup_steps >= 0, f"{path}.warmup_steps is {self.warmup_steps}; at least 0")
+        require(
+            0 <= self.warmup_from <= 1,
+            f"{path}.warmup_from is {self.warmup_from}; a ratio in [0, 1] is needed",
+        )
         require(
             self.warmup_steps <= self.decay_start < self.decay_end,
             f"{path} has warmup_steps={self.warmup_steps}, decay_start={self.decay_start}, "
@@ -61,6 +67,8 @@ def make_schedule(config: ScheduleConfig) -> optax.Schedule:
         warmup = (
             jnp.minimum(step / max(config.warmup_steps, 1), 1.0) if config.warmup_steps else 1.0
         )
+        if config.warmup_from:
+            warmup = config.warmup_from + (1 - config.warmup_from) * warmup
         span = config.decay_end - config.decay_start
         share = jnp.clip((step - config.decay_start) / span, 0.0, 1.0)
         return config.peak * warmup * _decay(config, share)

@@ -14,7 +14,7 @@ import pytest
 
 from babeldraw.errors import UserError
 from babeldraw.optim.adafactor import adafactor, dequantize, quantize, second_moment_decay
-from babeldraw.optim.optimizer import OptimizerConfig, make_optimizer, optimizer_axes
+from babeldraw.optim.optimizer import GroupConfig, OptimizerConfig, make_optimizer, optimizer_axes
 from babeldraw.optim.schedules import ScheduleConfig
 from babeldraw.sharding.constraint import is_names, shardings
 from babeldraw.sharding.mesh import MeshConfig, make_mesh
@@ -324,3 +324,70 @@ def test_a_bad_value_is_named(bad):
     ((field, value),) = bad.items()
     with pytest.raises(UserError, match=f"config.optimizer.{field} is {value!r}; "):
         OptimizerConfig(**bad)
+
+
+# ------------------------------------------------------------------ groups, sizes, thresholds
+
+TREE = {"encoder": {"weight": jnp.full((4, 3), 2.0), "bias": jnp.full((3,), 2.0)}}
+TREE["decoder"] = TREE["encoder"]
+TREE_AXES = {"encoder": {"weight": ("embed", "mlp"), "bias": ("mlp",)}}
+TREE_AXES["decoder"] = TREE_AXES["encoder"]
+CONSTANT = ScheduleConfig(peak=0.1, warmup_steps=0, kind="constant")
+
+
+def stepped(**fields):
+    """The sum of the updates by two equal gradients."""
+    config = OptimizerConfig(CONSTANT, **{"weight_decay": 0.0, "clip_norm": 0.0, **fields})
+    tx, params = make_optimizer(config, TREE_AXES), TREE
+    state, total = tx.init(params), jax.tree.map(np.zeros_like, params)
+    for _ in range(2):
+        updates, state = tx.update(jax.tree.map(jnp.ones_like, params), state, params)
+        params = optax.apply_updates(params, updates)
+        total = jax.tree.map(np.add, total, updates)
+    return total
+
+
+@pytest.mark.parametrize("name", ["adafactor", "adamw", "muon"])
+def test_a_group_has_its_own_rate_and_decay(name):
+    plain = stepped(name=name)
+    groups = (GroupConfig("encoder/weight", rate=0.25), GroupConfig("decoder", rate=0.0))
+    found = stepped(name=name, groups=groups)
+    quarter = 0.25 * plain["encoder"]["weight"]
+    np.testing.assert_allclose(found["encoder"]["weight"], quarter, rtol=1e-5)
+    np.testing.assert_array_equal(found["encoder"]["bias"], plain["encoder"]["bias"])
+    assert not any(np.any(leaf) for leaf in jax.tree.leaves(found["decoder"]))
+    # Biases do not decay unless they are told to, and weights do unless they are told not to.
+    turned = (GroupConfig("bias", decay=True), GroupConfig("weight", decay=False))
+    decayed = stepped(name=name, weight_decay=0.5, groups=turned)
+    np.testing.assert_allclose(decayed["encoder"]["weight"], plain["encoder"]["weight"], rtol=1e-5)
+    assert np.all(decayed["encoder"]["bias"] < plain["encoder"]["bias"] - 0.05)
+
+
+def test_steps_may_be_relative_to_a_parameter_and_clipped_otherwise():
+    plain = stepped()
+    relative = stepped(scale_by_parameter=True)
+    # Of parameters of size 2, the second step of those that the first has left.
+    assert np.all(relative["encoder"]["weight"] < 1.5 * plain["encoder"]["weight"])
+    assert np.all(relative["encoder"]["weight"] > 2 * plain["encoder"]["weight"])
+    clipped = stepped(clip_threshold=0.5)
+    half = 0.5 * plain["encoder"]["weight"]
+    np.testing.assert_allclose(clipped["encoder"]["weight"], half, rtol=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("fields", "line"),
+    [
+        ({"groups": (GroupConfig("encodr"),)}, "names='encodr', which finds no parameter"),
+        ({"groups": (GroupConfig(""), GroupConfig("bias"))}, "names='bias', which finds no parame"),
+        ({"name": "adamw", "clip_threshold": 2.0}, "name='adamw' would ignore; leave it out or"),
+        ({"clip_threshold": 0.0}, "clip_threshold is 0.0; a positive number is needed"),
+    ],
+)
+def test_options_that_do_nothing_are_told(fields, line):
+    with pytest.raises(UserError, match=line):
+        stepped(**fields)
+
+
+def test_a_pattern_that_is_none_is_told():
+    with pytest.raises(UserError, match=r"names='\(', no regular expression"):
+        GroupConfig("(")

@@ -96,3 +96,11 @@ def test_a_bad_value_is_named(bad, field):
     message = str(caught.value)
     assert message.startswith("config.optimizer.schedule") and field in message
     assert str(*bad.values()) in message and "\n" not in message
+
+
+def test_warm_up_may_begin_above_zero():
+    config = ScheduleConfig(peak=2.0, warmup_steps=10, warmup_from=0.5, kind="constant")
+    rates = [float(make_schedule(config)(step)) for step in (0, 5, 10, 20)]
+    np.testing.assert_allclose(rates, [1.0, 1.5, 2.0, 2.0], rtol=1e-6)
+    with pytest.raises(UserError, match="warmup_from is 2; a ratio in"):
+        ScheduleConfig(warmup_from=2)
