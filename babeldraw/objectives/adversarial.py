@@ -26,7 +26,10 @@ KINDS = ("none", "stylegan", "patchgan")
 LOSSES = {
     "non_saturating": (losses.non_saturating_generator, losses.non_saturating_discriminator),
     "hinge": (losses.hinge_generator, losses.hinge_discriminator),
+    "least_squares": (losses.least_squares_generator, losses.least_squares_discriminator),
 }
+# Between what is taken for drawn and what for real.
+MIDDLE = {"non_saturating": 0.0, "hinge": 0.0, "least_squares": 0.5}
 # ViT-VQGAN, section 5: the same for both networks.
 STAGE_1_OPTIMIZER = OptimizerConfig(
     ScheduleConfig(
@@ -51,7 +54,7 @@ class DiscriminatorConfig:
     kind: stylegan (the paper's), patchgan (its ablation) or none.
     channels, max_channels: of the first layer and of the widest.
     group: pictures that share a minibatch deviation; stylegan only.
-    loss: non_saturating or hinge.
+    loss: non_saturating, hinge or least_squares.
     r1_gamma: weight of the R1 penalty on real pictures, gradients counted for pictures in [-1, 1];
       0: none. StyleGAN2 has 10 at 1024 px; small pictures want less, about in proportion to their
       pixels.
@@ -170,9 +173,9 @@ class Adversary:
 
         Returns:
           The new state; and `discriminator`, the loss without R1, `real_accuracy` and
-          `fake_accuracy`, shares of logits above and below 0, and `r1`, the penalty as it entered
-          the loss: at every `r1_every`-th step that many times itself, 0 at the others, so that
-          its mean is the penalty's.
+          `fake_accuracy`, shares of logits above and below what lies between real and drawn, and
+          `r1`, the penalty as it entered the loss: at every `r1_every`-th step that many times
+          itself, 0 at the others, so that its mean is the penalty's.
         """
         start = self.config.start_step
         return _from(start, self._update, self._rest, step, state, real, fake, step)
@@ -190,10 +193,11 @@ class Adversary:
         penalty, grads = self._add_r1(state["params"], grads, real, step)
         updates, opt_state = self._optimizer.update(grads, state["opt_state"], state["params"])
         params = optax.apply_updates(state["params"], updates)
+        middle = MIDDLE[self.config.loss]
         metrics = {
             "discriminator": loss,
-            "real_accuracy": jnp.mean(real_B > 0),
-            "fake_accuracy": jnp.mean(fake_B < 0),
+            "real_accuracy": jnp.mean(real_B > middle),
+            "fake_accuracy": jnp.mean(fake_B < middle),
             "r1": penalty,
         }
         return {"params": params, "opt_state": opt_state}, metrics

@@ -61,6 +61,16 @@ def hinge_discriminator(real: jax.Array, fake: jax.Array) -> jax.Array:
     return jnp.mean(jax.nn.relu(1 - real)) + jnp.mean(jax.nn.relu(1 + fake))
 
 
+def least_squares_generator(fake: jax.Array) -> jax.Array:
+    """(D(fake) - 1)^2, mean. Mao et al., "Least Squares Generative Adversarial Networks", 2017."""
+    return jnp.mean(jnp.square(fake - 1))
+
+
+def least_squares_discriminator(real: jax.Array, fake: jax.Array) -> jax.Array:
+    """(D(real) - 1)^2 + D(fake)^2, each a mean. Mao et al., 2017."""
+    return jnp.mean(jnp.square(real - 1)) + jnp.mean(jnp.square(fake))
+
+
 def r1_and_gradient(
     discriminate: Callable[[Any, jax.Array], jax.Array], params: Any, images: jax.Array
 ) -> tuple[jax.Array, Any]:

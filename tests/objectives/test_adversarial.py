@@ -10,7 +10,12 @@ import pytest
 
 from babeldraw.errors import UserError
 from babeldraw.objectives import losses
-from babeldraw.objectives.adversarial import STAGE_1_OPTIMIZER, Adversary, DiscriminatorConfig
+from babeldraw.objectives.adversarial import (
+    MIDDLE,
+    STAGE_1_OPTIMIZER,
+    Adversary,
+    DiscriminatorConfig,
+)
 from babeldraw.optim.optimizer import OptimizerConfig
 from babeldraw.optim.schedules import ScheduleConfig, make_schedule
 from babeldraw.sharding.constraint import is_names
@@ -34,7 +39,7 @@ def made(**fields):
     return adversary, jax.jit(adversary.update), jax.jit(adversary.init)(jax.random.key(0))
 
 
-@pytest.mark.parametrize("loss", ["non_saturating", "hinge"])
+@pytest.mark.parametrize("loss", ["non_saturating", "hinge", "least_squares"])
 def test_the_discriminator_learns_to_tell(loss):
     _, update, state = made(loss=loss)
     first = None
@@ -47,7 +52,7 @@ def test_the_discriminator_learns_to_tell(loss):
         assert value.shape == () and value.dtype == jnp.float32, name
 
 
-@pytest.mark.parametrize("loss", ["non_saturating", "hinge"])
+@pytest.mark.parametrize("loss", ["non_saturating", "hinge", "least_squares"])
 def test_the_losses_are_those_of_the_logits(loss):
     adversary, update, state = made(loss=loss)
     real, fake = (adversary.logits(state["params"], images) for images in (REAL, FAKE))
@@ -58,8 +63,8 @@ def test_the_losses_are_those_of_the_logits(loss):
     np.testing.assert_allclose(metrics["discriminator"], of_discriminator(real, fake), atol=1e-5)
     found = adversary.generator_loss(state, FAKE, STEP)
     np.testing.assert_allclose(found, of_generator(fake), atol=1e-5)
-    np.testing.assert_allclose(metrics["real_accuracy"], np.mean(np.asarray(real) > 0))
-    np.testing.assert_allclose(metrics["fake_accuracy"], np.mean(np.asarray(fake) < 0))
+    np.testing.assert_allclose(metrics["real_accuracy"], np.mean(np.asarray(real) > MIDDLE[loss]))
+    np.testing.assert_allclose(metrics["fake_accuracy"], np.mean(np.asarray(fake) < MIDDLE[loss]))
 
 
 def test_the_penalty_comes_at_every_nth_step_that_many_times():
@@ -147,7 +152,7 @@ def test_the_optimizer_is_the_papers():
     ("fields", "line"),
     [
         ({"kind": "biggan"}, "kind is 'biggan'; the choices are none, stylegan, patchgan"),
-        ({"loss": "wgan"}, "loss is 'wgan'; the choices are non_saturating, hinge"),
+        ({"loss": "wgan"}, "loss is 'wgan'; the choices are non_saturating, hinge, "),
         ({"r1_every": 0}, "r1_every is 0; at least 1 is needed"),
         ({"r1_gamma": -1.0}, "r1_gamma is -1.0; at least 0 is needed"),
         ({"max_channels": 2}, "max_channels is 2, less than channels=4"),

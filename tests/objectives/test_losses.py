@@ -149,3 +149,10 @@ def test_the_adaptive_weight_is_a_bounded_constant_ratio():
     assert losses.adaptive_weight(first, np.zeros_like(first)) == 1e4
     gradient = jax.grad(losses.adaptive_weight)(jnp.asarray(first), second)
     assert np.all(gradient == 0)
+
+
+def test_least_squares_are_distances_from_one_and_zero():
+    real, fake = np.array([0.5, 2.0], np.float32), np.array([-1.0, 0.25], np.float32)
+    found = losses.least_squares_discriminator(real, fake)
+    np.testing.assert_allclose(found, (0.25 + 1) / 2 + (1 + 0.0625) / 2, rtol=1e-6)
+    np.testing.assert_allclose(losses.least_squares_generator(fake), (4 + 0.5625) / 2, rtol=1e-6)
