@@ -212,6 +212,9 @@ def _set_absent(config: ConfigDict, path: str, text: str) -> None:
         config = config[part]
     if name not in config:
         raise KeyError(f"'{name}'")
+    if isinstance(config[name], bool) and text.lower() in ("true", "false"):
+        # As shells have it, and ml_collections takes it elsewhere.
+        text = text.capitalize()
     with contextlib.suppress(ValueError, SyntaxError):
         text = ast.literal_eval(text)
     with config.ignore_type():

@@ -18,7 +18,15 @@ from babeldraw.sharding.mesh import MeshConfig
 from babeldraw.train.progress import ProgressReport, say
 
 # What each picture depends on beside its class and seed: these flags go into the manifest.
-RECORDED = ("image", "rows", "mask", "classifier_run", "super_resolution", "tokenizer_run")
+RECORDED = (
+    "image",
+    "rows",
+    "mask",
+    "classifier_run",
+    "super_resolution",
+    "tokenizer_run",
+    "weights",
+)
 
 
 def define(values: flags.FlagValues) -> None:
@@ -69,6 +77,7 @@ def run(
         tokenizer_run=values.tokenizer_run,
         classifier_run=values.classifier_run,
         mesh=mesh,
+        weights=values.weights,
     )
     classes = read_classes(values["class"].value, sampler.num_classes, sampler.names)
     settings = dataclasses.replace(sampler.defaults, **changed)

@@ -31,6 +31,7 @@ from babeldraw.sharding.rules import entry_axes
 from babeldraw.train.experiment import Experiment, parse
 from babeldraw.train.overview import count, nbytes, overview
 from babeldraw.train.progress import say
+from babeldraw.train.start import whole_objective
 from babeldraw.train.step import state_shardings
 
 
@@ -68,13 +69,15 @@ def run(values: flags.FlagValues) -> int:
     if values.devices < 0:
         raise UserError(f"--devices is {values.devices}; at least 1 is needed, or 0 for none")
     layout = _layout(experiment, values.devices) if values.devices else None
-    objective = experiment.make_objective()
+    objective = whole_objective(experiment)
     abstract = jax.eval_shape(objective.init, jax.random.key(0))
     print(overview(abstract, objective.axes(), values.depth))
     parts = _parts(abstract, objective.batch_spec())
     for name, tree in parts.items():
         print(f"{name:<16} {count(tree):>18,} values {nbytes(tree) / 2**20:>14,.1f} MiB")
-    per_parameter = nbytes((abstract.params, abstract.opt_state)) / count(abstract.params)
+    per_parameter = nbytes((abstract.params, abstract.opt_state, abstract.ema)) / count(
+        abstract.params
+    )
     print(f"{'bytes per trained parameter':<36} {per_parameter:>18.2f}")
     if layout is not None:
         print(f"\n{_on_one_device(experiment, objective, layout, abstract, values.depth)}")
@@ -87,6 +90,7 @@ def _parts(state: TrainState, batch: Any) -> dict[str, Any]:
         "optimizer state": state.opt_state,
         "frozen": state.frozen,
         "extra": state.extra,
+        **({} if state.ema is None else {"average": state.ema}),
         "one batch": batch,
     }
 

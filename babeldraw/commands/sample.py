@@ -44,7 +44,7 @@ from babeldraw.sharding.mesh import MeshConfig
 from babeldraw.train.progress import ProgressReport, say
 
 # What each picture depends on beside its prompt and seed: these flags go into the manifest.
-RECORDED = ("image", "rows", "mask", "rerank", "super_resolution", "tokenizer_run")
+RECORDED = ("image", "rows", "mask", "rerank", "super_resolution", "tokenizer_run", "weights")
 STRINGS = {
     "workdir": (None, "A text-to-image run folder."),
     "prompts": ("", "A text file with a prompt per line, or a .tsv table with a column Prompt."),
@@ -56,6 +56,7 @@ STRINGS = {
     "rerank": ("", "A contrastive captioner's run folder, whose scores --keep goes by."),
     "image": ("", "A picture to go on from; give --rows or --mask too."),
     "mask": ("", "A picture of --image's size: what is white is drawn anew, the rest is kept."),
+    "weights": ("", "ema or params; none: the average of the weights where the run keeps one."),
     "out": ("pictures", "The folder to write to."),
 }
 INTEGERS = {
@@ -101,6 +102,7 @@ def run(values: flags.FlagValues) -> int:
         super_resolution=values.super_resolution,
         tokenizer_run=values.tokenizer_run,
         mesh=mesh,
+        weights=values.weights,
     )
     scorer = CoCaScorer.from_run(values.rerank) if values.rerank else None
     settings = dataclasses.replace(sampler.defaults, **changed)

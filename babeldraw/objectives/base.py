@@ -25,6 +25,7 @@ class TrainState:
       opt_state: of the optimizer.
       frozen: parameters that are used and never trained, such as the tokenizer's in stage 2.
       extra: what a recipe keeps beside parameters, such as the use of each code.
+      ema: average of the parameters over the steps, see `objectives.average`; None: none is kept.
     """
 
     step: jax.Array
@@ -32,6 +33,7 @@ class TrainState:
     opt_state: Any
     frozen: Any
     extra: Any
+    ema: Any = None
 
 
 class Objective(Protocol):

@@ -6,6 +6,7 @@
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from etils import epath
@@ -133,6 +134,28 @@ class RunFolder:
             # A run that is older than the field saw all tokens before each; so it must go on.
             config["model"].setdefault("attention", ATTENTION_BEFORE)
         return config
+
+
+def weights_in(config: Mapping[str, Any], asked: str = "", name: str = "weights") -> str:
+    """Which part of a run's state holds the weights to be used: `ema` where there is one.
+
+    Args:
+      config: of the run, as config.json holds it.
+      asked: `ema` or `params`; empty: what the run has.
+      name: how the user calls this, for messages.
+
+    Raises:
+      UserError: neither, or an average of a run that keeps none.
+    """
+    averaged = config["train"].get("ema") is not None
+    if asked not in ("", "ema", "params"):
+        raise UserError(f"{name} is {asked!r}; ema or params is needed")
+    if asked == "ema" and not averaged:
+        raise UserError(
+            f"{name} is 'ema' and the run keeps no average of its weights (config.train.ema); take "
+            "params"
+        )
+    return asked or ("ema" if averaged else "params")
 
 
 def write_json(path: epath.Path, value: Any) -> None:

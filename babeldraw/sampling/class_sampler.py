@@ -74,12 +74,13 @@ class ClassSampler:
         tokenizer_run: str = "",
         classifier_run: str = "",
         mesh: MeshConfig | None = None,
+        weights: str = "",
     ) -> "ClassSampler":
         """Reads the run's config and newest checkpoint.
 
         Args:
           workdir: folder of a run of class_to_image.
-          super_resolution, tokenizer_run, mesh: see `Sampler.from_run`.
+          super_resolution, tokenizer_run, mesh, weights: see `Sampler.from_run`.
           classifier_run: folder of a classifier of the same classes, for rejection; empty: none.
 
         Raises:
@@ -100,6 +101,7 @@ class ClassSampler:
             super_resolution=super_resolution,
             tokenizer_run=tokenizer_run,
             mesh=mesh,
+            weights=weights,
         )
         return cls(
             drawer=drawer,

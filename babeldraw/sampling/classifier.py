@@ -13,7 +13,7 @@ from babeldraw.config import build, require
 from babeldraw.errors import UserError
 from babeldraw.models.classifier import Classifier, ClassifierConfig
 from babeldraw.runs.checkpoints import on_first_device, restore_subset
-from babeldraw.runs.folder import RunFolder
+from babeldraw.runs.folder import RunFolder, weights_in
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,8 +39,9 @@ class ClassifierRun:
             )
         classifier = Classifier(build(ClassifierConfig, config["model"], "config.model"))
         shapes = nn.unbox(jax.eval_shape(classifier.init, jax.random.key(0)))
-        _, state = restore_subset(folder.checkpoints, {"params": on_first_device(shapes)})
-        return cls(classifier, state["params"], folder.read_classes())
+        weights = weights_in(config)
+        _, state = restore_subset(folder.checkpoints, {weights: on_first_device(shapes)})
+        return cls(classifier, state[weights], folder.read_classes())
 
     def check_knows(self, num_classes: int, names: tuple[str, ...], path: str) -> None:
         """Refuses to judge a model of other classes.

@@ -13,7 +13,7 @@ import numpy as np
 from babeldraw.config import require
 from babeldraw.data.image import center_crop, to_uint8
 from babeldraw.runs.checkpoints import on_first_device, placed, restore_subset
-from babeldraw.runs.folder import RunFolder
+from babeldraw.runs.folder import RunFolder, weights_in
 from babeldraw.sampling.decode import AutoregressiveGenerator, Given, decode
 from babeldraw.sampling.editing import Canvas, keep_first, keep_rows, keep_unmasked
 from babeldraw.sampling.logits import SamplingConfig, Settings
@@ -159,13 +159,14 @@ def open_drawer(
     super_resolution: str,
     tokenizer_run: str,
     mesh: MeshConfig | None,
+    weights: str = "",
 ) -> tuple[Drawer, int]:
     """The networks and the newest weights of a run, and the step that they are of.
 
     Args:
       workdir: folder of a run whose generator draws a tokenizer's tokens.
       make_generator: the generator, given what it predicts.
-      super_resolution, tokenizer_run, mesh: see `sampler.Sampler.from_run`.
+      super_resolution, tokenizer_run, mesh, weights: see `sampler.Sampler.from_run`.
 
     Raises:
       UserError: no checkpoint yet, super-resolution or a decoder that was trained on another
@@ -178,8 +179,9 @@ def open_drawer(
     # As many devices as are asked for; the others stay idle.
     layout = None if mesh is None else make_layout(mesh, make_mesh(mesh, first_devices(mesh)))
     frozen = {"tokenizer": nn.unbox(jax.eval_shape(tokenizer.init, jax.random.key(0)))}
+    weights = weights_in(config, weights)
     abstract = {
-        "params": _abstract_generator(generator, layout),
+        weights: _abstract_generator(generator, layout),
         "frozen": on_first_device(frozen),
     }
     step, state = restore_subset(folder.checkpoints, abstract)
@@ -195,7 +197,7 @@ def open_drawer(
             f"{upscaler.tokenizer} and {workdir} draws with {own}; name one of the same",
         )
     # Once, here: inside the program it would be done anew for every batch.
-    params = {"generator": generator.for_decoding(state["params"]), "tokenizer": decoder}
+    params = {"generator": generator.for_decoding(state[weights]), "tokenizer": decoder}
     return Drawer(generator, tokenizer, params, upscaler, layout), step
 
 

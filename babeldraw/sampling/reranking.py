@@ -18,7 +18,7 @@ from babeldraw.data.text import Vocabulary
 from babeldraw.errors import UserError
 from babeldraw.models.coca import CoCaConfig, ContrastiveCaptioner
 from babeldraw.runs.checkpoints import on_first_device, restore_subset
-from babeldraw.runs.folder import RunFolder
+from babeldraw.runs.folder import RunFolder, weights_in
 from babeldraw.tokenizers.vit_vqgan import CHANNELS
 
 # Pictures are scored so many at a time, and the last ones padded: one program, bounded memory.
@@ -73,8 +73,9 @@ class CoCaScorer:
             )
         captioner = ContrastiveCaptioner(build(CoCaConfig, config["model"], "config.model"))
         shapes = nn.unbox(jax.eval_shape(captioner.init, jax.random.key(0)))
-        step, state = restore_subset(folder.checkpoints, {"params": on_first_device(shapes)})
-        return cls(captioner, state["params"], Vocabulary(folder.vocabulary_file), step)
+        weights = weights_in(config)
+        step, state = restore_subset(folder.checkpoints, {weights: on_first_device(shapes)})
+        return cls(captioner, state[weights], Vocabulary(folder.vocabulary_file), step)
 
     def score(self, images: np.ndarray, prompts: Sequence[str]) -> np.ndarray:
         """As `Scorer`; pictures of another size than the captioner's are resized to it.

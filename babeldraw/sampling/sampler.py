@@ -70,6 +70,7 @@ class Sampler:
         super_resolution: str = "",
         tokenizer_run: str = "",
         mesh: MeshConfig | None = None,
+        weights: str = "",
     ) -> "Sampler":
         """Reads the run's config, vocabulary and newest checkpoint.
 
@@ -80,6 +81,8 @@ class Sampler:
             empty: the own.
           mesh: devices to share the generator, such as
             `MeshConfig(model=4, rules="in_layer_serving")`; None: one device.
+          weights: `ema`, the average of the weights, or `params`, as they are; empty: the average
+            where the run keeps one.
 
         Raises:
           UserError: no such folder, a run of another kind, no checkpoint yet, super-resolution
@@ -100,6 +103,7 @@ class Sampler:
             super_resolution=super_resolution,
             tokenizer_run=tokenizer_run,
             mesh=mesh,
+            weights=weights,
         )
         return cls(
             drawer=drawer,

@@ -7,7 +7,7 @@ import jax
 
 from babeldraw.errors import UserError
 from babeldraw.runs.checkpoints import on_first_device, restore_subset
-from babeldraw.runs.folder import RunFolder
+from babeldraw.runs.folder import RunFolder, weights_in
 from babeldraw.tokenizers.base import Tokenizer, identity
 from babeldraw.tokenizers.kinds import read_tokenizer
 
@@ -26,8 +26,9 @@ def open_tokenizer(workdir: str) -> tuple[Tokenizer, Any, str]:
         )
     tokenizer = read_tokenizer(config)
     shapes = nn.unbox(jax.eval_shape(tokenizer.init, jax.random.key(0)))
-    _, state = restore_subset(folder.checkpoints, {"params": on_first_device(shapes)})
-    return tokenizer, state["params"], identity(tokenizer, state["params"])
+    weights = weights_in(config)
+    _, state = restore_subset(folder.checkpoints, {weights: on_first_device(shapes)})
+    return tokenizer, state[weights], identity(tokenizer, state[weights])
 
 
 def other_decoder(workdir: str, tokens: str) -> tuple[Tokenizer, Any]:

@@ -11,7 +11,7 @@ import numpy as np
 from babeldraw.config import build
 from babeldraw.errors import UserError
 from babeldraw.runs.checkpoints import on_first_device, restore_subset
-from babeldraw.runs.folder import RunFolder
+from babeldraw.runs.folder import RunFolder, weights_in
 from babeldraw.tokenizers.base import MAKES_CODES, identity
 from babeldraw.tokenizers.kinds import read_tokenizer
 from babeldraw.tokenizers.super_resolution import SuperResolutionConfig, Upscaler
@@ -45,14 +45,15 @@ class SuperResolutionRun:
         tokenizer = read_tokenizer(config)
         key = jax.random.key(0)
         whole = nn.unbox(jax.eval_shape(tokenizer.init, key))
+        weights = weights_in(config)
         abstract = {
-            "params": nn.unbox(jax.eval_shape(upscaler.init, key)),
+            weights: nn.unbox(jax.eval_shape(upscaler.init, key)),
             # Of the tokenizer, what its identity hangs on.
             "frozen": {"tokenizer": tokenizer.part(whole, MAKES_CODES)},
         }
         _, state = restore_subset(folder.checkpoints, on_first_device(abstract))
         made_by = identity(tokenizer, state["frozen"]["tokenizer"])
-        return cls(upscaler, state["params"], made_by)
+        return cls(upscaler, state[weights], made_by)
 
     def upscale(self, images: jax.Array | np.ndarray) -> jax.Array:
         """float32 [B, h, w, 3] in [0, 1] -> [B, factor h, factor w, 3], one after the other."""

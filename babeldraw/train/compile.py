@@ -27,6 +27,7 @@ from babeldraw.train.experiment import Experiment
 from babeldraw.train.model_flops import ModelFlops, model_flops
 from babeldraw.train.overview import count
 from babeldraw.train.progress import waiting
+from babeldraw.train.start import whole_objective
 from babeldraw.train.step import make_step, state_shardings
 
 GIB = 2**30
@@ -148,7 +149,7 @@ def compile_step(
     )
     began = time.monotonic()
     with waiting(f"compiling for {topology}"):
-        lowered, state = lowered_step(experiment.make_objective(), layout)
+        lowered, state = lowered_step(whole_objective(experiment), layout)
         report.parameters = _parameters(state)
         program = fill(report, lowered, layout, model_flops(experiment))
     report.compile_seconds = time.monotonic() - began

@@ -17,7 +17,7 @@ from babeldraw.sharding.layout import Layout, make_layout, use
 from babeldraw.sharding.mesh import MeshConfig, make_mesh
 from babeldraw.train.experiment import Experiment, WithText, parse
 from babeldraw.train.progress import say
-from babeldraw.train.start import evaluation_context
+from babeldraw.train.start import evaluation_context, whole_objective
 from babeldraw.train.step import state_shardings
 
 
@@ -46,7 +46,7 @@ class TrainedRun:
         """Reads a run folder. Raises `UserError`: no run there, or no checkpoint yet."""
         folder = RunFolder.of(workdir)
         experiment = parse(folder.read_config())
-        objective = experiment.make_objective()
+        objective = whole_objective(experiment)
         layout = _layout(experiment.mesh)
         reads_text = isinstance(experiment, WithText)
         vocabulary = Vocabulary(folder.vocabulary_file) if reads_text else None

@@ -40,6 +40,7 @@ from babeldraw.train.start import (
     moved,
     open_batches,
     resolve,
+    whole_objective,
 )
 from babeldraw.train.step import make_watched_step, state_shardings
 from babeldraw.train.watch import Watchman, WatchState
@@ -107,7 +108,7 @@ def _train(
     """`train`, in a folder that no other process writes to."""
     mesh = layout.mesh
     experiment, vocabulary = resolve(experiment, folder, hosts)
-    objective = experiment.make_objective()
+    objective = whole_objective(experiment)
     settings, steps = experiment.train, experiment.train.steps
     schedule = experiment.optimizer.schedule
     if schedule.kind != "constant" and schedule.decay_end > steps:

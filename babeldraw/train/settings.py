@@ -3,6 +3,7 @@
 import dataclasses
 
 from babeldraw.config import require
+from babeldraw.objectives.average import AverageConfig
 from babeldraw.train.watch import WatchConfig
 
 
@@ -20,6 +21,7 @@ class TrainConfig:
     accumulation: parts of a batch whose gradients are summed before an update; less memory, the
       same step.
     watch: what happens when a loss is not finite, or leaps.
+    ema: an average of the weights, which samplers and evaluators then use; None: none.
     """
 
     steps: int
@@ -32,11 +34,12 @@ class TrainConfig:
     keep_every: int = 0
     accumulation: int = 1
     watch: WatchConfig = WatchConfig()
+    ema: AverageConfig | None = None
 
     def __post_init__(self):
         least = {"seed": 0, "eval_every": 0, "keep_every": 0}
         for field in dataclasses.fields(self):
-            if field.name == "watch":
+            if field.name in ("watch", "ema"):
                 continue
             value, minimum = getattr(self, field.name), least.get(field.name, 1)
             require(

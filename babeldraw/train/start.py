@@ -15,9 +15,10 @@ from babeldraw.data.text import Vocabulary, train_vocabulary
 from babeldraw.errors import UserError
 from babeldraw.evaluation.base import Context
 from babeldraw.layers.block import without_computed
+from babeldraw.objectives.average import Averaged, begin_average
 from babeldraw.objectives.base import Objective, TrainState
 from babeldraw.runs.checkpoints import placed, restore_subset
-from babeldraw.runs.folder import RunFolder
+from babeldraw.runs.folder import RunFolder, weights_in
 from babeldraw.sampling.classifier import ClassifierRun
 from babeldraw.sampling.tokenizers import open_tokenizer
 from babeldraw.sharding.batch import whole
@@ -41,7 +42,7 @@ CAPTIONS_CHECKED = 2000
 # Sections that a run cannot change once it has begun: its weights and its data would not fit.
 FIXED_SECTIONS = ("objective", "model", "super_resolution", "tokenizer", "tokenizer_run", "data")
 # And fields of `train`: the order of the data and what a step covers hang on them.
-FIXED_FIELDS = ("seed", "batch_size")
+FIXED_FIELDS = ("seed", "batch_size", "ema")
 # How the data are read, not which data: may change.
 FREE_DATA_FIELDS = ("workers", "max_bad_share", "data_dir")
 # Paths of (section, field): what lies there is what counts. A tokenizer is in the checkpoint.
@@ -136,7 +137,9 @@ def _check_tokenizer_moved(
     here = getattr(experiment, "tokenizer_run", there)
     if here == there:
         return
-    held = state.frozen["tokenizer"] if isinstance(experiment, OnTokenizer) else state.params
+    held = state.params if state.ema is None else state.ema
+    if isinstance(experiment, OnTokenizer):
+        held = state.frozen["tokenizer"]
     tokenizer = make_tokenizer(experiment.tokenizer)
     kept = jax.tree.map(whole, tokenizer.part(held, MAKES_CODES))
     _, _, found = open_tokenizer(here)
@@ -291,7 +294,13 @@ def initial_state(
         params = PerceptualNetwork(experiment.perceptual).load()
         params = jax.device_put(params, places.frozen["perceptual"])
         state = objective.with_perceptual(state, params)
-    return state
+    return state if state.ema is None else begin_average(state)
+
+
+def whole_objective(experiment: Experiment) -> Objective:
+    """What the config trains, with an average of its weights where one is asked for."""
+    objective, ema = experiment.make_objective(), experiment.train.ema
+    return objective if ema is None else Averaged(objective, ema)
 
 
 def tokenizer_folder(experiment: OnTokenizer | TokenizerExperiment) -> RunFolder:
@@ -344,9 +353,10 @@ def trained_tokenizer(experiment: OnTokenizer | TokenizerExperiment, params: Any
     folder = tokenizer_folder(experiment)
     shapes = jax.tree.map(lambda p: jax.ShapeDtypeStruct(p.shape, p.dtype), params)
     where = jax.tree.map(lambda p: p.sharding, params)
-    step, loaded = restore_subset(folder.checkpoints, {"params": placed(shapes, where)})
+    weights = weights_in(folder.read_config())
+    step, loaded = restore_subset(folder.checkpoints, {weights: placed(shapes, where)})
     logging.info("tokenizer of %s, step %d", folder.path, step)
-    return loaded["params"]
+    return loaded[weights]
 
 
 def check_stored_tokens(experiment: Experiment, state: TrainState) -> None:

@@ -138,3 +138,17 @@ def test_a_field_of_a_section_that_is_not_there_makes_it(cli):
     assert status == 2 and said.count("\n") == 1 and "config.evaluators.samples.nmu" in said
     status, _, said = cli(*words, "--config.evaluators.samples.num=many")
     assert status == 2 and "config.evaluators.samples.num is 'many'" in said
+
+
+def test_an_average_of_the_weights_is_counted(cli):
+    words = ["inspect", "--config=configs/demo/tokenizer.py:runlocal"]
+    status, printed, _ = cli(*words)
+    assert status == 0 and "average" not in printed
+    # A field of a section that is None, as a shell writes a truth value.
+    status, averaged, _ = cli(*words, "--config.train.ema.warmup=false")
+    rows = {
+        line.split("  ")[0]: line.split()[1] for line in averaged.splitlines() if "values" in line
+    }
+    assert status == 0 and rows["average"] == rows["parameters"]
+    before, now = (float(text.split("per trained parameter")[1]) for text in (printed, averaged))
+    assert now == pytest.approx(before + 4)
