@@ -46,14 +46,15 @@ class FeedForward(nn.Module):
         self, x_BTD: jax.Array, drop: Callable[[jax.Array], jax.Array] | None = None
     ) -> jax.Array:
         with jax.named_scope("ffn"):
-            up = Einsum(
+            wide = functools.partial(
+                Einsum,
                 "BTD,DF->BTF",
                 (self.dim, self.hidden),
                 ("embed", "mlp"),
                 bias=self.bias,
                 dtype=self.dtype,
-                name="up",
             )
+            up = wide(name="up")
             down = Einsum(
                 "BTF,FD->BTD",
                 (self.hidden, self.dim),
@@ -64,14 +65,7 @@ class FeedForward(nn.Module):
             )
             # Kept before the activation, whose own backward pass needs that.
             if self.gated:
-                gate = Einsum(
-                    "BTD,DF->BTF",
-                    (self.dim, self.hidden),
-                    ("embed", "mlp"),
-                    bias=self.bias,
-                    dtype=self.dtype,
-                    name="gate",
-                )
+                gate = wide(name="gate")
                 hidden_BTF, gate_BTF = products(x_BTD, up, gate)
                 hidden_BTF = checkpoint_name(hidden_BTF, "hidden")
                 gate_BTF = checkpoint_name(gate_BTF, "hidden")

@@ -184,7 +184,7 @@ class Generator:
 
     Attributes:
       config: sizes of the network.
-      tokens: what it predicts, from the tokenizer.
+      codes: what it predicts, from the tokenizer.
     """
 
     config: BabeldrawConfig

@@ -214,7 +214,7 @@ class Generator:
 
     Attributes:
       config: sizes of the network, and what it is conditioned on.
-      tokens: what it predicts, from the tokenizer.
+      codes: what it predicts, from the tokenizer.
     """
 
     config: VIMConfig | TextVIMConfig

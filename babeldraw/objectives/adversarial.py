@@ -23,13 +23,12 @@ from babeldraw.sharding.constraint import logical_axes
 from babeldraw.tokenizers.discriminators import PatchGAN, StyleGANDiscriminator
 
 KINDS = ("none", "stylegan", "patchgan")
+# The generator's loss, the discriminator's, and what lies between drawn and real for it.
 LOSSES = {
-    "non_saturating": (losses.non_saturating_generator, losses.non_saturating_discriminator),
-    "hinge": (losses.hinge_generator, losses.hinge_discriminator),
-    "least_squares": (losses.least_squares_generator, losses.least_squares_discriminator),
+    "non_saturating": (losses.non_saturating_generator, losses.non_saturating_discriminator, 0.0),
+    "hinge": (losses.hinge_generator, losses.hinge_discriminator, 0.0),
+    "least_squares": (losses.least_squares_generator, losses.least_squares_discriminator, 0.5),
 }
-# Between what is taken for drawn and what for real.
-MIDDLE = {"non_saturating": 0.0, "hinge": 0.0, "least_squares": 0.5}
 # ViT-VQGAN, section 5: the same for both networks.
 STAGE_1_OPTIMIZER = OptimizerConfig(
     ScheduleConfig(
@@ -193,7 +192,7 @@ class Adversary:
         penalty, grads = self._add_r1(state["params"], grads, real, step)
         updates, opt_state = self._optimizer.update(grads, state["opt_state"], state["params"])
         params = optax.apply_updates(state["params"], updates)
-        middle = MIDDLE[self.config.loss]
+        middle = LOSSES[self.config.loss][2]
         metrics = {
             "discriminator": loss,
             "real_accuracy": jnp.mean(real_B > middle),

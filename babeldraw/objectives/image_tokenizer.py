@@ -85,7 +85,7 @@ class ImageTokenizerObjective:
         )
         self.discriminator.check(self.tokenizer.image_size, self.loss.adversarial)
         require(
-            self.discriminator.adaptive is False
+            not self.discriminator.adaptive
             or self.loss.adversarial == 0
             or (self._tokenizer.last and "decoder" in self.train_groups),
             "config.discriminator.adaptive weighs by the decoder's last weight, which "

@@ -67,7 +67,7 @@ def tokenizer_flops(experiment: TokenizerExperiment) -> ModelFlops:
     tokenizer = make_tokenizer(experiment.tokenizer)
     image = _image(experiment.image_size)
     whole = _traced(tokenizer.reconstruct, tokenizer.init, image)
-    if experiment.train_groups != ("decoder",):
+    if "encoder" in experiment.train_groups:
         parts = {"tokenizer": 3 * whole}
         formula = {"tokenizer": "3 forward: its own, and backward twice that"}
     else:

@@ -11,7 +11,7 @@ import pytest
 from babeldraw.errors import UserError
 from babeldraw.objectives import losses
 from babeldraw.objectives.adversarial import (
-    MIDDLE,
+    LOSSES,
     STAGE_1_OPTIMIZER,
     Adversary,
     DiscriminatorConfig,
@@ -63,8 +63,12 @@ def test_the_losses_are_those_of_the_logits(loss):
     np.testing.assert_allclose(metrics["discriminator"], of_discriminator(real, fake), atol=1e-5)
     found = adversary.generator_loss(state, FAKE, STEP)
     np.testing.assert_allclose(found, of_generator(fake), atol=1e-5)
-    np.testing.assert_allclose(metrics["real_accuracy"], np.mean(np.asarray(real) > MIDDLE[loss]))
-    np.testing.assert_allclose(metrics["fake_accuracy"], np.mean(np.asarray(fake) < MIDDLE[loss]))
+    np.testing.assert_allclose(
+        metrics["real_accuracy"], np.mean(np.asarray(real) > LOSSES[loss][2])
+    )
+    np.testing.assert_allclose(
+        metrics["fake_accuracy"], np.mean(np.asarray(fake) < LOSSES[loss][2])
+    )
 
 
 def test_the_penalty_comes_at_every_nth_step_that_many_times():
