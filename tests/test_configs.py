@@ -11,10 +11,10 @@ import pytest
 from babeldraw.errors import UserError
 from babeldraw.models.babeldraw import Generator
 from babeldraw.models.coca import ContrastiveCaptioner
+from babeldraw.models.super_resolution import Upscaler
 from babeldraw.objectives.adversarial import DiscriminatorConfig
 from babeldraw.optim.schedules import make_schedule
 from babeldraw.tokenizers.kinds import make_tokenizer
-from babeldraw.tokenizers.super_resolution import Upscaler
 from babeldraw.tokenizers.vit_vqgan import ViTVQGANTokenizer
 from babeldraw.train.experiment import (
     OnTokenizer,

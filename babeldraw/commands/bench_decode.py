@@ -23,14 +23,14 @@ from etils import epath
 from ml_collections import config_flags
 
 from babeldraw.commands.flags import required
+from babeldraw.drawing.floor import bytes_per_token
 from babeldraw.errors import UserError
 from babeldraw.models.babeldraw import Generator
-from babeldraw.sampling.decode import decode
-from babeldraw.sampling.floor import bytes_per_token
-from babeldraw.sampling.logits import SamplingConfig, Settings
+from babeldraw.prediction.logits import SamplingConfig, Settings
+from babeldraw.prediction.next_token import decode
+from babeldraw.say import say
 from babeldraw.tokenizers.kinds import make_tokenizer
 from babeldraw.train.experiment import parse
-from babeldraw.train.progress import say
 
 REPEATS = 3
 # Larger than any cache of a processor.

@@ -23,7 +23,7 @@ from babeldraw.data.pipeline import PREFETCHED_BATCHES, TrainBatches
 from babeldraw.data.shards import ShardSource
 from babeldraw.data.text import Vocabulary
 from babeldraw.errors import UserError
-from babeldraw.train.progress import say
+from babeldraw.say import say
 
 TEXT_LENGTH = 128
 SETTLING_SECONDS = 1.0

@@ -11,11 +11,11 @@ from absl import flags
 
 from babeldraw.commands.flags import make_folder, required
 from babeldraw.data.image import decode
+from babeldraw.drawing.album import MOST_IN_GRID, Album, slug
+from babeldraw.drawing.class_sampler import ClassPicture, ClassSampler
 from babeldraw.errors import UserError
-from babeldraw.sampling.album import MOST_IN_GRID, Album, slug
-from babeldraw.sampling.class_sampler import ClassPicture, ClassSampler
+from babeldraw.say import ProgressReport, say
 from babeldraw.sharding.mesh import MeshConfig
-from babeldraw.train.progress import ProgressReport, say
 
 # What each picture depends on beside its class and seed: these flags go into the manifest.
 RECORDED = (

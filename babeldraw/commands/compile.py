@@ -25,14 +25,14 @@ from absl import flags
 from etils import epath
 from ml_collections import config_flags
 
+from babeldraw.commands.compile_decode import compile_decode
+from babeldraw.commands.compile_kept import keep, kept
+from babeldraw.commands.compile_report import compare, describe
+from babeldraw.commands.compile_train import Report, compile_step
 from babeldraw.commands.flags import required
 from babeldraw.errors import UserError
-from babeldraw.train.compile import Report, compile_step
-from babeldraw.train.compile_decode import compile_decode
-from babeldraw.train.compile_kept import keep, kept
-from babeldraw.train.compile_report import compare, describe
+from babeldraw.say import say
 from babeldraw.train.experiment import parse
-from babeldraw.train.progress import say
 
 # Words that are no flags belong to this flag.
 WORDS = "compare"

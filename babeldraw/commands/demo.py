@@ -19,16 +19,16 @@ from babeldraw.commands.flags import make_folder
 from babeldraw.commands.report import write_report
 from babeldraw.commands.sample import Drawing
 from babeldraw.data.image import decode, save_png, to_grid
+from babeldraw.drawing.prompts import Prompt
+from babeldraw.drawing.sampler import Sampler
 from babeldraw.errors import UserError
 from babeldraw.evaluation.prompts import held_out_captions
+from babeldraw.hosts.joining import Interrupted
+from babeldraw.hosts.presence import GO_ON
 from babeldraw.runs.folder import RunFolder, write_json
-from babeldraw.sampling.prompts import Prompt
-from babeldraw.sampling.sampler import Sampler
-from babeldraw.train.hosts import Interrupted
+from babeldraw.say import say
 from babeldraw.train.loop import train
-from babeldraw.train.presence import GO_ON
 from babeldraw.train.presets import load_config
-from babeldraw.train.progress import say
 
 CONFIGS = Path(babeldraw.__file__).resolve().parent.parent / "configs" / "demo"
 NUM_PICTURES = 16

@@ -12,9 +12,9 @@ from pathlib import Path
 from absl import flags
 
 from babeldraw.commands.flags import define_hosts, hosts_of, make_folder, required
+from babeldraw.hosts.joining import joined
 from babeldraw.runs.folder import write_json
 from babeldraw.train.evaluation import evaluate_run
-from babeldraw.train.hosts import joined
 
 
 def define(values: flags.FlagValues, argv: list[str]) -> None:

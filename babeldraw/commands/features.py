@@ -19,7 +19,7 @@ from babeldraw.data.image import write_whole
 from babeldraw.data.pipeline import eval_batches
 from babeldraw.data.sources import Source, open_source
 from babeldraw.errors import UserError
-from babeldraw.train.progress import ProgressReport, say
+from babeldraw.say import ProgressReport, say
 from babeldraw.train.understanding import BATCH_SIZE, FeaturesRun, check_block
 
 

@@ -7,8 +7,8 @@ from typing import Any
 from absl import flags
 
 from babeldraw.errors import UserError
-from babeldraw.train.place import Place, find_place
-from babeldraw.train.presence import Limits
+from babeldraw.hosts.place import Place, find_place
+from babeldraw.hosts.presence import Limits
 
 
 def required(values: flags.FlagValues, name: str) -> Any:

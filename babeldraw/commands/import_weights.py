@@ -18,8 +18,8 @@ from babeldraw.commands.flags import make_folder, required
 from babeldraw.convert.files import read_arrays, sha256
 from babeldraw.convert.vgg import to_perceptual
 from babeldraw.errors import UserError
-from babeldraw.tokenizers.perceptual import PerceptualConfig, PerceptualNetwork
-from babeldraw.train.progress import say
+from babeldraw.judges.perceptual import PerceptualConfig, PerceptualNetwork
+from babeldraw.say import say
 
 KINDS = ("vgg_lpips",)
 

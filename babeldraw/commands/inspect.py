@@ -23,6 +23,7 @@ from babeldraw.commands.flags import required
 from babeldraw.commands.inspect_data import write_data_page
 from babeldraw.errors import UserError
 from babeldraw.objectives.base import Objective, TrainState
+from babeldraw.say import say
 from babeldraw.sharding.batch import batch_sharding
 from babeldraw.sharding.layout import Layout, make_layout
 from babeldraw.sharding.mesh import MeshConfig, abstract_mesh
@@ -30,7 +31,6 @@ from babeldraw.sharding.pipeline import make_schedule
 from babeldraw.sharding.rules import entry_axes
 from babeldraw.train.experiment import Experiment, parse
 from babeldraw.train.overview import count, nbytes, overview
-from babeldraw.train.progress import say
 from babeldraw.train.start import whole_objective
 from babeldraw.train.step import state_shardings
 

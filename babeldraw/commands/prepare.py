@@ -19,7 +19,7 @@ from babeldraw.data.prepare.examples import Options
 from babeldraw.data.prepare.fetch import Fetch
 from babeldraw.data.prepare.inputs import KINDS, open_input
 from babeldraw.errors import UserError
-from babeldraw.train.progress import ProgressReport, say
+from babeldraw.say import ProgressReport, say
 
 OPTION_HELP = {
     "side": "The shorter side of a stored picture is at most this, in pixels.",

@@ -17,7 +17,7 @@ from babeldraw.config import build, to_dict
 from babeldraw.errors import UserError
 from babeldraw.evaluation.linear_probe import LinearProbeConfig
 from babeldraw.runs.folder import write_json
-from babeldraw.train.progress import say
+from babeldraw.say import say
 from babeldraw.train.understanding import open_vim, probe_run
 
 

@@ -24,9 +24,9 @@ from babeldraw.data.pipeline import fitted
 from babeldraw.data.sources import DataConfig, Record, RecordReader, Source, open_source
 from babeldraw.errors import UserError
 from babeldraw.evaluation import measures
+from babeldraw.judges.perceptual import PerceptualConfig, PerceptualNetwork
 from babeldraw.runs.folder import RunFolder, write_json
-from babeldraw.tokenizers.perceptual import PerceptualConfig, PerceptualNetwork
-from babeldraw.train.progress import ProgressReport, say
+from babeldraw.say import ProgressReport, say
 from babeldraw.train.tokenizer_run import TokenizerRun
 
 # The mean absolute error of a pixel's three colours that is shown as white.

@@ -33,15 +33,15 @@ from babeldraw.commands import class_pictures
 from babeldraw.commands.flags import make_folder, required
 from babeldraw.data.image import decode
 from babeldraw.data.sources import BadRecord
+from babeldraw.drawing.album import MOST_IN_GRID, Album, slug
+from babeldraw.drawing.editing import Canvas
+from babeldraw.drawing.prompts import Prompt, read_prompts
+from babeldraw.drawing.reranking import CoCaScorer, Scorer, best
+from babeldraw.drawing.sampler import Picture, Sampler
 from babeldraw.errors import UserError
-from babeldraw.sampling.album import MOST_IN_GRID, Album, slug
-from babeldraw.sampling.editing import Canvas
-from babeldraw.sampling.logits import GUIDANCE_SCHEDULES, SamplingConfig
-from babeldraw.sampling.prompts import Prompt, read_prompts
-from babeldraw.sampling.reranking import CoCaScorer, Scorer, best
-from babeldraw.sampling.sampler import Picture, Sampler
+from babeldraw.prediction.logits import GUIDANCE_SCHEDULES, SamplingConfig
+from babeldraw.say import ProgressReport, say
 from babeldraw.sharding.mesh import MeshConfig
-from babeldraw.train.progress import ProgressReport, say
 
 # What each picture depends on beside its prompt and seed: these flags go into the manifest.
 RECORDED = ("image", "rows", "mask", "rerank", "super_resolution", "tokenizer_run", "weights")

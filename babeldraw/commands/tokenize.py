@@ -26,7 +26,7 @@ from babeldraw.data.sources import DataConfig, Record, RecordReader, Source, ope
 from babeldraw.data.tokens import MANIFEST, TokenSource, is_whole, read_manifest, write_shard
 from babeldraw.errors import UserError
 from babeldraw.runs.folder import write_json
-from babeldraw.train.progress import ProgressReport, say
+from babeldraw.say import ProgressReport, say
 from babeldraw.train.tokenizer_run import TokenizerRun
 
 # What a folder of decoded pictures says of itself.

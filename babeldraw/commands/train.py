@@ -10,11 +10,11 @@ from ml_collections import config_flags
 
 from babeldraw.commands.flags import define_hosts, hosts_of, required
 from babeldraw.config import to_dict
+from babeldraw.hosts.joining import Interrupted, joined
+from babeldraw.hosts.presence import GO_ON
+from babeldraw.say import say
 from babeldraw.train.experiment import parse
-from babeldraw.train.hosts import Interrupted, joined
 from babeldraw.train.loop import train
-from babeldraw.train.presence import GO_ON
-from babeldraw.train.progress import say
 
 
 def define(values: flags.FlagValues, argv: list[str]) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from babeldraw.errors import UserError
-from babeldraw.tokenizers.perceptual import CONVOLUTIONS, WIDTHS
+from babeldraw.judges.perceptual import CONVOLUTIONS, WIDTHS
 
 
 def torchvision_keys() -> dict[str, str]:

@@ -8,12 +8,12 @@ import numpy as np
 
 from babeldraw.config import require
 from babeldraw.data.image import to_grid, to_uint8
+from babeldraw.drawing.class_sampler import check_classes
+from babeldraw.drawing.classifier import ClassifierRun
+from babeldraw.drawing.rejection import drawn_for, most_likely
 from babeldraw.evaluation.base import Context, Value
 from babeldraw.objectives.base import TrainState
-from babeldraw.sampling.class_sampler import check_classes
-from babeldraw.sampling.classifier import ClassifierRun
-from babeldraw.sampling.logits import SamplingConfig, Settings
-from babeldraw.sampling.rejection import drawn_for, most_likely
+from babeldraw.prediction.logits import SamplingConfig, Settings
 from babeldraw.sharding.batch import whole
 
 

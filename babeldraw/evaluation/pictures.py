@@ -11,9 +11,9 @@ from babeldraw.data.image import to_grid, to_uint8
 from babeldraw.data.sources import Source
 from babeldraw.evaluation import measures
 from babeldraw.evaluation.base import Context, open_held_out
+from babeldraw.judges.perceptual import PerceptualConfig, PerceptualNetwork
 from babeldraw.objectives.base import Batch, TrainState
 from babeldraw.sharding.batch import place_batch, whole
-from babeldraw.tokenizers.perceptual import PerceptualConfig, PerceptualNetwork
 
 # (state, images, originals), float32 [B, height, width, 3] in [0, 1] -> float32 [B].
 Measure = Callable[[TrainState, jax.Array, jax.Array], jax.Array]

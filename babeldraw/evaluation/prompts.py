@@ -12,7 +12,7 @@ from babeldraw.data.image import to_grid, to_uint8
 from babeldraw.evaluation.base import Context, Value
 from babeldraw.evaluation.shapes_scorer import score_batch
 from babeldraw.objectives.base import TrainState
-from babeldraw.sampling.logits import SamplingConfig, Settings
+from babeldraw.prediction.logits import SamplingConfig, Settings
 from babeldraw.sharding.batch import whole
 
 # Captions of scenes whose colour-shape pairs were seen, and of scenes with a pair never seen.

@@ -11,7 +11,7 @@ from babeldraw.config import require
 from babeldraw.data.image import to_grid, to_uint8
 from babeldraw.evaluation.base import Context, HeldOut, Value, open_held_out
 from babeldraw.objectives.base import TrainState
-from babeldraw.sampling.logits import SamplingConfig, Settings
+from babeldraw.prediction.logits import SamplingConfig, Settings
 from babeldraw.sharding.batch import whole
 
 

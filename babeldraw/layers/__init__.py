@@ -1,6 +1,6 @@
 """What networks are made of.
 
-Letters in names, here and in `models/`, `tokenizers/`, `sampling/`: an array local ends in its
+Letters in names, here and in `models/`, `tokenizers/`, `prediction/`: an array local ends in its
 dimensions, and einsum strings use the same letters.
 
   B batch                     N attention heads          V vocabulary or codebook size

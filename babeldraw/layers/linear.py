@@ -198,3 +198,9 @@ class RMSNorm(nn.Module):
         x = x.astype(jnp.float32)
         squares = jnp.mean(jnp.square(x), axis=-1, keepdims=True)
         return x * jax.lax.rsqrt(squares + self.epsilon) * jnp.broadcast_to(scale, x.shape)
+
+
+def l2_normalize(x: jax.Array, epsilon: float = 1e-12) -> jax.Array:
+    """x / |x| over the last dimension; a zero vector stays zero."""
+    squares = jnp.sum(jnp.square(x), axis=-1, keepdims=True)
+    return x * jax.lax.rsqrt(jnp.maximum(squares, epsilon))

@@ -15,12 +15,12 @@ import jax.numpy as jnp
 import optax
 
 from babeldraw.config import require
+from babeldraw.judges.discriminators import PatchGAN, StyleGANDiscriminator
 from babeldraw.objectives import losses
 from babeldraw.objectives.base import Metrics
 from babeldraw.optim.optimizer import OptimizerConfig, make_optimizer, optimizer_axes
 from babeldraw.optim.schedules import ScheduleConfig
 from babeldraw.sharding.constraint import logical_axes
-from babeldraw.tokenizers.discriminators import PatchGAN, StyleGANDiscriminator
 
 KINDS = ("none", "stylegan", "patchgan")
 # The generator's loss, the discriminator's, and what lies between drawn and real for it.

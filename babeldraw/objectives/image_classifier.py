@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from babeldraw.models.classifier import Classifier, ClassifierConfig
+from babeldraw.judges.classifier import Classifier, ClassifierConfig
 from babeldraw.objectives.base import Batch, Metrics, TrainState, apply_gradients, to_float
 from babeldraw.optim.optimizer import OptimizerConfig, make_optimizer, optimizer_axes
 from babeldraw.sharding.constraint import logical_axes

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import optax
 
 from babeldraw.config import require
+from babeldraw.judges.perceptual import PerceptualConfig, PerceptualNetwork
 from babeldraw.objectives import losses
 from babeldraw.objectives.adversarial import STAGE_1_OPTIMIZER, Adversary, DiscriminatorConfig
 from babeldraw.objectives.base import Batch, Metrics, TrainState, to_float
@@ -22,7 +23,6 @@ from babeldraw.optim.optimizer import OptimizerConfig, make_optimizer, optimizer
 from babeldraw.sharding.constraint import logical_axes
 from babeldraw.tokenizers.base import PARTS, Tokenizer
 from babeldraw.tokenizers.kinds import TokenizerConfig, make_tokenizer
-from babeldraw.tokenizers.perceptual import PerceptualConfig, PerceptualNetwork
 from babeldraw.tokenizers.pixels import logit_laplace_parameters
 
 

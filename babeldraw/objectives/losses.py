@@ -5,7 +5,7 @@ ViT-VQGAN (Yu et al., ICLR 2022), section 3.2, sums them as
   L = L_VQ + 0.1 L_adversarial + 0.1 L_perceptual + 0.1 L_logit-Laplace + 1.0 L_2.
 
 L_VQ is in `babeldraw.tokenizers.quantizers`, the perceptual distance in
-`babeldraw.tokenizers.perceptual`. All results are float32 scalars unless said.
+`babeldraw.judges.perceptual`. All results are float32 scalars unless said.
 """
 
 import functools

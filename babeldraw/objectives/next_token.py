@@ -24,8 +24,8 @@ from babeldraw.objectives.base import (
     to_float,
 )
 from babeldraw.optim.optimizer import OptimizerConfig, make_optimizer, optimizer_axes
-from babeldraw.sampling.decode import decode
-from babeldraw.sampling.logits import Settings
+from babeldraw.prediction.logits import Settings
+from babeldraw.prediction.next_token import decode
 from babeldraw.sharding.constraint import Overrides, constrain, logical_axes, override
 from babeldraw.sharding.layout import current, over_all_devices, use
 from babeldraw.tokenizers.base import Tokenizer

@@ -15,6 +15,8 @@ import jax.numpy as jnp
 import optax
 
 from babeldraw.config import require
+from babeldraw.judges.perceptual import PerceptualConfig, PerceptualNetwork
+from babeldraw.models.super_resolution import SuperResolutionConfig, Upscaler, downsample
 from babeldraw.objectives import losses
 from babeldraw.objectives.adversarial import STAGE_1_OPTIMIZER, Adversary, DiscriminatorConfig
 from babeldraw.objectives.base import Batch, Metrics, TrainState, apply_gradients, to_float
@@ -22,8 +24,6 @@ from babeldraw.optim.optimizer import OptimizerConfig, make_optimizer, optimizer
 from babeldraw.sharding.constraint import logical_axes
 from babeldraw.tokenizers.base import Tokenizer
 from babeldraw.tokenizers.kinds import TokenizerConfig, make_tokenizer
-from babeldraw.tokenizers.perceptual import PerceptualConfig, PerceptualNetwork
-from babeldraw.tokenizers.super_resolution import SuperResolutionConfig, Upscaler, downsample
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,6 +5,8 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
+from babeldraw.layers.linear import l2_normalize
+
 
 @flax.struct.dataclass
 class Quantized:
@@ -20,12 +22,6 @@ class Quantized:
     latents: jax.Array
     codebook_loss: jax.Array
     commitment_loss: jax.Array
-
-
-def l2_normalize(x: jax.Array, epsilon: float = 1e-12) -> jax.Array:
-    """x / |x| over the last dimension; a zero vector stays zero."""
-    squares = jnp.sum(jnp.square(x), axis=-1, keepdims=True)
-    return x * jax.lax.rsqrt(jnp.maximum(squares, epsilon))
 
 
 def nearest(z: jax.Array, codes_VQ: jax.Array) -> jax.Array:

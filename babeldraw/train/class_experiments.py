@@ -4,6 +4,7 @@ import dataclasses
 
 from babeldraw.config import require
 from babeldraw.data.sources import DataConfig
+from babeldraw.drawing.class_sampler import check_classes
 from babeldraw.evaluation.base import Context, Evaluator
 from babeldraw.evaluation.class_samples import (
     ClassAccuracy,
@@ -14,20 +15,19 @@ from babeldraw.evaluation.class_samples import (
 from babeldraw.evaluation.classification import Classification, ClassificationConfig
 from babeldraw.evaluation.linear_probe import LinearProbe, LinearProbeConfig, check_blocks
 from babeldraw.evaluation.validation_loss import ValidationLoss, ValidationLossConfig
+from babeldraw.judges.classifier import ClassifierConfig
 from babeldraw.layers.block import TransformerConfig
-from babeldraw.models.classifier import ClassifierConfig
 from babeldraw.models.vim import VIMConfig
 from babeldraw.objectives.base import Objective
 from babeldraw.objectives.class_to_image import ClassToImageLossConfig, ClassToImageObjective
 from babeldraw.objectives.image_classifier import ImageClassifierObjective
 from babeldraw.optim.optimizer import OptimizerConfig
+from babeldraw.prediction.logits import SamplingConfig
 from babeldraw.runs.folder import RunFolder
-from babeldraw.sampling.class_sampler import check_classes
-from babeldraw.sampling.logits import SamplingConfig
+from babeldraw.say import say
 from babeldraw.sharding.layout import Layout
 from babeldraw.sharding.mesh import MeshConfig
 from babeldraw.tokenizers.kinds import TokenizerConfig
-from babeldraw.train.progress import say
 from babeldraw.train.requirements import (
     check_layout,
     need_pictures,

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 import jax
 
-from babeldraw.sharding.chips import CHIPS
+from babeldraw.estimate.chips import CHIPS
 from babeldraw.train.experiment import Experiment
 from babeldraw.train.model_flops import model_flops
 

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from babeldraw.errors import UserError
+from babeldraw.hosts.joining import Interrupted, versions
 from babeldraw.runs.folder import RunFolder, write_json
-from babeldraw.train.hosts import Interrupted, versions
-from babeldraw.train.progress import say
+from babeldraw.say import say
 
 
 @dataclasses.dataclass

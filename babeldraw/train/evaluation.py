@@ -13,10 +13,10 @@ from babeldraw.evaluation.base import Context, Evaluator
 from babeldraw.objectives.base import Objective, TrainState
 from babeldraw.runs.checkpoints import Checkpoints, placed
 from babeldraw.runs.folder import RunFolder
+from babeldraw.say import say
 from babeldraw.sharding.layout import Layout, make_layout, use
 from babeldraw.sharding.mesh import MeshConfig, make_mesh
 from babeldraw.train.experiment import Experiment, WithText, parse
-from babeldraw.train.progress import say
 from babeldraw.train.start import evaluation_context, whole_objective
 from babeldraw.train.step import state_shardings
 

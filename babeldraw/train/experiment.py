@@ -15,8 +15,10 @@ from babeldraw.evaluation.reconstruction import Reconstruction, ReconstructionCo
 from babeldraw.evaluation.samples import Samples, SamplesConfig
 from babeldraw.evaluation.upscaling import Upscaling, UpscalingConfig
 from babeldraw.evaluation.validation_loss import ValidationLoss, ValidationLossConfig
+from babeldraw.judges.perceptual import PerceptualConfig
 from babeldraw.layers.block import TransformerConfig
 from babeldraw.models.babeldraw import BabeldrawConfig
+from babeldraw.models.super_resolution import SuperResolutionConfig
 from babeldraw.models.vim import TextVIMConfig
 from babeldraw.objectives.adversarial import STAGE_1_OPTIMIZER, DiscriminatorConfig
 from babeldraw.objectives.base import Objective
@@ -27,13 +29,11 @@ from babeldraw.objectives.super_resolution import (
 )
 from babeldraw.objectives.text_to_image import TextToImageLossConfig, TextToImageObjective
 from babeldraw.optim.optimizer import OptimizerConfig
-from babeldraw.sampling.logits import SamplingConfig
+from babeldraw.prediction.logits import SamplingConfig
 from babeldraw.sharding.layout import Layout, check_mesh
 from babeldraw.sharding.mesh import MeshConfig
 from babeldraw.tokenizers.base import PARTS
 from babeldraw.tokenizers.kinds import TokenizerConfig, make_tokenizer
-from babeldraw.tokenizers.perceptual import PerceptualConfig
-from babeldraw.tokenizers.super_resolution import SuperResolutionConfig
 from babeldraw.train.captioner_experiment import ContrastiveCaptionerExperiment
 from babeldraw.train.class_experiments import ClassifierExperiment, ClassToImageExperiment
 from babeldraw.train.requirements import (

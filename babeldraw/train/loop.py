@@ -13,22 +13,22 @@ from jax.experimental import multihost_utils
 
 from babeldraw.config import require, to_dict
 from babeldraw.evaluation.base import Evaluator
+from babeldraw.hosts.joining import ALONE, Alone, Hosts, Interrupted
 from babeldraw.objectives.base import Objective, TrainState
 from babeldraw.runs.checkpoints import Checkpoints, placed
 from babeldraw.runs.folder import RunFolder, write_json
 from babeldraw.runs.lease import Lease
+from babeldraw.say import ProgressReport, say
 from babeldraw.sharding.batch import place_batch
 from babeldraw.sharding.layout import Layout, make_layout, use
 from babeldraw.sharding.mesh import make_mesh
 from babeldraw.train.clock import Clock, ideal_seconds
 from babeldraw.train.crash import Flight, reported
 from babeldraw.train.experiment import Experiment, parse
-from babeldraw.train.hosts import ALONE, Alone, Hosts, Interrupted
 from babeldraw.train.metrics import MetricsWriter
 from babeldraw.train.overview import overview
 from babeldraw.train.pending import Pending
 from babeldraw.train.profile import Profiler
-from babeldraw.train.progress import ProgressReport, say
 from babeldraw.train.start import (
     check_moved,
     check_resume,

@@ -9,7 +9,7 @@ import numpy as np
 
 from babeldraw.data.image import save_png
 from babeldraw.runs.folder import RunFolder
-from babeldraw.train.progress import say
+from babeldraw.say import say
 
 
 class MetricsWriter:

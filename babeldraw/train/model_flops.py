@@ -12,15 +12,15 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from babeldraw.judges.perceptual import PerceptualNetwork
 from babeldraw.layers.block import TransformerConfig
 from babeldraw.models.babeldraw import BabeldrawConfig
 from babeldraw.models.coca import CoCaConfig, ContrastiveCaptioner
+from babeldraw.models.super_resolution import Upscaler
 from babeldraw.models.vim import TextVIMConfig, VIMConfig
 from babeldraw.objectives.adversarial import Adversary
 from babeldraw.tokenizers.base import Tokenizer
 from babeldraw.tokenizers.kinds import make_tokenizer
-from babeldraw.tokenizers.perceptual import PerceptualNetwork
-from babeldraw.tokenizers.super_resolution import Upscaler
 from babeldraw.train.captioner_experiment import ContrastiveCaptionerExperiment
 from babeldraw.train.class_experiments import ClassToImageExperiment
 from babeldraw.train.experiment import (

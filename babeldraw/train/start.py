@@ -12,20 +12,22 @@ from babeldraw.config import first_difference, to_dict
 from babeldraw.data.pipeline import TrainBatches
 from babeldraw.data.sources import Source, classes_of, open_source
 from babeldraw.data.text import Vocabulary, train_vocabulary
+from babeldraw.drawing.classifier import ClassifierRun
+from babeldraw.drawing.tokenizers import open_tokenizer
 from babeldraw.errors import UserError
 from babeldraw.evaluation.base import Context
+from babeldraw.hosts.joining import ALONE, Alone, Hosts
+from babeldraw.judges.perceptual import PerceptualNetwork
 from babeldraw.layers.block import without_computed
 from babeldraw.objectives.average import Averaged, begin_average
 from babeldraw.objectives.base import Objective, TrainState
 from babeldraw.runs.checkpoints import placed, restore_subset
 from babeldraw.runs.folder import RunFolder, weights_in
-from babeldraw.sampling.classifier import ClassifierRun
-from babeldraw.sampling.tokenizers import open_tokenizer
+from babeldraw.say import say
 from babeldraw.sharding.batch import whole
 from babeldraw.sharding.layout import Layout
 from babeldraw.tokenizers.base import MAKES_CODES, identity
 from babeldraw.tokenizers.kinds import make_tokenizer, read_tokenizer
-from babeldraw.tokenizers.perceptual import PerceptualNetwork
 from babeldraw.train.class_experiments import ClassifierExperiment, ClassToImageExperiment
 from babeldraw.train.experiment import (
     Experiment,
@@ -34,8 +36,6 @@ from babeldraw.train.experiment import (
     WithText,
     parse,
 )
-from babeldraw.train.hosts import ALONE, Alone, Hosts
-from babeldraw.train.progress import say
 
 # Captions whose lengths are looked at before training.
 CAPTIONS_CHECKED = 2000

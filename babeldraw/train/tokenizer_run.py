@@ -7,8 +7,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from babeldraw.drawing.tokenizers import open_tokenizer
 from babeldraw.objectives.base import to_float
-from babeldraw.sampling.tokenizers import open_tokenizer
 from babeldraw.tokenizers.base import Codes, Tokenizer
 
 

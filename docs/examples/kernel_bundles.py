@@ -1,4 +1,4 @@
-"""How many bundles a step of each kernel's grid has: the tables in layers/kernel_costs.py.
+"""How many bundles a step of each kernel's grid has: the tables in estimate/kernel_costs.py.
 
     python docs/examples/kernel_bundles.py
 
@@ -21,9 +21,9 @@ import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 
+from babeldraw.estimate.aot import topology_devices  # noqa: E402
 from babeldraw.layers.kernels import Seen, fused_attention  # noqa: E402
 from babeldraw.layers.masks import Causal, ConvShaped  # noqa: E402
-from babeldraw.sharding.aot import topology_devices  # noqa: E402
 
 TOPOLOGIES = {"v4": "v4:2x2x1", "v5p": "v5p:2x2x1", "v5e": "v5e:2x2", "v6e": "v6e:2x2"}
 # Eight short heads are one step of the kernel for short sequences: the table has an eighth.

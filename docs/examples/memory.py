@@ -63,9 +63,9 @@ def measure(name: str, fields: dict, devices: int) -> dict[str, dict[str, float]
     import jax
     import numpy as np
 
+    from babeldraw.commands.compile_train import lowered_step, memory
     from babeldraw.sharding.layout import make_layout
     from babeldraw.sharding.mesh import make_mesh
-    from babeldraw.train.compile import lowered_step, memory
     from babeldraw.train.experiment import parse
     from babeldraw.train.presets import load_config
     from babeldraw.train.step import state_shardings

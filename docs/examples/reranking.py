@@ -23,10 +23,10 @@ import matplotlib
 import numpy as np
 
 from babeldraw.data import shapes
+from babeldraw.drawing.reranking import CoCaScorer, best
+from babeldraw.drawing.sampler import Sampler
 from babeldraw.evaluation.prompts import SPLITS, held_out_captions
 from babeldraw.evaluation.shapes_scorer import score
-from babeldraw.sampling.reranking import CoCaScorer, best
-from babeldraw.sampling.sampler import Sampler
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402

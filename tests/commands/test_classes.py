@@ -11,10 +11,10 @@ import pytest
 from babeldraw.commands.class_pictures import read_classes
 from babeldraw.data import shapes
 from babeldraw.data.image import decode, read_png_text, save_png
+from babeldraw.drawing.class_sampler import ClassSampler
+from babeldraw.drawing.classifier import ClassifierRun
 from babeldraw.errors import UserError
-from babeldraw.models.classifier import Classifier, ClassifierConfig
-from babeldraw.sampling.class_sampler import ClassSampler
-from babeldraw.sampling.classifier import ClassifierRun
+from babeldraw.judges.classifier import Classifier, ClassifierConfig
 from babeldraw.train.understanding import FeaturesRun
 
 CONFIGS = Path(__file__).parents[2] / "configs"

@@ -6,8 +6,8 @@ import re
 
 import pytest
 
-from babeldraw.train.compile import Report
-from babeldraw.train.compile_report import describe
+from babeldraw.commands.compile_report import describe
+from babeldraw.commands.compile_train import Report
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None,

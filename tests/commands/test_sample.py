@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from babeldraw.data.image import decode, read_png_text, save_png
-from babeldraw.sampling.album import slug as slug_of
-from babeldraw.sampling.logits import SamplingConfig
-from babeldraw.sampling.reranking import CoCaScorer
-from babeldraw.sampling.sampler import Sampler
+from babeldraw.drawing.album import slug as slug_of
+from babeldraw.drawing.reranking import CoCaScorer
+from babeldraw.drawing.sampler import Sampler
+from babeldraw.prediction.logits import SamplingConfig
 
 PROMPTS = ["a small red circle on a white background", "two green rings", ""]
 

@@ -17,8 +17,8 @@ from babeldraw.data.prepare.examples import Raw, Rejected
 from babeldraw.data.prepare.lists import ListInput
 from babeldraw.data.sources import BadRecord
 from babeldraw.data.webdataset import WebDatasetSource
+from babeldraw.drawing.prompts import read_prompts
 from babeldraw.errors import UserError
-from babeldraw.sampling.prompts import read_prompts
 
 MAX_BYTES = 1 << 20
 

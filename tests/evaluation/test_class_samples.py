@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from babeldraw.data.sources import DataConfig
+from babeldraw.drawing.classifier import ClassifierRun
 from babeldraw.errors import UserError
 from babeldraw.evaluation import class_samples
 from babeldraw.evaluation.base import Context
@@ -17,7 +18,6 @@ from babeldraw.evaluation.class_samples import (
     ClassSamples,
     ClassSamplesConfig,
 )
-from babeldraw.sampling.classifier import ClassifierRun
 
 K = 3
 CONTEXT = Context(DataConfig(), (2, 2), 0, None)

@@ -6,7 +6,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from babeldraw.evaluation.pictures import perceptual_distance, picture_measures
-from babeldraw.tokenizers.perceptual import PerceptualConfig, PerceptualNetwork, flatten
+from babeldraw.judges.perceptual import PerceptualConfig, PerceptualNetwork, flatten
 
 WIDTHS = (2, 2, 2, 2, 2)
 RNG = np.random.default_rng(0)

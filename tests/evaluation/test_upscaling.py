@@ -10,8 +10,8 @@ from babeldraw.data.sources import DataConfig
 from babeldraw.errors import UserError
 from babeldraw.evaluation.base import Context
 from babeldraw.evaluation.upscaling import Upscaling, UpscalingConfig
+from babeldraw.models.super_resolution import downsample
 from babeldraw.sharding.mesh import MeshConfig, make_mesh
-from babeldraw.tokenizers.super_resolution import downsample
 
 SIDE, NUM = 32, 10
 

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from babeldraw.errors import UserError
+from babeldraw.estimate.aot import topology_devices
 from babeldraw.layers import kernels
 from babeldraw.layers.attention import KeyValue, dot_product_attention
 from babeldraw.layers.kernels import KERNELS, Seen, choose, fused_attention
 from babeldraw.layers.masks import Causal, ConvShaped, DallE, dense_mask, padding_mask
 from babeldraw.layers.short_attention import Tiles
-from babeldraw.sharding.aot import topology_devices
 
 B, T, S, N, H = 2, 256, 128, 2, 16
 GRID = (16, 16)

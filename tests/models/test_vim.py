@@ -14,8 +14,8 @@ from babeldraw.layers.block import TransformerConfig
 from babeldraw.layers.dropout import example_keys
 from babeldraw.layers.stack import unstack
 from babeldraw.models.vim import Generator, TextVIMConfig, VIMConfig
-from babeldraw.sampling.decode import Given, decode
-from babeldraw.sampling.logits import SamplingConfig, Settings
+from babeldraw.prediction.logits import SamplingConfig, Settings
+from babeldraw.prediction.next_token import Given, decode
 from babeldraw.tokenizers.base import Codes
 
 STACK = TransformerConfig(blocks=2, heads=2, dim=16, hidden=32, dropout=0.1, scan=False)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from babeldraw.config import to_dict
+from babeldraw.drawing.tokenizers import open_tokenizer
 from babeldraw.errors import UserError
 from babeldraw.layers.block import TransformerConfig
 from babeldraw.models.vim import VIMConfig
@@ -15,7 +16,6 @@ from babeldraw.objectives.class_to_image import ClassToImageLossConfig, ClassToI
 from babeldraw.optim.optimizer import OptimizerConfig
 from babeldraw.optim.schedules import ScheduleConfig
 from babeldraw.runs.folder import RunFolder, weights_in
-from babeldraw.sampling.tokenizers import open_tokenizer
 from babeldraw.sharding.layout import make_layout
 from babeldraw.sharding.mesh import MeshConfig, make_mesh
 from babeldraw.tokenizers.vit_vqgan import ViTVQGANConfig

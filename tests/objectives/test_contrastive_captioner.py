@@ -9,6 +9,7 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from babeldraw.errors import UserError
+from babeldraw.estimate.program import collectives
 from babeldraw.layers.block import TransformerConfig
 from babeldraw.models.coca import CoCaConfig
 from babeldraw.objectives.contrastive_captioner import (
@@ -23,7 +24,6 @@ from babeldraw.sharding.batch import place_batch
 from babeldraw.sharding.constraint import is_names
 from babeldraw.sharding.layout import make_layout, use
 from babeldraw.sharding.mesh import MeshConfig, make_mesh
-from babeldraw.sharding.program import collectives
 from babeldraw.train.step import make_step, state_shardings
 
 B, S, V = 8, 5, 20

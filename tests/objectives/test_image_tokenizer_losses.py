@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from babeldraw.errors import UserError
+from babeldraw.judges.perceptual import PerceptualConfig, PerceptualNetwork
 from babeldraw.layers.block import TransformerConfig
 from babeldraw.objectives import losses
 from babeldraw.objectives.adversarial import DiscriminatorConfig
@@ -16,7 +17,6 @@ from babeldraw.objectives.image_tokenizer import ImageTokenizerObjective, Tokeni
 from babeldraw.optim.optimizer import OptimizerConfig
 from babeldraw.optim.schedules import ScheduleConfig
 from babeldraw.sharding.constraint import is_names
-from babeldraw.tokenizers.perceptual import PerceptualConfig, PerceptualNetwork
 from babeldraw.tokenizers.pixels import logit_laplace_parameters
 from babeldraw.tokenizers.vit_vqgan import ViTVQGANConfig, ViTVQGANTokenizer
 

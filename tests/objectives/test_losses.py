@@ -10,8 +10,8 @@ import optax
 import pytest
 from scipy import integrate
 
+from babeldraw.judges.discriminators import PatchGAN, StyleGANDiscriminator
 from babeldraw.objectives import losses
-from babeldraw.tokenizers.discriminators import PatchGAN, StyleGANDiscriminator
 
 RNG = np.random.default_rng(0)
 

@@ -11,7 +11,9 @@ import pytest
 
 from babeldraw.data import shapes
 from babeldraw.errors import UserError
+from babeldraw.judges.perceptual import PerceptualConfig
 from babeldraw.layers.block import TransformerConfig
+from babeldraw.models.super_resolution import SuperResolutionConfig
 from babeldraw.objectives.adversarial import DiscriminatorConfig
 from babeldraw.objectives.super_resolution import (
     SuperResolutionLossConfig,
@@ -24,8 +26,6 @@ from babeldraw.sharding.constraint import is_names, shardings
 from babeldraw.sharding.layout import Layout, use
 from babeldraw.sharding.mesh import MeshConfig, make_mesh
 from babeldraw.sharding.rules import PRESETS
-from babeldraw.tokenizers.perceptual import PerceptualConfig
-from babeldraw.tokenizers.super_resolution import SuperResolutionConfig
 from babeldraw.tokenizers.vit_vqgan import ViTVQGANConfig, ViTVQGANTokenizer
 
 B, SIDE = 8, 32

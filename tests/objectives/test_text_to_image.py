@@ -15,7 +15,7 @@ from babeldraw.models.babeldraw import BabeldrawConfig, Generator
 from babeldraw.objectives.text_to_image import TextToImageLossConfig, TextToImageObjective
 from babeldraw.optim.optimizer import OptimizerConfig
 from babeldraw.optim.schedules import ScheduleConfig
-from babeldraw.sampling.logits import SamplingConfig, Settings
+from babeldraw.prediction.logits import SamplingConfig, Settings
 from babeldraw.sharding.batch import place_batch
 from babeldraw.sharding.constraint import is_names, shardings
 from babeldraw.sharding.layout import Layout, use

@@ -9,14 +9,14 @@ import jax.numpy as jnp
 import pytest
 
 from babeldraw.errors import UserError
+from babeldraw.estimate.aot import topology_devices
+from babeldraw.estimate.program import collectives
 from babeldraw.layers.block import TransformerConfig, decoder_parts, make_stack
 from babeldraw.layers.masks import Causal, padding_mask
-from babeldraw.sharding.aot import topology_devices
 from babeldraw.sharding.constraint import logical_axes, shardings
 from babeldraw.sharding.context import PerExample
 from babeldraw.sharding.layout import make_layout, use
 from babeldraw.sharding.mesh import MeshConfig, make_mesh
-from babeldraw.sharding.program import collectives
 
 needs_libtpu = pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None,

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from babeldraw.drawing.sampler import Sampler
 from babeldraw.errors import UserError
+from babeldraw.judges.perceptual import PerceptualConfig, PerceptualNetwork, flatten
 from babeldraw.runs.checkpoints import on_first_device, restore_subset
 from babeldraw.runs.folder import RunFolder
-from babeldraw.sampling.sampler import Sampler
 from babeldraw.tokenizers.base import PARTS
-from babeldraw.tokenizers.perceptual import PerceptualConfig, PerceptualNetwork, flatten
 from babeldraw.tokenizers.vit_vqgan import ViTVQGANTokenizer
 from babeldraw.train.evaluation import evaluate_run
 from babeldraw.train.loop import train

@@ -17,12 +17,12 @@ import numpy as np
 import pytest
 
 from babeldraw.errors import UserError
+from babeldraw.hosts.presence import GO_ON
 from babeldraw.runs.checkpoints import Checkpoints, on_first_device
 from babeldraw.runs.folder import RunFolder
 from babeldraw.train.experiment import parse
 from babeldraw.train.loop import train
 from babeldraw.train.metrics import read_scalars
-from babeldraw.train.presence import GO_ON
 
 # Whole runs, some of them in processes of their own.
 pytestmark = pytest.mark.budget(20)

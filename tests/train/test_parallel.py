@@ -13,10 +13,10 @@ import jax
 import numpy as np
 import pytest
 
+from babeldraw.estimate.program import collectives
 from babeldraw.runs.checkpoints import Checkpoints, placed
 from babeldraw.sharding.batch import place_batch
 from babeldraw.sharding.mesh import MeshConfig
-from babeldraw.sharding.program import collectives
 from tests.train import parallel_case
 from tests.train.parallel_case import OBJECTIVE, STEPS, Run, batch_of
 

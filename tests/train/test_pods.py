@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from babeldraw.train.compile import compile_step
-from babeldraw.train.compile_decode import compile_decode
+from babeldraw.commands.compile_decode import compile_decode
+from babeldraw.commands.compile_train import compile_step
 from babeldraw.train.experiment import parse
 from babeldraw.train.presets import load_config
 

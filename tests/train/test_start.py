@@ -10,10 +10,10 @@ from etils import epath
 
 from babeldraw.config import to_dict
 from babeldraw.data.image import save_png
+from babeldraw.drawing.tokenizers import open_tokenizer
 from babeldraw.errors import UserError
 from babeldraw.runs.folder import RunFolder
 from babeldraw.runs.lease import Lease
-from babeldraw.sampling.tokenizers import open_tokenizer
 from babeldraw.tokenizers.base import identity
 from babeldraw.tokenizers.kinds import read_tokenizer
 from babeldraw.train.experiment import parse

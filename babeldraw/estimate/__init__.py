@@ -1,0 +1,1 @@
+"""What a compiled TPU program costs: its scheduled text, chips, links, kernels, memory."""

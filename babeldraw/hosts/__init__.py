@@ -1,0 +1,1 @@
+"""Several hosts: joining, the roll call, presence."""

@@ -1,0 +1,1 @@
+"""Ways to predict codes, one file each, with guidance and filters."""

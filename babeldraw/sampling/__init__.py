@@ -1,1 +1,0 @@
-"""Decode loops as pure functions, guidance, filters on logits."""
