@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 
 from babeldraw.config import require
 from babeldraw.data.tokens import TokenSource
+from babeldraw.drawing.tokenizer_run import TokenizerRun
 from babeldraw.errors import UserError
 from babeldraw.layers.linear import Einsum
 from babeldraw.tokenizers.base import Codes, Reconstruction, Tokenizer, identity
@@ -22,7 +23,6 @@ from babeldraw.tokenizers.kinds import TOKENIZERS, make_tokenizer
 from babeldraw.tokenizers.quantizers import Codebook
 from babeldraw.train.loop import train
 from babeldraw.train.presets import complete
-from babeldraw.train.tokenizer_run import TokenizerRun
 
 # ------------------------------------------------------------------ a tokenizer of one dimension
 

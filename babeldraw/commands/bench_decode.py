@@ -23,13 +23,11 @@ from etils import epath
 from ml_collections import config_flags
 
 from babeldraw.commands.flags import required
-from babeldraw.drawing.floor import bytes_per_token
+from babeldraw.drawing.floor import bytes_per_step
 from babeldraw.errors import UserError
-from babeldraw.models.babeldraw import Generator
-from babeldraw.prediction.logits import SamplingConfig, Settings
-from babeldraw.prediction.next_token import decode
+from babeldraw.models.base import Generator, example
+from babeldraw.prediction.base import Prediction
 from babeldraw.say import say
-from babeldraw.tokenizers.kinds import make_tokenizer
 from babeldraw.train.experiment import parse
 
 REPEATS = 3
@@ -41,7 +39,7 @@ def define(values: flags.FlagValues, argv: list[str]) -> None:
     config_flags.DEFINE_config_file(
         "config",
         None,
-        "A text-to-image config; --config.FIELD=VALUE sets a field.",
+        "A generator's config; --config.FIELD=VALUE sets a field.",
         flag_values=values,
         sys_argv=argv,
     )
@@ -53,11 +51,12 @@ def define(values: flags.FlagValues, argv: list[str]) -> None:
 
 def run(values: flags.FlagValues) -> int:
     experiment = parse(required(values, "config"))
-    if experiment.objective != "text_to_image":
-        raise UserError(f"--config is one of {experiment.objective}; name one of text_to_image")
+    if experiment.objective != "generator":
+        raise UserError(f"--config is one of {experiment.objective}; name one of generator")
     batches = [_batch(word) for word in values.batches]
-    codes = make_tokenizer(experiment.tokenizer).codes
-    generator = Generator(experiment.model, codes)
+    generator, prediction = experiment.generator, experiment.prediction
+    settings = prediction.sampling(guidance=2.0 if values.guidance else 1.0)
+    generator.condition.check_guidance(settings.guided, settings.guidance, "--guidance")
     say(f"measuring on {jax.devices()[0].device_kind}; compiling takes a while at first")
     bandwidth = memory_bandwidth()
     print(f"memory is read at {bandwidth / 1e9:.1f} GB/s")
@@ -67,7 +66,9 @@ def run(values: flags.FlagValues) -> int:
     print(HEADER)
     found = []
     for batch in batches:
-        measured = measure(generator, params, batch, values.guidance, values.uncached, bandwidth)
+        measured = measure(
+            generator, prediction, params, batch, settings, values.uncached, bandwidth
+        )
         print(measured.line())
         found.append(measured)
     if values.json:
@@ -88,9 +89,9 @@ class Decoding:
     """Attributes:
     batch: pictures at a time.
     seconds: for all their tokens.
-    length: tokens of a picture.
-    floor: seconds per token that reading memory takes.
-    uncached: seconds per token without a cache, or None.
+    length: steps of a picture; its tokens, where each is drawn by itself.
+    floor: seconds per step that reading memory takes.
+    uncached: seconds per step without a cache, or None.
     """
 
     batch: int
@@ -119,31 +120,34 @@ class Decoding:
 
 def measure(
     generator: Generator,
+    prediction: Prediction,
     params: Any,
     batch: int,
-    guided: bool,
+    settings: Any,
     uncached: bool,
     bandwidth: float,
 ) -> Decoding:
-    """Draws `batch` pictures of different prompts a few times and takes the quickest."""
-    length = generator.config.text_length
-    text_BS = jnp.ones((batch, length), jnp.int32)
+    """Draws `batch` pictures of different things a few times and takes the quickest."""
+    condition = jax.tree.map(jnp.ones_like, example(generator.condition, batch))
     keys_B = jax.random.split(jax.random.key(0), batch)
-    settings = Settings.of(SamplingConfig(guidance=2.0 if guided else 1.0))
+    guided = settings.guided
 
     @jax.jit
-    def draw(params, text_BS, keys_B, settings):
-        return decode(generator, params, text_BS, keys_B, settings, guided=guided)
+    def draw(params, condition, keys_B, settings):
+        return prediction.draw(generator, params, condition, keys_B, settings, guided=guided)
 
-    seconds = quickest(draw, params, text_BS, keys_B, settings)
-    rows = jnp.concatenate([text_BS, text_BS]) if guided else text_BS
-    cache = jax.eval_shape(generator.start, params, rows)
-    one_forward = None
-    if uncached:
-        image_BT = jnp.zeros((len(rows), generator.codes.length), jnp.int32)
-        one_forward = quickest(jax.jit(generator.logits), params, rows, image_BT)
-    read = bytes_per_token(params, cache)
-    return Decoding(batch, seconds, generator.codes.length, read / bandwidth, one_forward)
+    seconds = quickest(draw, params, condition, keys_B, settings.traced())
+    rows = condition
+    if guided:
+        rows = jax.tree.map(lambda a: jnp.concatenate([a, a]), condition)
+    forward, one_forward = prediction.forward(generator), None
+    if uncached and forward is not None:
+        spec = generator.codes.spec(jax.tree.leaves(rows)[0].shape[0])
+        codes = jnp.zeros(spec.shape, spec.dtype)
+        one_forward = quickest(jax.jit(forward), params, rows, codes)
+    step, inputs, steps = prediction.step(generator, params, rows, samples=1)
+    read = bytes_per_step(step, params, *inputs)
+    return Decoding(batch, seconds, steps, read / bandwidth, one_forward)
 
 
 def memory_bandwidth() -> float:

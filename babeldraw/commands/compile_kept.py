@@ -11,7 +11,7 @@ from babeldraw.commands.compile_train import Report, Scheduled, estimate_again
 from babeldraw.errors import UserError
 from babeldraw.estimate.chips import CHIPS
 from babeldraw.estimate.collective_costs import Wires
-from babeldraw.train.model_flops import ModelFlops
+from babeldraw.train.flops import ModelFlops
 
 FORMAT = 1
 

@@ -25,7 +25,7 @@ from babeldraw.sharding.layout import Layout, make_layout
 from babeldraw.sharding.mesh import MeshConfig, make_mesh
 from babeldraw.sharding.pipeline import make_schedule
 from babeldraw.train.experiment import Experiment
-from babeldraw.train.model_flops import ModelFlops, model_flops
+from babeldraw.train.flops import ModelFlops
 from babeldraw.train.overview import count
 from babeldraw.train.start import whole_objective
 from babeldraw.train.step import make_step, state_shardings
@@ -151,7 +151,7 @@ def compile_step(
     with waiting(f"compiling for {topology}"):
         lowered, state = lowered_step(whole_objective(experiment), layout)
         report.parameters = _parameters(state)
-        program = fill(report, lowered, layout, model_flops(experiment))
+        program = fill(report, lowered, layout, experiment.flops())
     report.compile_seconds = time.monotonic() - began
     return report, program
 

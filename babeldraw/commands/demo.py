@@ -19,7 +19,6 @@ from babeldraw.commands.flags import make_folder
 from babeldraw.commands.report import write_report
 from babeldraw.commands.sample import Drawing
 from babeldraw.data.image import decode, save_png, to_grid
-from babeldraw.drawing.prompts import Prompt
 from babeldraw.drawing.sampler import Sampler
 from babeldraw.errors import UserError
 from babeldraw.evaluation.prompts import held_out_captions
@@ -97,8 +96,7 @@ def _draw_samples(folder: RunFolder, generator_dir: Path) -> None:
     half = NUM_PICTURES // 2
     prompts = [*held_out_captions("test", half, 2), *held_out_captions("unseen", half, 2)]
     pictures = make_folder(Path(folder.path) / "samples", "samples")
-    drawing = Drawing(sampler, pictures)
-    drawing.draw([Prompt(prompt) for prompt in prompts])
+    Drawing(sampler, pictures).draw(prompts)
     images = [decode(path) for path in sorted(pictures.glob("[0-9]*.png"))]
     grid = to_grid(np.stack(images), 4)
     save_png(folder.path / "samples.png", grid, {"prompts": "\n".join(prompts)})

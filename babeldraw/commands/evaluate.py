@@ -1,7 +1,7 @@
 """Runs a run's evaluators on its newest checkpoint and prints the figures as JSON.
 
 Example:
-  babeldraw evaluate --workdir=runs/demo/text_to_image --only=prompts
+  babeldraw evaluate --workdir=runs/demo/text_to_image --evaluators=prompts
 
 On several hosts, as for `train`, the first one prints.
 """
@@ -20,7 +20,17 @@ from babeldraw.train.evaluation import evaluate_run
 def define(values: flags.FlagValues, argv: list[str]) -> None:
     flags.DEFINE_string("workdir", None, "The run folder.", flag_values=values)
     flags.DEFINE_list(
-        "only", [], "Names of evaluators, separated by commas; none: all.", flag_values=values
+        "evaluators",
+        [],
+        "Sections of config.evaluators, separated by commas, also such as the run's config leaves "
+        "out; none: all that it lists.",
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "weights",
+        "",
+        "ema or params; none: the average of the weights where the run keeps one.",
+        flag_values=values,
     )
     flags.DEFINE_string("out", "", "A file for the JSON; none: print it.", flag_values=values)
     define_hosts(values)
@@ -31,8 +41,9 @@ def run(values: flags.FlagValues) -> int:
     if values.out:
         make_folder(Path(values.out).parent, f"--out={values.out}")
     place, limits = hosts_of(values)
-    with joined(place, {"workdir": workdir, "only": values.only}, limits) as hosts:
-        figures = evaluate_run(workdir, values.only)
+    asked = {name: values[name].value for name in ("workdir", "evaluators", "weights")}
+    with joined(place, asked, limits) as hosts:
+        figures = evaluate_run(workdir, values.evaluators, values.weights)
     if hosts.index > 0:
         return 0
     if values.out:

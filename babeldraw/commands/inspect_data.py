@@ -19,7 +19,7 @@ from babeldraw.data.pipeline import TrainBatches
 from babeldraw.data.shards import MANIFEST
 from babeldraw.data.text import PAD_ID, Vocabulary, train_vocabulary
 from babeldraw.errors import UserError
-from babeldraw.train.experiment import Experiment, WithText
+from babeldraw.train.base_experiment import Experiment
 from babeldraw.train.start import open_batches, open_train_source
 
 SHOWN = 24
@@ -56,7 +56,7 @@ def write_data_page(experiment: Experiment, page: str, vocabulary_file: str) -> 
     make_folder(path.parent, f"--data={page}")
     source = open_train_source(experiment)
     vocabulary = _vocabulary(experiment, vocabulary_file)
-    batches = open_batches(experiment, vocabulary)
+    batches = open_batches(experiment, vocabulary, source)
     pictures = _pictures(batches, vocabulary)
     sections = [
         f"<h1>{escape(source.name)}</h1>",
@@ -72,14 +72,14 @@ def write_data_page(experiment: Experiment, page: str, vocabulary_file: str) -> 
 
 
 def _vocabulary(experiment: Experiment, file: str) -> Vocabulary | None:
-    if not isinstance(experiment, WithText):
+    if not experiment.text_length:
         return None
     if file:
         return Vocabulary(file)
     with tempfile.TemporaryDirectory() as folder:
         made = os.path.join(folder, "text.model")
         captions = itertools.islice(open_train_source(experiment).captions(), COUNTED)
-        train_vocabulary(captions, made, experiment.model.text_vocab_size)
+        train_vocabulary(captions, made, experiment.vocab_size)
         return Vocabulary(made)
 
 

@@ -18,7 +18,7 @@ from babeldraw.errors import UserError
 from babeldraw.evaluation.linear_probe import LinearProbeConfig
 from babeldraw.runs.folder import write_json
 from babeldraw.say import say
-from babeldraw.train.understanding import open_vim, probe_run
+from babeldraw.train.understanding import open_with_features, probe_run
 
 
 def define(values: flags.FlagValues, argv: list[str]) -> None:
@@ -44,7 +44,7 @@ def run(values: flags.FlagValues) -> int:
     changed = {name: value for name, value in given.items() if value is not None}
     if "blocks" in changed:
         changed["blocks"] = _numbers(changed["blocks"])
-    trained = open_vim(workdir)
+    trained = open_with_features(workdir)
     own = to_dict(trained.experiment.evaluators.linear_probe or LinearProbeConfig())
     config = build(LinearProbeConfig, {**own, **changed}, "config.evaluators.linear_probe")
     for sentence in trained.experiment.what_saw_labels():

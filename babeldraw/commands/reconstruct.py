@@ -22,12 +22,12 @@ from babeldraw.config import build
 from babeldraw.data.image import save_png, to_uint8, write_whole
 from babeldraw.data.pipeline import fitted
 from babeldraw.data.sources import DataConfig, Record, RecordReader, Source, open_source
+from babeldraw.drawing.tokenizer_run import TokenizerRun
 from babeldraw.errors import UserError
 from babeldraw.evaluation import measures
 from babeldraw.judges.perceptual import PerceptualConfig, PerceptualNetwork
 from babeldraw.runs.folder import RunFolder, write_json
 from babeldraw.say import ProgressReport, say
-from babeldraw.train.tokenizer_run import TokenizerRun
 
 # The mean absolute error of a pixel's three colours that is shown as white.
 WHITE_ERROR = 0.25

@@ -1,7 +1,7 @@
-"""Draws pictures from prompts, or from classes, with a trained run.
+"""Draws pictures with a trained run: from prompts, of classes, or of whatever else it learned.
 
-Writes one PNG per picture, a grid and a manifest; each PNG carries its prompt, seed and settings.
-The same command goes on where it was broken off.
+Writes one PNG per picture, a grid and a manifest; each PNG carries what was asked for, its seed and
+settings. The same command goes on where it was broken off.
 
 Example:
   babeldraw sample --workdir=runs/demo/text_to_image --num=4 --out=pictures \\
@@ -9,7 +9,7 @@ Example:
 
 The best 2 of 16, as a contrastive captioner sees it (configs/demo/coca.py trains one):
   babeldraw sample --workdir=runs/demo/text_to_image --prompts=prompts.tsv --num=16 --keep=2 \\
-      --rerank=runs/coca
+      --judge=runs/coca
 
 From the upper half of a picture on, and with a hole in a picture filled:
   babeldraw sample --workdir=runs/demo/text_to_image --prompt="a red circle" --image=a.png --rows=4
@@ -17,8 +17,8 @@ From the upper half of a picture on, and with a hole in a picture filled:
       --mask=hole.png
 
 By class, the half that a classifier holds for likeliest (docs/vim.md):
-  babeldraw sample --workdir=runs/digits/vim --class=3,4 --num=8 --acceptance=0.5 \\
-      --classifier_run=runs/digits/classifier
+  babeldraw sample --workdir=runs/digits/vim --class=3,4 --num=16 --keep=8 \\
+      --judge=runs/digits/classifier
 """
 
 import dataclasses
@@ -29,41 +29,43 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from babeldraw.commands import class_pictures
 from babeldraw.commands.flags import make_folder, required
 from babeldraw.data.image import decode
 from babeldraw.data.sources import BadRecord
 from babeldraw.drawing.album import MOST_IN_GRID, Album, slug
 from babeldraw.drawing.editing import Canvas
 from babeldraw.drawing.prompts import Prompt, read_prompts
-from babeldraw.drawing.reranking import CoCaScorer, Scorer, best
 from babeldraw.drawing.sampler import Picture, Sampler
 from babeldraw.errors import UserError
-from babeldraw.prediction.logits import GUIDANCE_SCHEDULES, SamplingConfig
+from babeldraw.models.condition import Asked
+from babeldraw.prediction.kinds import PREDICTIONS
 from babeldraw.say import ProgressReport, say
 from babeldraw.sharding.mesh import MeshConfig
 
-# What each picture depends on beside its prompt and seed: these flags go into the manifest.
-RECORDED = ("image", "rows", "mask", "rerank", "super_resolution", "tokenizer_run", "weights")
+# What each picture depends on beside what is asked for and its seed: these go into the manifest.
+RECORDED = ("image", "rows", "mask", "judge", "super_resolution", "tokenizer_run", "weights")
 STRINGS = {
-    "workdir": (None, "A text-to-image run folder."),
+    "workdir": (None, "A run folder of a generator."),
     "prompts": ("", "A text file with a prompt per line, or a .tsv table with a column Prompt."),
-    "super_resolution": ("", "A super-resolution run folder; none: as drawn."),
     "tokenizer_run": (
         "",
         "A tokenizer run folder whose decoder draws; none: the one that the run was trained with.",
     ),
-    "rerank": ("", "A contrastive captioner's run folder, whose scores --keep goes by."),
+    "judge": ("", "A contrastive captioner's or a classifier's run folder, which --keep goes by."),
     "image": ("", "A picture to go on from; give --rows or --mask too."),
     "mask": ("", "A picture of --image's size: what is white is drawn anew, the rest is kept."),
     "weights": ("", "ema or params; none: the average of the weights where the run keeps one."),
     "out": ("pictures", "The folder to write to."),
 }
+LISTS = {
+    "class": "Classes by name or number, separated by commas; or all, or none.",
+    "super_resolution": "Run folders of what makes each picture larger, in order; none: as drawn.",
+}
 INTEGERS = {
-    "num": (1, "Pictures per prompt."),
-    "keep": (None, "Of these, the best are kept, by --rerank; all of them unless given."),
+    "num": (1, "Pictures of each thing."),
+    "keep": (None, "Of these, the best are kept, by --judge; all of them unless given."),
     "rows": (None, "Rows of tokens of --image that are kept."),
-    "seed": (0, "Seed of each prompt's first picture."),
+    "seed": (0, "Seed of the first picture of each thing."),
     "batch_size": (16, "Pictures drawn at a time."),
     "model_parallel": (1, "Devices that share the generator."),
 }
@@ -73,70 +75,80 @@ def define(values: flags.FlagValues, argv: list[str]) -> None:
     flags.DEFINE_multi_string("prompt", [], "What to draw; may be repeated.", flag_values=values)
     for name, (default, text) in STRINGS.items():
         flags.DEFINE_string(name, default, text, flag_values=values)
+    for name, text in LISTS.items():
+        flags.DEFINE_list(name, [], text, flag_values=values)
     for name, (number, text) in INTEGERS.items():
         flags.DEFINE_integer(name, number, text, flag_values=values)
-    class_pictures.define(values)
-    for field in dataclasses.fields(SamplingConfig):
-        text = f"{field.name}; the run's own unless given."
-        if field.name == "guidance_schedule":
-            text = f"{', '.join(GUIDANCE_SCHEDULES)}; the run's own unless given."
-        makers = {int: flags.DEFINE_integer, float: flags.DEFINE_float, str: flags.DEFINE_string}
-        makers[field.type](field.name, None, text, flag_values=values)
+    makers = {int: flags.DEFINE_integer, float: flags.DEFINE_float, str: flags.DEFINE_string}
+    for name, (kind, predictions) in _settings().items():
+        which = "" if len(predictions) == len(PREDICTIONS) else f" ({', '.join(predictions)})"
+        makers[kind](name, None, f"{name}{which}; the run's own unless given.", flag_values=values)
+
+
+def _settings() -> dict[str, tuple[type, list[str]]]:
+    """Every setting of how to draw: its type, and the predictions that have it."""
+    found: dict[str, tuple[type, list[str]]] = {}
+    for kind, (prediction, *_) in PREDICTIONS.items():
+        for field in dataclasses.fields(prediction.sampling):
+            found.setdefault(field.name, (field.type, []))[1].append(kind)
+    return found
 
 
 def run(values: flags.FlagValues) -> int:
     _check(values)
     image, mask = (_read_image(values, name) for name in ("image", "mask"))
-    mesh = _mesh(values.model_parallel)
-    given = {f.name: values[f.name].value for f in dataclasses.fields(SamplingConfig)}
-    changed = {name: value for name, value in given.items() if value is not None}
-    if values["class"].value:
-        return class_pictures.run(values, image, mask, mesh, changed)
-    class_pictures.refuse_without_class(values)
     prompts = [Prompt(text) for text in values.prompt]
     prompts += read_prompts(values.prompts) if values.prompts else []
-    if not prompts:
-        raise UserError("there is no prompt; give --prompt or --prompts")
     sampler = Sampler.from_run(
         required(values, "workdir"),
-        super_resolution=values.super_resolution,
+        stages=values.super_resolution,
         tokenizer_run=values.tokenizer_run,
-        mesh=mesh,
+        judge=values.judge,
+        mesh=_mesh(values.model_parallel),
         weights=values.weights,
     )
-    scorer = CoCaScorer.from_run(values.rerank) if values.rerank else None
-    settings = dataclasses.replace(sampler.defaults, **changed)
+    said = {"text": [prompt.text for prompt in prompts], "class": values["class"].value}
+    words = sampler.condition.asked_by(said, sampler.lexicon)
+    settings = _changed(values, sampler)
     canvas = None
     if image is not None:
         grey = None if mask is None else mask.max(axis=-1)
         canvas = sampler.canvas(image, rows=values.rows, mask=grey)
-    texts = [prompt.text for prompt in prompts]
-    _say_what_will_differ(sampler, texts)
-    recorded = {name: values[name].value for name in RECORDED if values[name].value}
     drawing = Drawing(
         sampler,
-        make_folder(Path(values.out), f"--out={values.out}"),
+        Path(values.out),
         num=values.num,
         seed=values.seed,
         settings=settings,
         batch_size=values.batch_size,
         canvas=canvas,
-        scorer=scorer,
         keep=values.keep,
-        recorded=recorded,
+        recorded={name: values[name].value for name in RECORDED if values[name].value},
     )
-    count = drawing.draw(prompts)
+    count = drawing.draw(words, {prompt.text: prompt.columns for prompt in prompts})
     say(f"{count} pictures, grid.png and manifest.jsonl in {drawing.folder}")
     return 0
 
 
+def _changed(values: flags.FlagValues, sampler: Sampler) -> Any:
+    """The run's settings with those that flags give."""
+    given = {name: values[name].value for name in _settings()}
+    given = {name: value for name, value in given.items() if value is not None}
+    own = {field.name for field in dataclasses.fields(sampler.defaults)}
+    for name in given:
+        if name not in own:
+            kind = sampler.drawer.prediction.kind
+            raise UserError(f"--{name} is no setting of {kind}, by which the run draws")
+    return dataclasses.replace(sampler.defaults, **given)
+
+
 @dataclasses.dataclass(frozen=True)
 class Drawing:
-    """Draws prompts into a folder. For all but the following see `Sampler.sample`.
+    """Draws into a folder. For all but the following see `Sampler.sample`.
 
     Attributes:
-      folder: where to; it exists.
-      scorer, keep: of each prompt's `num` pictures the best `keep` are written, best first.
+      folder: where to; made where it is not there.
+      keep: of the `num` pictures of each thing so many are written, the best first.
       recorded: what else made these pictures, for the manifest.
     """
 
@@ -144,41 +156,46 @@ class Drawing:
     folder: Path
     num: int = 1
     seed: int = 0
-    settings: SamplingConfig | None = None
+    settings: Any = None
     batch_size: int = 16
     canvas: Canvas | None = None
-    scorer: Scorer | None = None
     keep: int | None = None
     recorded: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
-    def draw(self, prompts: Sequence[Prompt]) -> int:
-        """Draws what is not there yet, and the grid. Returns the number of pictures there."""
-        texts = [prompt.text for prompt in prompts]
+    def draw(
+        self, words: Sequence[Any], columns: Mapping[str, Mapping[str, str]] | None = None
+    ) -> int:
+        """Draws what is not there yet, and the grid.
+
+        Args:
+          words: of each thing.
+          columns: what else a table said of some prompts.
+
+        Returns:
+          The number of pictures that are there.
+        """
         settings = self.settings or self.sampler.defaults
-        each = self.keep or self.num
+        # Before the folder is touched: what cannot be drawn is said.
+        asked = self.sampler.ask(words)
+        pictures = self._pictures(words[:0], settings)
+        _say_once(note for one in asked for note in self._notes(one))
+        make_folder(self.folder, f"--out={self.folder}")
+        names, each = [one.name for one in asked], self.keep or self.num
         fixed = {"step": self.sampler.step, "num": self.num, "first_seed": self.seed}
-        album = Album(
-            self.folder, {**fixed, **dataclasses.asdict(settings), **self.recorded}, texts, each
-        )
+        fixed |= {**dataclasses.asdict(settings), **self.recorded}
+        album = Album(self.folder, fixed, names, each)
         left = album.open()
-        if len(left) < len(texts):
-            say(f"{self.folder}: {len(texts) - len(left)} of {len(texts)} prompts are drawn")
+        if len(left) < len(names):
+            say(f"{self.folder}: {len(names) - len(left)} of {len(names)} prompts are drawn")
         report = ProgressReport("sample", len(left) * self.num, unit="pictures")
         drawn: list[Picture] = []
-        pictures = self.sampler.sample(
-            [texts[number] for number in left],
-            self.num,
-            self.seed,
-            settings,
-            self.batch_size,
-            self.canvas,
-        )
+        pictures = self._pictures([words[number] for number in left], settings)
         for done, picture in enumerate(pictures, start=1):
             drawn.append(picture)
-            report.update(done)
-            if len(drawn) == self.num:
-                number = left[done // self.num - 1]
-                album.add(number, self._entries(number, prompts[number], drawn))
+            report.update(-(-done * self.num // each))
+            if len(drawn) == each:
+                number = left[done // each - 1]
+                album.add(number, self._entries(number, drawn, columns or {}))
                 drawn = []
         report.close()
         lines = album.lines()
@@ -186,21 +203,28 @@ class Drawing:
         album.write_grid(shown, each if each > 1 else 8)
         return len(lines)
 
-    def _entries(self, number: int, prompt: Prompt, pictures: Sequence[Picture]):
+    def _pictures(self, words: Sequence[Any], settings: Any):
+        return self.sampler.sample(
+            words, self.num, self.seed, settings, self.batch_size, self.canvas, self.keep
+        )
+
+    def _notes(self, asked: Asked) -> tuple[str, ...]:
+        judge = self.sampler.judge
+        return asked.notes if judge is None else (*asked.notes, *judge.notes(asked))
+
+    def _entries(
+        self, number: int, pictures: Sequence[Picture], columns: Mapping[str, Mapping[str, str]]
+    ) -> list[tuple[np.ndarray, dict[str, Any]]]:
         entries = []
-        scores, chosen = None, range(len(pictures))
-        if self.scorer is not None:
-            images = np.stack([picture.image for picture in pictures]).astype(np.float32) / 255
-            scores = self.scorer.score(images, [prompt.text] * len(images))
-            chosen = best(scores, self.keep or self.num)
-        for rank, i in enumerate(chosen):
-            name = f"{number:05d}_{slug(prompt.text)}_seed{pictures[i].seed}.png"
-            entry = {"file": name, "seed": pictures[i].seed}
-            if scores is not None:
-                entry |= {"score": round(float(scores[i]), 6), "rank": rank}
-            if prompt.columns:
-                entry["columns"] = dict(prompt.columns)
-            entries.append((pictures[i].image, entry))
+        for picture in pictures:
+            asked = picture.asked
+            name = f"{number:05d}_{slug(asked.name)}_seed{picture.seed}.png"
+            entry = {"file": name, "seed": picture.seed, **asked.told}
+            if picture.score is not None:
+                entry |= {"score": round(picture.score, 6), "rank": picture.rank}
+            if asked.text in columns and columns[asked.text]:
+                entry["columns"] = dict(columns[asked.text])
+            entries.append((picture.image, entry))
         return entries
 
 
@@ -214,10 +238,9 @@ def _check(values: flags.FlagValues) -> None:
         raise UserError(f"--seed is {values.seed}; at most {2**31 - values.num} is needed")
     if values.keep is not None and not 1 <= values.keep <= values.num:
         raise UserError(f"--keep is {values.keep} and --num {values.num}; give 1 to {values.num}")
-    if (values.keep or values.num) < values.num and not values.rerank:
+    if values.keep is not None and not values.judge:
         raise UserError(
-            f"--keep is {values.keep} of {values.num} and nothing says which are best; give "
-            "--rerank"
+            f"--keep is {values.keep} of {values.num} and nothing says which are best; give --judge"
         )
     ways = sum((values.rows is not None, bool(values.mask)))
     if values.image and ways != 1:
@@ -240,15 +263,6 @@ def _mesh(model: int) -> MeshConfig | None:
     return MeshConfig(data=1, model=model, rules="in_layer_serving")
 
 
-def _say_what_will_differ(sampler: Sampler, prompts: Sequence[str]) -> None:
-    for prompt, length in sampler.too_long(prompts):
-        limit = sampler.text_length
-        say(f"the prompt has {length} tokens and is cut to {limit}: {prompt[:60]!r}...")
-    for prompt in prompts:
-        if unknown := sampler.unknown(prompt):
-            say(
-                f"{unknown[:20]!r} of the prompt {prompt[:60]!r} are not in the run's vocabulary: "
-                "they draw as one unknown piece"
-            )
-    if any(not prompt.strip() for prompt in prompts):
-        say("an empty prompt draws without condition")
+def _say_once(lines) -> None:
+    for line in dict.fromkeys(lines):
+        say(line)

@@ -24,10 +24,10 @@ from babeldraw.data.image import save_png, write_whole
 from babeldraw.data.pipeline import fitted
 from babeldraw.data.sources import DataConfig, Record, RecordReader, Source, open_source
 from babeldraw.data.tokens import MANIFEST, TokenSource, is_whole, read_manifest, write_shard
+from babeldraw.drawing.tokenizer_run import TokenizerRun
 from babeldraw.errors import UserError
 from babeldraw.runs.folder import write_json
 from babeldraw.say import ProgressReport, say
-from babeldraw.train.tokenizer_run import TokenizerRun
 
 # What a folder of decoded pictures says of itself.
 DECODED = "decoded.json"

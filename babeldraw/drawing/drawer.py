@@ -1,9 +1,9 @@
-"""From conditions to pixels: the two compiled programs behind every sampler."""
+"""From conditions to pixels: the compiled programs behind every sampler."""
 
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -13,16 +13,19 @@ import numpy as np
 from babeldraw.config import require
 from babeldraw.data.image import center_crop, to_uint8
 from babeldraw.drawing.editing import Canvas, keep_first, keep_rows, keep_unmasked
-from babeldraw.drawing.tokenizers import other_decoder
-from babeldraw.drawing.upscaling import SuperResolutionRun
-from babeldraw.prediction.logits import SamplingConfig, Settings
-from babeldraw.prediction.next_token import AutoregressiveGenerator, Given, decode
-from babeldraw.runs.checkpoints import on_first_device, placed, restore_subset
-from babeldraw.runs.folder import RunFolder, weights_in
+from babeldraw.drawing.stages import Stage, open_stages
+from babeldraw.drawing.tokenizer_run import TokenizerRun
+from babeldraw.models.base import Generator
+from babeldraw.models.condition import stacked
+from babeldraw.models.kinds import read_generator
+from babeldraw.prediction.base import Given, Prediction
+from babeldraw.prediction.kinds import read_prediction
+from babeldraw.runs.checkpoints import on_first_device, placed
+from babeldraw.runs.opened import Opened, open_part
 from babeldraw.sharding.constraint import logical_axes, shardings
 from babeldraw.sharding.layout import Layout, make_layout, use
 from babeldraw.sharding.mesh import MeshConfig, first_devices, make_mesh
-from babeldraw.tokenizers.base import Codes, Tokenizer, identity
+from babeldraw.tokenizers.base import Tokenizer, identity
 from babeldraw.tokenizers.kinds import read_tokenizer
 
 # Pictures are decoded to pixels so many at a time, so that memory stays bounded.
@@ -32,24 +35,25 @@ PIXELS_AT_A_TIME = 16
 @dataclasses.dataclass(frozen=True)
 class Drawer:
     """Attributes:
-    generator: draws tokens.
-    tokenizer: draws pixels from tokens.
+    generator, prediction: draw codes.
+    tokenizer: draws pixels from codes.
     params: {"generator": ..., "tokenizer": ...}.
-    super_resolution: makes each picture larger; None leaves it as the tokenizer gives it.
+    stages: what is done to codes before the tokenizer, and to its pictures after it.
     layout: where the generator's arrays lie; None: one device.
     """
 
-    generator: AutoregressiveGenerator
+    generator: Generator
+    prediction: Prediction
     tokenizer: Tokenizer
     params: dict[str, Any]
-    super_resolution: SuperResolutionRun | None = None
+    stages: tuple[Stage, ...] = ()
     layout: Layout | None = None
 
     def tokens(
         self,
-        conditions: np.ndarray,
+        conditions: Sequence[Any],
         seeds: np.ndarray,
-        settings: SamplingConfig,
+        settings: Any,
         canvas: Canvas | None = None,
     ) -> np.ndarray:
         """Draws pictures as tokens.
@@ -59,9 +63,9 @@ class Drawer:
         guidance off, and for a canvas.
 
         Args:
-          conditions: [P, ...], as the generator takes them.
+          conditions: P rows, as `Condition.ask` gives them.
           seeds: int [P, n], of n pictures of each condition, each in [0, 2^31).
-          settings: temperature, filters, guidance.
+          settings: of the prediction's `sampling`.
           canvas: what is kept of a picture, in all of these; None: nothing.
 
         Returns:
@@ -69,7 +73,7 @@ class Drawer:
         """
         wanted = seeds.shape
         size = tuple(power_of_two(n) for n in wanted)
-        conditions = conditions[np.arange(size[0]) % wanted[0]]
+        condition = stacked([conditions[i % wanted[0]] for i in range(size[0])])
         rows = seeds[np.arange(size[0]) % wanted[0]][:, np.arange(size[1]) % wanted[1]]
         given = None
         if canvas is not None:
@@ -79,9 +83,9 @@ class Drawer:
             )
         tokens_BT = self._tokens(
             self.params["generator"],
-            conditions,
+            condition,
             rows.reshape(-1).astype(np.uint32),
-            Settings.of(settings),
+            settings.traced(),
             given,
             settings.guided,
         )
@@ -95,9 +99,11 @@ class Drawer:
         parts = []
         for start in range(0, len(tokens), count):
             rows = tokens[np.arange(start, start + count) % len(tokens)]
+            for stage in self._stages("codes"):
+                rows = stage.apply(rows)
             images = self._pixels(self.params["tokenizer"], rows)
-            if self.super_resolution is not None:
-                images = self.super_resolution.upscale(images)
+            for stage in self._stages("images"):
+                images = stage.apply(images)
             parts.append(to_uint8(np.asarray(images)))
         return np.concatenate(parts)[: len(tokens)]
 
@@ -129,12 +135,17 @@ class Drawer:
         images = (image.astype(np.float32) / 255)[None]
         return np.asarray(self._encode(self.params["tokenizer"], images))[0]
 
+    def _stages(self, of: str) -> list[Stage]:
+        return [stage for stage in self.stages if stage.of == of]
+
     @functools.cached_property
     def _tokens(self):
-        def draw(params, conditions, seeds_B, settings, given, guided):
+        def draw(params, condition, seeds_B, settings, given, guided):
             keys_B = jax.vmap(jax.random.key)(seeds_B)
             with contextlib.nullcontext() if self.layout is None else use(self.layout):
-                return decode(self.generator, params, conditions, keys_B, settings, given, guided)
+                return self.prediction.draw(
+                    self.generator, params, condition, keys_B, settings, given, guided
+                )
 
         return jax.jit(draw, static_argnums=5)
 
@@ -154,56 +165,52 @@ def power_of_two(count: int) -> int:
 
 def open_drawer(
     workdir: str,
-    make_generator: Callable[[Codes], Any],
     *,
-    super_resolution: str,
-    tokenizer_run: str,
-    mesh: MeshConfig | None,
+    stages: Sequence[str] = (),
+    tokenizer_run: str = "",
+    mesh: MeshConfig | None = None,
     weights: str = "",
-) -> tuple[Drawer, int]:
-    """The networks and the newest weights of a run, and the step that they are of.
+) -> tuple[Drawer, Opened]:
+    """The networks and the newest weights of a run, and what was read of it.
 
     Args:
-      workdir: folder of a run whose generator draws a tokenizer's tokens.
-      make_generator: the generator, given what it predicts.
-      super_resolution, tokenizer_run, mesh, weights: see `sampler.Sampler.from_run`.
+      workdir: folder of a generator's run.
+      stages, tokenizer_run, mesh, weights: see `sampler.Sampler.from_run`.
 
     Raises:
-      UserError: no checkpoint yet, super-resolution or a decoder that was trained on another
-        tokenizer, or too few devices.
+      UserError: no checkpoint yet, stages or a decoder that were trained on another tokenizer, or
+        too few devices.
     """
-    folder = RunFolder.of(workdir)
-    config = folder.read_config()
-    tokenizer = read_tokenizer(config)
-    generator = make_generator(tokenizer.codes)
     # As many devices as are asked for; the others stay idle.
     layout = None if mesh is None else make_layout(mesh, make_mesh(mesh, first_devices(mesh)))
-    frozen = {"tokenizer": nn.unbox(jax.eval_shape(tokenizer.init, jax.random.key(0)))}
-    weights = weights_in(config, weights)
-    abstract = {
-        weights: _abstract_generator(generator, layout),
-        "frozen": on_first_device(frozen),
-    }
-    step, state = restore_subset(folder.checkpoints, abstract)
-    decoder = state["frozen"]["tokenizer"]
+
+    def frozen(config):
+        tokenizer = read_tokenizer(config)
+        return {"tokenizer": nn.unbox(jax.eval_shape(tokenizer.init, jax.random.key(0)))}
+
+    opened = open_part(
+        workdir,
+        ("generator",),
+        lambda config: read_generator(config, read_tokenizer(config).codes),
+        frozen=frozen,
+        weights=weights,
+        place=lambda boxed: _placed(boxed, layout),
+    )
+    generator, prediction = opened.part, read_prediction(opened.config)
+    prediction.check(generator)
+    tokenizer, decoder = read_tokenizer(opened.config), opened.frozen["tokenizer"]
     own = identity(tokenizer, decoder)
     if tokenizer_run:
-        tokenizer, decoder = other_decoder(tokenizer_run, own)
-    upscaler = SuperResolutionRun.open(super_resolution) if super_resolution else None
-    if upscaler is not None:
-        require(
-            upscaler.tokenizer == own,
-            f"--super_resolution={super_resolution} was trained on pictures of the tokenizer "
-            f"{upscaler.tokenizer} and {workdir} draws with {own}; name one of the same",
-        )
+        other = TokenizerRun.open(tokenizer_run, codes_of=own)
+        tokenizer, decoder = other.tokenizer, other.params
     # Once, here: inside the program it would be done anew for every batch.
-    params = {"generator": generator.for_decoding(state[weights]), "tokenizer": decoder}
-    return Drawer(generator, tokenizer, params, upscaler, layout), step
+    params = {"generator": generator.for_decoding(opened.params), "tokenizer": decoder}
+    found = open_stages(stages, own)
+    return Drawer(generator, prediction, tokenizer, params, found, layout), opened
 
 
-def _abstract_generator(generator: Any, layout: Layout | None) -> Any:
+def _placed(boxed: Any, layout: Layout | None) -> Any:
     """Shapes of a generator's parameters and where they shall lie; without layout, one device."""
-    boxed = jax.eval_shape(generator.init, jax.random.key(0))
     abstract = nn.unbox(boxed)
     if layout is None:
         return on_first_device(abstract)

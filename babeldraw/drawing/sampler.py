@@ -2,24 +2,18 @@
 
 import dataclasses
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
-from babeldraw.config import build, require
+from babeldraw.config import require
 from babeldraw.data.text import Vocabulary
 from babeldraw.drawing.drawer import Drawer, open_drawer, power_of_two
 from babeldraw.drawing.editing import Canvas
-from babeldraw.errors import UserError
-from babeldraw.models import babeldraw, vim
-from babeldraw.prediction.logits import SamplingConfig
-from babeldraw.runs.folder import RunFolder
+from babeldraw.drawing.judging import Judge, best, open_judge
+from babeldraw.models.condition import Asked, Condition, Lexicon
+from babeldraw.prediction.kinds import read_sampling
 from babeldraw.sharding.mesh import MeshConfig
-
-# What draws from text, by the run's objective.
-MODELS = {
-    "text_to_image": (babeldraw, babeldraw.BabeldrawConfig),
-    "text_to_image_decoder_only": (vim, vim.TextVIMConfig),
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,21 +21,30 @@ class Picture:
     """One drawn picture.
 
     Attributes:
-      prompt: what was asked for.
-      seed: with the prompt and the settings, gives the same picture again.
+      asked: what was asked for.
+      seed: with what was asked for and the settings, gives the same picture again.
       image: uint8 [height, width, 3].
-      tokens: int32 [T].
+      tokens: its codes, int32 [T] for those of one factor.
+      score: the judge's; None without one.
+      rank: among those of one thing, by the judge, 0 the best; None without one.
     """
 
-    prompt: str
+    asked: Asked
     seed: int
     image: np.ndarray
     tokens: np.ndarray
+    score: float | None = None
+    rank: int | None = None
+
+    @property
+    def prompt(self) -> str:
+        """What was asked for, as people call it."""
+        return self.asked.name
 
 
 @dataclasses.dataclass(frozen=True)
 class Sampler:
-    """Draws pictures from prompts.
+    """Draws pictures from texts, classes, or whatever else the run draws from.
 
         sampler = Sampler.from_run("runs/demo/text_to_image")
         for picture in sampler.sample(["a small red circle"], num=4):
@@ -49,102 +52,144 @@ class Sampler:
 
     Attributes:
       drawer: the networks, their parameters and compiled programs.
-      text_length: tokens of a prompt that the model reads.
-      image_size: (height, width) of the tokenizer's pictures.
-      vocabulary: of the prompts.
+      lexicon: of the run.
       defaults: settings of the run.
       step: the checkpoint's.
+      judge: of what is drawn; None: none.
     """
 
     drawer: Drawer
-    text_length: int
-    image_size: tuple[int, int]
-    vocabulary: Vocabulary
-    defaults: SamplingConfig
+    lexicon: Lexicon
+    defaults: Any
     step: int
+    judge: Judge | None = None
 
     @classmethod
     def from_run(
         cls,
         workdir: str,
-        super_resolution: str = "",
+        stages: Sequence[str] = (),
         tokenizer_run: str = "",
+        judge: str = "",
         mesh: MeshConfig | None = None,
         weights: str = "",
     ) -> "Sampler":
-        """Reads the run's config, vocabulary and newest checkpoint.
+        """Reads the run's config, words and newest checkpoint.
 
         Args:
-          workdir: folder of a text-to-image run.
-          super_resolution: folder of a run that makes the tokenizer's pictures larger; empty: none.
+          workdir: folder of a generator's run.
+          stages: folders of runs of what is done to each picture, in order, such as
+            super-resolution.
           tokenizer_run: folder of a tokenizer whose decoder draws in place of the run's own;
             empty: the own.
+          judge: folder of a contrastive captioner's or a classifier's run, by which the best are
+            kept; empty: none.
           mesh: devices to share the generator, such as
             `MeshConfig(model=4, rules="in_layer_serving")`; None: one device.
           weights: `ema`, the average of the weights, or `params`, as they are; empty: the average
             where the run keeps one.
 
         Raises:
-          UserError: no such folder, a run of another kind, no checkpoint yet, super-resolution
-            or a decoder that was trained on another tokenizer, or too few devices.
+          UserError: no such folder, a run of another kind, no checkpoint yet, stages or a decoder
+            that were trained on another tokenizer, a judge of other things, or too few devices.
         """
-        folder = RunFolder.of(workdir)
-        config = folder.read_config()
-        if config["objective"] not in MODELS:
-            raise UserError(
-                f"{workdir} is a run of {config['objective']}; sampling from text needs one of "
-                f"{' or '.join(MODELS)} (one of class_to_image takes --class)"
-            )
-        room, section = MODELS[config["objective"]]
-        model = build(section, config["model"], "config.model")
-        drawer, step = open_drawer(
-            workdir,
-            lambda tokens: room.Generator(model, tokens),
-            super_resolution=super_resolution,
-            tokenizer_run=tokenizer_run,
-            mesh=mesh,
-            weights=weights,
+        drawer, opened = open_drawer(
+            workdir, stages=stages, tokenizer_run=tokenizer_run, mesh=mesh, weights=weights
         )
-        return cls(
-            drawer=drawer,
-            text_length=model.text_length,
-            image_size=drawer.tokenizer.image_size,
-            vocabulary=Vocabulary(folder.vocabulary_file),
-            defaults=build(SamplingConfig, config["sampling"], "config.sampling"),
-            step=step,
-        )
+        folder, condition = opened.folder, drawer.generator.condition
+        vocabulary = Vocabulary(folder.vocabulary_file) if condition.text_length else None
+        lexicon = Lexicon(vocabulary, folder.read_classes())
+        sampling = opened.config["sampling"]
+        defaults = read_sampling(drawer.prediction, sampling, "config.sampling")
+        by = open_judge(judge) if judge else None
+        if by is not None:
+            by.check(condition, lexicon)
+        return cls(drawer, lexicon, defaults, opened.step, by)
+
+    @property
+    def condition(self) -> Condition:
+        """What it draws from."""
+        return self.drawer.generator.condition
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """(height, width) of the tokenizer's pictures."""
+        return self.drawer.tokenizer.image_size
+
+    def ask(self, words: Sequence[Any]) -> list[Asked]:
+        """What words say to the run. Raises `UserError`: something that it does not know."""
+        return [self.condition.ask(word, self.lexicon) for word in words]
 
     def sample(
         self,
-        prompts: Sequence[str],
+        words: Sequence[Any],
         num: int = 1,
         seed: int = 0,
-        settings: SamplingConfig | None = None,
+        settings: Any = None,
         batch_size: int = 16,
         canvas: Canvas | None = None,
+        keep: int | None = None,
     ) -> Iterator[Picture]:
-        """Draws `num` pictures of each prompt, in order.
+        """Draws `num` pictures of each thing, in order.
 
         Args:
-          prompts: an empty one draws without condition; one longer than the model reads is cut
-            (`too_long` tells).
-          num: pictures per prompt, with seeds seed, seed + 1, ...
-          seed: of the first picture of each prompt, at least 0.
+          words: of each thing: a text, a class by name or number, `""` of nothing; of several
+            conditions a mapping by name. An empty text, or the class `none`, draws without
+            condition.
+          num: pictures of each, with seeds seed, seed + 1, ...
+          seed: of the first picture of each, at least 0.
           settings: None for the run's own.
           batch_size: pictures at a time, at least 1; changes none of them beyond rounding. The
-            prompts of a batch are read once, whatever the number of their pictures.
+            conditions of a batch are read once, whatever the number of their pictures.
           canvas: a picture to go on from, see `canvas`; None: from nothing.
+          keep: of each thing the best so many are given, the best first, as the judge says; None:
+            all, and where there is a judge in its order.
+
+        Raises:
+          UserError: what there is not, guidance of a model that was trained without dropping its
+            condition, or a choice without a judge.
         """
         require(batch_size >= 1, f"batch_size is {batch_size}; at least 1 is needed")
         require(num >= 1, f"num is {num}; at least 1 is needed")
+        require(
+            keep is None or self.judge is not None,
+            f"keep is {keep} of {num} and nothing says which are best; name a judge",
+        )
+        require(
+            keep is None or 1 <= keep <= num,
+            f"keep is {keep} of {num} pictures; a number from 1 to {num} is needed",
+        )
         settings = settings or self.defaults
+        self.condition.check_guidance(settings.guided, settings.guidance, "")
+        asked = self.ask(words)
+        if self.judge is not None:
+            for one in asked:
+                self.judge.notes(one)
+        return self._pictures(asked, num, seed, settings, batch_size, canvas, keep or num)
+
+    def _pictures(
+        self,
+        asked: Sequence[Asked],
+        num: int,
+        seed: int,
+        settings: Any,
+        batch_size: int,
+        canvas: Canvas | None,
+        keep: int,
+    ) -> Iterator[Picture]:
         room = max(1, batch_size // power_of_two(min(num, batch_size)))
         # Rounded down to a power of two, so that the rows of a batch are not rounded up.
         at_once = 1 << (room.bit_length() - 1)
-        for start in range(0, len(prompts), at_once):
+        for start in range(0, len(asked), at_once):
+            drawn: list[Picture] = []
             for first in range(0, num, batch_size):
                 seeds = seed + np.arange(first, min(first + batch_size, num))
-                yield from self._draw(prompts[start : start + at_once], seeds, settings, canvas)
+                part = asked[start : start + at_once]
+                for picture in self._draw(part, seeds, settings, canvas):
+                    drawn.append(picture)
+                    if len(drawn) == num:
+                        yield from self._chosen(drawn, keep)
+                        drawn = []
 
     def canvas(
         self,
@@ -167,26 +212,26 @@ class Sampler:
         """
         return self.drawer.canvas(image, rows, count, mask)
 
-    def unknown(self, prompt: str) -> str:
-        """The characters of a prompt that the run's vocabulary does not know, each once."""
-        return self.vocabulary.unknown(prompt)
-
-    def too_long(self, prompts: Sequence[str]) -> list[tuple[str, int]]:
-        """Prompts of more tokens than the model reads, each with its number of tokens."""
-        lengths = self.vocabulary.lengths(list(prompts))
-        return [(p, n) for p, n in zip(prompts, lengths, strict=True) if n > self.text_length]
+    def _chosen(self, drawn: list[Picture], keep: int) -> list[Picture]:
+        if self.judge is None:
+            return drawn
+        images = np.stack([picture.image for picture in drawn])
+        scores = self.judge.score(images, [picture.asked for picture in drawn])
+        order = enumerate(best(scores, keep))
+        return [
+            dataclasses.replace(drawn[i], score=float(scores[i]), rank=rank) for rank, i in order
+        ]
 
     def _draw(
         self,
-        prompts: Sequence[str],
+        asked: Sequence[Asked],
         seeds: np.ndarray,
-        settings: SamplingConfig,
+        settings: Any,
         canvas: Canvas | None,
     ) -> Iterator[Picture]:
-        text = self.vocabulary.encode(list(prompts), self.text_length)
-        rows = np.broadcast_to(seeds, (len(prompts), len(seeds)))
-        tokens = self.drawer.tokens(text, rows, settings, canvas)
-        images = self.drawer.pixels(tokens.reshape(-1, tokens.shape[-1]))
+        rows = np.broadcast_to(seeds, (len(asked), len(seeds)))
+        tokens = self.drawer.tokens([one.row for one in asked], rows, settings, canvas)
+        images = self.drawer.pixels(tokens.reshape(-1, *tokens.shape[2:]))
         for i, image in enumerate(images):
-            prompt, picture = divmod(i, len(seeds))
-            yield Picture(prompts[prompt], int(seeds[picture]), image, tokens[prompt, picture])
+            which, number = divmod(i, len(seeds))
+            yield Picture(asked[which], int(seeds[number]), image, tokens[which, number])

@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 from babeldraw.data.sources import DataConfig, Source, open_source
 from babeldraw.data.text import Vocabulary
 from babeldraw.errors import UserError
+from babeldraw.models.condition import Condition, Lexicon
 from babeldraw.objectives.base import TrainState
 
 Value = float | np.ndarray
@@ -32,8 +33,9 @@ class Context:
       image_size: (height, width).
       seed: of the run.
       mesh: over which batches are split.
-      vocabulary, text_length: of a text-to-image run.
+      vocabulary, text_length: of a run that reads texts.
       classes: names of those that the run learns; empty where it learns none or kept no names.
+      condition: what a generator draws from; None of other runs.
     """
 
     data: DataConfig
@@ -43,6 +45,13 @@ class Context:
     vocabulary: Vocabulary | None = None
     text_length: int = 0
     classes: tuple[str, ...] = ()
+    condition: Condition | None = None
+    # Opened once for all evaluators and all evaluations.
+    _opened: dict[bool, Source] = dataclasses.field(default_factory=dict, compare=False)
+
+    @property
+    def lexicon(self) -> Lexicon:
+        return Lexicon(self.vocabulary, self.classes)
 
 
 def open_held_out(context: Context, captions: bool | None = None) -> Source:
@@ -55,9 +64,15 @@ def open_held_out(context: Context, captions: bool | None = None) -> Source:
     Raises:
       UserError: what `open_source` says, of that field.
     """
-    data = context.data
     if captions is None:
         captions = context.vocabulary is not None
+    if captions not in context._opened:
+        context._opened[captions] = _open_held_out(context, captions)
+    return context._opened[captions]
+
+
+def _open_held_out(context: Context, captions: bool) -> Source:
+    data = context.data
     try:
         return open_source(
             data,

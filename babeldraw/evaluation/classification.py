@@ -33,6 +33,10 @@ class ClassificationConfig:
                 f"config.evaluators.classification.{field.name} is {value}; at least 1 is needed",
             )
 
+    def tiny(self) -> "ClassificationConfig":
+        """The same for a first run."""
+        return dataclasses.replace(self, num_examples=8, batch_size=8)
+
 
 class Classification(HeldOut):
     """`accuracy`, top-1, and `loss`, the cross-entropy, over pictures that have a label."""

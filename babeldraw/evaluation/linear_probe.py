@@ -66,6 +66,10 @@ class LinearProbeConfig:
             f"{path}.optimizer is {self.optimizer!r}; the choices are {', '.join(OPTIMIZERS)}",
         )
 
+    def tiny(self) -> "LinearProbeConfig":
+        """The same for a first run."""
+        return dataclasses.replace(self, num_train=16, num_test=8, epochs=1, batch_size=8)
+
 
 @dataclasses.dataclass(frozen=True)
 class Examples:

@@ -2,18 +2,17 @@
 
 import dataclasses
 from collections.abc import Callable, Iterator
+from typing import Any
 
-import jax
 import numpy as np
 
 from babeldraw.config import require
 from babeldraw.data import shapes
-from babeldraw.data.image import to_grid, to_uint8
+from babeldraw.data.image import to_grid
 from babeldraw.evaluation.base import Context, Value
+from babeldraw.evaluation.drawn import Drawn
 from babeldraw.evaluation.shapes_scorer import score_batch
 from babeldraw.objectives.base import TrainState
-from babeldraw.prediction.logits import SamplingConfig, Settings
-from babeldraw.sharding.batch import whole
 
 # Captions of scenes whose colour-shape pairs were seen, and of scenes with a pair never seen.
 SPLITS = {"seen": "test", "unseen": "unseen"}
@@ -24,13 +23,14 @@ class PromptsConfig:
     """Attributes:
     num_prompts: of each kind, seen and unseen.
     batch_size: pictures at a time.
-    sampling: temperature and filters; its guidance is the one reported as `exact_*`.
+    sampling: fields of `config.sampling` that are others here; its guidance is the one reported as
+      `exact_*`.
     num_shown: pictures in the grid.
     """
 
     num_prompts: int = 256
     batch_size: int = 64
-    sampling: SamplingConfig = SamplingConfig()
+    sampling: Any = None
     num_shown: int = 16
 
     def __post_init__(self):
@@ -39,6 +39,9 @@ class PromptsConfig:
             require(
                 value >= 1, f"config.evaluators.prompts.{name} is {value}; at least 1 is needed"
             )
+
+    def tiny(self) -> "PromptsConfig":
+        return dataclasses.replace(self, num_prompts=8, batch_size=8)
 
 
 class Prompts:
@@ -49,7 +52,7 @@ class Prompts:
     """
 
     def __init__(self, generate: Callable, config: PromptsConfig, context: Context):
-        self._generate = jax.jit(generate)
+        self._drawn = Drawn(generate, context)
         self._config, self._context = config, context
 
     def run(self, state: TrainState) -> Iterator[tuple[str, Value]]:
@@ -66,18 +69,8 @@ class Prompts:
                 scores = score_batch(self._draw(state, captions, plain), captions)
                 yield f"exact_{kind}_without_guidance", scores["exact"]
 
-    def _draw(self, state: TrainState, captions: list[str], sampling: SamplingConfig) -> np.ndarray:
-        """uint8 [N, height, width, 3]."""
-        context, size = self._context, self._config.batch_size
-        text = context.vocabulary.encode(captions, context.text_length)
-        images = []
-        for start in range(0, len(captions), size):
-            # The last batch is padded: another shape would be another compilation.
-            rows = np.arange(start, start + size) % len(captions)
-            keys_B = jax.vmap(jax.random.key)(rows)
-            settings = Settings.of(sampling)
-            images.append(to_uint8(whole(self._generate(state, text[rows], keys_B, settings))))
-        return np.concatenate(images)[: len(captions)]
+    def _draw(self, state: TrainState, captions: list[str], sampling: Any) -> np.ndarray:
+        return self._drawn.draw(state, captions, sampling, self._config.batch_size)
 
 
 def held_out_captions(split: str, count: int, seed: int) -> list[str]:

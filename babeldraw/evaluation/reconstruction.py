@@ -54,6 +54,10 @@ class ReconstructionConfig:
             "not divide; choose a batch_size that does",
         )
 
+    def tiny(self) -> "ReconstructionConfig":
+        """The same for a first run."""
+        return dataclasses.replace(self, num_examples=8, batch_size=8)
+
 
 @flax.struct.dataclass
 class _Totals:

@@ -34,6 +34,10 @@ class RetrievalConfig:
                 f"config.evaluators.retrieval.{name} is {value}; at least {least} is needed",
             )
 
+    def tiny(self) -> "RetrievalConfig":
+        """The same for a first run."""
+        return dataclasses.replace(self, num_examples=8, batch_size=8)
+
 
 class Retrieval(HeldOut):
     """`image_to_text`, `text_to_image`: shares whose nearest counterpart in the batch is right.

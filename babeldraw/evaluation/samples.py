@@ -1,56 +1,72 @@
-"""A grid of drawn prompts, to look at while a generator trains."""
+"""A grid of drawn pictures, to look at while a generator trains."""
 
 import dataclasses
 import itertools
 from collections.abc import Callable, Iterator
-
-import jax
-import numpy as np
+from typing import Any
 
 from babeldraw.config import require
-from babeldraw.data.image import to_grid, to_uint8
+from babeldraw.data.image import to_grid
 from babeldraw.evaluation.base import Context, HeldOut, Value, open_held_out
+from babeldraw.evaluation.drawn import Drawn
 from babeldraw.objectives.base import TrainState
-from babeldraw.prediction.logits import SamplingConfig, Settings
-from babeldraw.sharding.batch import whole
 
 
 @dataclasses.dataclass(frozen=True)
 class SamplesConfig:
     """Attributes:
-    prompts: what to draw; empty: the first captions of the held-out data.
-    num: pictures when `prompts` is empty.
-    sampling: temperature, filters, guidance.
+    ask: what to draw, in words, such as prompts or classes; empty: the first things there are, of
+      texts the captions of held-out data.
+    num: of these, when `ask` is empty.
+    each: pictures of each, side by side.
+    sampling: fields of `config.sampling` that are others here.
     """
 
-    prompts: tuple[str, ...] = ()
+    ask: tuple[str, ...] = ()
     num: int = 16
-    sampling: SamplingConfig = SamplingConfig(guidance=1.5)
+    each: int = 1
+    sampling: Any = None
 
     def __post_init__(self):
-        require(self.num >= 1, f"config.evaluators.samples.num is {self.num}; at least 1 is needed")
+        for name in ("num", "each"):
+            value = getattr(self, name)
+            require(
+                value >= 1, f"config.evaluators.samples.{name} is {value}; at least 1 is needed"
+            )
+
+    def tiny(self) -> "SamplesConfig":
+        return dataclasses.replace(self, num=2)
 
 
 class Samples(HeldOut):
-    """`grid`: a picture of each prompt, always from the same seeds."""
+    """`grid`: always from the same seeds."""
 
     def __init__(self, generate: Callable, config: SamplesConfig, context: Context):
-        self._generate = jax.jit(generate)
+        self._drawn = Drawn(generate, context)
         self._config, self._context = config, context
 
     def check(self) -> None:
-        if not self._config.prompts:
+        if self._config.ask:
+            for word in self._config.ask:
+                self._context.condition.ask(word, self._context.lexicon)
+        elif self._reads_captions:
             super().check()
 
     def run(self, state: TrainState) -> Iterator[tuple[str, Value]]:
-        context, prompts = self._context, self._prompts()
-        text = context.vocabulary.encode(prompts, context.text_length)
-        keys_B = jax.vmap(jax.random.key)(np.arange(len(prompts)))
-        images = self._generate(state, text, keys_B, Settings.of(self._config.sampling))
-        yield "grid", to_grid(to_uint8(whole(images)), min(8, len(prompts)))
+        config, words = self._config, self._words()
+        each = [word for word in words for _ in range(config.each)]
+        images = self._drawn.draw(state, each, config.sampling)
+        yield "grid", to_grid(images, config.each if config.each > 1 else min(8, len(words)))
 
-    def _prompts(self) -> list[str]:
-        if self._config.prompts:
-            return list(self._config.prompts)
-        source = open_held_out(self._context)
-        return list(itertools.islice(source.captions(), self._config.num))
+    @property
+    def _reads_captions(self) -> bool:
+        return self._context.text_length > 0
+
+    def _words(self) -> list[Any]:
+        config, captions = self._config, []
+        if config.ask:
+            return list(config.ask)
+        if self._reads_captions:
+            source = open_held_out(self._context)
+            captions = list(itertools.islice(source.captions(), config.num))
+        return self._context.condition.first(config.num, captions)

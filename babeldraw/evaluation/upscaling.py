@@ -43,6 +43,10 @@ class UpscalingConfig:
                 f"config.evaluators.upscaling.{field.name} is {value}; at least 1 is needed",
             )
 
+    def tiny(self) -> "UpscalingConfig":
+        """The same for a first run."""
+        return dataclasses.replace(self, num_examples=8, batch_size=8)
+
 
 class Upscaling(HeldOut):
     """psnr_db, ssim, l1, l2, lpips of the large pictures, and the grid `upscaled`.

@@ -30,6 +30,10 @@ class ValidationLossConfig:
                 f"config.evaluators.validation_loss.{field.name} is {value}; at least 1 is needed",
             )
 
+    def tiny(self) -> "ValidationLossConfig":
+        """The same for a first run."""
+        return dataclasses.replace(self, num_examples=8, batch_size=8)
+
 
 class ValidationLoss(HeldOut):
     """`loss`: the mean over examples."""

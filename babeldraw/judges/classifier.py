@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from babeldraw.config import require
+from babeldraw.data.shapes import PAIRS
 from babeldraw.layers.convolution import Conv
 from babeldraw.layers.linear import Einsum
 
@@ -35,6 +36,10 @@ class ClassifierConfig:
             f"model.image_size is {self.image_size}, which model.stages={self.stages} halve to "
             "nothing; fewer stages are needed",
         )
+
+    def tiny(self) -> "ClassifierConfig":
+        """The same for a first run."""
+        return dataclasses.replace(self, num_classes=len(PAIRS), image_size=(32, 32), channels=4)
 
 
 class ClassifierNetwork(nn.Module):

@@ -88,6 +88,10 @@ class TransformerConfig:
     def head_dim(self) -> int:
         return self.dim // self.heads
 
+    def tiny(self) -> "TransformerConfig":
+        """The same for a first run."""
+        return dataclasses.replace(self, blocks=1, heads=2, dim=32, hidden=64)
+
 
 @dataclasses.dataclass(frozen=True)
 class Residual:

@@ -11,7 +11,6 @@ from typing import Any
 import flax.linen as nn
 import flax.struct
 import jax
-import jax.numpy as jnp
 
 from babeldraw.config import require
 from babeldraw.layers.block import (
@@ -24,10 +23,14 @@ from babeldraw.layers.block import (
     through,
 )
 from babeldraw.layers.dropout import fold
-from babeldraw.layers.linear import Embedding, LayerNorm, Logits
+from babeldraw.layers.flops import blocks_forward
+from babeldraw.layers.linear import Embedding, LayerNorm
 from babeldraw.layers.masks import AttentionConfig, padding_mask
 from babeldraw.layers.positions import GridPositions, LearnedPositions, at_slot
-from babeldraw.layers.stack import read_type, unstack
+from babeldraw.layers.stack import read_type
+from babeldraw.models.conditions import TextCondition
+from babeldraw.models.head import CodeEmbedding, Head
+from babeldraw.models.sequential import Sequential
 from babeldraw.sharding.constraint import constrain
 from babeldraw.sharding.context import PerExample
 from babeldraw.tokenizers.base import Codes
@@ -37,16 +40,13 @@ from babeldraw.tokenizers.base import Codes
 class BabeldrawConfig:
     """Attributes:
     encoder, decoder: the two stacks, of the same `dim`.
-    text_vocab_size: pieces of the text vocabulary; 16,000 in the paper.
-    text_length: tokens of a prompt; longer prompts are cut. 128 in the paper.
     attention: which image tokens an image token sees; it sees all of the text.
     """
 
     encoder: TransformerConfig
     decoder: TransformerConfig
-    text_vocab_size: int = 16_000
-    text_length: int = 128
     attention: AttentionConfig = AttentionConfig()
+    kind: str = "babeldraw"
 
     def __post_init__(self):
         require(
@@ -54,9 +54,19 @@ class BabeldrawConfig:
             f"model.encoder.dim is {self.encoder.dim} and model.decoder.dim {self.decoder.dim}; "
             "the decoder reads the encoder's output, so both must be equal",
         )
-        for name in ("text_vocab_size", "text_length"):
-            value = getattr(self, name)
-            require(value >= 1, f"model.{name} is {value}; at least 1 is needed")
+
+    def tiny(self) -> "BabeldrawConfig":
+        """The same for a first run."""
+        sides = {"encoder": self.encoder.tiny(), "decoder": self.decoder.tiny()}
+        return dataclasses.replace(self, **sides)
+
+
+@flax.struct.dataclass
+class Text:
+    """A text that was read: float32 [B, S, D], and which pieces are there, bool [B, 1, 1, S]."""
+
+    states_BSD: jax.Array
+    mask: jax.Array
 
 
 @flax.struct.dataclass
@@ -71,12 +81,13 @@ class TextEncoder(nn.Module):
     """int32 [B, S] -> float32 [B, S, D], with a LayerNorm after the stack."""
 
     config: BabeldrawConfig
+    condition: TextCondition
 
     @nn.compact
     def __call__(self, text_BS: jax.Array, keys: jax.Array | None = None) -> jax.Array:
-        config = self.config.encoder
-        x_BSD = Embedding(self.config.text_vocab_size, config.dim, name="embed")(text_BS)
-        positions_SD = LearnedPositions(self.config.text_length, config.dim, name="positions")()
+        config, text = self.config.encoder, self.condition
+        x_BSD = Embedding(text.vocab_size, config.dim, name="embed")(text_BS)
+        positions_SD = LearnedPositions(text.length, config.dim, name="positions")()
         x_BSD = x_BSD + positions_SD[None, : text_BS.shape[1]]
         x_BSD = constrain(x_BSD, ("batch", "length", "activation_embed"))
         stack = make_stack(encoder_parts(config), config, "stack")
@@ -86,9 +97,9 @@ class TextEncoder(nn.Module):
 
 
 class ImageDecoder(nn.Module):
-    """Next-token logits, whole sequences or one step at a time.
+    """What predicts each code from those before it, whole sequences or one step at a time.
 
-    Slot t holds token t - 1 (slot 0 a learned start) and predicts token t; positions belong to
+    Slot t holds code t - 1 (slot 0 a learned start) and predicts code t; positions belong to
     slots.
     """
 
@@ -99,130 +110,117 @@ class ImageDecoder(nn.Module):
         config = self.config.decoder
         pattern = self.config.attention.make(self.codes.shape, config.blocks)
         # One more row than codes: the start of the sequence.
-        self.embed = Embedding(self.codes.vocab_size + 1, config.dim, axis=None)
+        self.embed = CodeEmbedding(self.codes, config.dim, more=1, axis=None)
         self.positions = GridPositions(self.codes.shape, config.dim)
         self.stack = make_stack(decoder_parts(config, pattern, "text"), config)
         self.norm = LayerNorm()
-        self.logits = Logits.make(config.dim, self.codes.vocab_size)
+        self.logits = Head(self.codes, config.dim)
 
-    def __call__(
-        self,
-        image_BT: jax.Array,
-        text_BSD: jax.Array,
-        text_mask: jax.Array,
-        keys: jax.Array | None = None,
-    ) -> jax.Array:
-        start_B1 = jnp.full((image_BT.shape[0], 1), self.codes.vocab_size, jnp.int32)
-        slots_BT = jnp.concatenate([start_B1, image_BT[:, :-1]], axis=1)
-        x_BTD = self.embed(slots_BT) + self.positions()[None, : image_BT.shape[1]]
+    def __call__(self, codes: jax.Array, text: Text, keys: jax.Array | None = None) -> jax.Array:
+        """The output of each slot, float32 [B, T, D]."""
+        x_BTD = self.embed.after(codes)
+        x_BTD = x_BTD + self.positions()[None, : x_BTD.shape[1]]
         x_BTD = constrain(x_BTD, ("batch", "length", "activation_embed"))
         # Read by every block: kept in the blocks' own type.
-        text_BSD = text_BSD.astype(self.stack.dtype)
-        context = {"text": PerExample(text_BSD), "text_mask": PerExample(text_mask)}
-        x_BTD = self.stack(x_BTD, context, keys=fold(keys, 1))
-        return self.logits(self.norm(x_BTD))
+        text_BSD = text.states_BSD.astype(self.stack.dtype)
+        context = {"text": PerExample(text_BSD), "text_mask": PerExample(text.mask)}
+        return self.norm(self.stack(x_BTD, context, keys=fold(keys, 1)))
 
-    def empty_cache(self, text_PSD: jax.Array, text_mask: jax.Array, samples: int) -> Cache:
-        rows = text_PSD.shape[0] * samples
-        blocks = empty_caches(self.stack, {"text": text_PSD}, rows, self.codes.length)
-        return Cache(blocks=blocks, text_mask=text_mask)
+    def empty_cache(self, text: Text, samples: int) -> Cache:
+        rows = text.states_BSD.shape[0] * samples
+        context = {"text": text.states_BSD}
+        blocks = empty_caches(self.stack, context, rows, self.codes.length)
+        return Cache(blocks=blocks, text_mask=text.mask)
 
-    def step(self, token_B: jax.Array, index: jax.Array, cache: Cache) -> tuple[jax.Array, Cache]:
-        token_B = jnp.where(index == 0, self.codes.vocab_size, token_B)
-        x_B1D = self.embed(token_B)[:, None] + at_slot(self.positions(), index)
+    def step(self, codes: jax.Array, index: jax.Array, cache: Cache) -> tuple[jax.Array, Cache]:
+        x_B1D = self.embed.before(codes, index)[:, None] + at_slot(self.positions(), index)
         context = {"text_mask": cache.text_mask}
         x_B1D, blocks = through(self.stack, x_B1D, cache.blocks, index, context)
-        logits_BV = self.logits(self.norm(x_B1D))[:, 0]
-        return logits_BV, cache.replace(blocks=blocks)
+        return self.norm(x_B1D), cache.replace(blocks=blocks)
 
 
 class Babeldraw(nn.Module):
-    """The encoder-decoder; logits are float32."""
+    """The encoder-decoder."""
 
     config: BabeldrawConfig
+    condition: TextCondition
     codes: Codes
 
     def setup(self):
-        self.text_encoder = TextEncoder(self.config)
+        self.text_encoder = TextEncoder(self.config, self.condition)
         self.image_decoder = ImageDecoder(self.config, self.codes)
 
     def __call__(
-        self, text_BS: jax.Array, image_BT: jax.Array, keys: jax.Array | None = None
-    ) -> jax.Array:
-        """Logits of each image token given the text and the tokens before it.
+        self, text_BS: jax.Array, codes: jax.Array, keys: jax.Array | None = None
+    ) -> tuple[jax.Array, jax.Array]:
+        """-log p of each code given the text and the codes before it; see `Head.nll`.
 
         Args:
           text_BS: int32, zero is padding; all padding is the empty prompt.
-          image_BT: int32 image tokens in raster order; position t does not see token t.
+          codes: of pictures, in raster order; place t does not see code t.
           keys: of dropout, one per example (`layers.dropout.example_keys`); None: no dropout.
-
-        Returns:
-          float32 [B, T, V].
         """
-        text_BSD = self.text_encoder(text_BS, keys)
-        return self.image_decoder(image_BT, text_BSD, padding_mask(text_BS), keys)
+        x_BTD = self.image_decoder(codes, self.read(text_BS, keys), keys)
+        return self.image_decoder.logits.nll(x_BTD, codes)
 
-    def start(self, text_PS: jax.Array, samples: int = 1) -> Cache:
-        """Encodes P texts once and makes an empty cache for `samples` pictures of each.
+    def first_logits(self, text_BS: jax.Array, codes: jax.Array) -> jax.Array:
+        """Of the first factor of each code, float32 [B, T, V]."""
+        return self.image_decoder.logits.logits(self.image_decoder(codes, self.read(text_BS)))
 
-        A batch has P * samples rows then, those of one text together.
-        """
-        text_PSD = self.text_encoder(text_PS)
-        return self.image_decoder.empty_cache(text_PSD, padding_mask(text_PS), samples)
+    def read(self, text_BS: jax.Array, keys: jax.Array | None = None) -> Text:
+        return Text(self.text_encoder(text_BS, keys), padding_mask(text_BS))
 
-    def step(self, token_B: jax.Array, index: jax.Array, cache: Cache) -> tuple[jax.Array, Cache]:
-        """Logits of token `index`, float32 [B, V], given token `index - 1` and the cache.
+    def start(self, text: Text, samples: int = 1) -> Cache:
+        return self.image_decoder.empty_cache(text, samples)
 
-        `index` is int32 in [0, T), [] or [B]; at 0 the given token is ignored.
-        """
-        return self.image_decoder.step(token_B, index, cache)
+    def step(self, codes: jax.Array, index: jax.Array, cache: Cache) -> tuple[jax.Array, Cache]:
+        return self.image_decoder.step(codes, index, cache)
+
+    def next_logits(self, x_B1D: jax.Array, earlier: jax.Array) -> jax.Array:
+        return self.image_decoder.logits.logits(x_B1D, earlier)
 
 
 @dataclasses.dataclass(frozen=True)
-class Generator:
-    """A Babeldraw as pure functions of its parameters: what training and sampling call.
-
-    Attributes:
-      config: sizes of the network.
-      codes: what it predicts, from the tokenizer.
-    """
+class BabeldrawGenerator(Sequential):
+    """A Babeldraw as pure functions of its parameters; see `Generator` and `Sequential`."""
 
     config: BabeldrawConfig
+    condition: TextCondition
     codes: Codes
+
+    def check(self) -> None:
+        super().check()
+        require(
+            self.condition.kind == "text",
+            f"config.condition.kind is {self.condition.kind!r} and config.model.kind babeldraw, "
+            "whose encoder reads texts; take text, or model.kind=vim",
+        )
 
     @property
     def network(self) -> Babeldraw:
-        return Babeldraw(self.config, self.codes)
-
-    def init(self, key: jax.Array) -> Any:
-        """Parameters, boxed with their logical axes."""
-        text_BS = jnp.zeros((1, self.config.text_length), jnp.int32)
-        image_BT = jnp.zeros((1, self.codes.length), jnp.int32)
-        return self.network.init(key, text_BS, image_BT)["params"]
-
-    def for_decoding(self, params: Any) -> Any:
-        """`params` as decoding reads them best: cut by layers, matrices in their compute type."""
-        return unstack(self.for_reading(params))
+        return Babeldraw(self.config, self.condition, self.codes)
 
     def for_reading(self, params: Any) -> Any:
-        """`params` with the stacks' matrices in their compute type."""
         stacks = {"text_encoder": self.config.encoder, "image_decoder": self.config.decoder}
         return {
             room: {**params[room], "stack": read_type(params[room]["stack"], DTYPES[config.dtype])}
             for room, config in stacks.items()
         }
 
-    def logits(self, params: Any, text_BS: jax.Array, image_BT: jax.Array) -> jax.Array:
-        return self.network.apply({"params": params}, text_BS, image_BT)
+    @property
+    def stacks(self) -> dict[str, TransformerConfig]:
+        return {"encoder": self.config.encoder, "decoder": self.config.decoder}
 
-    def start(self, params: Any, text_PS: jax.Array, samples: int = 1) -> Cache:
-        return self.network.apply({"params": params}, text_PS, samples, method="start")
-
-    def unconditional(self, text_PS: jax.Array) -> jax.Array:
-        """The prompts' place without prompts: nothing but padding."""
-        return jnp.zeros_like(text_PS)
-
-    def step(
-        self, params: Any, token_B: jax.Array, index: jax.Array, cache: Cache
-    ) -> tuple[jax.Array, Cache]:
-        return self.network.apply({"params": params}, token_B, index, cache, method="step")
+    def flops(self) -> dict[str, tuple[int, str]]:
+        text, tokens, decoder = self.condition.length, self.codes.length, self.config.decoder
+        return {
+            "text encoder": (
+                blocks_forward(self.config.encoder, text),
+                "blocks (8 S D^2 + 4 S^2 D + 4 S D F)",
+            ),
+            "image decoder": (
+                blocks_forward(decoder, tokens, causal=True, context=text),
+                "blocks (8 T D^2 + 2 T^2 D + 4 T D F + 4 (T + S) D^2 + 4 T S D)",
+            ),
+            "logits": (2 * tokens * decoder.dim * self.codes.entries, "(2 T D V)"),
+        }

@@ -30,7 +30,7 @@ from babeldraw.layers.masks import Causal, dense_mask
 from babeldraw.layers.positions import GridPositions, LearnedPositions
 from babeldraw.sharding.constraint import constrain
 from babeldraw.sharding.context import PerExample
-from babeldraw.tokenizers.vit_vqgan import CHANNELS, to_patches
+from babeldraw.tokenizers.pixels import CHANNELS, to_patches
 
 # Rows of the table of marks.
 START, CLASS = 0, 1
@@ -80,6 +80,13 @@ class CoCaConfig:
             self.temperature > 0,
             f"model.temperature is {self.temperature}; a positive number is needed",
         )
+
+    def tiny(self) -> "CoCaConfig":
+        """The same for a first run."""
+        stacks = {name: getattr(self, name).tiny() for name in STACKS}
+        small = {"image_size": (32, 32), "patch_size": 8, "queries": 4, "embedding_dim": 16}
+        text = {"text_vocab_size": 100, "text_length": 32}
+        return dataclasses.replace(self, **stacks, **small, **text)
 
     @property
     def dim(self) -> int:

@@ -66,6 +66,10 @@ class SuperResolutionConfig:
     def doublings(self) -> int:
         return self.factor.bit_length() - 1
 
+    def tiny(self) -> "SuperResolutionConfig":
+        """The same for a first run."""
+        return dataclasses.replace(self, blocks=1, channels=8, expansion=2)
+
 
 class WeightNormConv(nn.Module):
     """A 3 x 3 convolution whose filters are directions, each with a learned length.

@@ -119,6 +119,10 @@ class DiscriminatorConfig:
         else:
             PatchGAN.check(image_size, PatchGAN.layers)
 
+    def tiny(self) -> "DiscriminatorConfig":
+        """The same for a first run."""
+        return dataclasses.replace(self, channels=8, max_channels=16)
+
 
 @dataclasses.dataclass(frozen=True)
 class Adversary:

@@ -54,6 +54,11 @@ class TokenizerLossConfig:
             value = getattr(self, field.name)
             require(value >= 0, f"config.loss.{field.name} is {value}; at least 0 is needed")
 
+    def tiny(self) -> "TokenizerLossConfig":
+        """The same for a first run."""
+        # The perceptual term would need a file of weights.
+        return dataclasses.replace(self, perceptual=0.0)
+
 
 @dataclasses.dataclass(frozen=True)
 class ImageTokenizerObjective:

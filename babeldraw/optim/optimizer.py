@@ -98,6 +98,10 @@ class OptimizerConfig:
             f"{', '.join(MOMENT_DTYPES)}",
         )
 
+    def tiny(self) -> "OptimizerConfig":
+        """The same for a first run."""
+        return dataclasses.replace(self, schedule=self.schedule.tiny())
+
 
 def make_optimizer(config: OptimizerConfig, axes) -> optax.GradientTransformation:
     """Clip by global norm, then the named optimizer with its schedule.

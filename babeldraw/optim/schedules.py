@@ -58,6 +58,10 @@ class ScheduleConfig:
             "kind=linear",
         )
 
+    def tiny(self) -> "ScheduleConfig":
+        """The same for a first run."""
+        return dataclasses.replace(self, warmup_steps=1, decay_start=2, decay_end=4)
+
 
 def make_schedule(config: ScheduleConfig) -> optax.Schedule:
     """The learning rate as a function of the number of updates done, float32."""

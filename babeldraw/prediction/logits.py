@@ -51,6 +51,16 @@ class SamplingConfig:
         """Whether the unconditional branch has any effect."""
         return self.guidance != 1
 
+    def traced(self) -> "Settings":
+        """The same as scalars that a compiled loop takes as arguments."""
+        return Settings(
+            temperature=jnp.float32(self.temperature),
+            top_k=jnp.int32(self.top_k),
+            top_p=jnp.float32(self.top_p),
+            guidance=jnp.float32(self.guidance),
+            guidance_schedule=jnp.int32(GUIDANCE_SCHEDULES.index(self.guidance_schedule)),
+        )
+
 
 @flax.struct.dataclass
 class Settings:
@@ -61,16 +71,6 @@ class Settings:
     top_p: jax.Array
     guidance: jax.Array
     guidance_schedule: jax.Array
-
-    @classmethod
-    def of(cls, config: SamplingConfig) -> "Settings":
-        return cls(
-            temperature=jnp.float32(config.temperature),
-            top_k=jnp.int32(config.top_k),
-            top_p=jnp.float32(config.top_p),
-            guidance=jnp.float32(config.guidance),
-            guidance_schedule=jnp.int32(GUIDANCE_SCHEDULES.index(config.guidance_schedule)),
-        )
 
 
 def guidance_at(settings: Settings, index: jax.Array, length: int) -> jax.Array:

@@ -1,99 +1,133 @@
-"""Autoregressive decoding with a cache, all steps in one compiled loop."""
+"""Next-token prediction: cross-entropy, and drawing with a cache in one compiled loop."""
 
-from typing import Any, Protocol
+import dataclasses
+from collections.abc import Callable
+from typing import Any
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 
 from babeldraw.layers.stack import unstack
-from babeldraw.prediction.logits import Settings, guidance_at, guide, sample_tokens
-from babeldraw.tokenizers.base import Codes
+from babeldraw.models.base import Generator
+from babeldraw.prediction.base import Given, Metrics, Prediction
+from babeldraw.prediction.logits import (
+    SamplingConfig,
+    Settings,
+    guidance_at,
+    guide,
+    sample_tokens,
+)
 
 
-class AutoregressiveGenerator(Protocol):
-    """All that decoding knows of a model; `babeldraw.models.babeldraw.Generator` is one.
+@dataclasses.dataclass(frozen=True)
+class NextToken(Prediction):
+    """Each code from the condition and the codes before it, in order; factor by factor.
 
-    A condition is an array with a leading axis of prompts: texts int32 [P, S], classes int32 [P].
+    What a network must have: see `models.sequential.Sequential`.
     """
 
-    codes: Codes
+    kind: str = "next_token"
+    needs = ("nll", "read", "start", "step", "next_logits")
+    sampling = SamplingConfig
 
-    def start(self, params: Any, condition: jax.Array, samples: int = 1) -> Any:
-        """The cache of `samples` pictures of each of P conditions, those of one together."""
-        ...
+    def loss(
+        self, generator: Generator, params: Any, condition: Any, codes: jax.Array, keys: jax.Array
+    ) -> tuple[jax.Array, Metrics]:
+        """Cross-entropy, the mean over all codes; `accuracy`: share that is the likeliest."""
+        nll_BT, right_BT = generator.nll(params, condition, codes, keys)
+        loss = jnp.mean(nll_BT)
+        return loss, {"loss": loss, "accuracy": jnp.mean(right_BT)}
+
+    def score(
+        self, generator: Generator, params: Any, condition: Any, codes: jax.Array
+    ) -> jax.Array:
+        return jnp.mean(generator.nll(params, condition, codes)[0], axis=-1)
+
+    def draw(
+        self,
+        generator: Generator,
+        params: Any,
+        condition: Any,
+        keys: jax.Array,
+        settings: Settings,
+        given: Given | None = None,
+        guided: bool = True,
+    ) -> jax.Array:
+        """As `Prediction.draw`; the conditional and the unconditional rows go as one batch.
+
+        Each drawn code knows the kept ones before it, and no later one. Stacks of `params` that
+        `layers.stack.unstack` has cut are not cut here again. Behind the codes' `end`, all are it.
+        """
+        params, what = unstack(params), generator.codes
+        batch, prompts = keys.shape[0], jax.tree.leaves(condition)[0].shape[0]
+        rows = condition
+        if guided:
+            nothing = generator.condition.nothing(condition)
+            rows = jax.tree.map(lambda *both: jnp.concatenate(both), condition, nothing)
+        cache = generator.start(params, generator.read(params, rows), batch // prompts)
+
+        def step(carry, index):
+            code, cache = carry
+            both = jnp.concatenate([code, code]) if guided else code
+            x_B1D, cache = generator.step(params, both, index, cache)
+            step_keys_B = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, index)
+            scale = guidance_at(settings, index, what.length)
+            new = _draw_code(generator, params, x_B1D, step_keys_B, settings, scale, guided)
+            if given is not None:
+                kept_B = given.kept[:, index].reshape(batch, *(1,) * (new.ndim - 1))
+                new = jnp.where(jnp.broadcast_to(kept_B, new.shape), given.codes[:, index], new)
+            if what.end is not None:
+                over_B = (index > 0) & (code == what.end)
+                new = jnp.where(over_B, what.end, new)
+            return (new, cache), new
+
+        first = jnp.zeros((batch, *what.each[1:]), jnp.int32)
+        _, codes = jax.lax.scan(step, (first, cache), jnp.arange(what.length))
+        return jnp.moveaxis(codes, 0, 1)
 
     def step(
-        self, params: Any, token_B: jax.Array, index: jax.Array, cache: Any
-    ) -> tuple[jax.Array, Any]:
-        """Logits of image token `index`, float32 [B, V], given token `index - 1`; the cache."""
-        ...
+        self, generator: Generator, params: Any, condition: Any, samples: int
+    ) -> tuple[Callable, tuple[Any, ...], int]:
+        def begin(params, condition):
+            return generator.start(params, generator.read(params, condition), samples)
 
-    def unconditional(self, condition: jax.Array) -> jax.Array:
-        """As many conditions that ask for nothing."""
-        ...
+        cache = jax.eval_shape(begin, params, condition)
+        rows = jax.tree.leaves(condition)[0].shape[0] * samples
+        code = jax.ShapeDtypeStruct((rows, *generator.codes.each[1:]), jnp.int32)
+        index = jax.ShapeDtypeStruct((), jnp.int32)
+
+        def step(params, code, index, cache):
+            x_B1D, cache = generator.step(params, code, index, cache)
+            drawn = jnp.zeros((rows, len(generator.codes.vocab)), jnp.int32)
+            heads = range(drawn.shape[1])
+            return [generator.next_logits(params, x_B1D, drawn[:, :n]) for n in heads], cache
+
+        return step, (code, index, cache), generator.codes.length
+
+    def forward(self, generator: Generator) -> Callable:
+        return generator.logits
 
 
-@flax.struct.dataclass
-class Given:
-    """Image tokens that are there already.
-
-    Attributes:
-      tokens_BT: int32 [B, T].
-      kept_BT: bool [B, T]: True where the token is kept as it is, False where one is drawn.
-    """
-
-    tokens_BT: jax.Array
-    kept_BT: jax.Array
-
-
-def decode(
-    generator: AutoregressiveGenerator,
+def _draw_code(
+    generator: Generator,
     params: Any,
-    condition: jax.Array,
+    x_B1D: jax.Array,
     keys_B: jax.Array,
     settings: Settings,
-    given: Given | None = None,
-    guided: bool = True,
+    scale: jax.Array,
+    guided: bool,
 ) -> jax.Array:
-    """Draws the image tokens of P conditions, B / P pictures of each.
-
-    The conditional rows and as many unconditional ones go through the model as one batch. A row's
-    tokens depend on its own condition, key and given tokens only.
-
-    Args:
-      generator: the model; `generator.codes.length` tokens are drawn.
-      params: its parameters. Stacks that `layers.stack.unstack` has cut are not cut here again.
-      condition: [P, ...], such as zero-padded prompts int32 [P, S].
-      keys_B: typed PRNG keys, one per picture; those of one condition stand together.
-      settings: temperature, filters and guidance, as traced scalars.
-      given: tokens that are kept; each drawn token knows the kept ones before it, and no later one.
-      guided: False leaves the unconditional rows out, which is the same where guidance is 1.
-
-    Returns:
-      int32 [B, T].
-    """
-    params = unstack(params)
-    batch, length = keys_B.shape[0], generator.codes.length
-    rows = condition
-    if guided:
-        rows = jnp.concatenate([condition, generator.unconditional(condition)])
-    cache = generator.start(params, rows, batch // condition.shape[0])
-
-    def step(carry, index):
-        token_B, cache = carry
-        both = jnp.concatenate([token_B, token_B]) if guided else token_B
-        logits_BV, cache = generator.step(params, both, index, cache)
+    """One code per row, int32 [B] or [B, factors], each factor given those before it."""
+    batch, factors = keys_B.shape[0], len(generator.codes.vocab)
+    drawn: list[jax.Array] = []
+    for number in range(factors):
+        earlier = jnp.stack(drawn, axis=-1) if drawn else jnp.zeros((batch, 0), jnp.int32)
+        earlier = jnp.concatenate([earlier, earlier]) if guided else earlier
+        logits_BV = generator.next_logits(params, x_B1D, earlier)
         if guided:
-            scale = guidance_at(settings, index, length)
             logits_BV = guide(logits_BV[:batch], logits_BV[batch:], scale)
-        step_keys_B = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys_B, index)
-        token_B = sample_tokens(step_keys_B, logits_BV, settings)
-        if given is not None:
-            kept_B, old_B = given.kept_BT[:, index], given.tokens_BT[:, index]
-            token_B = jnp.where(kept_B, old_B, token_B)
-        return (token_B, cache), token_B
-
-    first = (jnp.zeros(batch, jnp.int32), cache)
-    _, tokens_TB = jax.lax.scan(step, first, jnp.arange(length))
-    return tokens_TB.T
+        own_B = keys_B
+        if number:
+            own_B = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys_B, number)
+        drawn.append(sample_tokens(own_B, logits_BV, settings))
+    return drawn[0] if factors == 1 else jnp.stack(drawn, axis=-1)

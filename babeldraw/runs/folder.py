@@ -15,7 +15,8 @@ from babeldraw.errors import UserError
 
 # Orbax globs the path of a checkpoint that it reads: these would match something else, or nothing.
 PATTERN = "*?[]\\"
-ATTENTION_BEFORE = {"pattern": "causal", "kernel": 11, "wrap": "none", "offset": "slot"}
+# Of config.json: of another one there is nothing that this program could read.
+FORMAT = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,15 +111,15 @@ class RunFolder:
         return tuple(names)
 
     def write_config(self, config: dict[str, Any]) -> None:
-        """Writes config.json, whole or not at all."""
+        """Writes config.json with its format, whole or not at all."""
         self.path.mkdir(parents=True, exist_ok=True)
-        write_json(self.config_file, config)
+        write_json(self.config_file, {"format": FORMAT, **config})
 
     def read_config(self) -> dict[str, Any]:
         """The config of a run.
 
         Raises:
-          UserError: the folder is missing, or is not a run folder.
+          UserError: the folder is missing, is not a run folder, or is one of another format.
         """
         if not self.path.exists():
             raise UserError(f"the run folder {self.path} does not exist; name one that train made")
@@ -130,9 +131,12 @@ class RunFolder:
             raise UserError(f"{self.config_file} is not JSON: {error}") from None
         if not isinstance(config, dict) or "objective" not in config:
             raise UserError(f"{self.config_file} is not a babeldraw config: no field `objective`")
-        if config["objective"] == "text_to_image":
-            # A run that is older than the field saw all tokens before each; so it must go on.
-            config["model"].setdefault("attention", ATTENTION_BEFORE)
+        found = config.pop("format", 1)
+        if found != FORMAT:
+            raise UserError(
+                f"the run folder {self.path} has the format {found} and this program reads "
+                f"{FORMAT}; train it again, or use the babeldraw that made it"
+            )
         return config
 
 

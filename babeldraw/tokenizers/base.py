@@ -85,10 +85,12 @@ class Codes:
 
     def numbered(self, codes: jax.Array) -> jax.Array:
         """Discrete codes, those of all factors numbered together: int32, below `entries`."""
-        if len(self.vocab) == 1:
-            return codes
-        offsets = np.cumsum((0, *self.vocab[:-1])).astype(np.int32)
-        return codes + jnp.broadcast_to(offsets, codes.shape)
+        return codes if len(self.vocab) == 1 else self.numbered_first(codes)
+
+    def numbered_first(self, factors: jax.Array) -> jax.Array:
+        """The same of the first factors alone, int32 [..., f]."""
+        offsets = np.cumsum((0, *self.vocab[:-1]))[: factors.shape[-1]].astype(np.int32)
+        return factors + jnp.broadcast_to(offsets, factors.shape)
 
     def counts(self, codes: jax.Array) -> jax.Array:
         """float32 [entries]: how often each value of each factor occurs."""

@@ -7,6 +7,8 @@ bound at 0 and 1, so pixels are mapped to [epsilon, 1 - epsilon] before.
 
 import jax
 
+# Of a picture.
+CHANNELS = 3
 # Output channels of each kind: colours; or means of logits, then logarithms of scales.
 OUTPUTS = {"rgb": 3, "logit_laplace": 6}
 # DALL-E, appendix A.3.
@@ -43,3 +45,18 @@ def logit_laplace_parameters(raw_BhwC: jax.Array) -> tuple[jax.Array, jax.Array]
     """Mean mu of the logit and ln b of its scale, each [B, height, width, 3], of six channels."""
     floor = LOG_SCALE_FLOOR
     return raw_BhwC[..., :3], floor + jax.nn.softplus(raw_BhwC[..., 3:] - floor)
+
+
+def to_patches(images: jax.Array, patch: int) -> jax.Array:
+    """[B, height, width, C] -> [B, h * w, patch * patch * C], raster order."""
+    b, height, width, c = images.shape
+    grid = images.reshape(b, height // patch, patch, width // patch, patch, c)
+    return grid.transpose(0, 1, 3, 2, 4, 5).reshape(b, -1, patch * patch * c)
+
+
+def from_patches(patches: jax.Array, grid: tuple[int, int], patch: int) -> jax.Array:
+    """The inverse of `to_patches`."""
+    b, _, width = patches.shape
+    h, w = grid
+    cells = patches.reshape(b, h, w, patch, patch, width // patch**2)
+    return cells.transpose(0, 1, 3, 2, 4, 5).reshape(b, h * patch, w * patch, -1)

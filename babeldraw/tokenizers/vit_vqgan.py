@@ -24,10 +24,15 @@ from babeldraw.layers.feed_forward import FeedForward
 from babeldraw.layers.linear import Einsum, LayerNorm
 from babeldraw.layers.positions import GridPositions
 from babeldraw.tokenizers.base import Codes, Reconstruction, Tokenizer
-from babeldraw.tokenizers.pixels import OUTPUTS, to_images
+from babeldraw.tokenizers.pixels import (
+    CHANNELS,
+    OUTPUTS,
+    from_patches,
+    to_images,
+    to_patches,
+)
 from babeldraw.tokenizers.quantizers import Codebook, restart_idle
 
-CHANNELS = 3
 # The fields beside the encoder's that make codes.
 CODE_FIELDS = ("image_size", "patch_size", "codebook_size", "code_dim", "l2_normalized")
 # Small enough for a first run on any machine.
@@ -94,21 +99,6 @@ class ViTVQGANConfig:
     @property
     def grid(self) -> tuple[int, int]:
         return self.image_size[0] // self.patch_size, self.image_size[1] // self.patch_size
-
-
-def to_patches(images: jax.Array, patch: int) -> jax.Array:
-    """[B, height, width, C] -> [B, h * w, patch * patch * C], raster order."""
-    b, height, width, c = images.shape
-    grid = images.reshape(b, height // patch, patch, width // patch, patch, c)
-    return grid.transpose(0, 1, 3, 2, 4, 5).reshape(b, -1, patch * patch * c)
-
-
-def from_patches(patches: jax.Array, grid: tuple[int, int], patch: int) -> jax.Array:
-    """The inverse of `to_patches`."""
-    b, _, width = patches.shape
-    h, w = grid
-    cells = patches.reshape(b, h, w, patch, patch, width // patch**2)
-    return cells.transpose(0, 1, 3, 2, 4, 5).reshape(b, h * patch, w * patch, -1)
 
 
 class Transformer(nn.Module):

@@ -2,23 +2,24 @@
 
 import dataclasses
 
+import jax
+import jax.numpy as jnp
+
 from babeldraw.config import require
-from babeldraw.data.sources import DataConfig
 from babeldraw.evaluation.base import Context, Evaluator
 from babeldraw.evaluation.retrieval import Retrieval, RetrievalConfig
 from babeldraw.evaluation.validation_loss import ValidationLoss, ValidationLossConfig
 from babeldraw.layers.block import TransformerConfig
-from babeldraw.models.coca import STACKS, CoCaConfig
+from babeldraw.models.coca import STACKS, CoCaConfig, ContrastiveCaptioner
 from babeldraw.objectives.base import Objective
 from babeldraw.objectives.contrastive_captioner import (
     ContrastiveCaptionerLossConfig,
     ContrastiveCaptionerObjective,
 )
-from babeldraw.optim.optimizer import OptimizerConfig
 from babeldraw.sharding.layout import Layout
-from babeldraw.sharding.mesh import MeshConfig
+from babeldraw.train.base_experiment import Experiment
+from babeldraw.train.flops import ModelFlops, image_spec, traced
 from babeldraw.train.requirements import check_layout, need_pictures, need_whole_batches
-from babeldraw.train.settings import TrainConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,18 +30,15 @@ class ContrastiveCaptionerEvaluators:
     validation_loss: ValidationLossConfig | None = ValidationLossConfig()
 
 
-@dataclasses.dataclass(frozen=True)
-class ContrastiveCaptionerExperiment:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ContrastiveCaptionerExperiment(Experiment):
     """CoCa. Each attribute is the config's section of that name."""
 
-    objective: str
-    train: TrainConfig
-    data: DataConfig
-    optimizer: OptimizerConfig
     model: CoCaConfig
     loss: ContrastiveCaptionerLossConfig = ContrastiveCaptionerLossConfig()
     evaluators: ContrastiveCaptionerEvaluators = ContrastiveCaptionerEvaluators()
-    mesh: MeshConfig = MeshConfig()
+
+    text_in = "model.text_length"
 
     def __post_init__(self):
         need_pictures(self.data)
@@ -55,8 +53,20 @@ class ContrastiveCaptionerExperiment:
 
     @property
     def image_size(self) -> tuple[int, int]:
-        """(height, width) of the pictures to train on."""
         return self.model.image_size
+
+    @property
+    def text_length(self) -> int:
+        return self.model.text_length
+
+    @property
+    def vocab_size(self) -> int:
+        return self.model.text_vocab_size
+
+    def with_vocabulary(self, size: int) -> "ContrastiveCaptionerExperiment":
+        return dataclasses.replace(
+            self, model=dataclasses.replace(self.model, text_vocab_size=size)
+        )
 
     def make_objective(self) -> Objective:
         return ContrastiveCaptionerObjective(
@@ -64,7 +74,6 @@ class ContrastiveCaptionerExperiment:
         )
 
     def check_layout(self, layout: Layout) -> None:
-        """Raises `UserError` when the config does not fit a mesh."""
         require(
             not layout.pipelined,
             "config.mesh.rules is pipeline, which a contrastive captioner has no use for; take "
@@ -76,14 +85,20 @@ class ContrastiveCaptionerExperiment:
 
     @property
     def stacks(self) -> dict[str, TransformerConfig]:
-        """The transformers to be trained, by their path in the config."""
         return {f"config.model.{name}": getattr(self.model, name) for name in STACKS}
 
     def make_evaluators(self, objective: Objective, context: Context) -> dict[str, Evaluator]:
-        """The configured evaluators by name."""
         fns, configs, made = objective.predict_fns(), self.evaluators, {}
         if configs.retrieval is not None:
             made["retrieval"] = Retrieval(fns["embed"], configs.retrieval, context)
         if configs.validation_loss is not None:
             made["captioning"] = ValidationLoss(fns["loss"], configs.validation_loss, context)
         return made
+
+    def flops(self) -> ModelFlops:
+        """Traced; the similarities of a batch are left out."""
+        captioner = ContrastiveCaptioner(self.model)
+        text = jax.ShapeDtypeStruct((1, self.model.text_length), jnp.int32)
+        image = image_spec(self.model.image_size)
+        forward = traced(captioner, captioner.init, image, text)
+        return ModelFlops({"captioner": 3 * forward}, {"captioner": "3 forward, of attention all"})

@@ -7,8 +7,7 @@ from collections.abc import Iterator, Mapping
 import jax
 
 from babeldraw.estimate.chips import CHIPS
-from babeldraw.train.experiment import Experiment
-from babeldraw.train.model_flops import model_flops
+from babeldraw.train.base_experiment import Experiment
 
 # What jax calls a device, and our name of its generation.
 KINDS = {
@@ -35,7 +34,7 @@ def ideal_seconds(experiment: Experiment, kind: str, devices: int) -> float | No
     Returns:
       None for a device whose peak is not known, or a recipe without a formula.
     """
-    needed = model_flops(experiment) if kind in KINDS else None
+    needed = experiment.flops() if kind in KINDS else None
     if needed is None:
         return None
     batch = needed.per_example * experiment.train.batch_size

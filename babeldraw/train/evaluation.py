@@ -1,36 +1,40 @@
 """Evaluates the newest checkpoint of a run folder."""
 
 import dataclasses
+import typing
 from collections.abc import Sequence
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
+from babeldraw.config import build
 from babeldraw.data.image import save_png
 from babeldraw.data.text import Vocabulary
 from babeldraw.errors import UserError
 from babeldraw.evaluation.base import Context, Evaluator
 from babeldraw.objectives.base import Objective, TrainState
-from babeldraw.runs.checkpoints import Checkpoints, placed
-from babeldraw.runs.folder import RunFolder
+from babeldraw.runs.checkpoints import placed, restore_subset
+from babeldraw.runs.folder import RunFolder, weights_in
 from babeldraw.say import say
 from babeldraw.sharding.layout import Layout, make_layout, use
 from babeldraw.sharding.mesh import MeshConfig, make_mesh
-from babeldraw.train.experiment import Experiment, WithText, parse
-from babeldraw.train.start import evaluation_context, whole_objective
+from babeldraw.train.base_experiment import Experiment
+from babeldraw.train.experiment import parse
+from babeldraw.train.start import evaluation_context
 from babeldraw.train.step import state_shardings
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainedRun:
-    """A run as its newest checkpoint holds it, on all devices.
+    """A run's weights as its newest checkpoint holds them, on all devices.
 
     Attributes:
       folder, experiment, objective: of the run.
       context: what its evaluators need to know.
       layout: in which `state` lies.
       step: the checkpoint's.
-      state: all of it.
+      state: its parameters, those that are to be used, and the frozen ones; no optimizer.
     """
 
     folder: RunFolder
@@ -42,23 +46,28 @@ class TrainedRun:
     state: TrainState
 
     @classmethod
-    def open(cls, workdir: str) -> "TrainedRun":
-        """Reads a run folder. Raises `UserError`: no run there, or no checkpoint yet."""
+    def open(cls, workdir: str, weights: str = "") -> "TrainedRun":
+        """Reads a run folder.
+
+        Args:
+          workdir: the folder; of an import too, which has no optimizer.
+          weights: `ema` or `params`; empty: the average where the run keeps one.
+
+        Raises:
+          UserError: no run there, no checkpoint yet, or no such weights.
+        """
         folder = RunFolder.of(workdir)
-        experiment = parse(folder.read_config())
-        objective = whole_objective(experiment)
-        layout = _layout(experiment.mesh)
-        reads_text = isinstance(experiment, WithText)
-        vocabulary = Vocabulary(folder.vocabulary_file) if reads_text else None
+        config = folder.read_config()
+        held, experiment = weights_in(config, weights), parse(config)
+        objective, layout = experiment.make_objective(), _layout(experiment.mesh)
+        vocabulary = Vocabulary(folder.vocabulary_file) if experiment.text_length else None
         context = evaluation_context(experiment, layout.mesh, vocabulary, folder.read_classes())
         abstract = jax.eval_shape(objective.init, jax.random.key(0))
-        places = state_shardings(objective, layout)
-        checkpoints = Checkpoints(folder.checkpoints, experiment.train.keep)
-        found = checkpoints.restore_newest(placed(abstract, places), put_aside=False)
-        checkpoints.close()
-        if found is None:
-            raise UserError(f"{workdir} holds no checkpoint; train the run first")
-        step, state, _ = found
+        abstract = placed(abstract, state_shardings(objective, layout))
+        wanted = {held: abstract.params, "frozen": abstract.frozen}
+        wanted = {name: tree for name, tree in wanted.items() if jax.tree.leaves(tree)}
+        step, found = restore_subset(folder.checkpoints, wanted)
+        state = TrainState(jnp.int32(step), found[held], None, found.get("frozen", {}), {})
         return cls(folder, experiment, objective, context, layout, step, state)
 
     def run(self, name: str, evaluator: Evaluator) -> dict[str, float]:
@@ -75,28 +84,44 @@ class TrainedRun:
         return figures
 
 
-def evaluate_run(workdir: str, only: Sequence[str] = ()) -> dict[str, float]:
+def evaluate_run(
+    workdir: str, evaluators: Sequence[str] = (), weights: str = ""
+) -> dict[str, float]:
     """The figures of a run's evaluators; their pictures go to `samples/`.
 
     Args:
       workdir: the run folder.
-      only: names of evaluators; empty for all.
+      evaluators: sections of `config.evaluators`; those that the run's config does not list are
+        asked with their defaults. Empty: all that it lists.
+      weights: see `TrainedRun.open`.
 
     Raises:
-      UserError: no run there, no checkpoint yet, or an evaluator that the run does not have.
+      UserError: no run there, no checkpoint yet, or an evaluator that there is not for such a run.
     """
-    run = TrainedRun.open(workdir)
-    evaluators = run.experiment.make_evaluators(run.objective, run.context)
-    unknown = [name for name in only if name not in evaluators]
+    run = TrainedRun.open(workdir, weights)
+    experiment = run.experiment if not evaluators else asked_alone(run.experiment, evaluators)
+    figures: dict[str, float] = {"step": run.step}
+    for name, evaluator in experiment.make_evaluators(run.objective, run.context).items():
+        figures |= run.run(name, evaluator)
+    return figures
+
+
+def asked_alone(experiment: Experiment, names: Sequence[str]) -> Experiment:
+    """The same with these evaluators, as its config has them or by their defaults, and no other."""
+    hints = typing.get_type_hints(type(experiment.evaluators))
+    unknown = [name for name in names if name not in hints]
     if unknown:
         raise UserError(
-            f"--only names {', '.join(unknown)}; the evaluators of {workdir} are "
-            f"{', '.join(evaluators) or 'none'}"
+            f"evaluators names {', '.join(unknown)}; those of {experiment.objective} are "
+            f"{', '.join(hints)}"
         )
-    figures: dict[str, float] = {"step": run.step}
-    for name in only or evaluators:
-        figures |= run.run(name, evaluators[name])
-    return figures
+    sections = {}
+    for name, hint in hints.items():
+        kind = next(k for k in typing.get_args(hint) if k is not type(None))
+        own = getattr(experiment.evaluators, name)
+        asked = own if own is not None else build(kind, {}, f"config.evaluators.{name}")
+        sections[name] = asked if name in names else None
+    return dataclasses.replace(experiment, evaluators=type(experiment.evaluators)(**sections))
 
 
 def _layout(config: MeshConfig) -> Layout:

@@ -12,6 +12,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from babeldraw.config import require, to_dict
+from babeldraw.data.sources import Source
 from babeldraw.evaluation.base import Evaluator
 from babeldraw.hosts.joining import ALONE, Alone, Hosts, Interrupted
 from babeldraw.objectives.base import Objective, TrainState
@@ -30,6 +31,7 @@ from babeldraw.train.overview import overview
 from babeldraw.train.pending import Pending
 from babeldraw.train.profile import Profiler
 from babeldraw.train.start import (
+    check_data,
     check_moved,
     check_resume,
     check_stored_tokens,
@@ -39,6 +41,7 @@ from babeldraw.train.start import (
     initial_state,
     moved,
     open_batches,
+    open_train_source,
     resolve,
     whole_objective,
 )
@@ -86,6 +89,9 @@ def train(
     layout = make_layout(experiment.mesh, mesh)
     # Before anything is written into the folder.
     experiment.check_layout(layout)
+    # Once: what lies in many files takes a while to be looked through.
+    source = open_train_source(experiment)
+    check_data(experiment, source)
     with contextlib.ExitStack() as holding:
         lease = None
         if hosts.index == 0:
@@ -94,7 +100,7 @@ def train(
             holding.callback(lease.release)
         # Again: another process may have trained here while this one waited.
         check_resume(folder, experiment)
-        return _train(experiment, folder, label, layout, hosts, lease)
+        return _train(experiment, folder, label, layout, source, hosts, lease)
 
 
 def _train(
@@ -102,12 +108,13 @@ def _train(
     folder: RunFolder,
     label: str,
     layout: Layout,
+    source: Source,
     hosts: Hosts | Alone,
     lease: Lease | None,
 ) -> dict[str, float]:
     """`train`, in a folder that no other process writes to."""
     mesh = layout.mesh
-    experiment, vocabulary = resolve(experiment, folder, hosts)
+    experiment, vocabulary = resolve(experiment, folder, source, hosts)
     objective = whole_objective(experiment)
     settings, steps = experiment.train, experiment.train.steps
     schedule = experiment.optimizer.schedule
@@ -123,7 +130,7 @@ def _train(
     abstract = jax.eval_shape(objective.init, key)
     places = state_shardings(objective, layout)
     checkpoints = Checkpoints(folder.checkpoints, settings.keep, settings.keep_every, say)
-    batches = open_batches(experiment, vocabulary)
+    batches = open_batches(experiment, vocabulary, source)
 
     def newest() -> tuple[int, TrainState, dict[str, Any]]:
         # Restart rules, in order:
@@ -144,8 +151,8 @@ def _train(
         say(f"{label}: goes on from step {start} of {steps}{moved(progress, layout, hosts)}")
     else:
         say(overview(abstract, objective.axes()))
-    check_stored_tokens(experiment, state)
-    classes = classes_learned(experiment, batches.source)
+    check_stored_tokens(experiment, state, source)
+    classes = classes_learned(experiment, source)
     if hosts.index == 0:
         folder.write_classes(classes)
         folder.write_config(to_dict(experiment))

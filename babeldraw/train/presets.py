@@ -3,29 +3,17 @@
 import importlib.util
 import pathlib
 from collections.abc import Mapping
+from dataclasses import fields, replace
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from babeldraw.config import to_dict
-from babeldraw.data.shapes import PAIRS
+from babeldraw.data.sources import DataConfig
 from babeldraw.errors import UserError
-from babeldraw.tokenizers.kinds import read_tokenizer
+from babeldraw.sharding.mesh import MeshConfig
+from babeldraw.train.base_experiment import Experiment
 from babeldraw.train.experiment import parse
-
-_TINY_EVALUATORS = {
-    "reconstruction": {"num_examples": 8, "batch_size": 8},
-    "validation_loss": {"num_examples": 8, "batch_size": 8},
-    "prompts": {"num_prompts": 8, "batch_size": 8},
-    "samples": {"num": 2},
-    # No classifier is asked of a first run.
-    "class_accuracy": {"classifier_run": ""},
-    "upscaling": {"num_examples": 8, "batch_size": 8},
-    "classification": {"num_examples": 8, "batch_size": 8},
-    "linear_probe": {"num_train": 16, "num_test": 8, "epochs": 1, "batch_size": 8},
-    "retrieval": {"num_examples": 8, "batch_size": 8},
-}
-_TINY = {"blocks": 1, "heads": 2, "dim": 32, "hidden": 64}
 
 
 def complete(config: Mapping[str, Any], variant: str = "") -> ConfigDict:
@@ -39,53 +27,33 @@ def complete(config: Mapping[str, Any], variant: str = "") -> ConfigDict:
     Raises:
       UserError: an unknown variant, or what `parse` finds wrong.
     """
-    full = to_dict(parse(config))
+    experiment = parse(config)
     if variant == "runlocal":
-        full = to_dict(parse(_run_local(full)))
+        experiment = tiny(experiment)
     elif variant:
         raise UserError(f"the config's argument is {variant!r}; it may be runlocal, or nothing")
-    return ConfigDict(_tuples(full)).lock()
+    return ConfigDict(_tuples(to_dict(experiment))).lock()
 
 
-def _run_local(config: dict[str, Any]) -> dict[str, Any]:
-    model = config["model"] if "model" in config else {}
-    for side in ("encoder", "decoder", "image_encoder", "unimodal", "multimodal"):
-        if side in model:
-            model[side].update(_TINY)
-    if "tokenizer" in config:
-        config["tokenizer"] = to_dict(read_tokenizer(config).config.tiny())
-    config["train"].update(steps=4, batch_size=8, accumulation=1, log_every=2, checkpoint_every=2)
-    config["data"] = {"source": "shapes", "num_examples": 1000}
-    config["mesh"] = {}
-    config["optimizer"]["schedule"].update(warmup_steps=1, decay_start=2, decay_end=4)
-    for name, evaluator in config["evaluators"].items():
-        if evaluator is not None:
-            evaluator.update(_TINY_EVALUATORS[name])
-    if "discriminator" in config:
-        # The adversarial term stays as it is; the perceptual one would need a file of weights.
-        config["loss"]["perceptual"] = 0.0
-        config["discriminator"].update(channels=8, max_channels=16)
-        config["discriminator_optimizer"]["schedule"].update(
-            warmup_steps=1, decay_start=2, decay_end=4
-        )
-    if "super_resolution" in config:
-        config["super_resolution"].update(blocks=1, channels=8, expansion=2)
-    if "text_length" in model:
-        model.update(text_vocab_size=100, text_length=32)
-    if "num_classes" in model:
-        _with_pairs(config)
-    if "queries" in model:
-        model.update(image_size=[32, 32], patch_size=8, queries=4, embedding_dim=16)
-    return config
+def tiny(experiment: Experiment) -> Experiment:
+    """The same recipe on the shapes world, a few steps of it; each section knows its own."""
+    small = {field.name: _small(getattr(experiment, field.name)) for field in fields(experiment)}
+    evaluators = experiment.evaluators
+    each = {field.name: _small(getattr(evaluators, field.name)) for field in fields(evaluators)}
+    # What reads no captions learns the classes there, or has them to be probed by.
+    captions = (
+        experiment.text_length
+        or experiment.num_classes == 0
+        and not hasattr(experiment, "condition")
+    )
+    small["data"] = DataConfig(source="shapes" if captions else "shape_pairs", num_examples=1000)
+    small["mesh"] = MeshConfig()
+    small["evaluators"] = replace(evaluators, **each)
+    return replace(experiment, **small)
 
 
-def _with_pairs(config: dict[str, Any]) -> None:
-    """Classes are those of the shapes world; an unconditional model stays one."""
-    config["data"]["source"] = "shape_pairs"
-    if config["model"]["num_classes"]:
-        config["model"]["num_classes"] = len(PAIRS)
-    if "channels" in config["model"]:
-        config["model"].update(image_size=[32, 32], channels=4)
+def _small(section: Any) -> Any:
+    return section.tiny() if hasattr(section, "tiny") else section
 
 
 def _tuples(value: Any) -> Any:

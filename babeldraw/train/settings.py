@@ -46,3 +46,8 @@ class TrainConfig:
                 value >= minimum,
                 f"config.train.{field.name} is {value}; at least {minimum} is needed",
             )
+
+    def tiny(self) -> "TrainConfig":
+        """The same for a first run."""
+        few = {"steps": 4, "batch_size": 8, "log_every": 2, "checkpoint_every": 2}
+        return dataclasses.replace(self, accumulation=1, **few)

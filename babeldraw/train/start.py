@@ -1,6 +1,5 @@
 """How a run begins: what its folder already says, its vocabulary, its tokenizer, its batches."""
 
-import dataclasses
 import itertools
 import json
 from typing import Any
@@ -12,8 +11,7 @@ from babeldraw.config import first_difference, to_dict
 from babeldraw.data.pipeline import TrainBatches
 from babeldraw.data.sources import Source, classes_of, open_source
 from babeldraw.data.text import Vocabulary, train_vocabulary
-from babeldraw.drawing.classifier import ClassifierRun
-from babeldraw.drawing.tokenizers import open_tokenizer
+from babeldraw.drawing.tokenizer_run import TokenizerRun
 from babeldraw.errors import UserError
 from babeldraw.evaluation.base import Context
 from babeldraw.hosts.joining import ALONE, Alone, Hosts
@@ -28,19 +26,22 @@ from babeldraw.sharding.batch import whole
 from babeldraw.sharding.layout import Layout
 from babeldraw.tokenizers.base import MAKES_CODES, identity
 from babeldraw.tokenizers.kinds import make_tokenizer, read_tokenizer
-from babeldraw.train.class_experiments import ClassifierExperiment, ClassToImageExperiment
-from babeldraw.train.experiment import (
-    Experiment,
-    OnTokenizer,
-    TokenizerExperiment,
-    WithText,
-    parse,
-)
+from babeldraw.train.base_experiment import Experiment
+from babeldraw.train.experiment import parse
 
 # Captions whose lengths are looked at before training.
 CAPTIONS_CHECKED = 2000
 # Sections that a run cannot change once it has begun: its weights and its data would not fit.
-FIXED_SECTIONS = ("objective", "model", "super_resolution", "tokenizer", "tokenizer_run", "data")
+FIXED_SECTIONS = (
+    "objective",
+    "condition",
+    "model",
+    "prediction",
+    "super_resolution",
+    "tokenizer",
+    "tokenizer_run",
+    "data",
+)
 # And fields of `train`: the order of the data and what a step covers hang on them.
 FIXED_FIELDS = ("seed", "batch_size", "ema")
 # How the data are read, not which data: may change.
@@ -69,9 +70,12 @@ def check_resume(folder: RunFolder, experiment: Experiment) -> None:
     parts = [(c.get("data", {}).get("mixture") or []) for c in (before, now)]
     for there, part in zip(*parts, strict=False):
         part["path"] = there["path"]
-    if isinstance(experiment, WithText):
-        # The vocabulary may have fewer pieces than were asked for; the folder knows how many.
-        now["model"]["text_vocab_size"] = before.get("model", {}).get("text_vocab_size")
+    if experiment.text_length and folder.vocabulary_file.exists():
+        # It may have fewer pieces than were asked for.
+        size = Vocabulary(folder.vocabulary_file).size
+        now = to_dict(experiment.with_vocabulary(size)) | {"data": now["data"]}
+        if "tokenizer_run" in before and "tokenizer_run" in now:
+            now["tokenizer_run"] = before["tokenizer_run"]
     parts = [(f"config.{name}", before.get(name), now.get(name)) for name in FIXED_SECTIONS]
     trained = before.get("train", {})
     parts += [(f"config.train.{n}", trained.get(n), now["train"][n]) for n in FIXED_FIELDS]
@@ -138,12 +142,11 @@ def _check_tokenizer_moved(
     if here == there:
         return
     held = state.params if state.ema is None else state.ema
-    if isinstance(experiment, OnTokenizer):
+    if experiment.frozen_tokenizer:
         held = state.frozen["tokenizer"]
     tokenizer = make_tokenizer(experiment.tokenizer)
     kept = jax.tree.map(whole, tokenizer.part(held, MAKES_CODES))
-    _, _, found = open_tokenizer(here)
-    if found != identity(tokenizer, kept):
+    if TokenizerRun.open(here).identity != identity(tokenizer, kept):
         raise UserError(
             f"{folder.path} was trained with config.tokenizer_run = {there!r} and the tokenizer of "
             f"{here!r} is another; set it back or give another --workdir"
@@ -162,47 +165,35 @@ def _check_fresh(folder: RunFolder, experiment: Experiment) -> None:
             raise UserError(
                 f"{folder.path} is not empty and holds no config.json; give another --workdir"
             )
-    if isinstance(experiment, OnTokenizer) or begins_from_tokenizer(experiment):
+    if experiment.frozen_tokenizer or begins_from_tokenizer(experiment):
         tokenizer_folder(experiment)
-    check_classes(experiment)
     if uses_perceptual(experiment):
         PerceptualNetwork(experiment.perceptual).load()
 
 
 def begins_from_tokenizer(experiment: Experiment) -> bool:
     """Whether a tokenizer begins from parts of another run's."""
-    return isinstance(experiment, TokenizerExperiment) and bool(experiment.taken)
+    return bool(getattr(experiment, "taken", ()))
 
 
 def classes_learned(experiment: Experiment, source: Source) -> tuple[str, ...]:
     """Names of the classes that a run learns, by number; none where it learns none."""
-    return classes_of(source) if getattr(experiment, "num_classes", 0) else ()
+    return classes_of(source) if experiment.num_classes else ()
 
 
-def check_classes(experiment: Experiment) -> None:
+def check_data(experiment: Experiment, source: Source) -> None:
     """Refuses data whose classes are not those that the config counts, and a judge of none."""
-    if not isinstance(experiment, ClassToImageExperiment | ClassifierExperiment):
-        return
-    source, asked = open_train_source(experiment), experiment.num_classes
+    asked = experiment.num_classes
     unlabelled = getattr(source, "unlabelled", 0)
-    if unlabelled and classes_of(source):
-        say(f"{unlabelled} of {len(source)} pictures of {source.name} have no class")
     found = len(classes_of(source))
+    if asked and unlabelled and found:
+        say(f"{unlabelled} of {len(source)} pictures of {source.name} have no class")
     if asked not in (0, found):
         raise UserError(
-            f"config.model.num_classes is {asked} and {source.name} has "
+            f"config.{experiment.classes_in} is {asked} and {source.name} has "
             f"{f'{found} classes; set {found}' if found else 'no classes; name data with some'}"
         )
-    if isinstance(experiment, ClassifierExperiment):
-        return
-    evaluators = experiment.evaluators
-    if evaluators.linear_probe is not None and found < 2:
-        raise UserError(
-            f"config.evaluators.linear_probe needs classes and {source.name} has {found}; set it "
-            "to None, or name data with some"
-        )
-    if evaluators.class_accuracy is not None and evaluators.class_accuracy.classifier_run:
-        ClassifierRun.open(evaluators.class_accuracy.classifier_run)
+    experiment.check_data(source)
 
 
 def uses_perceptual(experiment: Experiment) -> bool:
@@ -220,34 +211,33 @@ def finished_figures(folder: RunFolder, experiment: Experiment) -> dict[str, flo
 
 
 def resolve(
-    experiment: Experiment, folder: RunFolder, hosts: Hosts | Alone = ALONE
+    experiment: Experiment, folder: RunFolder, source: Source, hosts: Hosts | Alone = ALONE
 ) -> tuple[Experiment, Vocabulary | None]:
     """Completes an experiment that reads text: trains its vocabulary, or reads the one there is."""
-    if not isinstance(experiment, WithText):
+    if not experiment.text_length:
         return experiment, None
     if hosts.index == 0 and not folder.vocabulary_file.exists():
         folder.path.mkdir(parents=True, exist_ok=True)
-        captions = open_train_source(experiment).captions()
-        asked = experiment.model.text_vocab_size
+        captions = source.captions()
+        asked = experiment.vocab_size
         size = train_vocabulary(captions, folder.vocabulary_file, asked)
         fewer = "" if size >= asked else f" ({asked} were asked for; the captions carry no more)"
         say(f"vocabulary of {size} pieces in {folder.vocabulary_file}{fewer}")
     hosts.meet("vocabulary")
     vocabulary = Vocabulary(folder.vocabulary_file)
-    _say_what_is_cut(experiment, vocabulary)
-    model = dataclasses.replace(experiment.model, text_vocab_size=vocabulary.size)
-    return dataclasses.replace(experiment, model=model), vocabulary
+    _say_what_is_cut(experiment, source, vocabulary)
+    return experiment.with_vocabulary(vocabulary.size), vocabulary
 
 
-def _say_what_is_cut(experiment: WithText, vocabulary: Vocabulary) -> None:
-    limit = experiment.model.text_length
-    captions = list(itertools.islice(open_train_source(experiment).captions(), CAPTIONS_CHECKED))
+def _say_what_is_cut(experiment: Experiment, source: Source, vocabulary: Vocabulary) -> None:
+    limit = experiment.text_length
+    captions = list(itertools.islice(source.captions(), CAPTIONS_CHECKED))
     lengths = vocabulary.lengths(captions)
     cut = sum(length > limit for length in lengths)
     if cut:
         say(
             f"{cut} of the first {len(lengths)} captions have more than "
-            f"config.model.text_length={limit} tokens (up to {max(lengths)}) and are cut"
+            f"config.{experiment.text_in}={limit} tokens (up to {max(lengths)}) and are cut"
         )
 
 
@@ -258,19 +248,21 @@ def open_train_source(experiment: Experiment) -> Source:
         experiment.data.split,
         max(experiment.image_size),
         experiment.train.seed,
-        require_captions=isinstance(experiment, WithText),
+        require_captions=experiment.text_length > 0,
     )
 
 
-def open_batches(experiment: Experiment, vocabulary: Vocabulary | None) -> TrainBatches:
-    """This host's batches from step 0 on."""
+def open_batches(
+    experiment: Experiment, vocabulary: Vocabulary | None, source: Source | None = None
+) -> TrainBatches:
+    """This host's batches from step 0 on, of a source that is open; None: it is opened here."""
     return TrainBatches(
-        open_train_source(experiment),
+        open_train_source(experiment) if source is None else source,
         batch_size=experiment.train.batch_size,
         image_size=experiment.image_size,
         seed=experiment.train.seed,
         vocabulary=vocabulary,
-        text_length=experiment.model.text_length if vocabulary is not None else 0,
+        text_length=experiment.text_length,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
         crop=experiment.data.crop,
@@ -284,7 +276,7 @@ def initial_state(
 ) -> TrainState:
     """Fresh weights, each made where it lives; those that others trained in their places."""
     state = jax.jit(objective.init, out_shardings=places)(key)
-    if isinstance(experiment, OnTokenizer):
+    if experiment.frozen_tokenizer:
         params = trained_tokenizer(experiment, state.frozen["tokenizer"])
         state = objective.with_tokenizer(state, params)
     elif begins_from_tokenizer(experiment):
@@ -303,7 +295,7 @@ def whole_objective(experiment: Experiment) -> Objective:
     return objective if ema is None else Averaged(objective, ema)
 
 
-def tokenizer_folder(experiment: OnTokenizer | TokenizerExperiment) -> RunFolder:
+def tokenizer_folder(experiment: Experiment) -> RunFolder:
     """The folder that `config.tokenizer_run` names: of a tokenizer with the config's sizes.
 
     Where only parts of it are taken, the sizes of those: whatever makes its codes, and its decoder.
@@ -327,7 +319,7 @@ def tokenizer_folder(experiment: OnTokenizer | TokenizerExperiment) -> RunFolder
             f"config.tokenizer.kind is {asked.kind!r} but {folder.path} was trained with "
             f"{trained.kind!r}; set {trained.kind!r}"
         )
-    if isinstance(experiment, TokenizerExperiment) and "decoder" not in experiment.taken:
+    if begins_from_tokenizer(experiment) and "decoder" not in experiment.taken:
         # A decoder may be another.
         names = make_tokenizer(asked).code_fields
         trained, asked = (
@@ -343,7 +335,7 @@ def tokenizer_folder(experiment: OnTokenizer | TokenizerExperiment) -> RunFolder
     return folder
 
 
-def trained_tokenizer(experiment: OnTokenizer | TokenizerExperiment, params: Any) -> Any:
+def trained_tokenizer(experiment: Experiment, params: Any) -> Any:
     """The parameters of the run that `config.tokenizer_run` names.
 
     Args:
@@ -359,14 +351,14 @@ def trained_tokenizer(experiment: OnTokenizer | TokenizerExperiment, params: Any
     return loaded[weights]
 
 
-def check_stored_tokens(experiment: Experiment, state: TrainState) -> None:
+def check_stored_tokens(experiment: Experiment, state: TrainState, source: Source) -> None:
     """Refuses stored tokens that another tokenizer than the run's made, fresh or going on."""
     if experiment.data.source != "tokens":
         return
     tokenizer = make_tokenizer(experiment.tokenizer)
     kept = tokenizer.part(state.frozen["tokenizer"], MAKES_CODES)
     own = identity(tokenizer, jax.tree.map(whole, kept))
-    stored = open_train_source(experiment).tokenizer
+    stored = source.tokenizer
     if stored != own:
         raise UserError(
             f"config.data.path={experiment.data.path} holds tokens of the tokenizer {stored} and "
@@ -400,6 +392,7 @@ def evaluation_context(
         seed=experiment.train.seed,
         mesh=mesh,
         vocabulary=vocabulary,
-        text_length=0 if vocabulary is None else experiment.model.text_length,
+        text_length=experiment.text_length,
         classes=classes,
+        condition=getattr(experiment, "condition", None),
     )

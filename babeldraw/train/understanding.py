@@ -1,4 +1,4 @@
-"""What a trained VIM has understood: features of its blocks, and the linear probe of them."""
+"""What a trained generator has understood: features of its blocks, and the linear probe of them."""
 
 import dataclasses
 import functools
@@ -11,7 +11,6 @@ from babeldraw.config import require
 from babeldraw.data.image import center_crop
 from babeldraw.errors import UserError
 from babeldraw.evaluation.linear_probe import LinearProbe, LinearProbeConfig
-from babeldraw.runs.folder import RunFolder
 from babeldraw.sharding.batch import place_batch
 from babeldraw.sharding.layout import use
 from babeldraw.train.evaluation import TrainedRun
@@ -24,15 +23,15 @@ class FeaturesRun:
     """Features of pictures for search, clustering and classification.
 
     Attributes:
-      run: of class_to_image.
+      run: of a generator whose network has features.
     """
 
     run: TrainedRun
 
     @classmethod
     def open(cls, workdir: str) -> "FeaturesRun":
-        """Reads a run folder. Raises `UserError` when it is none of class_to_image."""
-        return cls(open_vim(workdir))
+        """Reads a run folder. Raises `UserError`: its network has none."""
+        return cls(open_with_features(workdir))
 
     @property
     def blocks(self) -> int:
@@ -90,7 +89,7 @@ class FeaturesRun:
 
 
 def probe_run(run: TrainedRun, config: LinearProbeConfig) -> dict[str, float]:
-    """The linear probe of a run of class_to_image; the curve over blocks goes to its `samples/`.
+    """The linear probe of a generator's run; the curve over blocks goes to its `samples/`.
 
     Raises:
       UserError: no classes in the run's data, or a block that there is not.
@@ -110,12 +109,12 @@ def check_block(block: int, blocks: int) -> None:
         )
 
 
-def open_vim(workdir: str) -> TrainedRun:
-    """Reads a run folder. Raises `UserError` when it is none of class_to_image."""
-    config = RunFolder.of(workdir).read_config()
-    if config["objective"] != "class_to_image":
+def open_with_features(workdir: str) -> TrainedRun:
+    """Reads a run folder. Raises `UserError`: its network has no features of its blocks."""
+    run = TrainedRun.open(workdir)
+    if "features" not in run.objective.predict_fns():
         raise UserError(
-            f"{workdir} is a run of {config['objective']}; features and probes need one of "
-            "class_to_image"
+            f"{workdir} is a run of {run.experiment.objective} whose network has no features of "
+            "its blocks; name a generator's with config.model.kind=vim"
         )
-    return TrainedRun.open(workdir)
+    return run

@@ -33,7 +33,7 @@ def get_config(variant: str = "") -> ConfigDict:
     """`variant`: empty, or runlocal for a few quick steps."""
     return complete(
         {
-            "objective": "text_to_image",
+            "objective": "generator",
             "train": {"steps": 450_000, "batch_size": 8192, "checkpoint_every": 1000},
             "data": {
                 "source": "tfds",
@@ -49,7 +49,9 @@ def get_config(variant: str = "") -> ConfigDict:
                 "decoder": TOKENIZER,
                 "output": "logit_laplace",
             },
+            "condition": {"kind": "text"},
             "model": {
+                "kind": "babeldraw",
                 "encoder": {"blocks": 16, **STACK},
                 "decoder": {"blocks": 64, **STACK},
             },

@@ -33,7 +33,7 @@ def get_config(variant: str = "") -> ConfigDict:
     """`variant`: empty, or runlocal for a few quick steps."""
     return complete(
         {
-            "objective": "text_to_image",
+            "objective": "generator",
             "train": {
                 "steps": 450_000,
                 "batch_size": 8192,
@@ -54,7 +54,9 @@ def get_config(variant: str = "") -> ConfigDict:
                 "decoder": TOKENIZER,
                 "output": "logit_laplace",
             },
+            "condition": {"kind": "text"},
             "model": {
+                "kind": "babeldraw",
                 "encoder": {"blocks": 12, **STACK},
                 # Of the encoder's few tokens gathering again is quick.
                 "decoder": {"blocks": 36, **STACK, "remat": "gathered"},

@@ -17,9 +17,5 @@ DECODER = {"blocks": 7, "heads": 4, "dim": 128, "hidden": 548, "scan": False}
 def get_config(variant: str = "") -> ConfigDict:
     """`variant`: empty, or runlocal for a few quick steps."""
     config = load_config("text_to_image.py", beside=__file__).to_dict()
-    model = {name: config["model"][name] for name in ("text_vocab_size", "text_length")}
-    config |= {
-        "objective": "text_to_image_decoder_only",
-        "model": {"decoder": DECODER, **model},
-    }
+    config["model"] = {"kind": "vim", "decoder": DECODER}
     return complete(config, variant)

@@ -17,7 +17,7 @@ def get_config(variant: str = "") -> ConfigDict:
     """`variant`: empty, or runlocal for a few quick steps."""
     steps = 2800
     config = {
-        "objective": "text_to_image",
+        "objective": "generator",
         "train": {
             "steps": steps,
             "batch_size": 16,
@@ -27,11 +27,11 @@ def get_config(variant: str = "") -> ConfigDict:
         },
         "data": {"source": "shapes"},
         "tokenizer": TOKENIZER,
+        "condition": {"kind": "text", "length": 16},
         "model": {
+            "kind": "babeldraw",
             "encoder": {"blocks": 2, **STACK},
             "decoder": {"blocks": 4, **STACK},
-            "text_vocab_size": 16_000,
-            "text_length": 16,
         },
         "optimizer": {
             "name": "muon",
@@ -49,7 +49,7 @@ def get_config(variant: str = "") -> ConfigDict:
         },
         "sampling": SAMPLING,
         "evaluators": {
-            "prompts": {"num_prompts": 256, "sampling": SAMPLING},
+            "prompts": {"num_prompts": 256},
             "validation_loss": {"num_examples": 512},
             # `prompts` draws a grid of its own.
             "samples": None,

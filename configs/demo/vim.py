@@ -17,15 +17,15 @@ def get_config(variant: str = "") -> ConfigDict:
     """`variant`: empty, or runlocal for a few quick steps."""
     steps = 1200
     config = {
-        "objective": "class_to_image",
+        "objective": "generator",
         "train": {"steps": steps, "batch_size": 16, "log_every": 100, "checkpoint_every": 200},
         "data": {"source": "shape_pairs"},
         "tokenizer": load_config("tokenizer.py", beside=__file__)["tokenizer"],
+        "condition": {"kind": "class", "num_classes": len(PAIRS), "dropout": 0.1},
         "model": {
+            "kind": "vim",
             "decoder": {"blocks": 4, "heads": 4, "dim": 128, "hidden": 512, "scan": False},
-            "num_classes": len(PAIRS),
         },
-        "loss": {"class_dropout": 0.1},
         "optimizer": {
             "name": "muon",
             "b2": 0.96,
@@ -42,6 +42,7 @@ def get_config(variant: str = "") -> ConfigDict:
         },
         "evaluators": {
             "validation_loss": {"num_examples": 512},
+            "samples": {"num": 10, "each": 8},
             "class_accuracy": {"num": 16, "sampling": {"guidance": 2.0}},
         },
     }

@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 from babeldraw.train.presets import complete, load_config
 
 TOKENIZER = load_config("tokenizer.py", beside=__file__)["tokenizer"]
+CLASSES = {"kind": "class", "num_classes": 10, "dropout": 0.1}
 PROBE = {"epochs": 200, "batch_size": 128, "weight_decay": 0.1, "pixels": 8}
 
 
@@ -25,7 +26,7 @@ def get_config(variant: str = "") -> ConfigDict:
     unconditional = variant == "unconditional"
     steps = 800 if unconditional else 600
     config = {
-        "objective": "class_to_image",
+        "objective": "generator",
         "train": {
             "steps": steps,
             "batch_size": 32,
@@ -34,7 +35,9 @@ def get_config(variant: str = "") -> ConfigDict:
         },
         "data": {"source": "digits"},
         "tokenizer": TOKENIZER,
+        "condition": {"kind": "nothing"} if unconditional else CLASSES,
         "model": {
+            "kind": "vim",
             "decoder": {
                 "blocks": 6,
                 "heads": 4,
@@ -43,9 +46,7 @@ def get_config(variant: str = "") -> ConfigDict:
                 "dropout": 0.1,
                 "scan": False,
             },
-            "num_classes": 0 if unconditional else 10,
         },
-        "loss": {"class_dropout": 0.0 if unconditional else 0.1},
         "optimizer": {
             "name": "muon",
             "b2": 0.96,
@@ -62,6 +63,7 @@ def get_config(variant: str = "") -> ConfigDict:
         },
         "evaluators": {
             "validation_loss": {"num_examples": 360, "batch_size": 120},
+            "samples": {"num": 10, "each": 8},
             "class_accuracy": None if unconditional else {"num": 64, "acceptance": 0.5},
             "linear_probe": PROBE if unconditional else None,
         },

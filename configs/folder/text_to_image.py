@@ -17,14 +17,15 @@ def get_config(variant: str = "") -> ConfigDict:
     """`variant`: empty, or runlocal for a few quick steps."""
     steps = 20_000
     config = {
-        "objective": "text_to_image",
+        "objective": "generator",
         "train": {"steps": steps, "batch_size": 32, "checkpoint_every": 500, "eval_every": 2000},
         "data": {"source": "folder"},
         "tokenizer": load_config("tokenizer.py", beside=__file__)["tokenizer"],
+        "condition": {"kind": "text", "length": 128},
         "model": {
+            "kind": "babeldraw",
             "encoder": {"blocks": 4, **STACK},
             "decoder": {"blocks": 8, **STACK},
-            "text_length": 128,
         },
         "optimizer": {
             "name": "muon",

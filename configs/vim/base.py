@@ -5,7 +5,7 @@
 
 Yu et al., ICLR 2022, Table 2; there on 128 TPU v4. Tokens of ViT-VQGAN Small, 32 x 32 a picture.
 FID 8.81 and IS 110.8 there without rejection (Table 8). Not trained here yet.
-`--config.model.num_classes=0` trains it without classes, for the linear probe: 65.1 % there at
+`--config.condition.kind=nothing` trains it without classes, for the linear probe: 65.1 % there at
 block 10, from a tokenizer without perceptual loss. Its 24 blocks without biases have 679M
 parameters; the paper's table says 650M in all.
 
@@ -26,7 +26,7 @@ def get_config(variant: str = "") -> ConfigDict:
     """`variant`: empty, or runlocal for a few quick steps."""
     return complete(
         {
-            "objective": "class_to_image",
+            "objective": "generator",
             "train": {"steps": 450_000, "batch_size": 1024, "checkpoint_every": 1000},
             "data": {
                 "source": "tfds",
@@ -35,7 +35,9 @@ def get_config(variant: str = "") -> ConfigDict:
                 "workers": 64,
             },
             "tokenizer": TOKENIZER,
+            "condition": {"kind": "class", "num_classes": 1000},
             "model": {
+                "kind": "vim",
                 "decoder": {
                     "blocks": 24,
                     "heads": 16,
@@ -45,8 +47,8 @@ def get_config(variant: str = "") -> ConfigDict:
                     "dtype": "bfloat16",
                     "remat": "hidden",
                 },
-                "num_classes": 1000,
             },
+            "evaluators": {"samples": {"num": 10, "each": 8}},
             # ViT-VQGAN, section 4.2: 4.5e-4 to 1e-5, exponentially from step 80,000. Adafactor,
             # 0.9 and 0.96 are the defaults; weight decay and clipping are not published.
             "optimizer": {

@@ -24,11 +24,13 @@ def get_config(variant: str = "") -> ConfigDict:
     """`variant`: empty, or runlocal for a few quick steps."""
     return complete(
         {
-            "objective": "class_to_image",
+            "objective": "generator",
             "train": {"steps": 450_000, "batch_size": 1024, "checkpoint_every": 1000},
             "data": {"source": "folder", "workers": 64},
             "tokenizer": TOKENIZER,
+            "condition": {"kind": "nothing"},
             "model": {
+                "kind": "vim",
                 "decoder": {
                     "blocks": 36,
                     "heads": 32,
@@ -38,7 +40,6 @@ def get_config(variant: str = "") -> ConfigDict:
                     "dtype": "bfloat16",
                     "remat": "context",
                 },
-                "num_classes": 0,
             },
             # ViT-VQGAN, section 4.2: 4.5e-4 to 1e-5, exponentially from step 80,000. Adafactor,
             # 0.9 and 0.96 are the defaults; weight decay and clipping are not published.

@@ -5,8 +5,8 @@
 
 Yu et al., ICLR 2022, Table 2; there on 128 TPU v4. Tokens of ViT-VQGAN Small, 32 x 32 a picture.
 FID 4.17 and IS 175.1 there without rejection, 3.04 and 227.4 with an acceptance of 0.5 by a
-ResNet-101. Not trained here yet. `--config.model.num_classes=0` trains it without classes, for the
-linear probe: 73.2 % there at block 15, without dropout (`--config.model.decoder.dropout=0`) and
+ResNet-101. Not trained here yet. `--config.condition.kind=nothing` trains it without classes, for
+the linear probe: 73.2 % there at block 15, without dropout (`--config.model.decoder.dropout=0`) and
 from a tokenizer without perceptual loss. Its 36 blocks without biases have 1,812M parameters; the
 paper's table says 1,697M in all.
 
@@ -27,7 +27,7 @@ def get_config(variant: str = "") -> ConfigDict:
     """`variant`: empty, or runlocal for a few quick steps."""
     return complete(
         {
-            "objective": "class_to_image",
+            "objective": "generator",
             "train": {"steps": 450_000, "batch_size": 1024, "checkpoint_every": 1000},
             "data": {
                 "source": "tfds",
@@ -36,7 +36,9 @@ def get_config(variant: str = "") -> ConfigDict:
                 "workers": 64,
             },
             "tokenizer": TOKENIZER,
+            "condition": {"kind": "class", "num_classes": 1000},
             "model": {
+                "kind": "vim",
                 "decoder": {
                     "blocks": 36,
                     "heads": 32,
@@ -46,8 +48,8 @@ def get_config(variant: str = "") -> ConfigDict:
                     "dtype": "bfloat16",
                     "remat": "context",
                 },
-                "num_classes": 1000,
             },
+            "evaluators": {"samples": {"num": 10, "each": 8}},
             # ViT-VQGAN, section 4.2: 4.5e-4 to 1e-5, exponentially from step 80,000. Adafactor,
             # 0.9 and 0.96 are the defaults; weight decay and clipping are not published.
             "optimizer": {

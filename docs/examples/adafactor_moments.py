@@ -17,12 +17,12 @@ import jax
 import jax.numpy as jnp
 import matplotlib
 import numpy as np
+from babeldraw.objectives.text_to_image import TextToImageLossConfig, TextToImageObjective
 
 from babeldraw.data.shapes import BACKGROUNDS, COLOURS, example
 from babeldraw.layers.block import TransformerConfig
 from babeldraw.models.babeldraw import BabeldrawConfig
 from babeldraw.objectives.base import TrainState, apply_gradients
-from babeldraw.objectives.text_to_image import TextToImageLossConfig, TextToImageObjective
 from babeldraw.optim.optimizer import OptimizerConfig, make_optimizer
 from babeldraw.optim.schedules import ScheduleConfig
 from babeldraw.tokenizers.vit_vqgan import ViTVQGANConfig

@@ -23,12 +23,12 @@ import numpy as np
 from babeldraw.data.image import save_png, to_grid
 from babeldraw.data.pipeline import eval_batches
 from babeldraw.data.sources import open_source
+from babeldraw.drawing.tokenizer_run import TokenizerRun
 from babeldraw.runs.folder import RunFolder
 from babeldraw.train.experiment import parse
 from babeldraw.train.loop import train
 from babeldraw.train.metrics import read_scalars
 from babeldraw.train.presets import load_config
-from babeldraw.train.tokenizer_run import TokenizerRun
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402

@@ -23,11 +23,11 @@ import numpy as np
 from PIL import Image
 
 from babeldraw.data.image import save_png, to_grid
+from babeldraw.drawing.tokenizer_run import TokenizerRun
 from babeldraw.runs.folder import RunFolder
 from babeldraw.train.loop import train
 from babeldraw.train.metrics import read_scalars
 from babeldraw.train.presets import load_config
-from babeldraw.train.tokenizer_run import TokenizerRun
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 SIDE = 128

@@ -21,9 +21,9 @@ import pathlib
 
 import matplotlib
 import numpy as np
+from babeldraw.drawing.reranking import CoCaScorer, best
 
 from babeldraw.data import shapes
-from babeldraw.drawing.reranking import CoCaScorer, best
 from babeldraw.drawing.sampler import Sampler
 from babeldraw.evaluation.prompts import SPLITS, held_out_captions
 from babeldraw.evaluation.shapes_scorer import score

@@ -8,13 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from babeldraw.commands.class_pictures import read_classes
 from babeldraw.data import shapes
 from babeldraw.data.image import decode, read_png_text, save_png
-from babeldraw.drawing.class_sampler import ClassSampler
-from babeldraw.drawing.classifier import ClassifierRun
+from babeldraw.drawing.classifier_judge import ClassifierJudge
+from babeldraw.drawing.sampler import Sampler
 from babeldraw.errors import UserError
 from babeldraw.judges.classifier import Classifier, ClassifierConfig
+from babeldraw.models.condition import Lexicon
+from babeldraw.models.conditions import ClassCondition
 from babeldraw.train.understanding import FeaturesRun
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -22,7 +23,7 @@ CONFIGS = Path(__file__).parents[2] / "configs"
 
 @pytest.fixture(scope="module")
 def sampler(vim_run):
-    return ClassSampler.from_run(str(vim_run))
+    return Sampler.from_run(str(vim_run))
 
 
 @pytest.fixture(scope="module")
@@ -41,8 +42,8 @@ def test_pictures_of_classes_carry_how_to_draw_them_again(cli, vim_run, sampler,
     # Alone, in another batch: the same tokens, and the picture but for the rounding of a level,
     # as docs/sampling.md says: matrix products round by the size of a batch.
     settings = _settings(sampler, temperature=0.5)
-    (alone,) = sampler.sample([3], 1, 6, settings, batch_size=1)
-    _, beside = sampler.sample([3], 2, 5, settings, batch_size=4)
+    (alone,) = sampler.sample(["3"], 1, 6, settings, batch_size=1)
+    _, beside = sampler.sample(["3"], 2, 5, settings, batch_size=4)
     np.testing.assert_array_equal(alone.tokens, beside.tokens)
     drawn = decode(tmp_path / lines[1]["file"]).astype(int)
     assert abs(alone.image.astype(int) - drawn).max() <= 1
@@ -57,7 +58,7 @@ def test_a_prefix_is_kept_exactly(cli, vim_run, sampler, picture, tmp_path):
     length = drawer.generator.codes.length
     encoded = drawer.encode(picture)
     for count in (0, 5, length):
-        drawn = list(sampler.sample([1], 2, 0, canvas=drawer.canvas(picture, count=count)))
+        drawn = list(sampler.sample(["1"], 2, 0, canvas=drawer.canvas(picture, count=count)))
         for one in drawn:
             np.testing.assert_array_equal(one.tokens[:count], encoded[:count])
         if count < length:
@@ -73,34 +74,53 @@ def test_a_prefix_is_kept_exactly(cli, vim_run, sampler, picture, tmp_path):
 
 
 def test_a_class_is_asked_for_by_its_name(cli, vim_run, sampler, tmp_path):
-    assert sampler.names == tuple(" ".join(pair) for pair in shapes.PAIRS)
-    words = [f"--workdir={vim_run}", f"--out={tmp_path}", f"--class={sampler.names[5]},#2"]
+    assert sampler.lexicon.classes == tuple(" ".join(pair) for pair in shapes.PAIRS)
+    words = [
+        f"--workdir={vim_run}",
+        f"--out={tmp_path}",
+        f"--class={sampler.lexicon.classes[5]},#2",
+    ]
     assert cli("sample", *words)[0] == 0
     lines = [json.loads(line) for line in (tmp_path / "manifest.jsonl").read_text().splitlines()]
     assert [line["class"] for line in lines] == [5, 2]
-    assert [line["name"] for line in lines] == [sampler.names[5], sampler.names[2]]
+    assert [line["name"] for line in lines] == [
+        sampler.lexicon.classes[5],
+        sampler.lexicon.classes[2],
+    ]
     assert lines[0]["file"] == f"00000_class-5-{'-'.join(shapes.PAIRS[5])}_seed0.png"
+
+
+def labels(words, names):
+    condition, lexicon = ClassCondition(5), Lexicon(classes=names)
+    words = condition.asked_by({"class": words}, lexicon)
+    return [int(condition.ask(word, lexicon).row) for word in words]
 
 
 def test_a_name_that_could_be_a_number_is_not_guessed():
     names = ("1", "2", "3", "none", "cat")
-    assert read_classes(["cat", "#1", "0", "3", "all"], 5, ("0", "1", "2", "3", "cat")) == [
+    assert labels(["cat", "#1", "0", "3", "all"], ("0", "1", "2", "3", "cat")) == [
         *(4, 1, 0, 3),
         *range(5),
     ]
-    assert read_classes(["#1", "4", "#5"], 5, names) == [1, 4, 5]
+    assert labels(["#1", "4", "#5"], names) == [1, 4, 5]
     for word, said in (
-        ("1", "--class=1 is the name of class 0 and something else besides; write #0 for that "),
+        (
+            "1",
+            "the class '1' is the name of class 0 and something else besides; write #0 for that ",
+        ),
         ("none", "is the name of class 3 and something else besides; write #3 for that class"),
-        ("bat", "--class=bat: a name (such as cat), a number, all or none is needed"),
+        (
+            "bat",
+            "the class 'bat' is not there: a name (such as cat), a number, all or none is needed",
+        ),
     ):
         with pytest.raises(UserError, match=re.escape(said)):
-            read_classes([word], 5, names)
+            labels([word], names)
 
 
 def test_a_judge_of_the_same_classes_in_another_order_is_refused():
     config = ClassifierConfig(2, (8, 8))
-    judge = ClassifierRun(Classifier(config), None, ("cat", "dog"))
+    judge = ClassifierJudge(Classifier(config), None, ("cat", "dog"))
     judge.check_knows(2, ("cat", "dog"), "runs/judge")
     judge.check_knows(2, (), "runs/judge")
     with pytest.raises(UserError, match="runs/judge knows class 0 as 'cat' and the model as 'dog'"):
@@ -110,12 +130,14 @@ def test_a_judge_of_the_same_classes_in_another_order_is_refused():
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--class=49"], "classes holds 49; the model knows 0 to 47, or 48 for no class"),
-        (["--class=cat"], "--class=cat: a name (such as red circle, "),
-        (["--class=1", "--prompt=a"], "--prompt does not go with --class"),
-        (["--class=1", "--acceptance=0.5"], "acceptance is 0.5, for which a classifier is needed"),
-        (["--prompt=a", "--acceptance=0.5"], "--classifier_run and --acceptance go with --class"),
-        (["--prompt=a"], "is a run of class_to_image; sampling from text needs one of"),
+        (["--class=49"], "class '49' is not there; the model knows 0 to 47, or 48 for no class"),
+        (["--class=cat"], "class 'cat' is not there: a name (such as red circle, "),
+        (
+            ["--class=1", "--prompt=a"],
+            "a text is given and the run draws from a class; leave it out",
+        ),
+        (["--class=1", "--keep=1"], "nothing says which are best; give --judge"),
+        ([], "nothing to draw is given; the run draws from a class"),
     ],
 )
 def test_what_cannot_be_drawn_is_told(cli, vim_run, tmp_path, words, said):
@@ -164,7 +186,7 @@ def test_a_probe_prints_a_line_per_block(cli, vim_run, tmp_path):
         "pixels",
     ]
     assert lines[-1].startswith("best: block ")
-    assert "was trained with classes" in told
+    assert "was trained from a class" in told
     figures = json.loads(out.read_text())
     assert 0 <= figures["linear_probe/top1_block_01"] <= figures["linear_probe/top5_block_01"] <= 1
     assert [*(vim_run / "samples").glob("linear_probe_curve_*.png")]
@@ -189,28 +211,28 @@ def test_features_and_probes_refuse_in_one_line(cli, vim_run, words, said):
 def test_runs_of_another_kind_are_refused(cli, tokenizer_run):
     for words in (["features", "--block=1"], ["probe"], ["sample", "--class=1"]):
         status, _, told = cli(words[0], f"--workdir={tokenizer_run}", *words[1:])
-        assert status == 2 and "is a run of image_tokenizer; " in told
+        assert status == 2 and "is a run of image_tokenizer" in told
 
 
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
         (
-            ["--config.model.num_classes=47"],
+            ["--config.condition.num_classes=47"],
             "num_classes is 47 and shape_pairs/train/32px/seed0 has 48 classes; set 48",
         ),
         (["--config.data.source=shapes"], "has no classes; name data with some"),
         (
-            ["--config.evaluators.samples.classes=(1,99)"],
-            "config.evaluators.samples.classes holds 99; the model knows 0 to 47",
+            ["--config.evaluators.samples.ask=('1','99')"],
+            "the class '99' is not there; the model knows 0 to 47",
         ),
         (
             ["--config.evaluators.class_accuracy.classifier_run=nowhere"],
             "the run folder nowhere does not exist",
         ),
         (
-            ["--config.loss.class_dropout=0", "--config.sampling.guidance=2"],
-            "config.sampling.guidance is 2.0, which needs",
+            ["--config.condition.dropout=0", "--config.sampling.guidance=2"],
+            "config.sampling.guidance is 2.0 and config.condition.dropout 0: no",
         ),
     ],
 )

@@ -9,8 +9,8 @@ import pytest
 from babeldraw.commands.reconstruct import error_map
 from babeldraw.data import shapes
 from babeldraw.data.image import center_crop, decode, save_png, to_uint8
+from babeldraw.drawing.tokenizer_run import TokenizerRun
 from babeldraw.evaluation import measures
-from babeldraw.train.tokenizer_run import TokenizerRun
 
 SIDE = 32
 

@@ -9,8 +9,9 @@ import pytest
 
 from babeldraw.data.image import decode, read_png_text, save_png
 from babeldraw.drawing.album import slug as slug_of
-from babeldraw.drawing.reranking import CoCaScorer
+from babeldraw.drawing.judging import open_judge
 from babeldraw.drawing.sampler import Sampler
+from babeldraw.models.condition import Asked
 from babeldraw.prediction.logits import SamplingConfig
 
 PROMPTS = ["a small red circle on a white background", "two green rings", ""]
@@ -75,11 +76,11 @@ def test_a_picture_does_not_depend_on_the_batch_around_it(sample):
 
 def test_the_best_are_kept_in_order_and_their_scores_are_the_captioner_s(sample, coca_run):
     words = [f"--prompt={prompt}" for prompt in PROMPTS[:2]]
-    words += ["--num=4", f"--rerank={coca_run}"]
+    words += ["--num=4", f"--judge={coca_run}"]
     every, kept = sample(*words), sample(*words, "--keep=2")
-    scorer = CoCaScorer.from_run(str(coca_run))
-    images = pixels(every).astype(np.float32) / 255
-    expected = scorer.score(images, [line["prompt"] for line in every])
+    judge = open_judge(str(coca_run))
+    asked = [Asked(line["prompt"], None, text=line["prompt"]) for line in every]
+    expected = judge.score(pixels(every), asked)
     np.testing.assert_allclose([line["score"] for line in every], expected, atol=1e-5)
     assert [line["rank"] for line in every] == 2 * [0, 1, 2, 3]
     assert np.all(np.diff(expected.reshape(2, 4), axis=1) <= 0) and len(set(expected)) > 4
@@ -208,8 +209,9 @@ def test_the_command_goes_on_from_a_picture(sample, old):
         (["--image=OLD/text.png", "--rows=1"], "; give a picture (PNG, JPEG, WebP)"),
         (["--image=OLD/none.png", "--rows=1"], "--image=OLD/none.png: "),
         (["--num=2", "--keep=3"], "--keep is 3 and --num 2; give 1 to 2"),
-        (["--num=2", "--keep=1"], "nothing says which are best; give --rerank"),
-        (["--num=2", "--keep=1", "--rerank=RUN"], "is a run of text_to_image; reranking needs"),
+        (["--num=2", "--keep=1"], "nothing says which are best; give --judge"),
+        (["--num=2", "--keep=1", "--judge=RUN"], "is a run of generator; a judge is one of"),
+        (["--class=1"], "a class is given and the run draws from a text; leave it out"),
         (["--guidance_schedule=up"], "guidance_schedule is 'up'; the choices are constant"),
         (["--model_parallel=64"], "64"),
     ],

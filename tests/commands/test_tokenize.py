@@ -16,9 +16,9 @@ from babeldraw.data.folder import FolderSource
 from babeldraw.data.image import to_uint8
 from babeldraw.data.splits import TEST_EVERY, split_position
 from babeldraw.data.tokens import MANIFEST, TokenSource
+from babeldraw.drawing.tokenizer_run import TokenizerRun
 from babeldraw.errors import UserError
 from babeldraw.runs.folder import RunFolder
-from babeldraw.train.tokenizer_run import TokenizerRun
 
 NUM = 50
 

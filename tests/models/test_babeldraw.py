@@ -13,13 +13,14 @@ from babeldraw.errors import UserError
 from babeldraw.layers.block import TransformerConfig
 from babeldraw.layers.dropout import example_keys
 from babeldraw.layers.stack import unstack
-from babeldraw.models.babeldraw import BabeldrawConfig, Generator
+from babeldraw.models.babeldraw import BabeldrawConfig, BabeldrawGenerator
+from babeldraw.models.conditions import ClassCondition, TextCondition
 from babeldraw.tokenizers.base import Codes
+from tests import networks
 
 STACK = TransformerConfig(blocks=2, heads=2, dim=16, hidden=32, dropout=0.1)
-CONFIG = BabeldrawConfig(
-    encoder=dataclasses.replace(STACK, blocks=1), decoder=STACK, text_vocab_size=20, text_length=6
-)
+CONFIG = BabeldrawConfig(encoder=dataclasses.replace(STACK, blocks=1), decoder=STACK)
+WORDS = TextCondition(vocab_size=20, length=6)
 TOKENS = Codes((2, 3), (17,))
 T = TOKENS.length
 # A whole prompt, a short one, one of a single token, and none.
@@ -37,38 +38,29 @@ def with_stacks(config, **changes):
     )
 
 
-GENERATOR = Generator(CONFIG, TOKENS)
+GENERATOR = BabeldrawGenerator(CONFIG, WORDS, TOKENS)
 logits = jax.jit(GENERATOR.logits)
 
 
 @pytest.fixture(scope="module")
 def params():
-    """Random everywhere: at the start too much is zero, one, or too small to tell tokens apart."""
-    rng = np.random.default_rng(0)
-
-    def draw(path, leaf):
-        name = jax.tree_util.keystr(path)
-        scale = 2.0 if "embed" in name or "positions" in name else 0.25
-        offset = 1.0 if "'scale'" in name else 0.0
-        return jnp.asarray(rng.normal(offset, scale, leaf.shape), leaf.dtype)
-
-    abstract = jax.eval_shape(lambda key: nn.unbox(GENERATOR.init(key)), jax.random.key(0))
-    return jax.tree_util.tree_map_with_path(draw, abstract)
+    return networks.random_params(GENERATOR)
 
 
 @functools.cache
 def step_by_step(scan):
     """Logits of every position by cached decoding, compiled."""
-    generator = Generator(with_stacks(CONFIG, scan=scan), TOKENS)
+    generator = BabeldrawGenerator(with_stacks(CONFIG, scan=scan), WORDS, TOKENS)
 
     @jax.jit
     def decode(params, text, image):
         def step(cache, t):
             before = image[:, jnp.maximum(t - 1, 0)]
-            found, cache = generator.step(params, before, t, cache)
+            found, cache = networks.step(generator, params, before, t, cache)
             return cache, found
 
-        return jax.lax.scan(step, generator.start(params, text), jnp.arange(T))[1].swapaxes(0, 1)
+        cache = networks.start(generator, params, text)
+        return jax.lax.scan(step, cache, jnp.arange(T))[1].swapaxes(0, 1)
 
     return decode
 
@@ -80,13 +72,13 @@ def test_cached_decoding_is_the_full_forward(params, scan, cut):
     assert full.shape == (4, T, 17) and full.dtype == jnp.float32
     found = step_by_step(scan)(unstack(params) if cut else params, TEXT, IMAGE)
     np.testing.assert_allclose(found, full, atol=1e-5, rtol=1e-5)
-    forward = jax.jit(Generator(with_stacks(CONFIG, scan=scan), TOKENS).logits)
+    forward = jax.jit(BabeldrawGenerator(with_stacks(CONFIG, scan=scan), WORDS, TOKENS).logits)
     np.testing.assert_allclose(forward(params, TEXT, IMAGE), full, atol=1e-5, rtol=1e-5)
 
 
 def test_the_token_given_at_the_start_is_ignored(params):
-    cache = jax.jit(GENERATOR.start)(params, TEXT)
-    step = jax.jit(GENERATOR.step)
+    cache = jax.jit(functools.partial(networks.start, GENERATOR))(params, TEXT)
+    step = jax.jit(functools.partial(networks.step, GENERATOR))
     zeros, others = (
         step(params, jnp.full(4, token, jnp.int32), jnp.int32(0), cache)[0] for token in (0, 16)
     )
@@ -142,23 +134,27 @@ def test_each_row_of_a_batch_is_alone(params):
 
 def test_dropout_is_the_same_scanned_and_unrolled(params):
     def forward(scan):
-        network = Generator(with_stacks(CONFIG, scan=scan, dropout=0.3), TOKENS).network
+        network = BabeldrawGenerator(
+            with_stacks(CONFIG, scan=scan, dropout=0.3), WORDS, TOKENS
+        ).network
         keys = example_keys(jax.random.key(3), len(TEXT))
-        return jax.jit(network.apply)({"params": params}, TEXT, IMAGE, keys)
+        return jax.jit(network.apply)({"params": params}, TEXT, IMAGE, keys)[0]
 
     scanned = forward(True)
     np.testing.assert_allclose(scanned, forward(False), atol=1e-4, rtol=1e-5)
-    assert np.abs(scanned - logits(params, TEXT, IMAGE)).max() > 1e-2
+    plain = jax.jit(GENERATOR.nll)(params, TEXT, IMAGE)[0]
+    assert np.abs(scanned - plain).max() > 1e-2
 
 
 def test_half_precision_inside_float32_outside(params):
-    generator = Generator(with_stacks(CONFIG, dtype="bfloat16"), TOKENS)
+    generator = BabeldrawGenerator(with_stacks(CONFIG, dtype="bfloat16"), WORDS, TOKENS)
     abstract = jax.eval_shape(lambda key: nn.unbox(generator.init(key)), jax.random.key(0))
     assert {leaf.dtype for leaf in jax.tree.leaves(abstract)} == {jnp.dtype(jnp.float32)}
     full = jax.eval_shape(generator.logits, abstract, TEXT, IMAGE)
-    cache = jax.eval_shape(generator.start, abstract, TEXT)
+    cache = jax.eval_shape(functools.partial(networks.start, generator), abstract, TEXT)
     assert {leaf.dtype for leaf in jax.tree.leaves(cache.blocks)} == {jnp.dtype(jnp.bfloat16)}
-    one, _ = jax.eval_shape(generator.step, abstract, IMAGE[:, 0], jnp.int32(0), cache)
+    step = functools.partial(networks.step, generator)
+    one, _ = jax.eval_shape(step, abstract, IMAGE[:, 0], jnp.int32(0), cache)
     assert full.dtype == one.dtype == jnp.float32
     assert one.shape == (4, 17)
 
@@ -178,7 +174,7 @@ def test_the_blocks_have_the_published_number_of_parameters(
 ):
     stack = TransformerConfig(blocks=encoder, heads=heads, dim=dim, hidden=hidden)
     config = BabeldrawConfig(stack, dataclasses.replace(stack, blocks=decoder))
-    generator = Generator(config, Codes((32, 32), (8192,)))
+    generator = BabeldrawGenerator(config, TextCondition(), Codes((32, 32), (8192,)))
     params = jax.eval_shape(lambda key: nn.unbox(generator.init(key)), jax.random.key(0))
 
     def count(room):
@@ -199,7 +195,9 @@ def test_the_blocks_have_the_published_number_of_parameters(
 def test_stacks_that_do_not_fit_are_named():
     with pytest.raises(UserError, match="model.encoder.dim is 16 and model.decoder.dim 32; "):
         dataclasses.replace(CONFIG, decoder=dataclasses.replace(STACK, dim=32))
-    with pytest.raises(UserError, match="model.text_length is 0; "):
-        dataclasses.replace(CONFIG, text_length=0)
+    with pytest.raises(UserError, match="kind is 'class' and config.model.kind babeldraw, whose"):
+        BabeldrawGenerator(CONFIG, ClassCondition(3), TOKENS).check()
+    with pytest.raises(UserError, match="codes are continuous and config.model.kind=babeldraw pre"):
+        BabeldrawGenerator(CONFIG, WORDS, Codes((2, 3), channels=4)).check()
     with pytest.raises(UserError, match="dim is 16, which heads=3 does not divide; "):
         dataclasses.replace(STACK, heads=3)

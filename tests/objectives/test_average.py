@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 from babeldraw.config import to_dict
-from babeldraw.drawing.tokenizers import open_tokenizer
+from babeldraw.drawing.tokenizer_run import TokenizerRun
 from babeldraw.errors import UserError
 from babeldraw.layers.block import TransformerConfig
+from babeldraw.models.conditions import ClassCondition
 from babeldraw.models.vim import VIMConfig
 from babeldraw.objectives.average import AverageConfig, Averaged
-from babeldraw.objectives.class_to_image import ClassToImageLossConfig, ClassToImageObjective
 from babeldraw.optim.optimizer import OptimizerConfig
 from babeldraw.optim.schedules import ScheduleConfig
 from babeldraw.runs.folder import RunFolder, weights_in
@@ -24,6 +24,7 @@ from babeldraw.train.experiment import parse
 from babeldraw.train.loop import train
 from babeldraw.train.start import check_resume
 from babeldraw.train.step import make_step, state_shardings
+from tests import networks
 
 # Steps of a generator, compiled for several layouts.
 pytestmark = pytest.mark.budget(10)
@@ -32,12 +33,12 @@ BATCH = {
     "tokens": np.random.default_rng(0).integers(0, 16, (16, 4)).astype(np.int32),
     "label": np.arange(16, dtype=np.int32) % 3,
 }
-OBJECTIVE = ClassToImageObjective(
-    model=VIMConfig(STACK, 3),
-    tokenizer=ViTVQGANConfig(STACK, STACK, (8, 8), patch_size=4, codebook_size=16, code_dim=4),
-    optimizer=OptimizerConfig(ScheduleConfig(peak=0.1, warmup_steps=0), name="adamw"),
-    loss=ClassToImageLossConfig(class_dropout=0.0),
-    batch_size=16,
+OBJECTIVE = networks.generator_objective(
+    VIMConfig(STACK),
+    ClassCondition(3),
+    ViTVQGANConfig(STACK, STACK, (8, 8), patch_size=4, codebook_size=16, code_dim=4),
+    OptimizerConfig(ScheduleConfig(peak=0.1, warmup_steps=0), name="adamw"),
+    16,
     stored_tokens=True,
 )
 
@@ -119,8 +120,8 @@ def test_a_run_resumes_with_it_and_is_used_and_judged_by_it(config, cli, tmp_pat
     moved = jax.tree.map(lambda a, b: np.abs(a - b).max(), whole.state.ema, whole.state.params)
     assert max(jax.tree.leaves(moved)) > 0
     # The tokenizer that others open is the average, and so is the one that was judged.
-    _, params, _ = open_tokenizer(str(tmp_path / "whole"))
-    jax.tree.map(np.testing.assert_array_equal, params, jax.device_get(whole.state.ema))
+    params = TokenizerRun.open(str(tmp_path / "whole")).params
+    jax.tree.map(np.testing.assert_array_equal, params, jax.device_get(whole.state.params))
     evaluators = whole.experiment.make_evaluators(whole.objective, whole.context)
     again = whole.run("reconstruction", evaluators["reconstruction"])
     assert again["reconstruction/psnr_db"] == pytest.approx(figures["reconstruction/psnr_db"])

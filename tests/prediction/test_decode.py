@@ -2,7 +2,6 @@
 
 import functools
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,24 +11,26 @@ from babeldraw.estimate.program import collectives
 from babeldraw.layers import attention
 from babeldraw.layers.block import TransformerConfig
 from babeldraw.layers.masks import AttentionConfig
-from babeldraw.models.babeldraw import BabeldrawConfig, Generator
-from babeldraw.prediction.logits import SamplingConfig, Settings, sample_tokens
-from babeldraw.prediction.next_token import Given, decode
+from babeldraw.models.babeldraw import BabeldrawConfig, BabeldrawGenerator
+from babeldraw.models.conditions import TextCondition
+from babeldraw.prediction.base import Given
+from babeldraw.prediction.logits import SamplingConfig, sample_tokens
+from babeldraw.prediction.next_token import NextToken
 from babeldraw.sharding.constraint import logical_axes, shardings
 from babeldraw.sharding.layout import make_layout, use
 from babeldraw.sharding.mesh import MeshConfig, make_mesh
 from babeldraw.tokenizers.base import Codes
+from tests import networks
 
 STACK = TransformerConfig(blocks=2, heads=2, dim=16, hidden=32)
 # A square smaller than the picture, so that old tokens are forgotten and overwritten.
 CONFIG = BabeldrawConfig(
     encoder=STACK,
     decoder=STACK,
-    text_vocab_size=20,
-    text_length=4,
     attention=AttentionConfig(kernel=3),
 )
-GENERATOR = Generator(CONFIG, Codes((3, 4), (13,)))
+GENERATOR = BabeldrawGenerator(CONFIG, TextCondition(20, 4), Codes((3, 4), (13,)))
+decode = NextToken().draw
 TEXT = jnp.array([[5, 3, 8, 2], [7, 1, 0, 0], [0, 0, 0, 0]], jnp.int32)
 KEYS = jax.random.split(jax.random.key(0), 3)
 TRACES = []
@@ -44,21 +45,11 @@ def compiled(params, text, keys, settings, given=None, guided=True):
 
 @pytest.fixture(scope="module")
 def params():
-    """Random everywhere: at the start too much is zero, one, or too small to tell tokens apart."""
-    rng = np.random.default_rng(1)
-
-    def draw(path, leaf):
-        name = jax.tree_util.keystr(path)
-        scale = 2.0 if "embed" in name or "positions" in name else 0.25
-        offset = 1.0 if "'scale'" in name else 0.0
-        return jnp.asarray(rng.normal(offset, scale, leaf.shape), leaf.dtype)
-
-    abstract = jax.eval_shape(lambda key: nn.unbox(GENERATOR.init(key)), jax.random.key(0))
-    return jax.tree_util.tree_map_with_path(draw, abstract)
+    return networks.random_params(GENERATOR, seed=1)
 
 
 def draw(params, text=TEXT, keys=KEYS, given=None, guided=True, **sampling):
-    settings = Settings.of(SamplingConfig(**sampling))
+    settings = SamplingConfig(**sampling).traced()
     return np.asarray(compiled(params, text, keys, settings, given, guided))
 
 
@@ -78,7 +69,7 @@ def test_without_temperature_each_token_is_the_full_forward_s_likeliest(params, 
 
 def test_seeded_draws_are_those_of_the_full_forward(params):
     tokens = draw(params, temperature=0.8, top_k=9, top_p=0.9, guidance=2.0)
-    settings = Settings.of(SamplingConfig(temperature=0.8, top_k=9, top_p=0.9))
+    settings = SamplingConfig(temperature=0.8, top_k=9, top_p=0.9).traced()
     logits = jax.jit(GENERATOR.logits)
     image = jnp.zeros((3, 12), jnp.int32)
     for t in range(12):
@@ -127,9 +118,9 @@ def test_kept_tokens_stay_and_what_follows_knows_them(params):
 def test_heads_side_by_side_in_the_cache_draw_the_same(params, monkeypatch):
     expected = draw(params, temperature=0.7, guidance=2.0)
     monkeypatch.setattr(attention, "heads_per_row", lambda heads, head_dim: heads)
-    cache = jax.eval_shape(GENERATOR.start, params, TEXT)
+    cache = jax.eval_shape(functools.partial(networks.start, GENERATOR), params, TEXT)
     assert cache.blocks[0][0].key.shape[1] == 1
-    settings = Settings.of(SamplingConfig(temperature=0.7, guidance=2.0))
+    settings = SamplingConfig(temperature=0.7, guidance=2.0).traced()
     found = jax.jit(functools.partial(decode, GENERATOR))(params, TEXT, KEYS, settings)
     np.testing.assert_array_equal(found, expected)
 
@@ -144,10 +135,10 @@ def test_rows_may_stand_at_different_places(params):
     @jax.jit
     def step(cache, index):
         before = jnp.take_along_axis(tokens_BT, jnp.maximum(index - 1, 0)[:, None], axis=1)[:, 0]
-        logits, cache = GENERATOR.step(cut, before, index, cache)
+        logits, cache = networks.step(GENERATOR, cut, before, index, cache)
         return cache, logits
 
-    cache = GENERATOR.start(cut, TEXT)
+    cache = networks.start(GENERATOR, cut, TEXT)
     for t in range(12 + late.max()):
         index = np.clip(t - late, 0, 11).astype(np.int32)
         cache, logits = step(cache, index)
@@ -184,7 +175,7 @@ def test_devices_that_share_a_model_draw_the_same(params, mesh):
         with use(layout):
             return decode(GENERATOR, params, text, keys, settings)
 
-    settings = Settings.of(SamplingConfig(temperature=0.7, guidance=2.0))
+    settings = SamplingConfig(temperature=0.7, guidance=2.0).traced()
     program = jax.jit(sharded).lower(split, TEXT, KEYS, settings).compile()
     found = program(split, TEXT, KEYS, settings)
     np.testing.assert_array_equal(found, draw(params, temperature=0.7, guidance=2.0))

@@ -8,7 +8,6 @@ import pytest
 from babeldraw.errors import UserError
 from babeldraw.prediction.logits import (
     SamplingConfig,
-    Settings,
     filter_logits,
     guide,
     sample_tokens,
@@ -47,7 +46,7 @@ def draws(config, logits, count):
     """`count` tokens of one row of logits."""
     keys = jax.random.split(jax.random.key(0), count)
     rows = jnp.broadcast_to(jnp.asarray(logits)[None], (count, len(logits)))
-    return np.asarray(jax.jit(sample_tokens)(keys, rows, Settings.of(config)))
+    return np.asarray(jax.jit(sample_tokens)(keys, rows, config.traced()))
 
 
 def test_guidance_runs_from_unconditional_through_conditional_and_beyond():
@@ -100,7 +99,7 @@ def test_keeping_all_keeps_a_tail_without_any_mass():
 @pytest.mark.parametrize("config", [SamplingConfig(0.0), SamplingConfig(0.0, top_k=3, top_p=0.5)])
 def test_no_temperature_is_argmax(config):
     keys = jax.random.split(jax.random.key(0), B)
-    tokens = sample_tokens(keys, jnp.asarray(LOGITS), Settings.of(config))
+    tokens = sample_tokens(keys, jnp.asarray(LOGITS), config.traced())
     assert tokens.dtype == jnp.int32
     np.testing.assert_array_equal(tokens, LOGITS.argmax(axis=1))
 
@@ -135,7 +134,7 @@ def test_top_p_is_of_the_distribution_at_its_temperature():
 
 def test_a_row_s_token_is_its_own_key_s():
     keys = jax.random.split(jax.random.key(1), B)
-    settings = Settings.of(SamplingConfig())
+    settings = SamplingConfig().traced()
     together = sample_tokens(keys, jnp.asarray(LOGITS), settings)
     for index in range(B):
         rows = slice(index, index + 1)

@@ -9,7 +9,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from babeldraw.errors import UserError
 from babeldraw.layers.block import TransformerConfig
-from babeldraw.models.babeldraw import BabeldrawConfig, Generator
+from babeldraw.models.babeldraw import BabeldrawConfig, BabeldrawGenerator
+from babeldraw.models.conditions import TextCondition
 from babeldraw.sharding.batch import batch_sharding, place_batch
 from babeldraw.sharding.constraint import (
     constrain,
@@ -38,7 +39,9 @@ TABLES = {
 }
 STACK = TransformerConfig(blocks=2, heads=2, dim=16, hidden=32, bias=True)
 NETWORKS = {
-    "babeldraw": Generator(BabeldrawConfig(STACK, STACK, 20, 4), Codes((2, 2), (13,))).init,
+    "babeldraw": BabeldrawGenerator(
+        BabeldrawConfig(STACK, STACK), TextCondition(20, 4), Codes((2, 2), (13,))
+    ).init,
     "vit_vqgan": ViTVQGANTokenizer(ViTVQGANConfig(STACK, STACK, (8, 8), 4, 16, 4)).init,
 }
 

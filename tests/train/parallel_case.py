@@ -18,27 +18,32 @@ import numpy as np
 
 from babeldraw.layers.block import TransformerConfig
 from babeldraw.models.babeldraw import BabeldrawConfig
-from babeldraw.objectives.text_to_image import TextToImageLossConfig, TextToImageObjective
+from babeldraw.models.conditions import TextCondition
+from babeldraw.models.kinds import make_generator
+from babeldraw.objectives.generator import GeneratorObjective
 from babeldraw.optim.optimizer import OptimizerConfig
 from babeldraw.optim.schedules import ScheduleConfig
+from babeldraw.prediction.next_token import NextToken
 from babeldraw.sharding.batch import place_batch
 from babeldraw.sharding.layout import make_layout
 from babeldraw.sharding.mesh import MeshConfig, make_mesh
-from babeldraw.tokenizers.vit_vqgan import ViTVQGANConfig
+from babeldraw.tokenizers.vit_vqgan import ViTVQGANConfig, ViTVQGANTokenizer
 from babeldraw.train.step import make_step, state_shardings
 
 B, V, STEPS = 16, 32, 5
 STACK = TransformerConfig(blocks=4, heads=4, dim=32, hidden=64, dropout=0.1, remat="full")
 TOKENIZER = TransformerConfig(blocks=1, heads=2, dim=16, hidden=32)
-OBJECTIVE = TextToImageObjective(
-    model=BabeldrawConfig(STACK, STACK, text_vocab_size=20, text_length=5),
-    tokenizer=ViTVQGANConfig(
-        TOKENIZER, TOKENIZER, (16, 16), patch_size=4, codebook_size=V, code_dim=4
-    ),
+CODES = ViTVQGANTokenizer(
+    ViTVQGANConfig(TOKENIZER, TOKENIZER, (16, 16), patch_size=4, codebook_size=V, code_dim=4)
+)
+WORDS = TextCondition(vocab_size=20, length=5, dropout=0.3)
+OBJECTIVE = GeneratorObjective(
+    generator=make_generator(BabeldrawConfig(STACK, STACK), WORDS, CODES.codes),
+    prediction=NextToken(),
+    tokenizer=CODES,
     optimizer=OptimizerConfig(
         ScheduleConfig(1e-2, 0, 0, 1, kind="constant"), moment_dtype="float32", clip_norm=1.0
     ),
-    loss=TextToImageLossConfig(prompt_dropout=0.3),
     batch_size=B,
 )
 

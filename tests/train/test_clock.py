@@ -13,7 +13,6 @@ from babeldraw.runs.folder import RunFolder
 from babeldraw.train import profile
 from babeldraw.train.clock import Clock, ideal_seconds
 from babeldraw.train.experiment import parse
-from babeldraw.train.model_flops import model_flops
 from babeldraw.train.pending import Pending
 from babeldraw.train.profile import Profiler
 
@@ -83,7 +82,7 @@ def test_mfu_is_the_ideal_time_over_the_real_one(clock_time):
 
 def test_the_ideal_time_is_that_of_the_formulas_at_the_peak(runlocal):
     experiment = parse(runlocal("demo/text_to_image.py"))
-    operations = model_flops(experiment).per_example * experiment.train.batch_size
+    operations = experiment.flops().per_example * experiment.train.batch_size
     assert ideal_seconds(experiment, "TPU v4", 16) == pytest.approx(operations / 16 / 275e12)
     assert ideal_seconds(experiment, "cpu", 16) is None
 

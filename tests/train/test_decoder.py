@@ -9,6 +9,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from babeldraw.drawing.sampler import Sampler
+from babeldraw.drawing.tokenizer_run import TokenizerRun
 from babeldraw.errors import UserError
 from babeldraw.judges.perceptual import PerceptualConfig, PerceptualNetwork, flatten
 from babeldraw.runs.checkpoints import on_first_device, restore_subset
@@ -18,7 +19,6 @@ from babeldraw.tokenizers.vit_vqgan import ViTVQGANTokenizer
 from babeldraw.train.evaluation import evaluate_run
 from babeldraw.train.loop import train
 from babeldraw.train.metrics import read_scalars
-from babeldraw.train.tokenizer_run import TokenizerRun
 
 # Whole runs of two stages.
 pytestmark = pytest.mark.budget(15)

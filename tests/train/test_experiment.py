@@ -8,10 +8,12 @@ import pytest
 from babeldraw.config import to_dict
 from babeldraw.errors import UserError
 from babeldraw.evaluation.base import Context
+from babeldraw.objectives.generator import GeneratorObjective
 from babeldraw.objectives.image_tokenizer import ImageTokenizerObjective
-from babeldraw.objectives.text_to_image import TextToImageObjective
 from babeldraw.sharding.mesh import make_mesh
-from babeldraw.train.experiment import TextToImageExperiment, TokenizerExperiment, parse
+from babeldraw.train.experiment import parse
+from babeldraw.train.generator_experiment import GeneratorExperiment
+from babeldraw.train.tokenizer_experiment import TokenizerExperiment
 
 STACK = {"blocks": 1, "heads": 2, "dim": 16, "hidden": 32}
 TOKENIZER = {
@@ -23,8 +25,9 @@ TOKENIZER = {
 }
 GENERATOR = {
     **TOKENIZER,
-    "objective": "text_to_image",
-    "model": {"encoder": STACK, "decoder": STACK},
+    "objective": "generator",
+    "condition": {"kind": "text"},
+    "model": {"kind": "babeldraw", "encoder": STACK, "decoder": STACK},
 }
 
 
@@ -50,7 +53,7 @@ def names(config):
     ("config", "kind", "objective"),
     [
         (TOKENIZER, TokenizerExperiment, ImageTokenizerObjective),
-        (GENERATOR, TextToImageExperiment, TextToImageObjective),
+        (GENERATOR, GeneratorExperiment, GeneratorObjective),
     ],
 )
 def test_the_objective_s_name_decides_the_sections(config, kind, objective):
@@ -96,7 +99,38 @@ def test_defaults_are_written_out():
             2,
             "config.mesh.model is 2 and config.mesh.rules=data_parallel splits nothing",
         ),
-        (GENERATOR, "loss.commitment", 1, "config.loss.commitment is not a field; the fields are"),
+        (GENERATOR, "loss", {}, "config.loss is not a field; the fields are"),
+        (
+            GENERATOR,
+            "model.kind",
+            "vmi",
+            "config.model.kind is 'vmi'; the kinds are babeldraw, vim",
+        ),
+        (GENERATOR, "condition.kind", "x", "config.condition.kind is 'x'; the kinds are text, cla"),
+        (
+            GENERATOR,
+            "condition.kind",
+            "nothing",
+            "config.condition.kind is 'nothing' and config.mo",
+        ),
+        (
+            GENERATOR,
+            "prediction",
+            {"kind": "x"},
+            "config.prediction.kind is 'x'; the kinds are nex",
+        ),
+        (
+            GENERATOR,
+            "sampling.top_q",
+            1,
+            'config.sampling.top_q is not a field; did you mean "top_',
+        ),
+        (
+            changed(GENERATOR, "condition.dropout", 0.0),
+            "evaluators.samples.sampling.guidance",
+            2.0,
+            "config.evaluators.samples.sampling.guidance is 2.0 and config.condition.dropout 0",
+        ),
         (GENERATOR, "evaluators.samples.num", 0, "config.evaluators.samples.num is 0; at least 1"),
     ],
 )
@@ -113,7 +147,9 @@ def test_a_config_without_objective_is_refused():
 
 def test_prompts_of_shapes_judge_no_other_data():
     config = changed(changed(GENERATOR, "evaluators.prompts", {}), "data.source", "folder")
-    with pytest.raises(UserError, match="judges the shapes world only and config.data.source is"):
+    with pytest.raises(
+        UserError, match="judges the texts of the shapes world only and config.data.source"
+    ):
         parse(config)
 
 

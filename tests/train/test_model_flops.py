@@ -7,11 +7,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from babeldraw.models.babeldraw import Generator
-from babeldraw.models.vim import Generator as VIMGenerator
-from babeldraw.tokenizers.vit_vqgan import ViTVQGANTokenizer
+from babeldraw.layers.flops import blocks_forward
 from babeldraw.train.experiment import parse
-from babeldraw.train.model_flops import blocks_forward, model_flops
 from babeldraw.train.presets import load_config
 from babeldraw.train.traced_flops import traced_flops
 
@@ -26,8 +23,7 @@ def experiment(name):
 
 def test_the_formula_is_three_times_the_traced_forward_pass_less_half_of_causal_attention():
     found = experiment("babeldraw/350m")
-    tokenizer = ViTVQGANTokenizer(found.tokenizer)
-    generator = Generator(found.model, tokenizer.codes)
+    generator = found.generator
     params = jax.eval_shape(generator.init, jax.random.key(0))
     text = jax.ShapeDtypeStruct((1, 128), jnp.int32)
     tokens = jax.ShapeDtypeStruct((1, 1024), jnp.int32)
@@ -37,7 +33,7 @@ def test_the_formula_is_three_times_the_traced_forward_pass_less_half_of_causal_
 
     traced = traced_flops(logits, nn.unbox(params), text, tokens)
     half = found.model.decoder.blocks * 2 * 1024 * 1024 * found.model.decoder.dim
-    parts = model_flops(found).parts
+    parts = found.flops().parts
     ours = sum(number for name, number in parts.items() if "tokenizer" not in name)
     assert ours == pytest.approx(3 * (traced - half), rel=1e-3)
 
@@ -47,14 +43,13 @@ def test_the_formula_is_three_times_the_traced_forward_pass_less_half_of_causal_
 )
 def test_the_formula_of_a_decoder_only_model_counts_its_prefix(name, condition, slots):
     found = experiment(name)
-    tokens = ViTVQGANTokenizer(found.tokenizer).codes
-    generator = VIMGenerator(found.model, tokens)
+    generator = found.generator
     params = nn.unbox(jax.eval_shape(generator.init, jax.random.key(0)))
     given = jax.ShapeDtypeStruct(condition, jnp.int32)
-    image = jax.ShapeDtypeStruct((1, tokens.length), jnp.int32)
+    image = jax.ShapeDtypeStruct((1, generator.codes.length), jnp.int32)
     traced = traced_flops(generator.logits, params, given, image)
     half = found.model.decoder.blocks * 2 * slots * slots * found.model.decoder.dim
-    parts = model_flops(found).parts
+    parts = found.flops().parts
     assert parts["decoder"] + parts["logits"] == pytest.approx(3 * (traced - half), rel=1e-3)
 
 
@@ -63,7 +58,7 @@ def test_recipes_of_several_networks_are_counted_part_by_part(name):
     config = load_config(f"configs/{name}.py", ROOT / "pyproject.toml", "")
     if "perceptual" in config:
         config.perceptual.file, config.tokenizer_run = "unused", "unused"
-    found = model_flops(parse(config))
+    found = parse(config).flops()
     assert found.formula.keys() == found.parts.keys()
     assert min(found.parts.values()) > 0
 
@@ -72,7 +67,7 @@ def test_a_decoder_that_is_trained_alone_counts_three_times_and_its_encoder_once
     config = load_config("configs/vit_vqgan/decoder.py", ROOT / "pyproject.toml", "")
     config.perceptual.file, config.tokenizer_run = "unused", "unused"
     found, tokens = parse(config), 32 * 32
-    parts = model_flops(found).parts
+    parts = found.flops().parts
     # Patches, codes and positions are small beside the blocks.
     encoder = blocks_forward(found.tokenizer.encoder, tokens)
     assert parts["encoder (forward)"] == pytest.approx(encoder, rel=0.15)
@@ -82,7 +77,7 @@ def test_a_decoder_that_is_trained_alone_counts_three_times_and_its_encoder_once
 
 @pytest.mark.parametrize(("name", "chips", "tera"), [("20b", 1024, 790), ("3b", 512, 230)])
 def test_operations_of_a_step_of_8192_images_are_known(name, chips, tera):
-    found = model_flops(experiment(f"babeldraw/{name}"))
+    found = experiment(f"babeldraw/{name}").flops()
     generator = found.per_example - found.parts["tokenizer (forward)"]
     assert generator * 8192 / chips / 1e12 == pytest.approx(tera, rel=0.005)
 

@@ -8,11 +8,12 @@ from babeldraw.train.presets import complete, load_config
 
 STACK = {"blocks": 12, "heads": 4, "dim": 64, "hidden": 128, "dropout": 0.1, "remat": "full"}
 CONFIG = {
-    "objective": "text_to_image",
+    "objective": "generator",
+    "condition": {"kind": "text"},
     "train": {"steps": 450_000, "batch_size": 8192},
     "data": {"source": "tfds", "path": "coco_captions", "split": "train[:90%]"},
     "tokenizer": {"kind": "vit_vqgan", "encoder": STACK, "decoder": STACK},
-    "model": {"encoder": {**STACK, "dtype": "bfloat16"}, "decoder": STACK},
+    "model": {"kind": "babeldraw", "encoder": {**STACK, "dtype": "bfloat16"}, "decoder": STACK},
     "optimizer": {"moment_dtype": "bfloat16"},
     "mesh": {"rules": "fsdp", "data": 64},
     "evaluators": {"samples": None},
@@ -47,7 +48,8 @@ def test_runlocal_is_the_same_recipe_with_other_sizes():
         assert (stack.dropout, stack.remat) == (0.1, "full")
     assert small.model.encoder.dtype == "bfloat16"
     assert small.optimizer.moment_dtype == whole.optimizer.moment_dtype
-    assert small.loss == whole.loss
+    assert small.prediction == whole.prediction
+    assert small.condition.dropout == whole.condition.dropout
     assert small.evaluators.samples is None
     assert (small.data.source, small.mesh.data, small.mesh.rules) == ("shapes", -1, "data_parallel")
     assert small.train.steps < 10 and small.optimizer.schedule.decay_end <= small.train.steps

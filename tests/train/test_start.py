@@ -6,11 +6,11 @@ import shutil
 import jax
 import numpy as np
 import pytest
+from babeldraw.drawing.tokenizer_run import TokenizerRun
 from etils import epath
 
 from babeldraw.config import to_dict
 from babeldraw.data.image import save_png
-from babeldraw.drawing.tokenizers import open_tokenizer
 from babeldraw.errors import UserError
 from babeldraw.runs.folder import RunFolder
 from babeldraw.runs.lease import Lease

@@ -10,22 +10,23 @@ import pytest
 
 from babeldraw.errors import UserError
 from babeldraw.layers.block import TransformerConfig
-from babeldraw.models.vim import Generator, VIMConfig
-from babeldraw.objectives.class_to_image import ClassToImageLossConfig, ClassToImageObjective
+from babeldraw.models.conditions import ClassCondition, NoCondition
+from babeldraw.models.vim import VIMConfig
 from babeldraw.optim.optimizer import OptimizerConfig
 from babeldraw.optim.schedules import ScheduleConfig
-from babeldraw.tokenizers.base import Codes
-from babeldraw.tokenizers.vit_vqgan import ViTVQGANConfig, ViTVQGANTokenizer
+from babeldraw.tokenizers.vit_vqgan import ViTVQGANConfig
+from tests import networks
 
 B, V, K = 8, 32, 3
 STACK = TransformerConfig(blocks=1, heads=2, dim=16, hidden=32, scan=False)
-OBJECTIVE = ClassToImageObjective(
-    model=VIMConfig(dataclasses.replace(STACK, dropout=0.1), K),
-    tokenizer=ViTVQGANConfig(STACK, STACK, (8, 8), patch_size=4, codebook_size=V, code_dim=4),
-    optimizer=OptimizerConfig(ScheduleConfig(1e-2, 0, 0, 1, kind="constant")),
-    loss=ClassToImageLossConfig(class_dropout=0.3),
-    batch_size=B,
+CLASSES = ClassCondition(K, dropout=0.3)
+PARTS = (
+    ViTVQGANConfig(STACK, STACK, (8, 8), patch_size=4, codebook_size=V, code_dim=4),
+    OptimizerConfig(ScheduleConfig(1e-2, 0, 0, 1, kind="constant")),
+    B,
 )
+MODEL = VIMConfig(dataclasses.replace(STACK, dropout=0.1))
+OBJECTIVE = networks.generator_objective(MODEL, CLASSES, *PARTS)
 KEY = jax.random.key(0)
 RNG = np.random.default_rng(0)
 BATCH = {
@@ -52,12 +53,12 @@ losses = jax.jit(OBJECTIVE.predict_fns()["loss"])
 
 
 def tokens():
-    encode = jax.jit(ViTVQGANTokenizer(OBJECTIVE.tokenizer).encode)
+    encode = jax.jit(OBJECTIVE.tokenizer.encode)
     return np.asarray(encode(state().frozen["tokenizer"], BATCH["image"].astype(np.float32) / 255))
 
 
 def test_the_loss_is_the_cross_entropy_given_the_class_and_no_label_is_the_no_class():
-    generator = Generator(OBJECTIVE.model, Codes((2, 2), (V,)))
+    generator = OBJECTIVE.generator
     classes = np.where(BATCH["label"] < 0, K, BATCH["label"])
     logits = np.asarray(jax.jit(generator.logits)(state().params, classes, tokens()), float)
     shares = np.exp(logits) / np.exp(logits).sum(axis=-1, keepdims=True)
@@ -83,17 +84,14 @@ def test_the_loss_falls_and_the_tokenizer_stays_bit_for_bit():
 
 
 def test_classes_are_dropped_at_their_share():
-    dropped = np.asarray(OBJECTIVE._drop(jnp.ones(4000, jnp.int32), KEY))
+    dropped = np.asarray(CLASSES.dropped(jnp.ones(4000, jnp.int32), KEY))
     assert set(dropped) == {1, K}
     # Five standard deviations.
     assert abs(np.mean(dropped == K) - 0.3) < 5 * np.sqrt(0.3 * 0.7 / 4000)
 
 
 def test_without_classes_labels_tell_nothing():
-    model = dataclasses.replace(OBJECTIVE.model, num_classes=0)
-    objective = dataclasses.replace(
-        OBJECTIVE, model=model, loss=ClassToImageLossConfig(class_dropout=0.0)
-    )
+    objective = networks.generator_objective(MODEL, NoCondition(), *PARTS)
     embed = state().params["prefix"]["embed"]["table"]
     params = {**state().params, "prefix": {"embed": {"table": embed[K:]}}}
     loss = jax.jit(objective.predict_fns()["loss"])
@@ -106,8 +104,9 @@ def test_features_do_not_know_the_class():
     features = jax.jit(OBJECTIVE.predict_fns()["features"])
     found = features(state(), {"image": BATCH["image"]})
     assert found.shape == (B, 2, 16)
-    generator = Generator(OBJECTIVE.model, Codes((2, 2), (V,)))
-    expected = generator.features(state().params, jnp.full(B, K, jnp.int32), tokens())
+    network = OBJECTIVE.generator.network
+    inputs = {"params": state().params}, jnp.full(B, K, jnp.int32), tokens()
+    expected = network.apply(*inputs, method="features")
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
@@ -121,5 +120,5 @@ def test_the_batch_is_what_the_spec_says():
 
 
 def test_a_share_that_is_none_is_named():
-    with pytest.raises(UserError, match="config.loss.class_dropout is 1.5; "):
-        ClassToImageLossConfig(1.5)
+    with pytest.raises(UserError, match="config.condition.dropout is 1.5; "):
+        ClassCondition(3, dropout=1.5)

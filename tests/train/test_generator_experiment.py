@@ -1,10 +1,11 @@
-"""Configs with classes: what does not go together is refused, what has seen labels is said."""
+"""Configs of generators: what does not go together is refused, what has seen labels is said."""
 
 import json
 
 import pytest
 
 from babeldraw.errors import UserError
+from babeldraw.runs.folder import FORMAT
 from babeldraw.train.experiment import parse
 
 
@@ -20,10 +21,13 @@ def test_a_perceptual_tokenizer_is_said_to_have_seen_labels(config, tmp_path):
         return parse(config).what_saw_labels()
 
     assert len(said()) == 2
-    assert "trained with classes" in said()[0] and "cannot be told" in said()[1]
-    config.model.num_classes, config.loss.class_dropout = 0, 0.0
+    assert "trained from a class" in said()[0] and "cannot be told" in said()[1]
+    with config.unlocked():
+        config.condition = {"kind": "nothing"}
+        config.evaluators.class_accuracy = None
     for perceptual, sentences in ((0.1, 1), (0.0, 0)):
-        run = {"objective": "image_tokenizer", "loss": {"perceptual": perceptual}}
+        loss = {"perceptual": perceptual}
+        run = {"objective": "image_tokenizer", "loss": loss, "format": FORMAT}
         (tmp_path / "config.json").write_text(json.dumps(run))
         assert len(said()) == sentences
         assert not sentences or "had a perceptual loss" in said()[0]
@@ -32,10 +36,14 @@ def test_a_perceptual_tokenizer_is_said_to_have_seen_labels(config, tmp_path):
 @pytest.mark.parametrize(
     ("path", "value", "line"),
     [
-        ("model.num_classes", 0, "config.loss.class_dropout is 0.1 and config.model.num_classes 0"),
-        ("loss.class_dropout", 0.0, "sampling.guidance is 2.0, which needs a model trained with"),
-        ("evaluators.samples.classes", (48, 49), "samples.classes holds 49; the model knows 0 to"),
+        ("condition.num_classes", 0, "config.condition.num_classes is 0; at least 1 is needed"),
+        (
+            "condition.dropout",
+            0.0,
+            "config.sampling.guidance is 2.0 and config.condition.dropout 0",
+        ),
         ("evaluators.samples.num", 0, "config.evaluators.samples.num is 0; at least 1"),
+        ("evaluators.samples.each", 0, "config.evaluators.samples.each is 0; at least 1"),
         ("evaluators.class_accuracy.acceptance", 0.0, "class_accuracy.acceptance is 0.0; a share"),
     ],
 )

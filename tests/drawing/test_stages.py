@@ -8,10 +8,10 @@ import pytest
 
 from babeldraw.data.image import decode
 from babeldraw.drawing.sampler import Sampler
-from babeldraw.drawing.upscaling import SuperResolutionRun
+from babeldraw.drawing.stages import STAGES, SuperResolutionRun
+from babeldraw.drawing.tokenizer_run import TokenizerRun
 from babeldraw.errors import UserError
 from babeldraw.train.loop import train
-from babeldraw.train.tokenizer_run import TokenizerRun
 
 PROMPTS = ["a small red circle on a white background", "two green rings", ""]
 
@@ -34,8 +34,8 @@ def test_the_run_knows_its_tokenizer(large_run, tokenizer_run):
 
 def test_larger_pictures_are_those_of_the_same_seeds(large_run, generator_run):
     plain = Sampler.from_run(str(generator_run))
-    large = Sampler.from_run(str(generator_run), super_resolution=str(large_run))
-    upscale = SuperResolutionRun.open(str(large_run)).upscale
+    large = Sampler.from_run(str(generator_run), stages=[str(large_run)])
+    upscale = SuperResolutionRun.open(str(large_run)).apply
     pairs = zip(plain.sample(PROMPTS, 2, 5), large.sample(PROMPTS, 2, 5), strict=True)
     for small, picture in pairs:
         assert (picture.prompt, picture.seed) == (small.prompt, small.seed)
@@ -55,11 +55,11 @@ def test_the_command_appends_it(cli, large_run, generator_run, tmp_path):
 
 def test_another_tokenizer_s_is_refused(large_run, generator_run, monkeypatch):
     other = dataclasses.replace(SuperResolutionRun.open(str(large_run)), tokenizer="0" * 16)
-    monkeypatch.setattr(SuperResolutionRun, "open", lambda workdir: other)
+    monkeypatch.setitem(STAGES, "super_resolution", lambda workdir: other)
     with pytest.raises(UserError, match="of the tokenizer 0000000000000000 and .* draws with"):
-        Sampler.from_run(str(generator_run), super_resolution="runs/other")
+        Sampler.from_run(str(generator_run), stages=[str(large_run)])
 
 
 def test_a_run_of_another_kind_is_refused(tokenizer_run, generator_run):
     with pytest.raises(UserError, match="is a run of image_tokenizer; name one of super_resol"):
-        Sampler.from_run(str(generator_run), super_resolution=str(tokenizer_run))
+        Sampler.from_run(str(generator_run), stages=[str(tokenizer_run)])

@@ -7,9 +7,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from babeldraw.drawing.tokenizers import open_tokenizer
+from babeldraw.errors import UserError
 from babeldraw.objectives.base import to_float
-from babeldraw.tokenizers.base import Codes, Tokenizer
+from babeldraw.runs.opened import open_part
+from babeldraw.tokenizers.base import Codes, Tokenizer, identity
+from babeldraw.tokenizers.kinds import read_tokenizer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,7 +19,7 @@ class TokenizerRun:
     """Attributes:
     tokenizer: the network.
     params: of the newest checkpoint.
-    identity: of encoder and codebook; equal identities give equal tokens.
+    identity: of what makes its codes; equal identities give equal codes.
     """
 
     tokenizer: Tokenizer
@@ -25,9 +27,24 @@ class TokenizerRun:
     identity: str
 
     @classmethod
-    def open(cls, workdir: str) -> "TokenizerRun":
-        """Reads a run folder. Raises `UserError` when it is none of a tokenizer."""
-        return cls(*open_tokenizer(workdir))
+    def open(cls, workdir: str, codes_of: str = "") -> "TokenizerRun":
+        """Reads a run folder.
+
+        Args:
+          workdir: the folder, such as one of configs/vit_vqgan/decoder.py.
+          codes_of: identity of the tokenizer whose codes it shall draw; empty: its own.
+
+        Raises:
+          UserError: it is none of a tokenizer, or its codes are others.
+        """
+        opened = open_part(workdir, ("image_tokenizer",), read_tokenizer)
+        own = identity(opened.part, opened.params)
+        if codes_of not in ("", own):
+            raise UserError(
+                f"the tokenizer {workdir} has the encoder and codebook {own} and the generator was "
+                f"trained on {codes_of}; name a run whose decoder was trained for the same"
+            )
+        return cls(opened.part, opened.params, own)
 
     @property
     def codes(self) -> Codes:

@@ -11,27 +11,26 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from babeldraw.errors import UserError
 from babeldraw.layers.block import TransformerConfig
-from babeldraw.models.babeldraw import BabeldrawConfig, Generator
-from babeldraw.objectives.text_to_image import TextToImageLossConfig, TextToImageObjective
+from babeldraw.models.babeldraw import BabeldrawConfig
+from babeldraw.models.conditions import TextCondition
 from babeldraw.optim.optimizer import OptimizerConfig
 from babeldraw.optim.schedules import ScheduleConfig
-from babeldraw.prediction.logits import SamplingConfig, Settings
+from babeldraw.prediction.logits import SamplingConfig
 from babeldraw.sharding.batch import place_batch
 from babeldraw.sharding.constraint import is_names, shardings
 from babeldraw.sharding.layout import Layout, use
 from babeldraw.sharding.mesh import MeshConfig, make_mesh
 from babeldraw.sharding.rules import PRESETS
-from babeldraw.tokenizers.base import Codes
-from babeldraw.tokenizers.vit_vqgan import ViTVQGANConfig, ViTVQGANTokenizer
+from babeldraw.tokenizers.vit_vqgan import ViTVQGANConfig
+from tests import networks
 
 B, T, V = 8, 4, 32
 STACK = TransformerConfig(blocks=1, heads=2, dim=16, hidden=32, dropout=0.1)
-OBJECTIVE = TextToImageObjective(
-    model=BabeldrawConfig(STACK, STACK, text_vocab_size=20, text_length=5),
-    tokenizer=ViTVQGANConfig(STACK, STACK, (8, 8), patch_size=4, codebook_size=V, code_dim=4),
-    optimizer=OptimizerConfig(ScheduleConfig(1e-2, 0, 0, 1, kind="constant")),
-    loss=TextToImageLossConfig(prompt_dropout=0.3),
-    batch_size=B,
+WORDS = TextCondition(vocab_size=20, length=5, dropout=0.3)
+TOKENIZER = ViTVQGANConfig(STACK, STACK, (8, 8), patch_size=4, codebook_size=V, code_dim=4)
+OPTIMIZER = OptimizerConfig(ScheduleConfig(1e-2, 0, 0, 1, kind="constant"))
+OBJECTIVE = networks.generator_objective(
+    BabeldrawConfig(STACK, STACK), WORDS, TOKENIZER, OPTIMIZER, B
 )
 KEY = jax.random.key(0)
 RNG = np.random.default_rng(0)
@@ -85,24 +84,24 @@ def losses(update, steps=3):
 def loss_of(share):
     """The loss alone, without dropout in the network and with this share of dropped prompts."""
     stack = dataclasses.replace(STACK, dropout=0.0)
-    objective = dataclasses.replace(
-        OBJECTIVE,
-        model=dataclasses.replace(OBJECTIVE.model, encoder=stack, decoder=stack),
-        loss=TextToImageLossConfig(share),
+    words = dataclasses.replace(WORDS, dropout=share)
+    objective = networks.generator_objective(
+        BabeldrawConfig(stack, stack), words, TOKENIZER, OPTIMIZER, B
     )
     return jax.jit(lambda batch: objective.update(initial(), batch, KEY)[1]["loss"])
 
 
 def tokens_of(state):
-    encode = jax.jit(ViTVQGANTokenizer(OBJECTIVE.tokenizer).encode)
+    encode = jax.jit(OBJECTIVE.tokenizer.encode)
     return np.asarray(encode(state.frozen["tokenizer"], BATCH["image"].astype(np.float32) / 255))
 
 
 def test_the_loss_is_the_mean_cross_entropy_of_all_tokens():
     state = initial()
     tokens = tokens_of(state)
-    generator = Generator(OBJECTIVE.model, Codes((2, 2), (V,)))
-    logits = np.asarray(jax.jit(generator.logits)(state.params, BATCH["text"], tokens), float)
+    logits = np.asarray(
+        jax.jit(OBJECTIVE.generator.logits)(state.params, BATCH["text"], tokens), float
+    )
     shares = np.exp(logits) / np.exp(logits).sum(axis=-1, keepdims=True)
     expected = -np.log(np.take_along_axis(shares, tokens[..., None], axis=-1)[..., 0])
     np.testing.assert_allclose(loss_of(0.0)(BATCH), expected.mean(), atol=1e-5)
@@ -155,7 +154,7 @@ def test_a_dropped_prompt_tells_nothing(share, depends):
 
 def test_whole_prompts_are_dropped_at_their_share():
     text = jnp.ones((4000, 5), jnp.int32)
-    dropped = np.asarray(OBJECTIVE._drop(text, KEY))
+    dropped = np.asarray(WORDS.dropped(text, KEY))
     assert set(dropped.sum(axis=1)) == {0, 5}
     # Five standard deviations.
     assert abs(np.mean(dropped[:, 0] == 0) - 0.3) < 5 * np.sqrt(0.3 * 0.7 / 4000)
@@ -190,14 +189,14 @@ def test_the_batch_is_what_the_spec_says():
 
 
 def test_prompts_become_pictures():
-    generate = jax.jit(OBJECTIVE.predict_fns()["generate"])
+    generate = jax.jit(OBJECTIVE.predict_fns()["generate"], static_argnums=4)
     keys = jax.random.split(KEY, 3)
-    images = generate(initial(), BATCH["text"][:3], keys, Settings.of(SamplingConfig()))
+    images = generate(initial(), BATCH["text"][:3], keys, SamplingConfig().traced(), True)
     assert images.shape == (3, 8, 8, 3) and images.dtype == jnp.float32
     assert images.min() >= 0 and images.max() <= 1
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.1])
 def test_a_share_that_is_none_is_named(share):
-    with pytest.raises(UserError, match=f"config.loss.prompt_dropout is {share}; "):
-        TextToImageLossConfig(share)
+    with pytest.raises(UserError, match=f"config.condition.dropout is {share}; "):
+        TextCondition(dropout=share)

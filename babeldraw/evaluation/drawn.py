@@ -1,0 +1,52 @@
+"""What evaluators that draw have in common."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from babeldraw.data.image import to_uint8
+from babeldraw.evaluation.base import Context
+from babeldraw.models.condition import stacked
+from babeldraw.objectives.base import TrainState
+from babeldraw.sharding.batch import whole
+
+
+class Drawn:
+    """Draws what words ask for, a batch at a time.
+
+    Args:
+      generate: of the objective's `predict_fns`.
+      context: of the run.
+    """
+
+    def __init__(self, generate: Callable, context: Context):
+        self._generate = jax.jit(generate, static_argnums=4)
+        self._context = context
+
+    def draw(
+        self, state: TrainState, words: Sequence[Any], sampling: Any, batch_size: int = 0
+    ) -> np.ndarray:
+        """uint8 [N, height, width, 3], one picture of each word, with the seeds 0 to N - 1.
+
+        Args:
+          state: as training leaves it.
+          words: as the condition takes them.
+          sampling: of the prediction.
+          batch_size: pictures at a time; 0: all.
+        """
+        asked = {
+            repr(word): self._context.condition.ask(word, self._context.lexicon).row
+            for word in words
+        }
+        rows, size = [asked[repr(word)] for word in words], batch_size or len(words)
+        images = []
+        for start in range(0, len(rows), size):
+            # The last batch is padded: another shape would be another compilation.
+            seeds = np.arange(start, start + size)
+            batch = stacked([rows[seed % len(rows)] for seed in seeds])
+            keys_B = jax.vmap(jax.random.key)(seeds)
+            drawn = self._generate(state, batch, keys_B, sampling.traced(), sampling.guided)
+            images.append(to_uint8(whole(drawn)))
+        return np.concatenate(images)[: len(rows)]

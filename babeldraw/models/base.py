@@ -1,0 +1,67 @@
+"""The contract of networks that are trained to predict codes."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+
+from babeldraw.layers.block import TransformerConfig
+from babeldraw.models.condition import Condition
+from babeldraw.tokenizers.base import Codes
+
+
+class Generator:
+    """A stage 2 network as pure functions of its parameters: a frozen dataclass over its config.
+
+    Beside these a network has what the predictions ask for that it serves, each named in their
+    `needs`: `nll`, `start`, `step` and `logits` for the next token.
+
+    Attributes:
+      config: the section `model`.
+      condition: what it draws from.
+      codes: what it predicts.
+    """
+
+    config: Any
+    condition: Condition
+    codes: Codes
+
+    def init(self, key: jax.Array) -> Any:
+        """Parameters, boxed with their logical axes."""
+        raise NotImplementedError
+
+    def read(self, params: Any, condition: Any) -> Any:
+        """What drawing needs of conditions of P rows; done once, whatever the number of steps."""
+        raise NotImplementedError
+
+    def for_reading(self, params: Any) -> Any:
+        """`params` with the matrices of stacks in their compute type."""
+        return params
+
+    def for_decoding(self, params: Any) -> Any:
+        """`params` as decoding reads them best: cut by layers, matrices in their compute type."""
+        return self.for_reading(params)
+
+    @property
+    def stacks(self) -> Mapping[str, TransformerConfig]:
+        """The transformers, by their path in the section."""
+        return {}
+
+    def flops(self) -> dict[str, tuple[int, str]]:
+        """Operations of a forward pass for one example, with their formula, by part."""
+        raise NotImplementedError
+
+    def check(self) -> None:
+        """Refuses a condition or codes that it cannot take. Raises `UserError`."""
+
+
+def example(condition: Condition, rows: int) -> Any:
+    """A condition of so many rows, all zeros, to make parameters with."""
+    shapes = condition.spec(rows) or {"rows": jax.ShapeDtypeStruct((rows,), "int32")}
+    batch = {name: jax.numpy.zeros(one.shape, one.dtype) for name, one in shapes.items()}
+    return condition.of_batch(batch)
+
+
+def lacks(generator: Generator, needs: tuple[str, ...]) -> list[str]:
+    """The functions of `needs` that a network does not have."""
+    return [name for name in needs if not isinstance(getattr(generator, name, None), Callable)]

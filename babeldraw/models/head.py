@@ -1,0 +1,104 @@
+"""Codes into a network and out of it: their vectors, and a softmax for each factor of a code."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from babeldraw.layers.linear import Embedding, Logits
+from babeldraw.tokenizers.base import Codes
+
+
+class CodeEmbedding(nn.Module):
+    """Codes [B, T] or [B, T, factors] -> float32 [B, T, D]: the sum of the factors' vectors.
+
+    Attributes:
+      codes: what they are.
+      dim: D.
+      more: further rows of the table, numbered after all codes: a start, a mask.
+      axis: logical axis of the rows.
+    """
+
+    codes: Codes
+    dim: int
+    more: int = 0
+    axis: str | None = "vocab"
+
+    def setup(self):
+        self.embed = Embedding(self.codes.entries + self.more, self.dim, self.axis)
+        nn.share_scope(self, self.embed)
+
+    def __call__(self, codes: jax.Array) -> jax.Array:
+        """int32, as `Codes` says -> float32 [..., D]."""
+        return self.rows(self.codes.numbered(codes))
+
+    def rows(self, numbers: jax.Array) -> jax.Array:
+        """Of rows of the table, those of one code's factors in the last dimension."""
+        vectors = self.embed(numbers)
+        return vectors if len(self.codes.vocab) == 1 else jnp.sum(vectors, axis=-2)
+
+    def after(self, codes: jax.Array) -> jax.Array:
+        """Of the first further row, then of all codes but the last: slot t holds code t - 1."""
+        numbers = self.codes.numbered(codes)
+        first = jnp.full_like(numbers[:, :1], self.codes.entries)
+        return self.rows(jnp.concatenate([first, numbers[:, :-1]], axis=1))
+
+    def before(self, codes: jax.Array, index: jax.Array) -> jax.Array:
+        """The same of one slot, `index`, int32 [] or [B], given the codes before, [B, ...]."""
+        numbers = self.codes.numbered(codes)
+        first = jnp.reshape(index == 0, index.shape + (1,) * (numbers.ndim - index.ndim))
+        first = jnp.broadcast_to(first, numbers.shape)
+        return self.rows(jnp.where(first, self.codes.entries, numbers))
+
+
+class Head(nn.Module):
+    """What is predicted of each place: its code, factor by factor.
+
+    The first factor is read from the network's output alone, each later one also from the factors
+    before it. Losses call `nll`, draws `logits`.
+
+    Attributes:
+      codes: what is predicted.
+      dim: D of the network's output.
+    """
+
+    codes: Codes
+    dim: int
+
+    def setup(self):
+        first, *others = self.codes.vocab
+        self.first = Logits.make(self.dim, first)
+        nn.share_scope(self, self.first)
+        self.others = [Logits.make(self.dim, size) for size in others]
+        if others:
+            self.earlier = Embedding(sum(self.codes.vocab[:-1]), self.dim, axis=None)
+
+    def logits(self, x_BTD: jax.Array, earlier: jax.Array | None = None) -> jax.Array:
+        """Of the next factor: float32 [B, T, V].
+
+        Args:
+          x_BTD: the network's output, float32 [B, T, D].
+          earlier: int32 [B, T, f], the factors that are known; None: none.
+        """
+        if earlier is None or earlier.shape[-1] == 0:
+            return self.first(x_BTD)
+        known = earlier.shape[-1]
+        vectors = self.earlier(self.codes.numbered_first(earlier))
+        return self.others[known - 1](x_BTD + jnp.sum(vectors, axis=-2))
+
+    def nll(self, x_BTD: jax.Array, codes: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """-log p of each code, float32 [B, T], and whether it is the likeliest, bool [B, T].
+
+        Args:
+          x_BTD: the network's output, float32 [B, T, D].
+          codes: int32, as `Codes` says.
+        """
+        factors = [codes] if len(self.codes.vocab) == 1 else jnp.unstack(codes, axis=-1)
+        nll_BT, right_BT = 0.0, True
+        for number, factor_BT in enumerate(factors):
+            earlier = jnp.stack(factors[:number], axis=-1) if number else None
+            logits_BTV = self.logits(x_BTD, earlier).astype(jnp.float32)
+            log_BTV = jax.nn.log_softmax(logits_BTV)
+            own_BT = jnp.take_along_axis(log_BTV, factor_BT[..., None], axis=-1)[..., 0]
+            nll_BT = nll_BT - own_BT
+            right_BT = right_BT & (jnp.argmax(logits_BTV, axis=-1) == factor_BT)
+        return nll_BT, right_BT

@@ -1,0 +1,33 @@
+"""The networks there are that predict codes: a new one is its own file and a line here."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from babeldraw.config import OfKind
+from babeldraw.models.babeldraw import BabeldrawConfig, BabeldrawGenerator
+from babeldraw.models.base import Generator
+from babeldraw.models.condition import Condition
+from babeldraw.models.conditions import read_condition
+from babeldraw.models.vim import VIMConfig, VIMGenerator
+from babeldraw.tokenizers.base import Codes
+
+# By the field `kind` of the section: the section's dataclass and the network over it.
+NETWORKS: dict[str, tuple[type, type[Generator]]] = {
+    "babeldraw": (BabeldrawConfig, BabeldrawGenerator),
+    "vim": (VIMConfig, VIMGenerator),
+}
+# The type of a section `model`, whichever kind it is of.
+NetworkConfig = Annotated[Any, OfKind(NETWORKS)]
+
+
+def make_generator(config: Any, condition: Condition, codes: Codes) -> Generator:
+    """The network that a section describes. Raises `UserError`: it cannot take these."""
+    generator = NETWORKS[config.kind][1](config, condition, codes)
+    generator.check()
+    return generator
+
+
+def read_generator(config: Mapping[str, Any], codes: Codes) -> Generator:
+    """The network of a run's config, as config.json holds it."""
+    section = OfKind(NETWORKS).build(config["model"], "config.model")
+    return make_generator(section, read_condition(config), codes)

@@ -1,0 +1,151 @@
+"""Stage 2: a network learns to predict the codes of pictures from what they are drawn from.
+
+Codes come from the frozen tokenizer inside the step, or ready-made in the batch. Pictures are
+augmented first and made codes afterwards, as in ViT-VQGAN (section 4).
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+
+from babeldraw.layers.dropout import example_keys
+from babeldraw.models.base import Generator
+from babeldraw.objectives.base import (
+    Batch,
+    Metrics,
+    TrainState,
+    accumulate,
+    apply_gradients,
+    to_float,
+)
+from babeldraw.optim.optimizer import OptimizerConfig, make_optimizer, optimizer_axes
+from babeldraw.prediction.base import Prediction
+from babeldraw.sharding.constraint import Overrides, constrain, logical_axes, override
+from babeldraw.sharding.layout import current, over_all_devices, use
+from babeldraw.tokenizers.base import Tokenizer
+
+
+@dataclasses.dataclass(frozen=True)
+class GeneratorObjective:
+    """Attributes:
+    generator: the network to train; its condition is what it draws from.
+    prediction: how.
+    tokenizer: the frozen tokenizer.
+    optimizer: its constants.
+    batch_size: images per step, over all devices.
+    stored_tokens: batches hold ready-made codes, not images.
+    accumulation: parts of a batch whose gradients are summed before an update.
+    overrides: logical axes of some parameters, by regular expression over their names.
+    """
+
+    generator: Generator
+    prediction: Prediction
+    tokenizer: Tokenizer
+    optimizer: OptimizerConfig
+    batch_size: int
+    stored_tokens: bool = False
+    accumulation: int = 1
+    overrides: Overrides = ()
+
+    def init(self, key: jax.Array) -> TrainState:
+        """The tokenizer's parameters are random here; `with_tokenizer` brings trained ones."""
+        params = nn.unbox(self.generator.init(jax.random.fold_in(key, 0)))
+        return TrainState(
+            step=jnp.zeros((), jnp.int32),
+            params=params,
+            opt_state=self._optimizer.init(params),
+            frozen={"tokenizer": nn.unbox(self.tokenizer.init(jax.random.fold_in(key, 1)))},
+            extra={},
+        )
+
+    def axes(self) -> TrainState:
+        state = jax.eval_shape(self.init, jax.random.key(0))
+        axes = self._parameter_axes
+        tokenizer = jax.eval_shape(self.tokenizer.init, jax.random.key(0))
+        return TrainState(
+            step=(),
+            params=axes,
+            opt_state=optimizer_axes(state.opt_state, state.params, axes),
+            frozen={"tokenizer": logical_axes(tokenizer)},
+            extra={},
+        )
+
+    def batch_spec(self) -> dict[str, jax.ShapeDtypeStruct]:
+        image = (self.batch_size, *self.tokenizer.image_size, 3)
+        pictures = {"image": jax.ShapeDtypeStruct(image, jnp.uint8)}
+        if self.stored_tokens:
+            pictures = {"tokens": self.tokenizer.codes.spec(self.batch_size)}
+        return {**pictures, **self.generator.condition.spec(self.batch_size)}
+
+    def update(self, state: TrainState, batch: Batch, key: jax.Array) -> tuple[TrainState, Metrics]:
+        """batch: what `batch_spec` says, images as uint8 or as float32 in [0, 1]."""
+        own_key, condition_key = jax.random.split(key)
+        condition = self.generator.condition
+        inputs = {
+            "condition": condition.dropped(condition.of_batch(batch), condition_key),
+            "codes": self._codes(state.frozen, batch),
+            "keys": example_keys(own_key, self.batch_size),
+        }
+
+        def loss_fn(params, inputs):
+            return self.prediction.loss(self.generator, params, **inputs)
+
+        params, layout = state.params, current()
+        if self.accumulation > 1 and not (layout is not None and layout.pipelined):
+            # Once for all parts, as a pipeline does by itself; each part's gradients are in the
+            # type that products give them in.
+            params = self.generator.for_reading(params)
+        grads, metrics = accumulate(loss_fn, params, inputs, self.accumulation)
+        metrics["grad_norm"] = optax.tree.norm(grads)
+        return apply_gradients(state, grads, self._optimizer), metrics
+
+    def predict_fns(self) -> dict[str, Callable]:
+        def loss(state: TrainState, batch: Batch) -> jax.Array:
+            """The prediction's score of each example, float32 [B]."""
+            codes, condition = self._codes(state.frozen, batch), self.generator.condition
+            said = condition.of_batch(batch)
+            return self.prediction.score(self.generator, state.params, said, codes)
+
+        def generate(
+            state: TrainState, condition: Any, keys_B: jax.Array, settings: Any, guided: bool
+        ) -> jax.Array:
+            """Pictures of conditions, float32 [B, height, width, 3] in [0, 1]."""
+            codes = self.prediction.draw(
+                self.generator, state.params, condition, keys_B, settings, guided=guided
+            )
+            return self.tokenizer.decode(state.frozen["tokenizer"], codes)
+
+        def features(state: TrainState, batch: Batch) -> jax.Array:
+            """Of every block, float32 [B, L + 1, D]; the condition is not told."""
+            return self.generator.features(state.params, self._codes(state.frozen, batch))
+
+        found = {"loss": loss, "generate": generate}
+        return {**found, "features": features} if hasattr(self.generator, "features") else found
+
+    def with_tokenizer(self, state: TrainState, params: Any) -> TrainState:
+        """`state` with these frozen tokenizer parameters."""
+        return state.replace(frozen={"tokenizer": params})
+
+    def _codes(self, frozen: Any, batch: Batch) -> jax.Array:
+        if "tokens" in batch:
+            return batch["tokens"]
+        with use(over_all_devices()):
+            images = constrain(to_float(batch["image"]), ("batch", None, None, None))
+            with jax.named_scope("tokenizer"):
+                codes = self.tokenizer.encode(frozen["tokenizer"], images)
+        return constrain(codes, ("batch", "length", *(None,) * (codes.ndim - 2)))
+
+    @functools.cached_property
+    def _parameter_axes(self):
+        axes = logical_axes(jax.eval_shape(self.generator.init, jax.random.key(0)))
+        return override(axes, self.overrides)
+
+    @functools.cached_property
+    def _optimizer(self) -> optax.GradientTransformation:
+        return make_optimizer(self.optimizer, self._parameter_axes)

@@ -1,0 +1,112 @@
+"""The contract of predictions: how codes are learned, drawn and scored."""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.struct
+import jax
+
+from babeldraw.config import require
+from babeldraw.models.base import Generator, lacks
+
+Metrics = dict[str, jax.Array]
+
+
+@flax.struct.dataclass
+class Given:
+    """Codes that are there already.
+
+    Attributes:
+      codes: of each row, as `Codes` says.
+      kept: bool [B, T]: True where the code stays as it is, False where one is drawn.
+    """
+
+    codes: jax.Array
+    kept: jax.Array
+
+
+class Prediction:
+    """A section `prediction`: a frozen dataclass with the field `kind`.
+
+    Attributes:
+      needs: the functions that it asks of a network, beside those of `Generator`.
+      sampling: the dataclass of the section `sampling`, of which the flags of `sample` are made. It
+        has `guided`, whether the unconditional branch has any effect, `guidance`, and `traced()`,
+        the same as scalars that a compiled program takes as arguments.
+    """
+
+    kind: str
+    needs: tuple[str, ...] = ()
+    sampling: type
+
+    def check(self, generator: Generator) -> None:
+        """Raises `UserError` where a network lacks what this asks for."""
+        missing = lacks(generator, self.needs)
+        require(
+            not missing,
+            f"config.prediction.kind is {self.kind!r} and config.model.kind="
+            f"{generator.config.kind} has no {' and no '.join(missing)}; take a network that has",
+        )
+
+    def loss(
+        self, generator: Generator, params: Any, condition: Any, codes: jax.Array, keys: jax.Array
+    ) -> tuple[jax.Array, Metrics]:
+        """What training makes less of.
+
+        Args:
+          generator, params: the network.
+          condition: a row for each example.
+          codes: to be predicted, as `Codes` says.
+          keys: one per example, of dropout and of whatever else is drawn for it.
+
+        Returns:
+          The mean over the examples, and metrics that are means too.
+        """
+        raise NotImplementedError
+
+    def draw(
+        self,
+        generator: Generator,
+        params: Any,
+        condition: Any,
+        keys: jax.Array,
+        settings: Any,
+        given: Given | None = None,
+        guided: bool = True,
+    ) -> jax.Array:
+        """Codes of P conditions, B / P examples of each.
+
+        A row's codes depend on its own condition, key and given codes only.
+
+        Args:
+          generator, params: the network.
+          condition: of P rows.
+          keys: [B], one per example; those of one condition stand together.
+          settings: of `sampling.traced()`.
+          given: codes that are kept.
+          guided: False leaves the unconditional branch out: the same where guidance is 1.
+        """
+        raise NotImplementedError
+
+    def score(self, generator: Generator, params: Any, condition: Any, codes: jax.Array):
+        """-log p of each example's codes, or a bound of it: float32 [B], the mean over places."""
+        raise NotImplementedError
+
+    def step(
+        self, generator: Generator, params: Any, condition: Any, samples: int
+    ) -> tuple[Callable, tuple[Any, ...], int]:
+        """The program that drawing repeats, for `bench` and `compile`.
+
+        Args:
+          generator, params: the network; abstract parameters will do, as decoding reads them.
+          condition: of P rows.
+          samples: examples of each.
+
+        Returns:
+          A function of (params, *inputs), these inputs, abstract, and how often it is called.
+        """
+        raise NotImplementedError
+
+    def forward(self, generator: Generator) -> Callable | None:
+        """(params, condition, codes) -> what a step without cache computes; None: no such."""
+        return None

@@ -1,0 +1,86 @@
+"""What every experiment is made of, and what it says of itself where a recipe says no other."""
+
+import dataclasses
+from typing import Any
+
+from babeldraw.data.sources import DataConfig, Source
+from babeldraw.evaluation.base import Context, Evaluator
+from babeldraw.layers.block import TransformerConfig
+from babeldraw.objectives.base import Objective
+from babeldraw.optim.optimizer import OptimizerConfig
+from babeldraw.sharding.layout import Layout
+from babeldraw.sharding.mesh import MeshConfig
+from babeldraw.train.flops import ModelFlops
+from babeldraw.train.settings import TrainConfig
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """A whole config as typed sections; each attribute is the section of that name.
+
+    evaluators: which judge the run, in a dataclass of their sections; None leaves one out.
+    tokenizer_run: run folder of the trained tokenizer that it builds on; empty: none.
+    """
+
+    objective: str
+    train: TrainConfig
+    data: DataConfig
+    optimizer: OptimizerConfig
+    evaluators: Any
+    mesh: MeshConfig = MeshConfig()
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """(height, width) of the pictures to train on."""
+        raise NotImplementedError
+
+    @property
+    def text_length(self) -> int:
+        """Tokens of the captions that are read; 0 where none are."""
+        return 0
+
+    @property
+    def vocab_size(self) -> int:
+        """Pieces that the vocabulary of the captions shall have."""
+        return 0
+
+    def with_vocabulary(self, size: int) -> "Experiment":
+        """The same with a vocabulary of so many pieces."""
+        raise NotImplementedError
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes the data must have; 0: any."""
+        return 0
+
+    # Where the config says these two, for messages.
+    text_in = "condition.length"
+    classes_in = "condition.num_classes"
+
+    @property
+    def frozen_tokenizer(self) -> bool:
+        """Whether the state holds a trained tokenizer that stays as it is."""
+        return False
+
+    @property
+    def stacks(self) -> dict[str, TransformerConfig]:
+        """The transformers to be trained, by their path in the config."""
+        return {}
+
+    def make_objective(self) -> Objective:
+        raise NotImplementedError
+
+    def check_layout(self, layout: Layout) -> None:
+        """Raises `UserError` when the config does not fit a mesh."""
+        raise NotImplementedError
+
+    def check_data(self, source: Source) -> None:
+        """Raises `UserError` when the data are none to train on."""
+
+    def make_evaluators(self, objective: Objective, context: Context) -> dict[str, Evaluator]:
+        """The configured evaluators by name."""
+        raise NotImplementedError
+
+    def flops(self) -> ModelFlops | None:
+        """Operations of a training step for one example; None: there is no formula."""
+        return None

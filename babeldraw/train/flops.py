@@ -1,0 +1,60 @@
+"""Operations that a training step cannot do without, by formula or traced.
+
+Multiplications and additions of products of matrices count two. Backward is twice forward; nothing
+counts twice for being computed again. Of causal attention half the square counts. Norms, softmax,
+lookups and the optimizer do not count.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from babeldraw.judges.perceptual import PerceptualNetwork
+from babeldraw.objectives.adversarial import Adversary
+from babeldraw.train.traced_flops import traced_flops
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelFlops:
+    """Attributes:
+    parts: operations for one example, by part of the step.
+    formula: how they were counted, one line per part.
+    """
+
+    parts: dict[str, int]
+    formula: dict[str, str]
+
+    @property
+    def per_example(self) -> int:
+        return sum(self.parts.values())
+
+
+def with_judges(flops: ModelFlops, experiment: Any) -> ModelFlops:
+    """With the networks that look at the pictures of an experiment with picture losses."""
+    parts, formula, image = {**flops.parts}, {**flops.formula}, image_spec(experiment.image_size)
+    if experiment.loss.perceptual > 0:
+        network = PerceptualNetwork(experiment.perceptual)
+        pair = traced(lambda params, x: network.distance(params, x, x), network.init, image)
+        parts["perceptual network"] = 3 * pair // 2
+        formula["perceptual network"] = "3 forward: of both pictures, and back to one"
+    if experiment.loss.adversarial > 0:
+        adversary = Adversary(
+            experiment.discriminator, experiment.discriminator_optimizer, experiment.image_size
+        )
+        own = traced(lambda state, x: adversary.logits(state["params"], x), adversary.init, image)
+        parts["discriminator"] = 8 * own
+        formula["discriminator"] = "8 forward: 2 for the generator, 3 each for real and drawn"
+    return ModelFlops(parts, formula)
+
+
+def image_spec(size: tuple[int, int]) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct((1, *size, 3), jnp.float32)
+
+
+def traced(fn: Callable, init: Callable, *inputs: jax.ShapeDtypeStruct) -> int:
+    """Operations of `fn(params, *inputs)`."""
+    return traced_flops(fn, nn.unbox(jax.eval_shape(init, jax.random.key(0))), *inputs)

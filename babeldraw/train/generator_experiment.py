@@ -1,0 +1,212 @@
+"""The config of whatever predicts codes: from what, how, by which network and into which codes."""
+
+import dataclasses
+from typing import Any
+
+from babeldraw.config import require
+from babeldraw.data.sources import Source, classes_of
+from babeldraw.drawing.classifier_judge import ClassifierJudge
+from babeldraw.evaluation.base import Context, Evaluator
+from babeldraw.evaluation.class_accuracy import ClassAccuracy, ClassAccuracyConfig
+from babeldraw.evaluation.linear_probe import LinearProbe, LinearProbeConfig, check_blocks
+from babeldraw.evaluation.prompts import Prompts, PromptsConfig
+from babeldraw.evaluation.samples import Samples, SamplesConfig
+from babeldraw.evaluation.validation_loss import ValidationLoss, ValidationLossConfig
+from babeldraw.layers.block import TransformerConfig
+from babeldraw.models.base import Generator
+from babeldraw.models.conditions import ConditionConfig
+from babeldraw.models.kinds import NetworkConfig, make_generator
+from babeldraw.objectives.base import Objective
+from babeldraw.objectives.generator import GeneratorObjective
+from babeldraw.prediction.kinds import PredictionConfig, read_sampling
+from babeldraw.prediction.next_token import NextToken
+from babeldraw.runs.folder import RunFolder
+from babeldraw.say import say
+from babeldraw.sharding.layout import Layout
+from babeldraw.tokenizers.kinds import TokenizerConfig, make_tokenizer
+from babeldraw.train.base_experiment import Experiment
+from babeldraw.train.flops import ModelFlops, image_spec, traced
+from babeldraw.train.requirements import check_layout
+
+
+@dataclasses.dataclass(frozen=True)
+class GeneratorEvaluators:
+    """Which evaluators judge a generator; None leaves one out. `prompts` is for shapes only."""
+
+    validation_loss: ValidationLossConfig | None = ValidationLossConfig()
+    samples: SamplesConfig | None = SamplesConfig()
+    prompts: PromptsConfig | None = None
+    class_accuracy: ClassAccuracyConfig | None = None
+    linear_probe: LinearProbeConfig | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GeneratorExperiment(Experiment):
+    """Stage 2. Each attribute is the config's section of that name.
+
+    tokenizer_run: run folder of the trained tokenizer, whose network must be `tokenizer`.
+    condition: what is drawn from.
+    model: the network.
+    prediction: how it predicts codes.
+    sampling: what `babeldraw sample` does unless told otherwise, of the prediction's own fields;
+      also in each evaluator that draws, where it names what is other there.
+    """
+
+    tokenizer: TokenizerConfig
+    tokenizer_run: str = ""
+    condition: ConditionConfig
+    model: NetworkConfig
+    prediction: PredictionConfig = NextToken()
+    sampling: Any = None
+    evaluators: GeneratorEvaluators = GeneratorEvaluators()
+
+    def __post_init__(self):
+        self.prediction.check(self.generator)
+        own = read_sampling(self.prediction, self.sampling, "config.sampling")
+        object.__setattr__(self, "sampling", own)
+        self.condition.check_guidance(own.guided, own.guidance, "config.sampling")
+        found = {}
+        for field in dataclasses.fields(self.evaluators):
+            one = getattr(self.evaluators, field.name)
+            if hasattr(one, "sampling"):
+                path = f"config.evaluators.{field.name}.sampling"
+                sampling = read_sampling(self.prediction, one.sampling, path, own)
+                self.condition.check_guidance(sampling.guided, sampling.guidance, path)
+                found[field.name] = dataclasses.replace(one, sampling=sampling)
+        object.__setattr__(self, "evaluators", dataclasses.replace(self.evaluators, **found))
+        self._check_evaluators()
+
+    def _check_evaluators(self) -> None:
+        evaluators = self.evaluators
+        require(
+            evaluators.prompts is None
+            or (self.data.source == "shapes" and self.condition.kind == "text"),
+            "config.evaluators.prompts judges the texts of the shapes world only and "
+            f"config.data.source is {self.data.source!r}, config.condition.kind "
+            f"{self.condition.kind!r}; take a config without it: configs/folder/text_to_image.py",
+        )
+        if evaluators.linear_probe is not None:
+            require(
+                hasattr(self.generator, "features"),
+                f"config.evaluators.linear_probe is set and config.model.kind={self.model.kind} "
+                "has no features; set it to None",
+            )
+            check_blocks(evaluators.linear_probe.blocks, self.model.decoder.blocks)
+        judged = evaluators.class_accuracy
+        require(
+            judged is None or not judged.classifier_run or self.condition.kind == "class",
+            "config.evaluators.class_accuracy.classifier_run is set and config.condition.kind "
+            f"{self.condition.kind!r}: pictures without class have nothing to be judged by; leave "
+            "it empty",
+        )
+
+    @property
+    def generator(self) -> Generator:
+        """The network, as pure functions of its parameters."""
+        codes = make_tokenizer(self.tokenizer).codes
+        return make_generator(self.model, self.condition, codes)
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        return self.tokenizer.image_size
+
+    @property
+    def text_length(self) -> int:
+        return self.condition.text_length
+
+    @property
+    def vocab_size(self) -> int:
+        return self.condition.vocabulary
+
+    def with_vocabulary(self, size: int) -> "GeneratorExperiment":
+        return dataclasses.replace(self, condition=self.condition.with_vocabulary(size))
+
+    @property
+    def num_classes(self) -> int:
+        return self.condition.num_classes
+
+    @property
+    def frozen_tokenizer(self) -> bool:
+        return True
+
+    @property
+    def stacks(self) -> dict[str, TransformerConfig]:
+        return {f"config.model.{path}": stack for path, stack in self.generator.stacks.items()}
+
+    def make_objective(self) -> Objective:
+        return GeneratorObjective(
+            self.generator,
+            self.prediction,
+            make_tokenizer(self.tokenizer),
+            self.optimizer,
+            self.train.batch_size,
+            stored_tokens=self.data.source == "tokens",
+            accumulation=self.train.accumulation,
+            overrides=self.mesh.overrides,
+        )
+
+    def check_layout(self, layout: Layout) -> None:
+        check_layout(layout, self.train.batch_size, self.train.accumulation, self.stacks)
+        if self.mesh.overrides:
+            # To learn the parameters' names takes a while; without overrides nothing can be wrong.
+            self.make_objective().axes()
+
+    def check_data(self, source: Source) -> None:
+        found, evaluators = len(classes_of(source)), self.evaluators
+        require(
+            evaluators.linear_probe is None or found >= 2,
+            f"config.evaluators.linear_probe needs classes and {source.name} has {found}; set it "
+            "to None, or name data with some",
+        )
+        if evaluators.class_accuracy is not None and evaluators.class_accuracy.classifier_run:
+            ClassifierJudge.open(evaluators.class_accuracy.classifier_run)
+
+    def what_saw_labels(self) -> list[str]:
+        """What makes a probe of this run less than unsupervised; empty where nothing does."""
+        found = []
+        if self.condition.kind != "nothing":
+            found.append(
+                f"the model was trained from {self.condition.drawn_from}, so its features are not "
+                "unsupervised ones; config.condition.kind=nothing trains without"
+            )
+        tokenizer = RunFolder.of(self.tokenizer_run)
+        if not self.tokenizer_run or not tokenizer.config_file.exists():
+            found.append(
+                f"the tokenizer's run {self.tokenizer_run!r} is not there: whether it had a "
+                "perceptual loss, whose network has seen labels, cannot be told"
+            )
+        elif tokenizer.read_config()["loss"]["perceptual"] > 0:
+            found.append(
+                f"the tokenizer {self.tokenizer_run} had a perceptual loss, whose network has seen "
+                "labels; the paper leaves it out for this use (config.loss.perceptual=0)"
+            )
+        return found
+
+    def make_evaluators(self, objective: Objective, context: Context) -> dict[str, Evaluator]:
+        fns, configs, made = objective.predict_fns(), self.evaluators, {}
+        if configs.validation_loss is not None:
+            made["validation"] = ValidationLoss(fns["loss"], configs.validation_loss, context)
+        if configs.samples is not None:
+            made["samples"] = Samples(fns["generate"], configs.samples, context)
+        if configs.prompts is not None:
+            made["prompts"] = Prompts(fns["generate"], configs.prompts, context)
+        if configs.class_accuracy is not None and configs.class_accuracy.classifier_run:
+            made["class_accuracy"] = ClassAccuracy(fns["generate"], configs.class_accuracy, context)
+        if configs.linear_probe is not None:
+            for sentence in self.what_saw_labels():
+                say(f"linear probe: {sentence}")
+            blocks = self.model.decoder.blocks
+            made["linear_probe"] = LinearProbe(
+                fns["features"], configs.linear_probe, context, blocks
+            )
+        return made
+
+    def flops(self) -> ModelFlops:
+        found = {name: (3 * n, f"3 {text}") for name, (n, text) in self.generator.flops().items()}
+        if self.data.source != "tokens":
+            tokenizer = make_tokenizer(self.tokenizer)
+            image = image_spec(tokenizer.image_size)
+            forward = traced(tokenizer.encode, tokenizer.init, image)
+            found["tokenizer (forward)"] = (forward, "traced")
+        parts = {name: number for name, (number, _) in found.items()}
+        return ModelFlops(parts, {name: text for name, (_, text) in found.items()})

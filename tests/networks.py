@@ -1,0 +1,44 @@
+"""What tests of networks share: random weights, and decoding one step at a time."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from babeldraw.models.kinds import make_generator
+from babeldraw.objectives.generator import GeneratorObjective
+from babeldraw.prediction.next_token import NextToken
+from babeldraw.tokenizers.kinds import make_tokenizer
+
+
+def random_params(generator, seed=0):
+    """Random everywhere: at the start too much is zero, one, or too small to tell codes apart."""
+    rng = np.random.default_rng(seed)
+
+    def draw(path, leaf):
+        name = jax.tree_util.keystr(path)
+        scale = 2.0 if "embed" in name or "positions" in name else 0.25
+        offset = 1.0 if "'scale'" in name else 0.0
+        return jnp.asarray(rng.normal(offset, scale, leaf.shape), leaf.dtype)
+
+    abstract = jax.eval_shape(lambda key: nn.unbox(generator.init(key)), jax.random.key(0))
+    return jax.tree_util.tree_map_with_path(draw, abstract)
+
+
+def start(generator, params, condition, samples=1):
+    """An empty cache for conditions that are read here."""
+    return generator.start(params, generator.read(params, condition), samples)
+
+
+def step(generator, params, codes, index, cache):
+    """Logits of the first factor of code `index`, and the cache."""
+    x_B1D, cache = generator.step(params, codes, index, cache)
+    earlier = jnp.zeros((codes.shape[0], 0), jnp.int32)
+    return generator.next_logits(params, x_B1D, earlier), cache
+
+
+def generator_objective(model, condition, tokenizer, optimizer, batch_size, **more):
+    """The recipe of a generator by the next token, of sections."""
+    tokenizer = make_tokenizer(tokenizer)
+    generator = make_generator(model, condition, tokenizer.codes)
+    return GeneratorObjective(generator, NextToken(), tokenizer, optimizer, batch_size, **more)
