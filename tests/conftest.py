@@ -122,7 +122,7 @@ def vim_run(runlocal, tokenizer_run, trained_once):
     config = runlocal("digits/vim.py")
     config.tokenizer = runlocal("demo/tokenizer.py").tokenizer
     config.tokenizer_run = str(tokenizer_run)
-    return trained_once("class_to_image", config)
+    return trained_once("vim", config)
 
 
 @pytest.fixture(scope="session")

@@ -83,7 +83,7 @@ def test_debug_shows_where(capsys):
         ("config.train.zzz=8", "config.train.zzz is not a field"),
         ("config.train.steps=many", "--config.train.steps=many: a whole number is needed"),
         ("config.train.steps=1.5", "--config.train.steps=1.5: a whole number is needed"),
-        ("config.loss.prompt_dropout=x", "--config.loss.prompt_dropout=x: a number is needed"),
+        ("config.condition.dropout=x", "--config.condition.dropout=x: a number is needed"),
         (
             "config.tokenizer.l2_normalized=maybe",
             "--config.tokenizer.l2_normalized=maybe: true or false is needed",
@@ -228,12 +228,12 @@ def test_a_run_that_has_no_checkpoint_yet(refused, tokenizer_run, generator_run,
 
 def test_a_tokenizer_does_not_draw_from_text(refused, tokenizer_run):
     line = refused("sample", f"--workdir={tokenizer_run}", "--prompt=a")
-    assert "is a run of image_tokenizer; sampling from text needs one of text_to_image" in line
+    assert "is a run of image_tokenizer; name one of generator" in line
 
 
 def test_an_evaluator_that_the_run_does_not_have(refused, tokenizer_run):
-    line = refused("evaluate", f"--workdir={tokenizer_run}", "--only=fid,reconstruction")
-    assert line.startswith("--only names fid; ") and line.endswith(" are reconstruction")
+    line = refused("evaluate", f"--workdir={tokenizer_run}", "--evaluators=fid,reconstruction")
+    assert line.startswith("evaluators names fid; ") and line.endswith(" are reconstruction")
 
 
 def test_another_config_in_the_folder_of_a_run(refused, tokenizer_run):

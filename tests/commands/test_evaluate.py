@@ -27,7 +27,7 @@ def test_the_figures_go_to_a_file(cli, tokenizer_run, report, tmp_path):
 
 
 def test_only_the_named_evaluators_run(cli, generator_run):
-    words = [f"--workdir={generator_run}", "--only=validation"]
+    words = [f"--workdir={generator_run}", "--evaluators=validation_loss"]
     status, printed, _ = cli("evaluate", *words)
     figures, report = json.loads(printed), json.loads((generator_run / "report.json").read_text())
     assert status == 0 and figures.keys() == {"step", "validation/loss"}

@@ -6,11 +6,11 @@ import shutil
 import jax
 import numpy as np
 import pytest
-from babeldraw.drawing.tokenizer_run import TokenizerRun
 from etils import epath
 
 from babeldraw.config import to_dict
 from babeldraw.data.image import save_png
+from babeldraw.drawing.tokenizer_run import TokenizerRun
 from babeldraw.errors import UserError
 from babeldraw.runs.folder import RunFolder
 from babeldraw.runs.lease import Lease
@@ -174,7 +174,8 @@ def test_a_second_process_is_refused_while_one_trains(runlocal, tmp_path):
 
 
 def test_the_identity_of_tokens_hangs_on_what_makes_them(tokenizer_run):
-    tokenizer, params, found = open_tokenizer(str(tokenizer_run))
+    run = TokenizerRun.open(str(tokenizer_run))
+    tokenizer, params, found = run.tokenizer, run.params, run.identity
     config = to_dict(tokenizer.config)
 
     def of(section, params):
