@@ -19,9 +19,11 @@ from absl import flags
 
 from babeldraw.commands.flags import make_folder, required
 from babeldraw.config import build
+from babeldraw.data.config import DataConfig
 from babeldraw.data.image import save_png, to_uint8, write_whole
 from babeldraw.data.pipeline import fitted
-from babeldraw.data.sources import DataConfig, Record, RecordReader, Source, open_source
+from babeldraw.data.records import Record, RecordReader, Source
+from babeldraw.data.sources import open_source
 from babeldraw.errors import UserError
 from babeldraw.evaluation import measures
 from babeldraw.judges.perceptual import PerceptualConfig, PerceptualNetwork

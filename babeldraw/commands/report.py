@@ -17,7 +17,7 @@ from PIL import Image
 
 from babeldraw.data import shapes
 from babeldraw.data.image import decode, write_whole
-from babeldraw.data.sources import BadRecord
+from babeldraw.data.records import BadRecord
 from babeldraw.errors import UserError
 from babeldraw.evaluation.shapes_scorer import score_batch
 from babeldraw.runs.folder import RunFolder

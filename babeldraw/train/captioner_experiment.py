@@ -3,7 +3,7 @@
 import dataclasses
 
 from babeldraw.config import require
-from babeldraw.data.sources import DataConfig
+from babeldraw.data.config import DataConfig
 from babeldraw.evaluation.base import Context, Evaluator
 from babeldraw.evaluation.retrieval import Retrieval, RetrievalConfig
 from babeldraw.evaluation.validation_loss import ValidationLoss, ValidationLossConfig

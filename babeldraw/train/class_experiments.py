@@ -3,7 +3,7 @@
 import dataclasses
 
 from babeldraw.config import require
-from babeldraw.data.sources import DataConfig
+from babeldraw.data.config import DataConfig
 from babeldraw.drawing.class_sampler import check_classes
 from babeldraw.evaluation.base import Context, Evaluator
 from babeldraw.evaluation.class_samples import (

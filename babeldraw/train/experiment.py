@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from babeldraw.config import build, require, to_dict
-from babeldraw.data.sources import DataConfig
+from babeldraw.data.config import DataConfig
 from babeldraw.errors import UserError
 from babeldraw.evaluation.base import Context, Evaluator
 from babeldraw.evaluation.pictures import perceptual_distance
