@@ -23,6 +23,7 @@ MAX_LINES = 450
 ROOMS = (
     "errors",
     "say",
+    "pages",
     "config",
     "sharding",
     "layers",
