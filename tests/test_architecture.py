@@ -1,7 +1,7 @@
 """The order of the rooms and the fences, read from the source by `ast`.
 
-Each rule is a function from one file to the lines that break it, so that it can be tried on a
-snippet as well as on the whole tree.
+Each rule is a function from one file to the lines that break it (`no_circles`: from all files), so
+that it can be tried on a snippet as well as on the whole tree.
 """
 
 import ast
@@ -11,6 +11,7 @@ import sys
 import tomllib
 from dataclasses import dataclass
 from functools import cached_property
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ MAX_LINES = 450
 ROOMS = (
     "errors",
     "say",
+    "pages",
     "config",
     "sharding",
     "layers",
@@ -210,6 +212,30 @@ def public_jax(source: Source) -> list[str]:
     ]
 
 
+def no_circles(sources: list[Source]) -> list[str]:
+    """One circle of imports, if there is any; an import inside a function counts as any other.
+
+    It only hides the circle: neither module can be read, or moved, without the other.
+    """
+    modules = {source.module for source in sources}
+
+    def module_of(name: str) -> str:
+        while name and name not in modules:
+            name = name.rpartition(".")[0]
+        return name
+
+    graph = {}
+    for source in sources:
+        nodes = ast.walk(source.tree)
+        names = (name for node in nodes for name in imported(node, source.package).values())
+        graph[source.module] = {module_of(name) for name in names} - {""}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        return [" is imported by ".join(error.args[1])]
+    return []
+
+
 # ------------------------------------------------------------------ the tree
 
 
@@ -233,6 +259,10 @@ def read(*folders: str) -> list[Source]:
 def test_the_tree_keeps(rule, folders):
     broken = [line for source in read(*folders) for line in rule(source)]
     assert not broken, "\n" + "\n".join(broken)
+
+
+def test_the_tree_has_no_circle_of_imports():
+    assert no_circles(read("babeldraw", "configs", "tests")) == []
 
 
 def test_no_module_imports_tensorflow():
@@ -321,3 +351,41 @@ def test_a_rule_sees_a_breach(rule, path, text):
 )
 def test_a_rule_lets_pass(rule, path, text):
     assert rule(Source(f"babeldraw/{path}", text)) == []
+
+
+def graph_of(files: dict[str, str]) -> list[Source]:
+    return [Source(f"babeldraw/{path}", text) for path, text in files.items()]
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"a.py": "from babeldraw import b", "b.py": "import babeldraw.a"},
+        {"a.py": "from babeldraw.b import B", "b.py": "def f():\n    from babeldraw.a import A"},
+        {
+            "a.py": "from . import b",
+            "b.py": "from .c import C",
+            "c.py": "from babeldraw.a import *",
+        },
+        {"d/__init__.py": "from .a import A", "d/a.py": "from babeldraw.d import B"},
+        {"d/a.py": "from ..b import B", "b.py": "from babeldraw.d import a"},
+        {"a.py": "if TYPE_CHECKING:\n    from babeldraw import b", "b.py": "from . import a"},
+    ],
+)
+def test_a_circle_is_seen(files):
+    (circle,) = no_circles(graph_of(files))
+    first, *others, last = circle.split(" is imported by ")
+    assert first == last
+    assert {first, *others} == {source.module for source in graph_of(files)}
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"a.py": "from babeldraw import b, c", "b.py": "from babeldraw.c import C", "c.py": ""},
+        {"d/__init__.py": "", "d/a.py": "from babeldraw.d import b", "d/b.py": "import numpy"},
+        {"a.py": "import b, a.b\nfrom other.babeldraw import a", "b.py": "from babeldraw import a"},
+    ],
+)
+def test_what_is_no_circle_passes(files):
+    assert no_circles(graph_of(files)) == []

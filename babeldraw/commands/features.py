@@ -17,7 +17,8 @@ from absl import flags
 from babeldraw.commands.flags import make_folder, required
 from babeldraw.data.image import write_whole
 from babeldraw.data.pipeline import eval_batches
-from babeldraw.data.sources import Source, open_source
+from babeldraw.data.records import Source
+from babeldraw.data.sources import open_source
 from babeldraw.errors import UserError
 from babeldraw.say import ProgressReport, say
 from babeldraw.train.understanding import BATCH_SIZE, FeaturesRun, check_block

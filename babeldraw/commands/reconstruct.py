@@ -9,7 +9,6 @@ Example:
 
 import math
 from collections.abc import Callable, Iterator
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +18,16 @@ from absl import flags
 
 from babeldraw.commands.flags import make_folder, required
 from babeldraw.config import build
+from babeldraw.data.config import DataConfig
 from babeldraw.data.image import save_png, to_uint8, write_whole
 from babeldraw.data.pipeline import fitted
-from babeldraw.data.sources import DataConfig, Record, RecordReader, Source, open_source
+from babeldraw.data.records import Record, RecordReader, Source
+from babeldraw.data.sources import open_source
 from babeldraw.drawing.tokenizer_run import TokenizerRun
 from babeldraw.errors import UserError
 from babeldraw.evaluation import measures
 from babeldraw.judges.perceptual import PerceptualConfig, PerceptualNetwork
+from babeldraw.pages import render
 from babeldraw.runs.folder import RunFolder, write_json
 from babeldraw.say import ProgressReport, say
 
@@ -199,36 +201,12 @@ def _figures(row: dict[str, Any]) -> str:
 
 
 def _page(workdir: str, means: dict[str, Any], rows: list[dict[str, Any]]) -> str:
-    pictures = "\n".join(_row(row) for row in rows)
-    return (
-        f"{_HEAD}<body><main><h1>Reconstructions of {escape(workdir)}</h1>\n"
-        f"<p>{len(rows)} pictures: {_figures(means)}. Left the original, then the reconstruction, "
-        "then the error: the mean of a pixel's three colours, black at 0, white at "
-        f"{WHITE_ERROR} and above.</p>\n{pictures}\n</main></body></html>\n"
+    return render(
+        "reconstruct.html",
+        workdir=workdir,
+        means=means,
+        rows=rows,
+        figures=_figures,
+        shown=SHOWN,
+        white_error=WHITE_ERROR,
     )
-
-
-def _row(row: dict[str, Any]) -> str:
-    tags = "".join(f'<img src="{row["name"]}_{kind}.png" alt="{kind}">' for kind in SHOWN)
-    caption = f"{escape(row['caption'])}<br>" if row["caption"] else ""
-    return f"<figure>{tags}<figcaption>{caption}{_figures(row)}</figcaption></figure>"
-
-
-_HEAD = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<title>babeldraw reconstructions</title>
-<meta http-equiv="Content-Security-Policy"
-  content="default-src 'none'; img-src 'self' file:; style-src 'unsafe-inline'">
-<style>
-:root { color-scheme: light dark }
-body { font: 1rem/1.5 system-ui, sans-serif; margin: 2rem }
-h1 { font-size: 1.4rem }
-p, figcaption { color: gray }
-figure { margin: 0 0 1.5rem; white-space: nowrap }
-figcaption { white-space: normal; font-size: .85rem; font-variant-numeric: tabular-nums }
-img { image-rendering: pixelated; margin-right: 4px }
-</style>
-</head>
-"""

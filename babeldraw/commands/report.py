@@ -1,6 +1,5 @@
 """The page of a demo: its figures, pictures and curves in one HTML file that opens offline."""
 
-import base64
 import contextlib
 import dataclasses
 import io
@@ -8,18 +7,17 @@ import json
 import math
 import os
 from collections.abc import Iterable, Iterator
-from html import escape
 from typing import Any
 
 import numpy as np
 from etils import epath
-from PIL import Image
 
 from babeldraw.data import shapes
 from babeldraw.data.image import decode, write_whole
-from babeldraw.data.sources import BadRecord
+from babeldraw.data.records import BadRecord
 from babeldraw.errors import UserError
 from babeldraw.evaluation.shapes_scorer import score_batch
+from babeldraw.pages import render
 from babeldraw.runs.folder import RunFolder
 from babeldraw.train.metrics import read_scalars
 
@@ -77,10 +75,20 @@ def write_report(folder: str | os.PathLike) -> epath.Path:
     if not path.is_dir():
         raise UserError(f"the demo folder {path} does not exist; name one that demo made")
     demo = _Demo.read(path)
-    sections = _headline, _pictures, _scores, _reconstructions, _training, _configs
-    body = "\n".join(section(demo) for section in sections)
+    cards = [_card(prompt, picture) for prompt, picture in demo.samples()]
+    text = render(
+        "report.html",
+        tiles=_tiles(demo),
+        cards=cards,
+        grid=None if cards else _grid(demo),
+        kinds=KINDS.values(),
+        scores=_scores(demo),
+        scores_text=" ".join(_filled(template, demo.figures) for template in SCORES_TEXT),
+        pairs=_latest_pairs(demo.tokenizer),
+        charts=_charts(demo),
+        configs=_configs(demo),
+    )
     page = path / "report.html"
-    text = f"{_HEAD}<body><main>\n{body}\n</main></body>\n</html>\n"
     write_whole(page, text.encode(errors="replace"))
     return page
 
@@ -164,78 +172,52 @@ def _numbers(values: Any) -> dict[str, float]:
     return {name: value for name, value in values.items() if _is_number(value)}
 
 
-# ------------------------------------------------------------------ sections
+# ------------------------------------------------------------------ what the page shows
 
 
-def _headline(demo: _Demo) -> str:
-    tiles = ""
-    for label, templates in TILES.items():
-        value, note = (_filled(template, demo.figures) for template in templates)
-        if value:
-            tiles += f"<dl><dt>{label}</dt><dd>{value}</dd><dd>{note}</dd></dl>\n"
-    return (
-        "<header><h1>babeldraw demo</h1>\n<p>An image tokenizer and a text-to-image transformer, "
-        "trained from scratch on captioned pictures of shapes. A program reads each picture and "
-        "compares it with its prompt; exact is the share right in everything.</p></header>\n"
-        f'<div class="tiles">{tiles or "<p>There are no figures yet.</p>"}</div>'
-    )
+def _tiles(demo: _Demo) -> list[tuple[str, str, str]]:
+    """Label, figure and note of each tile whose figure there is."""
+    tiles = [
+        (label, *(_filled(template, demo.figures) for template in templates))
+        for label, templates in TILES.items()
+    ]
+    return [(label, value, note) for label, value, note in tiles if value]
 
 
-def _pictures(demo: _Demo) -> str:
-    cards = "".join(_card(prompt, picture) for prompt, picture in demo.samples())
-    body = f'<div class="cards">{cards}</div>' if cards else ""
-    if not cards:
-        with contextlib.suppress(BadRecord):
-            body = _img(decode(demo.folder / "samples.png"), "drawn pictures")
-    return _section("Pictures", body, "No pictures have been drawn for prompts yet.")
+@dataclasses.dataclass(frozen=True)
+class _Card:
+    """A drawn picture. `wrong`: what is not as asked; empty too where it cannot be `judged`."""
+
+    prompt: str
+    picture: np.ndarray
+    judged: bool = False
+    wrong: tuple[str, ...] = ()
+    held_out: bool = False
 
 
-def _card(prompt: str, picture: np.ndarray) -> str:
-    caption = f"<figcaption>{escape(prompt)}{_verdict(prompt, picture)}</figcaption>"
-    return f"<figure>{_img(picture, prompt)}{caption}</figure>\n"
-
-
-def _verdict(prompt: str, picture: np.ndarray) -> str:
-    """What is wrong in the picture; empty for a prompt or a picture that cannot be judged."""
+def _card(prompt: str, picture: np.ndarray) -> _Card:
     try:
         answers = score_batch(picture[None], [prompt])
     except UserError:
-        return ""
-    wrong = [name for name, right in answers.items() if not right and name != "exact"]
-    answer = f"✗ {', '.join(wrong)}" if wrong else "<b>✓ as asked</b>"
+        return _Card(prompt, picture)
+    wrong = tuple(name for name, right in answers.items() if not right and name != "exact")
     held_out = shapes.parse_caption(prompt).split() == "unseen"
-    return f"<small>{answer}{' · held-out pair' if held_out else ''}</small>"
+    return _Card(prompt, picture, judged=True, wrong=wrong, held_out=held_out)
 
 
-def _scores(demo: _Demo) -> str:
-    rows = ""
-    for name, label, note in SCORES:
-        shares = [demo.figures.get(name.format(kind)) for kind in KINDS]
-        if shares != [None, None]:
-            cells = "".join(map(_share_cell, shares))
-            rows += f'<tr><th scope="row">{label}<small>{note}</small></th>{cells}</tr>\n'
-    text = " ".join(_filled(template, demo.figures) for template in SCORES_TEXT)
-    heads = "".join(f'<th scope="col">{label}</th>' for label in KINDS.values())
-    table = f"<table><thead><tr><th>right in</th>{heads}</tr></thead>\n{rows}</table>"
-    body = f"<p>{text}</p>\n{table}" if rows else ""
-    return _section("Scores", body, "No prompts have been scored yet.")
+def _grid(demo: _Demo) -> np.ndarray | None:
+    with contextlib.suppress(BadRecord):
+        return decode(demo.folder / "samples.png")
+    return None
 
 
-def _share_cell(share: float | None) -> str:
-    if share is None:
-        return "<td>–</td>"
-    return f'<td>{share:.0%}<i style="width: {100 * share:.1f}%"></i></td>'
-
-
-def _reconstructions(demo: _Demo) -> str:
-    body = "".join(
-        f"<div>{_img(original, 'original')}{_img(image, 'reconstruction')}</div>\n"
-        for original, image in _latest_pairs(demo.tokenizer)
-    )
-    if body:
-        text = "Left a held-out picture, right what the tokenizer gives back from its tokens."
-        body = f'<p>{text}</p>\n<div class="cards pairs">{body}</div>'
-    return _section("Reconstructions", body, "The tokenizer has not been evaluated yet.")
+def _scores(demo: _Demo) -> list[tuple[str, str, list[float | None]]]:
+    """Label, note and the share of each kind, of the rows that have one."""
+    rows = [
+        (label, note, [demo.figures.get(name.format(kind)) for kind in KINDS])
+        for name, label, note in SCORES
+    ]
+    return [(label, note, shares) for label, note, shares in rows if shares != [None, None]]
 
 
 def _latest_pairs(run: _Run) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -252,7 +234,8 @@ def _latest_pairs(run: _Run) -> list[tuple[np.ndarray, np.ndarray]]:
     return [(row[0, :, at], row[1, :, at]) for row in cells for at in range(cells.shape[3])]
 
 
-def _training(demo: _Demo) -> str:
+def _charts(demo: _Demo) -> list["_Chart"]:
+    """The charts that have a point."""
     tokenizer, generator = demo.tokenizer.curve, demo.generator.curve
     psnr = tokenizer("train/psnr_db"), tokenizer("reconstruction/psnr_db")
     loss = generator("train/loss"), generator("validation/loss")
@@ -261,31 +244,22 @@ def _training(demo: _Demo) -> str:
         for kind in KINDS
     )
     losses, kinds = ("training", "held-out"), tuple(KINDS.values())
-    body = (
-        _chart("Tokenizer: loss", "steps", losses, [tokenizer("train/loss")], log=True)
-        + _chart("Tokenizer: PSNR in dB", "steps", losses, psnr)
-        + _chart("Generator: loss in nats per token", "steps", losses, loss)
-        + _chart("Generator: % of prompts exact", "minutes of its training", kinds, exact)
+    charts = (
+        _chart("Tokenizer: loss", "steps", losses, [tokenizer("train/loss")], log=True),
+        _chart("Tokenizer: PSNR in dB", "steps", losses, psnr),
+        _chart("Generator: loss in nats per token", "steps", losses, loss),
+        _chart("Generator: % of prompts exact", "minutes of its training", kinds, exact),
     )
-    body = f'<div class="charts">{body}</div>' if body else ""
-    return _section("Training", body, "No steps have been recorded yet.")
+    return [chart for chart in charts if chart.legend]
 
 
-def _configs(demo: _Demo) -> str:
-    body = ""
-    for name, run in (("tokenizer", demo.tokenizer), ("generator", demo.generator)):
-        if run.config:
-            text = escape(json.dumps(run.config, indent=2, ensure_ascii=False))
-            body += f"<details><summary>{name}</summary><pre>{text}</pre></details>\n"
-    return _section("Configs", body, "No run has been started yet.")
-
-
-# ------------------------------------------------------------------ pieces of HTML
-
-
-def _section(title: str, body: str, otherwise: str) -> str:
-    """`otherwise`: the note where the body is empty."""
-    return f"<section><h2>{title}</h2>\n{body or f'<p>{otherwise}</p>'}</section>"
+def _configs(demo: _Demo) -> dict[str, str]:
+    runs = {"tokenizer": demo.tokenizer, "generator": demo.generator}
+    return {
+        name: json.dumps(run.config, indent=2, ensure_ascii=False)
+        for name, run in runs.items()
+        if run.config
+    }
 
 
 def _filled(template: str, figures: dict[str, float]) -> str:
@@ -296,21 +270,27 @@ def _filled(template: str, figures: dict[str, float]) -> str:
         return ""
 
 
-def _img(picture: np.ndarray, alt: str) -> str:
-    """A picture, uint8 [H, W, 3], inside the page."""
-    buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, "PNG")
-    data = base64.b64encode(buffer.getvalue()).decode()
-    return f'<img alt="{escape(alt)}" src="data:image/png;base64,{data}">'
+# ------------------------------------------------------------------ charts
 
 
-def _chart(title: str, x: str, labels: tuple, curves: Iterable[Points], log: bool = False) -> str:
-    """A figure with an inline SVG in the page's own colours; empty without a point."""
+@dataclasses.dataclass(frozen=True)
+class _Chart:
+    """`legend`: the label and the last value of each curve."""
+
+    title: str
+    legend: list[tuple[str, float]]
+    svg: str
+
+
+def _chart(
+    title: str, x: str, labels: tuple, curves: Iterable[Points], log: bool = False
+) -> _Chart:
+    """An inline SVG in the page's own colours."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator, NullLocator
 
-    legend = ""
+    legend = []
     with rc_context(_CHART_STYLE | {"svg.hashsalt": title}):
         figure = Figure(figsize=(4.4, 2.2), layout="constrained", facecolor="none")
         axes = figure.add_subplot(facecolor="none", yscale="log" if log else "linear")
@@ -318,7 +298,7 @@ def _chart(title: str, x: str, labels: tuple, curves: Iterable[Points], log: boo
         for colour, (label, points) in zip(_CURVES, drawn, strict=False):
             dot = "o" if len(points) < 30 else ""
             axes.plot(*zip(*points, strict=True), f"{dot}-", color=colour)
-            legend += f"<small>{label} {points[-1][1]:.3g}</small>"
+            legend.append((label, points[-1][1]))
         axes.set_xlabel(x, loc="right")
         axes.set_xlim(left=0)
         axes.tick_params(axis="y", which="both", length=0)
@@ -330,8 +310,7 @@ def _chart(title: str, x: str, labels: tuple, curves: Iterable[Points], log: boo
     svg = file.getvalue()
     for colour, variable in _COLOURS.items():
         svg = svg.replace(colour, f"var(--{variable})")
-    caption = f"<figcaption>{title}{legend}</figcaption>"
-    return f"<figure>{caption}{svg[svg.index('<svg') :]}</figure>\n" if legend else ""
+    return _Chart(title, legend, svg[svg.index("<svg") :])
 
 
 # Stand-ins for variables of the style sheet: charts are light or dark as the page is.
@@ -348,50 +327,3 @@ _CHART_STYLE = {
     **dict.fromkeys((f"axes.spines.{side}" for side in ("left", "right", "top")), False),
     **dict.fromkeys(("axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), _QUIET),
 }
-
-_HEAD = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<title>babeldraw demo</title>
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy"
-  content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
-<style>
-:root { color-scheme: light dark; --paper: #fcfcfa; --ink: #1d1f23; --quiet: #666a73;
-  --rule: #e1e1dc; --first: #2a63b8; --second: #c25a12; --good: #24763c }
-@media (prefers-color-scheme: dark) { :root { --paper: #16181b; --ink: #e6e6e3; --quiet: #9a9ea7;
-  --rule: #34383e; --first: #7cb0f5; --second: #f2a25f; --good: #7ccb90 } }
-* { box-sizing: border-box; margin: 0; padding: 0 }
-body { background: var(--paper); color: var(--ink); font: 1rem/1.5 system-ui, sans-serif }
-main { max-width: 62rem; margin: auto; padding: clamp(1.25rem, 5vw, 3.5rem) 1.1rem 4rem }
-h1, h2 { font-size: 1.2rem; font-weight: 650; margin: 3.2rem 0 .6rem }
-h1 { font-size: 1.9rem; letter-spacing: -.02em; margin: 0 }
-p { max-width: 42rem; margin-bottom: 1rem; text-wrap: pretty }
-p, dl, small, th, summary { color: var(--quiet); font-weight: 400 }
-small { display: block; font-size: .8rem }
-img, svg { display: block; width: 100%; height: auto }
-img { image-rendering: pixelated; border-radius: 3px; outline: 1px solid var(--rule) }
-.tiles, .cards, .charts { display: grid; gap: 1.2rem 1rem }
-.tiles { grid-template-columns: repeat(auto-fit, minmax(9.5rem, 1fr)); margin-top: 1.6rem }
-dl { border-top: 2px solid var(--ink); padding-top: .5rem; font-size: .85rem; line-height: 1.35 }
-dt + dd { color: var(--ink); font-size: 1.9rem; font-weight: 600; letter-spacing: -.02em }
-.cards { grid-template-columns: repeat(auto-fill, minmax(9rem, 1fr)) }
-.cards figcaption { font-size: .88rem; line-height: 1.35; margin-top: .45rem }
-.cards b { color: var(--good); font-weight: 400 }
-.pairs div { display: flex; gap: 3px }
-table { border-collapse: collapse; width: 100%; max-width: 42rem; text-align: left }
-th, td { border-bottom: 1px solid var(--rule); padding: .4rem 1rem .4rem 0; vertical-align: top }
-th[scope=row] { color: var(--ink) }
-td { font-variant-numeric: tabular-nums; width: 28% }
-td i { display: block; height: 4px; background: var(--first) }
-td + td i { background: var(--second) }
-.charts { grid-template-columns: repeat(auto-fit, minmax(min(100%, 24rem), 1fr)); gap: 2rem }
-.charts text { font-family: inherit !important }
-.charts figcaption { display: flex; flex-wrap: wrap; align-items: baseline; gap: 0 1rem }
-.charts small { color: var(--first) }
-.charts small + small { color: var(--second) }
-pre { overflow-x: auto; font-size: .8rem; line-height: 1.4; padding: .5rem 0 1rem }
-</style>
-</head>
-"""

@@ -31,7 +31,7 @@ from absl import flags
 
 from babeldraw.commands.flags import make_folder, required
 from babeldraw.data.image import decode
-from babeldraw.data.sources import BadRecord
+from babeldraw.data.records import BadRecord
 from babeldraw.drawing.album import MOST_IN_GRID, Album, slug
 from babeldraw.drawing.editing import Canvas
 from babeldraw.drawing.prompts import Prompt, read_prompts

@@ -20,9 +20,11 @@ import numpy as np
 from absl import flags
 
 from babeldraw.commands.flags import make_folder, required
+from babeldraw.data.config import DataConfig
 from babeldraw.data.image import save_png, write_whole
 from babeldraw.data.pipeline import fitted
-from babeldraw.data.sources import DataConfig, Record, RecordReader, Source, open_source
+from babeldraw.data.records import Record, RecordReader, Source
+from babeldraw.data.sources import open_source
 from babeldraw.data.tokens import MANIFEST, TokenSource, is_whole, read_manifest, write_shard
 from babeldraw.drawing.tokenizer_run import TokenizerRun
 from babeldraw.errors import UserError

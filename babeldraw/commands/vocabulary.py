@@ -10,7 +10,8 @@ Example:
 from absl import flags
 
 from babeldraw.commands.flags import required
-from babeldraw.data.sources import DataConfig, open_source
+from babeldraw.data.config import DataConfig
+from babeldraw.data.sources import open_source
 from babeldraw.data.text import train_vocabulary
 
 

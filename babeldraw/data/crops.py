@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
-from babeldraw.data.sources import CROPS
 from babeldraw.errors import UserError
 
+# How training cuts its pictures.
+CROPS = ("random", "center", "dalle_tokenizer", "dalle_generator")
 # Side of a random crop, as a share of the largest crop's.
 MIN_CROP_SCALE = 0.8
 # A picture is resized to between these multiples of the wanted side before the last crop.

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 from PIL import Image
 
-from babeldraw.data.sources import Record
+from babeldraw.data.records import Record
 from babeldraw.errors import UserError
 
 CLASSES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")

@@ -16,8 +16,8 @@ from typing import Any
 from absl import logging
 
 from babeldraw.data.image import decode, image_suffixes
+from babeldraw.data.records import BadRecord, Record
 from babeldraw.data.rows import FILE_COLUMNS, caption_of, columns_of, label_of, numbered_classes
-from babeldraw.data.sources import BadRecord, Record
 from babeldraw.errors import UserError
 
 SPLITS = ("train", "test", "all")

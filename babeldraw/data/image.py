@@ -12,7 +12,7 @@ from etils import epath
 from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
-from babeldraw.data.sources import BadRecord
+from babeldraw.data.records import BadRecord
 from babeldraw.errors import UserError
 
 # Just under the size at which Pillow itself begins to warn of a decompression bomb.

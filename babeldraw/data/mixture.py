@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from babeldraw.data.sources import Record, Source, classes_of
+from babeldraw.data.records import Record, Source, classes_of
 from babeldraw.errors import UserError
 
 # Slots in which weights are expressed: a share is right to within 1 in so many.

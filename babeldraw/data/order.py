@@ -4,7 +4,7 @@ from typing import Any
 
 from babeldraw.data.crops import tensorflow
 from babeldraw.data.mixture import make_pattern
-from babeldraw.data.sources import Source
+from babeldraw.data.records import Source
 
 # What TensorFlow's own `index_shuffle` puts before a seed; it takes one seed for many indices only
 # by its raw operation.

@@ -20,7 +20,7 @@ from absl import logging
 from babeldraw.data.crops import check_crop, crop_image, crop_jpeg, tensorflow
 from babeldraw.data.image import center_crop
 from babeldraw.data.order import Order
-from babeldraw.data.sources import Record, RecordReader, Source
+from babeldraw.data.records import Record, RecordReader, Source
 from babeldraw.data.text import Vocabulary, caption_at
 from babeldraw.errors import UserError
 

@@ -25,7 +25,7 @@ from absl import logging
 from etils import epath
 
 from babeldraw.data.image import decode
-from babeldraw.data.sources import BadRecord, Record
+from babeldraw.data.records import BadRecord, Record
 from babeldraw.data.splits import check_split, split_length, split_position
 from babeldraw.errors import UserError
 

@@ -7,8 +7,8 @@ import numpy as np
 from absl import logging
 
 from babeldraw.data.image import decode
+from babeldraw.data.records import BadRecord, Record
 from babeldraw.data.rows import lines_of
-from babeldraw.data.sources import BadRecord, Record
 from babeldraw.errors import UserError
 
 # Text features that describe the picture; others are ids, file names and the like. The last is that

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from babeldraw.data.image import write_whole
-from babeldraw.data.sources import Record
+from babeldraw.data.records import Record
 from babeldraw.data.splits import check_split, split_length, split_position
 from babeldraw.errors import UserError
 

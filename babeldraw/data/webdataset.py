@@ -22,8 +22,8 @@ from typing import Any, BinaryIO
 from absl import logging
 
 from babeldraw.data.image import decode, image_suffixes
+from babeldraw.data.records import BadRecord, Record
 from babeldraw.data.rows import MAX_CLASSES, caption_of, columns_of, label_of, numbered_classes
-from babeldraw.data.sources import BadRecord, Record
 from babeldraw.data.splits import check_split, split_length, split_position
 from babeldraw.errors import UserError
 

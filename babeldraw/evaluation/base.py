@@ -7,7 +7,9 @@ from typing import Protocol
 import numpy as np
 from jax.sharding import Mesh
 
-from babeldraw.data.sources import DataConfig, Source, open_source
+from babeldraw.data.config import DataConfig
+from babeldraw.data.records import Source
+from babeldraw.data.sources import open_source
 from babeldraw.data.text import Vocabulary
 from babeldraw.errors import UserError
 from babeldraw.models.condition import Condition, Lexicon

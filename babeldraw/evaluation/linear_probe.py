@@ -17,7 +17,8 @@ import optax
 from babeldraw.config import require
 from babeldraw.data.image import decode
 from babeldraw.data.pipeline import eval_batches
-from babeldraw.data.sources import Source, classes_of, open_source
+from babeldraw.data.records import Source, classes_of
+from babeldraw.data.sources import open_source
 from babeldraw.errors import UserError
 from babeldraw.evaluation.base import Context, Value, open_held_out
 from babeldraw.objectives.base import TrainState

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from babeldraw.data.image import to_grid, to_uint8
-from babeldraw.data.sources import Source
+from babeldraw.data.records import Source
 from babeldraw.evaluation import measures
 from babeldraw.evaluation.base import Context, open_held_out
 from babeldraw.judges.perceptual import PerceptualConfig, PerceptualNetwork

@@ -11,7 +11,7 @@ import numpy as np
 
 from babeldraw.config import require
 from babeldraw.data.pipeline import eval_batches
-from babeldraw.data.sources import Source
+from babeldraw.data.records import Source
 from babeldraw.evaluation import measures
 from babeldraw.evaluation.base import Context, HeldOut, Value
 from babeldraw.evaluation.pictures import (

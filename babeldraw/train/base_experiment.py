@@ -3,7 +3,8 @@
 import dataclasses
 from typing import Any
 
-from babeldraw.data.sources import DataConfig, Source
+from babeldraw.data.config import DataConfig
+from babeldraw.data.records import Source
 from babeldraw.evaluation.base import Context, Evaluator
 from babeldraw.layers.block import TransformerConfig
 from babeldraw.objectives.base import Objective

@@ -4,7 +4,7 @@ import dataclasses
 from typing import Any
 
 from babeldraw.config import require
-from babeldraw.data.sources import Source, classes_of
+from babeldraw.data.records import Source, classes_of
 from babeldraw.drawing.classifier_judge import ClassifierJudge
 from babeldraw.evaluation.base import Context, Evaluator
 from babeldraw.evaluation.class_accuracy import ClassAccuracy, ClassAccuracyConfig

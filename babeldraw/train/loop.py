@@ -12,7 +12,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from babeldraw.config import require, to_dict
-from babeldraw.data.sources import Source
+from babeldraw.data.records import Source
 from babeldraw.evaluation.base import Evaluator
 from babeldraw.hosts.joining import ALONE, Alone, Hosts, Interrupted
 from babeldraw.objectives.base import Objective, TrainState

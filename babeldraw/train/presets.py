@@ -9,7 +9,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from babeldraw.config import to_dict
-from babeldraw.data.sources import DataConfig
+from babeldraw.data.config import DataConfig
 from babeldraw.errors import UserError
 from babeldraw.sharding.mesh import MeshConfig
 from babeldraw.train.base_experiment import Experiment

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from babeldraw.config import require
-from babeldraw.data.sources import DataConfig
+from babeldraw.data.config import DataConfig
 from babeldraw.layers.block import TransformerConfig
 from babeldraw.sharding.layout import Layout
 from babeldraw.sharding.mesh import MeshConfig

@@ -9,7 +9,8 @@ from absl import logging
 
 from babeldraw.config import first_difference, to_dict
 from babeldraw.data.pipeline import TrainBatches
-from babeldraw.data.sources import Source, classes_of, open_source
+from babeldraw.data.records import Source, classes_of
+from babeldraw.data.sources import open_source
 from babeldraw.data.text import Vocabulary, train_vocabulary
 from babeldraw.drawing.tokenizer_run import TokenizerRun
 from babeldraw.errors import UserError

@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 
-from babeldraw.data.sources import DataConfig, classes_of, open_source
+from babeldraw.data.config import DataConfig
+from babeldraw.data.records import classes_of
+from babeldraw.data.sources import open_source
 from babeldraw.errors import UserError
 
 sklearn_datasets = pytest.importorskip("sklearn.datasets")

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from babeldraw.data.folder import FolderSource
-from babeldraw.data.sources import BadRecord
+from babeldraw.data.records import BadRecord
 from babeldraw.errors import UserError
 
 

@@ -15,7 +15,7 @@ from babeldraw.data.folder import FolderSource
 from babeldraw.data.image import decode
 from babeldraw.data.prepare.examples import Raw, Rejected
 from babeldraw.data.prepare.lists import ListInput
-from babeldraw.data.sources import BadRecord
+from babeldraw.data.records import BadRecord
 from babeldraw.data.webdataset import WebDatasetSource
 from babeldraw.drawing.prompts import read_prompts
 from babeldraw.errors import UserError

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from babeldraw.data import image as images
-from babeldraw.data.sources import BadRecord
+from babeldraw.data.records import BadRecord
 from babeldraw.errors import UserError
 
 RNG = np.random.default_rng(0)

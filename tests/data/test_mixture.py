@@ -6,9 +6,11 @@ import json
 import numpy as np
 import pytest
 
+from babeldraw.data.config import DataConfig, MixturePart
 from babeldraw.data.mixture import SLOTS, MixtureSource, make_pattern
 from babeldraw.data.pipeline import TrainBatches
-from babeldraw.data.sources import BadRecord, DataConfig, MixturePart, Record, open_source
+from babeldraw.data.records import BadRecord, Record
+from babeldraw.data.sources import open_source
 from babeldraw.errors import UserError
 
 

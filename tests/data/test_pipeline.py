@@ -15,7 +15,7 @@ import pytest
 from babeldraw.data.crops import tensorflow
 from babeldraw.data.image import center_crop
 from babeldraw.data.pipeline import TrainBatches, eval_batches, fingerprint
-from babeldraw.data.sources import BadRecord, Record
+from babeldraw.data.records import BadRecord, Record
 from babeldraw.data.text import Vocabulary, train_vocabulary
 from babeldraw.errors import UserError
 
@@ -386,7 +386,8 @@ def test_evaluation_crops_the_centre_and_keeps_captions():
 
 def test_evaluating_and_vocabularies_do_not_import_tensorflow():
     code = (
-        "import sys; from babeldraw.data.sources import DataConfig, open_source; "
+        "import sys; from babeldraw.data.config import DataConfig; "
+        "from babeldraw.data.sources import open_source; "
         "from babeldraw.data.pipeline import eval_batches; "
         "source = open_source(DataConfig(num_examples=4), 'test', 32, 0); "
         "list(eval_batches(source, batch_size=2, image_size=(16, 16))); "

@@ -15,8 +15,8 @@ from PIL import Image, ImageCms
 from babeldraw.data.folder import FolderSource
 from babeldraw.data.image import decode, image_suffixes
 from babeldraw.data.pipeline import TrainBatches
+from babeldraw.data.records import BadRecord
 from babeldraw.data.rows import MAX_CLASSES, label_of
-from babeldraw.data.sources import BadRecord
 from babeldraw.data.text import Vocabulary, caption_at, train_vocabulary
 from babeldraw.errors import UserError
 

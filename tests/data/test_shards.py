@@ -16,8 +16,8 @@ from PIL import Image
 
 from babeldraw.data.image import decode
 from babeldraw.data.pipeline import TrainBatches, eval_batches
+from babeldraw.data.records import BadRecord, RecordReader
 from babeldraw.data.shards import MANIFEST, ShardSource, damaged_shards, pack, write_shard
-from babeldraw.data.sources import BadRecord, RecordReader
 from babeldraw.errors import UserError
 from tests.data import two_processes
 

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 
 from babeldraw.data import shapes
-from babeldraw.data.sources import BadRecord, DataConfig, Record, RecordReader, open_source
+from babeldraw.data.config import DataConfig
+from babeldraw.data.records import BadRecord, Record, RecordReader
+from babeldraw.data.sources import open_source
 from babeldraw.errors import UserError
 
 PIXEL = np.zeros((1, 1, 3), np.uint8)

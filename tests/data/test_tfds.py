@@ -9,7 +9,7 @@ from PIL import Image
 tfds = pytest.importorskip("tensorflow_datasets")
 pytest.importorskip("tensorflow")
 
-from babeldraw.data.sources import BadRecord  # noqa: E402
+from babeldraw.data.records import BadRecord  # noqa: E402
 from babeldraw.data.tfds import TfdsSource, _texts  # noqa: E402
 from babeldraw.errors import UserError  # noqa: E402
 

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from babeldraw.data.sources import BadRecord, DataConfig, open_source
+from babeldraw.data.config import DataConfig
+from babeldraw.data.records import BadRecord
+from babeldraw.data.sources import open_source
 from babeldraw.data.webdataset import WebDatasetSource
 from babeldraw.errors import UserError
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from babeldraw.data.sources import DataConfig
+from babeldraw.data.config import DataConfig
 from babeldraw.drawing.classifier_judge import ClassifierJudge
 from babeldraw.errors import UserError
 from babeldraw.evaluation import class_accuracy

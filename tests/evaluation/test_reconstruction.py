@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from babeldraw.data.sources import DataConfig
+from babeldraw.data.config import DataConfig
 from babeldraw.errors import UserError
 from babeldraw.evaluation.base import Context
 from babeldraw.evaluation.pictures import Distance

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from babeldraw.data import shapes
-from babeldraw.data.sources import DataConfig
+from babeldraw.data.config import DataConfig
 from babeldraw.data.text import Vocabulary, train_vocabulary
 from babeldraw.errors import UserError
 from babeldraw.evaluation.base import Context

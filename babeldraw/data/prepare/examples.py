@@ -17,7 +17,7 @@ from babeldraw.data.image import (
     why_unreadable,
     without_text,
 )
-from babeldraw.data.sources import BadRecord
+from babeldraw.data.records import BadRecord
 
 # Reasons that mean damage; of the others a record is merely not wanted.
 BAD_REASONS = (

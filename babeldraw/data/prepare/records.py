@@ -203,7 +203,7 @@ class TfdsInput:
 
     def read(self, piece: dict, max_bytes: int) -> Iterator[Raw | Rejected]:
         del max_bytes
-        from babeldraw.data.sources import BadRecord
+        from babeldraw.data.records import BadRecord
 
         source = self._open()
         for index in range(piece["start"], piece["stop"]):
