@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from babeldraw.errors import UserError
-from babeldraw.judges.perceptual import read_weights
+from babeldraw.runs.weights import read_weights
 
 
 def read_arrays(file: str, flag: str) -> dict[str, np.ndarray]:

@@ -11,7 +11,8 @@ from safetensors.numpy import save_file
 from babeldraw.convert.files import read_arrays, sha256
 from babeldraw.convert.vgg import to_perceptual, torchvision_keys
 from babeldraw.errors import UserError
-from babeldraw.judges.perceptual import PerceptualConfig, PerceptualNetwork, flatten
+from babeldraw.judges.perceptual import PerceptualConfig, PerceptualNetwork
+from babeldraw.runs.weights import flatten
 
 # torchvision.models.vgg16, the indices of its convolutions.
 INDICES = [0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28]
