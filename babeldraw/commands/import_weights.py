@@ -33,7 +33,10 @@ def run(values: flags.FlagValues) -> int:
             required(values, flag)
     out = safetensors_file("out", required(values, "out"))
     names = {flag: f"--{flag}={file}" for flag, file in files.items()}
-    tensors = {flag: read_arrays(file, f"--{flag}") for flag, file in files.items()}
+    tensors = {
+        flag: read_arrays(file, f"--{flag}", kind.files[flag].inside)
+        for flag, file in files.items()
+    }
     params = kind.read(tensors, names)
     make_folder(out.parent, f"--out={out}")
     hashes = {flag: sha256(file) for flag, file in files.items()}

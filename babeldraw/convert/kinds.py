@@ -23,12 +23,14 @@ class File:
       about: what it is, for the help of its flag.
       table: its tensors and our parameters.
       fills: regular expression of the names of those of our parameters that come from it.
+      inside: the key under which a .pth file may keep its state dict; empty: it is one.
       without: the value of all of these where it is not given; None: it must be.
     """
 
     about: str
     table: Table
     fills: str = ".*"
+    inside: str = ""
     without: float | None = None
 
 

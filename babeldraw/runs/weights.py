@@ -66,7 +66,7 @@ def write_weights(
     partial = file.with_name(f".{file.name}")
     try:
         # safetensors writes the memory as it lies, whatever the strides say.
-        whole = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+        whole = {name: np.asarray(array, order="C") for name, array in arrays.items()}
         save_file(whole, partial, dict(metadata))
         partial.replace(file)
     finally:

@@ -158,6 +158,34 @@ def test_lists_on_both_sides_and_two_counted_words():
     same_bits(flatten(read(table, theirs, params)), flatten(params))
 
 
+def test_parts_of_several_sizes_lie_one_behind_the_other():
+    # Keys and values of fewer heads than queries, and tokens before classes in one table.
+    params = {
+        "blocks": {
+            "query": normal(L, D, 4, H),
+            "key": normal(L, D, 2, H),
+            "value": normal(L, D, 2, H),
+        },
+        "tokens": {"table": normal(7, D)},
+        "classes": {"table": normal(3, D)},
+    }
+    table = (
+        Row("blocks/{query+key+value}", "{layer}.wqkv", "(n h) d -> d n h"),
+        Row("{tokens+classes}/table", "words.weight"),
+    )
+    theirs, x_BTD = write(table, params), normal(B, T, D)
+    for layer in range(L):
+        query, key, value = np.split(x_BTD @ theirs[f"{layer}.wqkv"].T, [8, 12], axis=-1)
+        for name, made in (("query", query), ("key", key), ("value", value)):
+            expected = np.einsum("BTD,DNH->BTNH", x_BTD, params["blocks"][name][layer])
+            np.testing.assert_allclose(made, expected.reshape(made.shape), atol=1e-5)
+    np.testing.assert_array_equal(theirs["words.weight"][7:], params["classes"]["table"])
+    same_bits(flatten(read(table, theirs, params)), flatten(params))
+    short = theirs | {"words.weight": np.ones((9, D))}
+    with pytest.raises(UserError, match=r"words.weight has the shape \(9, 6\) and \(10, 6\) is"):
+        read(table, short, params)
+
+
 # ------------------------------------------------------------------ round trips and types
 
 
@@ -252,7 +280,7 @@ def test_tensors_of_another_network_are_refused(changed, line):
         ),
         (
             Row("{more,embed/table}", "x"),
-            "{more,embed/table} lists parameters of several shapes, [(5,), (7, 6)]",
+            "{more,embed/table} stacks parameters of several shapes, [(5,), (7, 6)]",
         ),
         (
             Row("more", "{layer}.{part}"),
@@ -267,6 +295,10 @@ def test_tensors_of_another_network_are_refused(changed, line):
         (
             Row("more", "{a,b}", "a=5 -> a"),
             "{a,b} lists (2,) tensors, and 'a=5 -> a' gives (5,)",
+        ),
+        (
+            Row("{more+embed/table}", "x"),
+            "{more+embed/table} lists parts of x that are [(5,), (7, 6)]; they cannot lie in one",
         ),
         (None, "no row of the table fills our more"),
     ],
@@ -292,6 +324,8 @@ def test_a_table_of_another_network_is_refused_both_ways(row, line):
         (("a", "b", "d-e -> d-e"), "'d-e' is no axis; write d, d=64 or 3"),
         (("a", "b", "n h -> (n h)"), "write the size of n, n=2"),
         (("a/{layer}", "b", ""), "a/{layer} has {layer}, which b has not"),
+        (("a", "{b+c}", ""), "may list parts with + once, in the name of ours"),
+        (("{a+b}/{c+d}", "e", ""), "may list parts with + once, in the name of ours"),
         (("a", "b.{0}", ""), "is no word, such as {layer}"),
     ],
 )

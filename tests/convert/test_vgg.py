@@ -10,7 +10,7 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from babeldraw.convert.files import read_arrays, sha256
-from babeldraw.convert.kinds import KINDS, File, Kind
+from babeldraw.convert.kinds import KINDS
 from babeldraw.convert.vgg import torchvision_keys
 from babeldraw.errors import UserError
 from babeldraw.judges.perceptual import PerceptualConfig, PerceptualNetwork
@@ -215,13 +215,6 @@ def test_a_mistake_is_one_line(cli, words, line):
 def test_a_mistake_in_an_export_is_one_line(cli, words, line):
     status, _, said = cli("export", *words)
     assert status == 2 and line in said and said.count("\n") == 1
-
-
-def test_a_flag_of_another_kind_is_refused(cli, monkeypatch):
-    monkeypatch.setitem(KINDS, "toy", Kind({"toy": File("a toy", ())}, dict))
-    for command in ("import", "export"):
-        status, _, said = cli(command, "--kind=toy", "--toy=a.npz", "--vgg=b.npz")
-        assert status == 2 and "--vgg does not go with --kind=toy, which takes --toy" in said
 
 
 def test_the_flags_are_those_of_the_kinds(cli):
