@@ -48,8 +48,9 @@ def run(values: flags.FlagValues) -> int:
             say(f"--{flag}: {len(keys)} arrays left out: {why}")
     say(f"sha256 {sha256(str(out))}  --out={out}")
     say(f"{out}: {name}, {len(params)} arrays")
-    for flag in set(kind.files) - set(files):
-        say(f"--{flag} not given: what it holds is {kind.files[flag].without:g} everywhere")
+    for flag, file in kind.files.items():
+        if flag not in files:
+            say(f"--{flag} not given: what it holds is {file.without:g} everywhere")
     return 0
 
 

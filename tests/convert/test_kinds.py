@@ -1,6 +1,7 @@
 """A new kind of weights is a line of the table: the commands know it, both ways."""
 
 import importlib.machinery
+import re
 import sys
 import types
 
@@ -11,7 +12,8 @@ from safetensors.numpy import load_file, save_file
 
 from babeldraw.convert.files import read_arrays
 from babeldraw.convert.kinds import KINDS, File, Kind
-from babeldraw.convert.table import Ignored, Row
+from babeldraw.convert.table import Ignored, Row, left_out
+from babeldraw.runs.weights import flatten
 
 LAYERS, DIM = 3, 4
 PARAMS = {"blocks": {"weight": np.zeros((LAYERS, DIM, 2), np.float32)}, "scale": np.zeros(DIM)}
@@ -40,6 +42,18 @@ def toy_kind(monkeypatch):
 def tensors(dtype=np.float32):
     rng = np.random.default_rng(0)
     return {f"layers.{i}.weight": rng.normal(size=(2, DIM)).astype(dtype) for i in range(LAYERS)}
+
+
+@pytest.mark.parametrize("name", [*KINDS, "toy"])
+def test_each_parameter_of_a_kind_comes_from_one_file(name):
+    kind, filled = KINDS[name], []
+    shapes = flatten(kind.abstract())
+    for file in kind.files.values():
+        part = {key: leaf for key, leaf in shapes.items() if re.fullmatch(file.fills, key)}
+        # The table fits it, else this raises.
+        assert left_out(file.table, [], part) == {}
+        filled += part
+    assert sorted(filled) == sorted(shapes)
 
 
 def test_a_kind_goes_through_both_commands(cli, tmp_path):
