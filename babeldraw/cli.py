@@ -30,6 +30,7 @@ COMMANDS = (
     "tokenize",
     "reconstruct",
     "import",
+    "export",
     "bench",
 )
 # A module cannot be called `import`.

@@ -2,7 +2,7 @@
 
 --kind=vgg_lpips: VGG16 and LPIPS's linear weights, for config.perceptual.file. Without --lpips all
 channels weigh the same, which is the plain distance of normalised VGG features. Inputs are
-.safetensors, .npz, or .pth where torch is installed.
+.safetensors, .npz, or .pth where torch is installed. `babeldraw export` goes back.
 
 Example:
   babeldraw import --kind=vgg_lpips --vgg=vgg16-397923af.pth --lpips=vgg.pth \\
@@ -12,49 +12,86 @@ Example:
 from pathlib import Path
 
 from absl import flags
-from safetensors.numpy import save_file
 
 from babeldraw.commands.flags import make_folder, required
 from babeldraw.convert.files import read_arrays, sha256
-from babeldraw.convert.vgg import to_perceptual
+from babeldraw.convert.kinds import KINDS, Kind
 from babeldraw.errors import UserError
-from babeldraw.judges.perceptual import PerceptualConfig, PerceptualNetwork
+from babeldraw.runs.weights import write_weights
 from babeldraw.say import say
-
-KINDS = ("vgg_lpips",)
 
 
 def define(values: flags.FlagValues, argv: list[str]) -> None:
-    flags.DEFINE_string("kind", None, f"What to make: {', '.join(KINDS)}.", flag_values=values)
-    flags.DEFINE_string("vgg", None, "torchvision's VGG16 state dict.", flag_values=values)
-    flags.DEFINE_string("lpips", "", "LPIPS's linear weights for VGG16.", flag_values=values)
+    define_kinds(values)
     flags.DEFINE_string("out", None, "The .safetensors file to write.", flag_values=values)
 
 
 def run(values: flags.FlagValues) -> int:
-    kind = required(values, "kind")
-    if kind not in KINDS:
-        raise UserError(f"--kind={kind} is not known; the kinds are {', '.join(KINDS)}")
-    inputs = {"--vgg": required(values, "vgg"), "--lpips": values.lpips}
-    out = Path(required(values, "out"))
-    if out.suffix != ".safetensors":
-        raise UserError(f"--out={out} must end in .safetensors")
-    read = {flag: read_arrays(file, flag) for flag, file in inputs.items() if file}
-    arrays = to_perceptual(read["--vgg"], read["--lpips"] if values.lpips else None)
+    name, kind, files = kind_of(values)
+    for flag, file in kind.files.items():
+        if file.without is None:
+            required(values, flag)
+    out = safetensors_file("out", required(values, "out"))
+    names = {flag: f"--{flag}={file}" for flag, file in files.items()}
+    tensors = {
+        flag: read_arrays(file, f"--{flag}", kind.files[flag].inside)
+        for flag, file in files.items()
+    }
+    params = kind.read(tensors, names)
     make_folder(out.parent, f"--out={out}")
-    hashes = {flag: sha256(file) for flag, file in inputs.items() if file}
-    linear = "lpips" if values.lpips else "uniform"
-    metadata = {"kind": kind, "linear": linear}
-    metadata |= {f"sha256_of_{flag.lstrip('-')}": digest for flag, digest in hashes.items()}
-    # Beside it and renamed: a file that stands there is whole and was checked.
-    partial = out.with_name(f".{out.name}")
-    save_file(arrays, partial, metadata)
-    try:
-        PerceptualNetwork(PerceptualConfig(str(partial))).load()
-        partial.replace(out)
-    finally:
-        partial.unlink(missing_ok=True)
-    for flag, digest in {**hashes, "--out": sha256(str(out))}.items():
-        say(f"sha256 {digest}  {flag}={inputs.get(flag, out)}")
-    say(f"{out}: VGG16 with {'the weights of LPIPS' if values.lpips else 'uniform weights'}")
+    hashes = {flag: sha256(file) for flag, file in files.items()}
+    metadata = {f"sha256_of_{flag}": digest for flag, digest in hashes.items()}
+    write_weights(out, params, {"kind": name} | metadata)
+    for flag, digest in hashes.items():
+        say(f"sha256 {digest}  {names[flag]}")
+        for why, keys in kind.left_out(tensors[flag], flag).items():
+            say(f"--{flag}: {len(keys)} arrays left out: {why}")
+    say(f"sha256 {sha256(str(out))}  --out={out}")
+    say(f"{out}: {name}, {len(params)} arrays")
+    for flag, file in kind.files.items():
+        if flag not in files:
+            say(f"--{flag} not given: what it holds is {file.without:g} everywhere")
     return 0
+
+
+# ------------------------------------------------------------------ shared with `export`
+
+
+def define_kinds(values: flags.FlagValues) -> None:
+    """--kind, and a flag per file of any kind."""
+    flags.DEFINE_string("kind", None, f"Whose weights: {', '.join(KINDS)}.", flag_values=values)
+    about: dict[str, list[str]] = {}
+    for name, kind in KINDS.items():
+        for flag, file in kind.files.items():
+            about.setdefault(flag, []).append(f"{name}: {file.about}.")
+    for flag, lines in about.items():
+        flags.DEFINE_string(flag, None, " ".join(lines), flag_values=values)
+
+
+def kind_of(values: flags.FlagValues) -> tuple[str, Kind, dict[str, str]]:
+    """The kind asked for: its name, itself, and those of its files that are named, by flag.
+
+    Raises:
+      UserError: there is no such kind, or a flag of another one is given.
+    """
+    name = required(values, "kind")
+    if name not in KINDS:
+        raise UserError(f"--kind={name} is not known; the kinds are {', '.join(KINDS)}")
+    kind = KINDS[name]
+    for other in KINDS.values():
+        for flag in set(other.files) - set(kind.files):
+            if values[flag].value:
+                takes = ", ".join(f"--{mine}" for mine in kind.files)
+                raise UserError(f"--{flag} does not go with --kind={name}, which takes {takes}")
+    return name, kind, {flag: values[flag].value for flag in kind.files if values[flag].value}
+
+
+def safetensors_file(flag: str, file: str) -> Path:
+    """The path of a file to write.
+
+    Raises:
+      UserError: it is named as of another kind.
+    """
+    if not file.endswith(".safetensors"):
+        raise UserError(f"--{flag}={file} must end in .safetensors")
+    return Path(file)

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from babeldraw.errors import UserError
-from babeldraw.judges.perceptual import read_weights
+from babeldraw.runs.weights import read_weights
 
 
-def read_arrays(file: str, flag: str) -> dict[str, np.ndarray]:
+def read_arrays(file: str, flag: str, inside: str = "") -> dict[str, np.ndarray]:
     """All arrays of a .safetensors, .npz or .pth file, by name.
 
     A .pth file is a pickle; `torch.load(weights_only=True)`, which runs nothing from it, reads it
@@ -21,6 +21,8 @@ def read_arrays(file: str, flag: str) -> dict[str, np.ndarray]:
     Args:
       file: its path.
       flag: what the user calls it, for messages.
+      inside: the key under which a .pth file may keep its state dict, such as "model"; empty: it is
+        one.
 
     Raises:
       UserError: it is not there or cannot be read, is of another kind, or torch is missing.
@@ -33,7 +35,7 @@ def read_arrays(file: str, flag: str) -> dict[str, np.ndarray]:
     if path.suffix == ".npz":
         return _read_npz(file, flag)
     if path.suffix in (".pth", ".pt"):
-        return _read_torch(file, flag)
+        return _read_torch(file, flag, inside)
     raise UserError(f"{flag}={file} is of no known kind; use .safetensors, .npz or .pth")
 
 
@@ -51,7 +53,7 @@ def _read_npz(file: str, flag: str) -> dict[str, np.ndarray]:
         raise UserError(f"{flag}={file} is no .npz file of plain arrays: {error}") from error
 
 
-def _read_torch(file: str, flag: str) -> dict[str, np.ndarray]:
+def _read_torch(file: str, flag: str, inside: str) -> dict[str, np.ndarray]:
     if importlib.util.find_spec("torch") is None:
         raise UserError(
             f"{flag}={file} is a file of torch, which is not installed; install torch for this "
@@ -59,8 +61,14 @@ def _read_torch(file: str, flag: str) -> dict[str, np.ndarray]:
         )
     torch = importlib.import_module("torch")
     try:
-        arrays = torch.load(file, map_location="cpu", weights_only=True)
-        return {name: np.asarray(tensor.numpy()) for name, tensor in arrays.items()}
+        found = torch.load(file, map_location="cpu", weights_only=True)
+        tensors = found[inside] if inside and inside in found else found
+        # NumPy has no bfloat16, which float32 holds exactly.
+        wide = {
+            name: tensor.float() if tensor.dtype is torch.bfloat16 else tensor
+            for name, tensor in tensors.items()
+        }
+        return {name: np.asarray(tensor.detach().numpy()) for name, tensor in wide.items()}
     except Exception as error:  # torch raises many kinds, UnpicklingError among them.
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{flag}={file} is no plain state dict of torch: {reason}") from error

@@ -7,20 +7,19 @@ Zhang et al., "The Unreasonable Effectiveness of Deep Features as a Perceptual M
 import dataclasses
 import functools
 import os
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-import safetensors
-from safetensors.numpy import load_file
 
 from babeldraw.config import require
 from babeldraw.errors import UserError
 from babeldraw.layers.convolution import Conv
 from babeldraw.layers.linear import l2_normalize
+from babeldraw.runs.weights import read_params
 
 # Convolutions in each of VGG16's five stages; LPIPS compares the last feature map of each.
 CONVOLUTIONS = (2, 2, 3, 3, 3)
@@ -105,9 +104,13 @@ class PerceptualNetwork:
     config: PerceptualConfig
 
     def init(self, key: jax.Array) -> Any:
-        """Random parameters, boxed with their logical axes: what `load` must find."""
+        """Random parameters, boxed with their logical axes."""
         images = jnp.zeros((1, SMALLEST, SMALLEST, 3), jnp.float32)
         return self._network.init(key, images, images)["params"]
+
+    def shapes(self) -> Any:
+        """The parameters without their numbers: what `load` must find."""
+        return nn.unbox(jax.eval_shape(self.init, jax.random.key(0)))
 
     def distance(self, params: Any, images: jax.Array, targets: jax.Array) -> jax.Array:
         """float32 [B, height, width, 3] in [0, 1], twice -> float32 [B]; 0 for equal ones.
@@ -137,57 +140,22 @@ class PerceptualNetwork:
                 "file that `babeldraw import --kind=vgg_lpips` wrote, or set "
                 "config.loss.perceptual=0"
             )
-        found = read_weights(file, "config.perceptual.file")
-        shapes = nn.unbox(jax.eval_shape(self.init, jax.random.key(0)))
-        wanted = flatten(shapes)
-        extra = sorted(set(found) - set(wanted))
-        require(
-            not extra, f"config.perceptual.file={file} holds {', '.join(extra)}: of another network"
-        )
-        for key, leaf in wanted.items():
-            _check(file, key, found.get(key), leaf.shape)
-        leaves = [found[key].astype(np.float32) for key in wanted]
-        return jax.tree.unflatten(jax.tree.structure(shapes), leaves)
+        params = read_params(file, "config.perceptual.file", self.shapes())
+        check_linear(params, f"config.perceptual.file={file}")
+        return params
 
     @functools.cached_property
     def _network(self) -> VGGDistance:
         return VGGDistance(self.config.widths)
 
 
-def flatten(params: Any) -> dict[str, Any]:
-    """{"vgg/conv1_1/weight": array, ...}: the keys of our safetensors files."""
-    leaves = jax.tree_util.tree_leaves_with_path(params)
-    return {"/".join(key.key for key in path): leaf for path, leaf in leaves}
-
-
-def read_weights(file: str, name: str) -> dict[str, np.ndarray]:
-    """All arrays of a safetensors file; `name` is what the user calls it.
-
-    Raises:
-      UserError: it cannot be read.
-    """
-    if not Path(file).is_file():
-        raise UserError(f"{name}={file} is not there")
-    try:
-        return load_file(file)
-    except (safetensors.SafetensorError, OSError, ValueError) as error:
-        raise UserError(f"{name}={file} is no safetensors file: {error}") from error
-
-
-def _check(file: str, key: str, array: np.ndarray | None, shape: tuple[int, ...]) -> None:
-    require(array is not None, f"config.perceptual.file={file} holds no {key} of shape {shape}")
-    require(
-        array.shape == shape,
-        f"config.perceptual.file={file}: {key} has the shape {array.shape} and {shape} is needed",
-    )
-    require(
-        bool(np.all(np.isfinite(array))),
-        f"config.perceptual.file={file}: {key} holds a value that is not finite",
-    )
-    require(
-        not key.startswith("linear") or bool(np.all(array >= 0)),
-        f"config.perceptual.file={file}: {key} holds a negative weight; a distance needs none",
-    )
+def check_linear(params: Mapping[str, Any], name: str) -> None:
+    """Raises `UserError` where a weight of a channel is negative."""
+    for key, array in params.items():
+        require(
+            not key.startswith("linear") or bool(np.all(array >= 0)),
+            f"{name}: {key} holds a negative weight; a distance needs none",
+        )
 
 
 def _halve(x_BhwC: jax.Array) -> jax.Array:

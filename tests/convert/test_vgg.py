@@ -1,5 +1,6 @@
 """torchvision's and LPIPS's arrays to ours, through the command and back into the network."""
 
+import dataclasses
 import re
 import sys
 
@@ -9,13 +10,19 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from babeldraw.convert.files import read_arrays, sha256
-from babeldraw.convert.vgg import to_perceptual, torchvision_keys
+from babeldraw.convert.kinds import KINDS
+from babeldraw.convert.vgg import torchvision_keys
 from babeldraw.errors import UserError
-from babeldraw.judges.perceptual import PerceptualConfig, PerceptualNetwork, flatten
+from babeldraw.judges.perceptual import PerceptualConfig, PerceptualNetwork
+from babeldraw.runs.weights import flatten
 
 # torchvision.models.vgg16, the indices of its convolutions.
 INDICES = [0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28]
 WIDTHS = (2, 3, 4, 5, 6)
+KIND = dataclasses.replace(
+    KINDS["vgg_lpips"], abstract=PerceptualNetwork(PerceptualConfig(widths=WIDTHS)).shapes
+)
+NAMES = {"vgg": "--vgg=a.pth", "lpips": "--lpips=b.pth"}
 
 
 def state_dict(widths=WIDTHS):
@@ -44,7 +51,7 @@ def test_the_convolutions_are_where_torchvision_has_them():
 
 def test_a_weight_goes_from_features_first_to_features_last():
     vgg, lpips = state_dict(), linear()
-    found = to_perceptual(vgg, lpips, WIDTHS)
+    found = KIND.read({"vgg": vgg, "lpips": lpips}, NAMES)
     assert len(found) == 2 * 13 + 5
     weight = vgg["features.7.weight"]
     for index in np.ndindex(weight.shape):
@@ -52,22 +59,39 @@ def test_a_weight_goes_from_features_first_to_features_last():
         assert found["vgg/conv2_2/weight"][row, column, c, f] == weight[index]
     np.testing.assert_array_equal(found["vgg/conv5_3/bias"], vgg["features.28.bias"])
     np.testing.assert_array_equal(found["linear4"], lpips["lin3.model.1.weight"].ravel())
-    assert np.all(to_perceptual(vgg, None, WIDTHS)["linear4"] == 1)
+    assert np.all(KIND.read({"vgg": vgg}, NAMES)["linear4"] == 1)
+    assert KIND.left_out(vgg, "vgg") == {
+        "the dense layers, which classify": ["classifier.0.weight"]
+    }
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "line"),
+    ("flag", "key", "value", "line"),
     [
-        ("features.7.weight", None, "file of --vgg holds no features.7.weight"),
-        ("features.7.bias", np.zeros(9), r"features.7.bias in .* shape \(9,\) and \(3,\) is"),
-        ("lin0.model.1.weight", None, "file of --lpips holds no lin0.model.1.weight"),
+        ("vgg", "features.7.weight", None, "--vgg=a.pth holds no features.7.weight: it is of"),
+        (
+            "vgg",
+            "features.7.bias",
+            np.zeros(9),
+            r"--vgg=a.pth: features.7.bias has the shape \(9,\) and \(3,\) is needed",
+        ),
+        ("vgg", "features.7.bias", np.full(3, np.nan), "--vgg=a.pth: .*2_2/bias .* not finite"),
+        ("vgg", "avgpool", np.zeros(3), "--vgg=a.pth holds avgpool, which no row of the table"),
+        ("lpips", "lin0.model.1.weight", None, "--lpips=b.pth holds no lin0.model.1.weight"),
+        (
+            "lpips",
+            "lin0.model.1.weight",
+            np.full((1, 2, 1, 1), -1.0),
+            "--lpips=b.pth: linear1 holds a negative weight",
+        ),
     ],
 )
-def test_a_state_dict_of_another_network_is_refused(key, value, line):
-    arrays = {**state_dict(), **linear(), key: value}
-    arrays = {name: array for name, array in arrays.items() if array is not None}
+def test_a_state_dict_of_another_network_is_refused(flag, key, value, line):
+    tensors = {"vgg": state_dict(), "lpips": linear()}
+    tensors[flag][key] = value
+    tensors[flag] = {name: array for name, array in tensors[flag].items() if array is not None}
     with pytest.raises(UserError, match=line):
-        to_perceptual(arrays, arrays, WIDTHS)
+        KIND.read(tensors, NAMES)
 
 
 # ------------------------------------------------------------------ files and the command
@@ -120,17 +144,39 @@ def test_the_command_makes_a_file_that_loads(cli, inputs, tmp_path, weighted):
     for file in (inputs / "vgg16.safetensors", out):
         assert re.search(f"sha256 {sha256(str(file))} .*{file.name}", said)
     found = flatten(PerceptualNetwork(PerceptualConfig(str(out))).load())
-    expected = to_perceptual(
-        read_arrays(str(inputs / "vgg16.safetensors"), ""),
-        read_arrays(str(inputs / "lpips.npz"), "") if weighted else None,
-    )
+    tensors = {"vgg": read_arrays(str(inputs / "vgg16.safetensors"), "")}
+    tensors |= {"lpips": read_arrays(str(inputs / "lpips.npz"), "")} if weighted else {}
+    expected = KINDS["vgg_lpips"].read(tensors, NAMES)
     for key, array in expected.items():
         np.testing.assert_array_equal(found[key], array)
     with safe_open(out, "numpy") as opened:
         metadata = opened.metadata()
-    assert metadata["linear"] == ("lpips" if weighted else "uniform")
+    assert ("sha256_of_lpips" in metadata) == weighted
+    assert ("--lpips not given: what it holds is 1 everywhere" in said) == (not weighted)
+    assert "--vgg: 1 arrays left out: the dense layers, which classify" in said
     assert metadata["sha256_of_vgg"] == sha256(str(inputs / "vgg16.safetensors"))
     assert [path.name for path in out.parent.iterdir()] == [out.name]
+
+
+def test_export_gives_back_what_import_read(cli, inputs, tmp_path):
+    vgg, lpips = inputs / "vgg16.safetensors", inputs / "lpips.npz"
+    ours, again = tmp_path / "ours.safetensors", tmp_path / "back"
+    words = [f"--vgg={vgg}", f"--lpips={lpips}", f"--out={ours}"]
+    assert cli("import", "--kind=vgg_lpips", *words)[0] == 0
+    words = [f"--vgg={again / 'v.safetensors'}", f"--lpips={again / 'l.safetensors'}"]
+    status, _, said = cli("export", "--kind=vgg_lpips", f"--weights={ours}", *words)
+    assert status == 0 and "v.safetensors: 26 arrays" in said
+    for file, theirs in (("v", vgg), ("l", lpips)):
+        expected = read_arrays(str(theirs), "")
+        expected.pop("classifier.0.weight", None)
+        found = read_arrays(str(again / f"{file}.safetensors"), "")
+        assert found.keys() == expected.keys()
+        for key, array in expected.items():
+            np.testing.assert_array_equal(found[key], array)
+    before = vgg.read_bytes()
+    status, _, said = cli("export", "--kind=vgg_lpips", f"--weights={ours}", f"--vgg={vgg}")
+    assert status == 2 and "vgg16.safetensors is there already; give another name" in said
+    assert vgg.read_bytes() == before
 
 
 @pytest.mark.parametrize(
@@ -146,3 +192,34 @@ def test_the_command_makes_a_file_that_loads(cli, inputs, tmp_path, weighted):
 def test_a_mistake_is_one_line(cli, words, line):
     status, _, said = cli("import", *words)
     assert status == 2 and line in said and said.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["--kind=vgg_lpips"], "--weights is missing; see --help for an example"),
+        (
+            ["--kind=vgg_lpips", "--weights=no.safetensors"],
+            "no file to write is named; --kind=vgg_lpips takes --vgg, --lpips",
+        ),
+        (
+            ["--kind=vgg_lpips", "--weights=no.safetensors", "--vgg=x.pth"],
+            "--vgg=x.pth must end in .safetensors",
+        ),
+        (
+            ["--kind=vgg_lpips", "--weights=no.safetensors", "--vgg=x.safetensors"],
+            "--weights=no.safetensors is not there",
+        ),
+    ],
+)
+def test_a_mistake_in_an_export_is_one_line(cli, words, line):
+    status, _, said = cli("export", *words)
+    assert status == 2 and line in said and said.count("\n") == 1
+
+
+def test_the_flags_are_those_of_the_kinds(cli):
+    for command in ("import", "export"):
+        status, said, _ = cli(command, "--help")
+        assert status == 0
+        assert "--lpips: vgg_lpips: LPIPS's linear weights for VGG16." in said
+        assert f"babeldraw {command} --kind=vgg_lpips" in said

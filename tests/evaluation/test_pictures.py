@@ -6,7 +6,8 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from babeldraw.evaluation.pictures import perceptual_distance, picture_measures
-from babeldraw.judges.perceptual import PerceptualConfig, PerceptualNetwork, flatten
+from babeldraw.judges.perceptual import PerceptualConfig, PerceptualNetwork
+from babeldraw.runs.weights import flatten
 
 WIDTHS = (2, 2, 2, 2, 2)
 RNG = np.random.default_rng(0)

@@ -11,12 +11,8 @@ from safetensors.numpy import save_file
 from scipy import signal
 
 from babeldraw.errors import UserError
-from babeldraw.judges.perceptual import (
-    CONVOLUTIONS,
-    PerceptualConfig,
-    PerceptualNetwork,
-    flatten,
-)
+from babeldraw.judges.perceptual import CONVOLUTIONS, PerceptualConfig, PerceptualNetwork
+from babeldraw.runs.weights import flatten
 
 WIDTHS = (2, 3, 3, 4, 4)
 NETWORK = PerceptualNetwork(PerceptualConfig(widths=WIDTHS))

@@ -11,9 +11,10 @@ from safetensors.numpy import save_file
 from babeldraw.drawing.sampler import Sampler
 from babeldraw.drawing.tokenizer_run import TokenizerRun
 from babeldraw.errors import UserError
-from babeldraw.judges.perceptual import PerceptualConfig, PerceptualNetwork, flatten
+from babeldraw.judges.perceptual import PerceptualConfig, PerceptualNetwork
 from babeldraw.runs.checkpoints import on_first_device, restore_subset
 from babeldraw.runs.folder import RunFolder
+from babeldraw.runs.weights import flatten
 from babeldraw.tokenizers.base import PARTS
 from babeldraw.tokenizers.vit_vqgan import ViTVQGANTokenizer
 from babeldraw.train.evaluation import evaluate_run

@@ -1,0 +1,43 @@
+"""Writes weights as others name and lay them out: `babeldraw import` backwards.
+
+--weights is a file that `babeldraw import` made; each flag of the kind's files names one to write,
+and a file that is already there is refused, for the same flags name the originals to `import`.
+
+Example:
+  babeldraw export --kind=vgg_lpips --weights=vgg_lpips.safetensors --vgg=vgg16.safetensors \\
+      --lpips=lpips.safetensors
+"""
+
+from absl import flags
+
+from babeldraw.commands.flags import make_folder, required
+from babeldraw.commands.import_weights import define_kinds, kind_of, safetensors_file
+from babeldraw.convert.files import sha256
+from babeldraw.errors import UserError
+from babeldraw.runs.weights import flatten, read_params, write_weights
+from babeldraw.say import say
+
+
+def define(values: flags.FlagValues, argv: list[str]) -> None:
+    define_kinds(values)
+    flags.DEFINE_string("weights", None, "The .safetensors file to read.", flag_values=values)
+
+
+def run(values: flags.FlagValues) -> int:
+    name, kind, files = kind_of(values)
+    weights = required(values, "weights")
+    if not files:
+        takes = ", ".join(f"--{flag}" for flag in kind.files)
+        raise UserError(f"no file to write is named; --kind={name} takes {takes}")
+    outs = {flag: safetensors_file(flag, file) for flag, file in files.items()}
+    for flag, out in outs.items():
+        if out.exists():
+            raise UserError(f"--{flag}={out} is there already; give another name, or remove it")
+    params = flatten(read_params(weights, "--weights", kind.abstract()))
+    kind.check(params, f"--weights={weights}")
+    for flag, out in outs.items():
+        tensors = kind.write(params, flag)
+        make_folder(out.parent, f"--{flag}={out}")
+        write_weights(out, tensors, {"kind": name})
+        say(f"sha256 {sha256(str(out))}  --{flag}={out}: {len(tensors)} arrays")
+    return 0
