@@ -33,7 +33,7 @@ def read_prompts(file: str) -> list[Prompt]:
             is_table = file.lower().endswith(".tsv")
             found = _table(file, opened) if is_table else _lines(opened)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"the prompts {file} cannot be read: {error}") from error
+        raise UserError(f"the file {file} cannot be read: {error}") from error
     if not found:
         raise UserError(f"the file {file} holds no prompt; write one per line")
     return found
@@ -50,7 +50,7 @@ def _table(file: str, opened) -> list[Prompt]:
     column = next((name for name in names if name.strip().lower() == "prompt"), None)
     if column is None:
         raise UserError(
-            f"the prompts {file} have the columns {', '.join(names) or 'none'}; one must be Prompt"
+            f"the file {file} has the columns {', '.join(names) or 'none'}; one must be Prompt"
         )
     prompts = []
     for row in reader:

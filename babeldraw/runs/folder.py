@@ -131,13 +131,23 @@ class RunFolder:
             raise UserError(f"{self.config_file} is not JSON: {error}") from None
         if not isinstance(config, dict) or "objective" not in config:
             raise UserError(f"{self.config_file} is not a babeldraw config: no field `objective`")
-        found = config.pop("format", 1)
-        if found != FORMAT:
-            raise UserError(
-                f"the run folder {self.path} has the format {found} and this program reads "
-                f"{FORMAT}; train it again, or use the babeldraw that made it"
-            )
+        return check_format({"format": 1, **config}, f"the run folder {self.path}")
+
+
+def check_format(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """A config without the format that config.json holds beside its sections.
+
+    Raises:
+      UserError: it is another one than this program writes.
+    """
+    if "format" not in config:
         return config
+    if config["format"] != FORMAT:
+        raise UserError(
+            f"{name} has the format {config['format']} and this program reads {FORMAT}; train it "
+            "again, or use the babeldraw that made it"
+        )
+    return {key: value for key, value in config.items() if key != "format"}
 
 
 def weights_in(config: Mapping[str, Any], asked: str = "", name: str = "weights") -> str:

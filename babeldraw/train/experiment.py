@@ -7,6 +7,7 @@ from typing import Any
 
 from babeldraw.config import build, to_dict
 from babeldraw.errors import UserError
+from babeldraw.runs.folder import check_format
 from babeldraw.sharding.layout import check_mesh
 from babeldraw.train.base_experiment import Experiment
 from babeldraw.train.captioner_experiment import ContrastiveCaptionerExperiment
@@ -30,6 +31,7 @@ def parse(config: Mapping[str, Any]) -> Experiment:
     Raises:
       UserError: what `babeldraw.config.build` finds wrong, or an objective that does not exist.
     """
+    config = check_format(config, "the config")
     objective = config["objective"] if "objective" in config else None
     if objective not in EXPERIMENTS:
         raise UserError(

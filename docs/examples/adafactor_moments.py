@@ -17,14 +17,18 @@ import jax
 import jax.numpy as jnp
 import matplotlib
 import numpy as np
-from babeldraw.objectives.text_to_image import TextToImageLossConfig, TextToImageObjective
 
 from babeldraw.data.shapes import BACKGROUNDS, COLOURS, example
 from babeldraw.layers.block import TransformerConfig
 from babeldraw.models.babeldraw import BabeldrawConfig
+from babeldraw.models.conditions import TextCondition
+from babeldraw.models.kinds import make_generator
 from babeldraw.objectives.base import TrainState, apply_gradients
+from babeldraw.objectives.generator import GeneratorObjective
 from babeldraw.optim.optimizer import OptimizerConfig, make_optimizer
 from babeldraw.optim.schedules import ScheduleConfig
+from babeldraw.prediction.next_token import NextToken
+from babeldraw.tokenizers.kinds import make_tokenizer
 from babeldraw.tokenizers.vit_vqgan import ViTVQGANConfig
 
 matplotlib.use("Agg")
@@ -84,29 +88,33 @@ def tokens_of(pictures: np.ndarray) -> np.ndarray:
     return distance.argmin(-1).reshape(len(pictures), side * side).astype(np.int32)
 
 
-def objective_of(moment: str, args: argparse.Namespace) -> TextToImageObjective:
+def objective_of(moment: str, args: argparse.Namespace) -> GeneratorObjective:
     """Everything but the learning rate and its steps is the default, as Parti was trained."""
     schedule = ScheduleConfig(args.peak, args.steps // 10, args.steps // 2, args.steps)
-    return TextToImageObjective(
-        model=BabeldrawConfig(STACK, STACK, text_vocab_size=40, text_length=TEXT_LENGTH),
-        tokenizer=ViTVQGANConfig(
+    tokenizer = make_tokenizer(
+        ViTVQGANConfig(
             TOKENIZER, TOKENIZER, (IMAGE_SIZE, IMAGE_SIZE), PATCH, len(PALETTE), code_dim=4
-        ),
+        )
+    )
+    words = TextCondition(vocab_size=40, length=TEXT_LENGTH, dropout=0.0)
+    return GeneratorObjective(
+        generator=make_generator(BabeldrawConfig(STACK, STACK), words, tokenizer.codes),
+        prediction=NextToken(),
+        tokenizer=tokenizer,
         optimizer=OptimizerConfig(schedule, moment_dtype=moment),
-        loss=TextToImageLossConfig(prompt_dropout=0.0),
         batch_size=BATCH,
         stored_tokens=True,
     )
 
 
-def loss_of(start: TrainState, objective: TextToImageObjective):
+def loss_of(start: TrainState, objective: GeneratorObjective):
     """Mean loss of (params, batch): one program for all moments."""
     losses = objective.predict_fns()["loss"]
     return lambda params, batch: jnp.mean(losses(start.replace(params=params), batch))
 
 
 def run(
-    objective: TextToImageObjective, start: TrainState, gradient, train: list
+    objective: GeneratorObjective, start: TrainState, gradient, train: list
 ) -> tuple[np.ndarray, Any]:
     """Losses of every step from the parameters of `start`, and the parameters at the end."""
     optimizer = make_optimizer(objective.optimizer, objective.axes().params)

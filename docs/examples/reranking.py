@@ -21,12 +21,13 @@ import pathlib
 
 import matplotlib
 import numpy as np
-from babeldraw.drawing.reranking import CoCaScorer, best
 
 from babeldraw.data import shapes
+from babeldraw.drawing.judging import Judge, best, open_judge
 from babeldraw.drawing.sampler import Sampler
 from babeldraw.evaluation.prompts import SPLITS, held_out_captions
 from babeldraw.evaluation.shapes_scorer import score
+from babeldraw.models.condition import Asked
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
@@ -42,13 +43,13 @@ RIGHT, WRONG = "#1a7f37", "#c62828"
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--generator", required=True, help="run folder of text_to_image")
+    parser.add_argument("--generator", required=True, help="run folder of a generator")
     parser.add_argument("--captioner", required=True, help="run folder of contrastive_captioner")
     parser.add_argument("--prompts", type=int, default=256, help="of each kind")
     parser.add_argument("--out", type=pathlib.Path, required=True)
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    sampler, scorer = Sampler.from_run(args.generator), CoCaScorer.from_run(args.captioner)
+    sampler, scorer = Sampler.from_run(args.generator), open_judge(args.captioner)
     results, shown = {}, {}
     for kind, split in SPLITS.items():
         prompts = held_out_captions(split, args.prompts, SEED)
@@ -80,11 +81,12 @@ def judge(images: np.ndarray, prompts: list[str]) -> np.ndarray:
     )
 
 
-def score_all(scorer: CoCaScorer, images: np.ndarray, prompts: list[str]) -> np.ndarray:
+def score_all(scorer: Judge, images: np.ndarray, prompts: list[str]) -> np.ndarray:
     """The captioner's scores, float32 [prompts, NUM]."""
     flat = images.reshape(-1, *images.shape[2:]).astype(np.float32) / 255
     repeated = [prompt for prompt in prompts for _ in range(NUM)]
-    return scorer.score(flat, repeated).reshape(len(prompts), NUM)
+    asked = [Asked(prompt, None, text=prompt) for prompt in repeated]
+    return scorer.score(flat, asked).reshape(len(prompts), NUM)
 
 
 def figures(exact: np.ndarray, scores: np.ndarray) -> dict[str, float]:

@@ -249,7 +249,7 @@ def test_a_generator_without_its_tokenizer(refused, tokenizer_run, generator_run
 
     assert line("").startswith("config.tokenizer_run is empty; name the run folder of a trained")
     assert "none does not exist; name one that train made" in line(tmp_path / "none")
-    assert "a run of text_to_image; name one that trained a tokenizer" in line(generator_run)
+    assert "a run of generator; name one that trained a tokenizer" in line(generator_run)
     other = line(tokenizer_run, "--config.tokenizer.codebook_size=128")
     assert other.startswith("config.tokenizer.codebook_size is 128 but ")
     assert other.endswith(" was trained with 64; set 64")
@@ -263,7 +263,7 @@ def test_a_generator_without_its_tokenizer(refused, tokenizer_run, generator_run
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        ([], "there is no prompt; give --prompt or --prompts"),
+        ([], "nothing to draw is given; the run draws from a text"),
         (["--prompts=EMPTY"], "EMPTY holds no prompt; write one per line"),
         (["--prompts=NONE"], "cannot be read: [Errno 2] No such file"),
         (["--prompt=a", "--num=0"], "--num is 0; at least 1 is needed"),
@@ -293,7 +293,7 @@ def test_a_prompt_that_is_too_long_is_cut_and_said_so(cli, generator_run, tmp_pa
     words = [f"--workdir={generator_run}", f"--prompt={prompt}", f"--out={tmp_path}"]
     status, _, said = cli("sample", *words)
     assert status == 0
-    text_length = json.loads((generator_run / "config.json").read_text())["model"]["text_length"]
+    text_length = json.loads((generator_run / "config.json").read_text())["condition"]["length"]
     assert re.match(
         rf"the prompt has \d+ tokens and is cut to {text_length}: 'a small red circle", said
     )

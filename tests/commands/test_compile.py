@@ -92,7 +92,11 @@ def test_a_mistake_is_one_line(cli, flags, line):
     assert status == 2 and line in err.splitlines()[-1]
 
 
-def test_drawing_that_is_not_compiled_yet_is_told_in_a_line(cli):
-    words = ["--config=configs/demo/decoder_only.py:runlocal", "--topology=v4:2x2x1"]
-    status, _, err = cli("compile", *words, "--mode=decode")
-    assert status == 2 and "whose drawing is not compiled for a TPU yet" in err.splitlines()[-1]
+def test_what_draws_nothing_and_what_does_not_divide_is_told_in_a_line(cli):
+    for config, line in (
+        ("tokenizer", "is one of image_tokenizer, which draws nothing; name one of generator"),
+        ("decoder_only", "has 4 chips, which do not divide config.model.decoder.heads=2; name"),
+    ):
+        words = [f"--config=configs/demo/{config}.py:runlocal", "--topology=v4:2x2x1"]
+        status, _, err = cli("compile", *words, "--mode=decode")
+        assert status == 2 and line in err.splitlines()[-1]

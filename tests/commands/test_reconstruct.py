@@ -104,7 +104,7 @@ def test_what_a_user_gets_wrong(cli, tokenizer_run, tmp_path, words, line):
 def test_a_generator_reconstructs_nothing(cli, generator_run, tmp_path):
     words = [f"--workdir={generator_run}", f"--out={tmp_path / 'out'}"]
     status, _, said = cli("reconstruct", *words)
-    assert status == 2 and "is a run of text_to_image; name one that trained a tokenizer" in said
+    assert status == 2 and "is a run of generator; name one of image_tokenizer" in said
 
 
 @pytest.mark.slow

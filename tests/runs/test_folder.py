@@ -1,13 +1,12 @@
 """The run folder: its config goes in and out whole; what is no run folder is said in one line."""
 
 import json
+import re
 
 import pytest
 
-from babeldraw.config import to_dict
 from babeldraw.errors import UserError
-from babeldraw.layers.masks import AttentionConfig
-from babeldraw.runs.folder import RunFolder, write_json
+from babeldraw.runs.folder import FORMAT, RunFolder, write_json
 
 CONFIG = {"objective": "image_tokenizer", "train": {"steps": 3}, "prompts": ["Käse", "貓"]}
 
@@ -20,13 +19,13 @@ def test_the_config_comes_back(tmp_path):
     assert folder.read_config()["train"] == {"steps": 4}
 
 
-def test_a_generator_from_before_attention_had_a_pattern_is_causal(tmp_path):
+@pytest.mark.parametrize(("written", "found"), [({}, 1), ({"format": 3}, 3)])
+def test_a_folder_of_another_format_is_refused(tmp_path, written, found):
     folder = RunFolder.of(str(tmp_path))
-    folder.write_config({"objective": "text_to_image", "model": {"text_length": 16}})
-    found = folder.read_config()["model"]["attention"]
-    assert found == to_dict(AttentionConfig(pattern="causal"))
-    folder.write_config({"objective": "text_to_image", "model": {"attention": {"kernel": 3}}})
-    assert folder.read_config()["model"]["attention"] == {"kernel": 3}
+    write_json(folder.config_file, {**CONFIG, **written})
+    line = f"the run folder {tmp_path} has the format {found} and this program reads {FORMAT}; "
+    with pytest.raises(UserError, match=re.escape(line)):
+        folder.read_config()
 
 
 def test_everything_lies_inside(tmp_path):

@@ -98,7 +98,7 @@ def test_a_decoder_of_other_codes_is_refused(generator_run, other_run, cli):
     words = ["--prompt=a", f"--workdir={generator_run}", f"--tokenizer_run={other_run}"]
     status, _, said = cli("sample", *words)
     assert status == 2 and said.count("\n") == 1
-    assert f"--tokenizer_run={other_run} has the encoder and codebook" in said
+    assert f"the tokenizer {other_run} has the encoder and codebook" in said
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,7 @@ def test_what_does_not_fit_is_named(decoder_config, tmp_path, change, line):
 def test_a_run_of_a_generator_is_no_tokenizer(decoder_config, generator_run, tmp_path):
     config = copy.deepcopy(decoder_config)
     config.tokenizer_run = str(generator_run)
-    with pytest.raises(UserError, match="a run of text_to_image; name one that trained a tokeni"):
+    with pytest.raises(UserError, match="a run of generator; name one that trained a tokeni"):
         train(config, str(tmp_path / "run"))
 
 

@@ -193,7 +193,7 @@ def test_a_run_keeps_what_its_weights_and_data_hang_on(generator_run, field, old
 
 
 def test_a_run_of_another_recipe_is_refused(runlocal, generator_run):
-    with pytest.raises(UserError, match="with config.objective = 'text_to_image' and now it is"):
+    with pytest.raises(UserError, match="with config.objective = 'generator' and now it is"):
         train(runlocal("demo/tokenizer.py"), str(generator_run))
 
 
