@@ -3,16 +3,22 @@
 --weights is a file that `babeldraw import` made; each flag of the kind's files names one to write,
 and a file that is already there is refused, for the same flags name the originals to `import`.
 
+--kind=run: the newest weights of a run as plain files, with its config and vocabulary.
+
 Example:
   babeldraw export --kind=vgg_lpips --weights=vgg_lpips.safetensors --vgg=vgg16.safetensors \\
       --lpips=lpips.safetensors
+  babeldraw export --kind=run --workdir=runs/demo/text_to_image --folder=my_generator
 """
+
+from pathlib import Path
 
 from absl import flags
 
 from babeldraw.commands.flags import make_folder, required
-from babeldraw.commands.import_weights import define_kinds, kind_of, safetensors_file
+from babeldraw.commands.import_weights import RUN, define_kinds, kind_of, safetensors_file
 from babeldraw.convert.files import sha256
+from babeldraw.convert.run import export_run
 from babeldraw.errors import UserError
 from babeldraw.runs.weights import flatten, read_params, write_weights
 from babeldraw.say import say
@@ -20,10 +26,20 @@ from babeldraw.say import say
 
 def define(values: flags.FlagValues, argv: list[str]) -> None:
     define_kinds(values)
-    flags.DEFINE_string("weights", None, "The .safetensors file to read.", flag_values=values)
+    flags.DEFINE_string(
+        "weights",
+        None,
+        f"The .safetensors file to read; of {RUN}: ema or params, none for those in use.",
+        flag_values=values,
+    )
 
 
 def run(values: flags.FlagValues) -> int:
+    if values.kind == RUN:
+        folder, workdir = required(values, "folder"), required(values, "workdir")
+        count = export_run(workdir, Path(folder), values.weights or "")
+        say(f"{folder}: {count} arrays of {workdir}, its config and words")
+        return 0
     name, kind, files = kind_of(values)
     weights = required(values, "weights")
     if not files:

@@ -1,4 +1,7 @@
-"""Makes files of weights from what others published; third_party/README.md tells where from.
+"""Makes weights of ours from what others published; third_party/README.md tells where from.
+
+--kind=run: a run folder, without an optimizer, of the folder that `babeldraw export` wrote;
+sampling, evaluation and whatever begins from a run read it like any other.
 
 --kind=vgg_lpips: VGG16 and LPIPS's linear weights, for config.perceptual.file. Without --lpips all
 channels weigh the same, which is the plain distance of normalised VGG features. Inputs are
@@ -7,6 +10,7 @@ channels weigh the same, which is the plain distance of normalised VGG features.
 Example:
   babeldraw import --kind=vgg_lpips --vgg=vgg16-397923af.pth --lpips=vgg.pth \\
       --out=vgg_lpips.safetensors
+  babeldraw import --kind=run --folder=my_generator --workdir=runs/my_generator
 """
 
 from pathlib import Path
@@ -16,9 +20,13 @@ from absl import flags
 from babeldraw.commands.flags import make_folder, required
 from babeldraw.convert.files import read_arrays, sha256
 from babeldraw.convert.kinds import KINDS, Kind
+from babeldraw.convert.run import import_run
 from babeldraw.errors import UserError
 from babeldraw.runs.weights import write_weights
 from babeldraw.say import say
+
+# The kind of a whole run of ours.
+RUN = "run"
 
 
 def define(values: flags.FlagValues, argv: list[str]) -> None:
@@ -27,6 +35,11 @@ def define(values: flags.FlagValues, argv: list[str]) -> None:
 
 
 def run(values: flags.FlagValues) -> int:
+    if values.kind == RUN:
+        folder, workdir = required(values, "folder"), required(values, "workdir")
+        count = import_run(Path(folder), workdir)
+        say(f"{workdir}: a run of {count} arrays from {folder}, without an optimizer")
+        return 0
     name, kind, files = kind_of(values)
     for flag, file in kind.files.items():
         if file.without is None:
@@ -59,7 +72,10 @@ def run(values: flags.FlagValues) -> int:
 
 def define_kinds(values: flags.FlagValues) -> None:
     """--kind, and a flag per file of any kind."""
-    flags.DEFINE_string("kind", None, f"Whose weights: {', '.join(KINDS)}.", flag_values=values)
+    kinds = ", ".join([*KINDS, RUN])
+    flags.DEFINE_string("kind", None, f"Whose weights: {kinds}.", flag_values=values)
+    flags.DEFINE_string("workdir", None, f"{RUN}: the run folder.", flag_values=values)
+    flags.DEFINE_string("folder", None, f"{RUN}: the folder of plain files.", flag_values=values)
     about: dict[str, list[str]] = {}
     for name, kind in KINDS.items():
         for flag, file in kind.files.items():
@@ -76,7 +92,7 @@ def kind_of(values: flags.FlagValues) -> tuple[str, Kind, dict[str, str]]:
     """
     name = required(values, "kind")
     if name not in KINDS:
-        raise UserError(f"--kind={name} is not known; the kinds are {', '.join(KINDS)}")
+        raise UserError(f"--kind={name} is not known; the kinds are {', '.join([*KINDS, RUN])}")
     kind = KINDS[name]
     for other in KINDS.values():
         for flag in set(other.files) - set(kind.files):

@@ -288,7 +288,7 @@ class SeveralConditions(Condition):
       dropout: share of the examples from which all are taken away.
     """
 
-    parts: Mapping[str, Any]
+    parts: Any
     dropout: float = 0.1
     kind: str = "several"
 

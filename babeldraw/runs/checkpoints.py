@@ -244,6 +244,28 @@ def restore_subset(directory: epath.Path, abstract_state: Any) -> tuple[int, Any
     return found
 
 
+def restore_parts(directory: epath.Path, names: Container[str]) -> tuple[int, Any]:
+    """The parts of the newest whole state of these names, whatever they hold, on one device.
+
+    Raises:
+      UserError: there is no checkpoint, or all are damaged.
+    """
+    directory = _absolute(epath.Path(directory))
+
+    def read(step: int) -> tuple[int, Any]:
+        path = directory / str(step)
+        with _damage(path):
+            stored = ocp.checkpointables_metadata(path).metadata["state"]
+            parts = {name: tree for name, tree in stored.items() if name in names}
+            shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), parts)
+        return step, _subset(path, on_first_device(shapes))
+
+    found = _newest_whole(directory, read)
+    if found is None:
+        raise UserError(f"{directory} holds no checkpoint; train the run first")
+    return found
+
+
 def _newest_whole(directory: epath.Path, read: Callable[[int], Any]) -> Any:
     """What `read` gives of the newest checkpoint that is not damaged; None where there is none."""
     names = [path.name for path in directory.iterdir()] if directory.exists() else []

@@ -1,4 +1,4 @@
-"""The one door to what is trained: a network and its weights, out of any run folder."""
+"""The one door to what is trained: networks and weights, out of any run folder and into one."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 
 from babeldraw.errors import UserError
-from babeldraw.runs.checkpoints import on_first_device, restore_subset
+from babeldraw.runs.checkpoints import Checkpoints, on_first_device, restore_subset
 from babeldraw.runs.folder import RunFolder, weights_in
 
 
@@ -29,6 +29,51 @@ class Opened:
     params: Any
     frozen: Any
     step: int
+
+
+def write_run(
+    workdir: str,
+    config: Mapping[str, Any],
+    params: Any,
+    *,
+    frozen: Any = None,
+    source: str = "",
+    vocabulary: bytes | None = None,
+    classes: tuple[str, ...] = (),
+    step: int = 0,
+) -> RunFolder:
+    """Makes a run folder of weights from elsewhere, without an optimizer.
+
+    Whatever opens a part of a run, evaluates it or begins from it reads it like any other; it
+    cannot be trained on in place.
+
+    Args:
+      workdir: the folder, which must not be there, or be empty.
+      config: whole, as config.json holds it.
+      params: of the network, a tree of dicts.
+      frozen: of the networks that it builds on, by name.
+      source: where the weights are from, for people.
+      vocabulary: content of `text.model`, of a run that reads texts.
+      classes: names of the classes.
+      step: updates that were done.
+
+    Raises:
+      UserError: the folder holds something.
+    """
+    folder = RunFolder.of(workdir)
+    if folder.path.exists() and any(folder.path.iterdir()):
+        raise UserError(f"{workdir} is not empty; name another folder")
+    # An average of weights that came alone is the weights.
+    plain = {**config, "train": {**config["train"], "ema": None}}
+    state = {"params": params, "frozen": frozen or {}}
+    checkpoints = Checkpoints(folder.checkpoints, keep=1)
+    checkpoints.save_surely(step, state, {"source": source})
+    checkpoints.close()
+    if vocabulary is not None:
+        folder.vocabulary_file.write_bytes(vocabulary)
+    folder.write_classes(classes)
+    folder.write_config(plain)
+    return folder
 
 
 def open_part(

@@ -1,0 +1,75 @@
+"""A run as plain files and back: it draws and is judged as it was, without its optimizer."""
+
+import json
+
+import numpy as np
+import pytest
+
+from babeldraw.drawing.sampler import Sampler
+from babeldraw.errors import UserError
+from babeldraw.runs.opened import write_run
+from babeldraw.runs.weights import read_weights, write_weights
+from babeldraw.train.evaluation import evaluate_run
+
+
+@pytest.fixture(scope="module")
+def imported(generator_run, tmp_path_factory):
+    """The folder of plain files, and the run that was made of it."""
+    from babeldraw.convert.run import export_run, import_run
+
+    folder = tmp_path_factory.mktemp("given")
+    files, run = folder / "files", folder / "run"
+    assert export_run(str(generator_run), files) == import_run(files, str(run))
+    return files, run
+
+
+def test_it_draws_the_same_and_is_judged_the_same(generator_run, imported):
+    drawn = []
+    for folder in (generator_run, imported[1]):
+        (picture,) = Sampler.from_run(str(folder)).sample(["a red ring"], seed=3)
+        drawn.append(picture.image)
+    np.testing.assert_array_equal(*drawn)
+    before, after = (
+        evaluate_run(str(folder), ["validation_loss"]) for folder in (generator_run, imported[1])
+    )
+    assert before["validation/loss"] == after["validation/loss"]
+
+
+def test_the_commands_go_there_and_back(cli, imported, tmp_path):
+    files, run = imported
+    words = ["--kind=run", f"--workdir={run}", f"--folder={tmp_path / 'again'}"]
+    assert cli("export", *words)[0] == 0
+    first, second = (
+        read_weights(str(folder / "weights.safetensors"), "")
+        for folder in (files, tmp_path / "again")
+    )
+    assert first.keys() == second.keys()
+    for name, array in first.items():
+        np.testing.assert_array_equal(array, second[name])
+    status, _, said = cli("export", *words)
+    assert status == 2 and "is not an empty folder; name another one" in said
+    words = ["--kind=run", f"--workdir={run}", f"--folder={tmp_path / 'again'}"]
+    status, _, said = cli("import", *words)
+    assert status == 2 and "is not empty; name another folder" in said
+
+
+def test_what_is_no_such_folder_is_told(imported, tmp_path):
+    from babeldraw.convert.run import import_run
+
+    config = (imported[0] / "config.json").read_text()
+    (tmp_path / "config.json").write_text(config)
+    with pytest.raises(UserError, match="weights.safetensors is not there"):
+        import_run(tmp_path, str(tmp_path / "run"))
+    write_weights(tmp_path / "weights.safetensors", {"other/x": np.zeros(2, np.float32)}, {})
+    with pytest.raises(UserError, match="holds other/x; names begin with params/ or frozen/"):
+        import_run(tmp_path, str(tmp_path / "run"))
+    write_weights(tmp_path / "weights.safetensors", {"params/x": np.full(2, np.nan)}, {})
+    with pytest.raises(UserError, match="params/x holds a value that is not finite"):
+        import_run(tmp_path, str(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_that_is_written_keeps_no_average(tmp_path):
+    config = {"objective": "x", "train": {"ema": {"decay": 0.5}}}
+    folder = write_run(str(tmp_path), config, {"w": np.zeros(3, np.float32)}, source="a test")
+    assert json.loads(folder.config_file.read_text())["train"] == {"ema": None}
