@@ -20,6 +20,7 @@ COMMANDS = (
     "demo",
     "train",
     "sample",
+    "caption",
     "evaluate",
     "probe",
     "features",

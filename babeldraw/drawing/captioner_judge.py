@@ -13,9 +13,8 @@ from babeldraw.config import build, require
 from babeldraw.data.text import Vocabulary
 from babeldraw.models.coca import CoCaConfig, ContrastiveCaptioner
 from babeldraw.models.condition import Asked, Condition, Lexicon
-from babeldraw.objectives.base import to_float
 from babeldraw.runs.opened import open_part
-from babeldraw.tokenizers.pixels import CHANNELS
+from babeldraw.tokenizers.pixels import CHANNELS, to_float
 
 # Pictures are scored so many at a time, and the last ones padded: one program, bounded memory.
 BATCH_SIZE = 16

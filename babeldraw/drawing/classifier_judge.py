@@ -12,8 +12,8 @@ import numpy as np
 from babeldraw.config import build, require
 from babeldraw.judges.classifier import Classifier, ClassifierConfig
 from babeldraw.models.condition import Asked, Condition, Lexicon
-from babeldraw.objectives.base import to_float
 from babeldraw.runs.opened import open_part
+from babeldraw.tokenizers.pixels import to_float
 
 # Pictures are judged so many at a time, and the last ones padded: one program, bounded memory.
 BATCH_SIZE = 16

@@ -8,10 +8,10 @@ import jax
 import numpy as np
 
 from babeldraw.errors import UserError
-from babeldraw.objectives.base import to_float
 from babeldraw.runs.opened import open_part
 from babeldraw.tokenizers.base import Codes, Tokenizer, identity
 from babeldraw.tokenizers.kinds import read_tokenizer
+from babeldraw.tokenizers.pixels import to_float
 
 
 @dataclasses.dataclass(frozen=True)

@@ -24,8 +24,9 @@ from babeldraw.evaluation.pictures import (
     picture_pairs,
     place_pictures,
 )
-from babeldraw.objectives.base import Batch, TrainState, to_float
+from babeldraw.objectives.base import Batch, TrainState
 from babeldraw.tokenizers.base import Codes
+from babeldraw.tokenizers.pixels import to_float
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,8 +19,9 @@ from babeldraw.evaluation.pictures import (
     picture_measures,
     place_pictures,
 )
-from babeldraw.objectives.base import Batch, TrainState, to_float
+from babeldraw.objectives.base import Batch, TrainState
 from babeldraw.sharding.batch import whole
+from babeldraw.tokenizers.pixels import to_float
 
 
 @dataclasses.dataclass(frozen=True)

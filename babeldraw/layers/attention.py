@@ -232,16 +232,17 @@ class SelfAttention(Attention):
     """Attention of a sequence to itself, as a part of a block.
 
     Attributes:
-      pattern: what a slot sees, also step by step; None: what the context's `mask` says, whole
-        sequences alone.
+      pattern: what a slot sees, whole sequences and step by step. Of whole sequences the context's
+        `mask` says it, where there is one; without either a slot sees all.
     """
 
     pattern: AttentionPattern | None = None
 
     def whole(self, x_BTD: jax.Array, inputs: Inputs) -> jax.Array:
         """All T slots at once."""
-        if self.pattern is None:
-            return self(x_BTD, None, inputs.named("mask"))
+        mask = inputs.named("mask")
+        if self.pattern is None or mask is not None:
+            return self(x_BTD, None, mask)
         return self(x_BTD, None, Seen(self.pattern, inputs.layer))
 
     def start(self, inputs: Inputs, rows: int, length: int) -> KeyValue:

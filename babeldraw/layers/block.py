@@ -247,10 +247,12 @@ def _sizes(config: TransformerConfig) -> dict[str, Any]:
     }
 
 
-def encoder_parts(config: TransformerConfig) -> tuple[Residual, ...]:
-    """Self-attention, to what the context's `mask` says, and feed-forward; pre-norm."""
+def encoder_parts(
+    config: TransformerConfig, pattern: AttentionPattern | None = None
+) -> tuple[Residual, ...]:
+    """Self-attention, by the context's `mask` or a pattern, and feed-forward; pre-norm."""
     return (
-        Residual("attention", self_attention(config), "attention_norm"),
+        Residual("attention", self_attention(config, pattern), "attention_norm"),
         Residual("ffn", feed_forward(config), "ffn_norm"),
     )
 

@@ -21,15 +21,20 @@ from babeldraw.layers.block import (
     DTYPES,
     TransformerConfig,
     decoder_parts,
+    empty_caches,
     encoder_parts,
     make_stack,
+    through,
 )
 from babeldraw.layers.dropout import fold
 from babeldraw.layers.linear import Einsum, Embedding, LayerNorm, Logits
 from babeldraw.layers.masks import Causal, dense_mask
-from babeldraw.layers.positions import GridPositions, LearnedPositions
+from babeldraw.layers.positions import GridPositions, LearnedPositions, at_slot
+from babeldraw.models.conditions import ImageCondition
+from babeldraw.models.sequential import Sequential
 from babeldraw.sharding.constraint import constrain
 from babeldraw.sharding.context import PerExample
+from babeldraw.tokenizers.base import Codes
 from babeldraw.tokenizers.pixels import CHANNELS, to_patches
 
 # Rows of the table of marks.
@@ -165,19 +170,32 @@ class UnimodalDecoder(nn.Module):
 
     config: CoCaConfig
 
-    @nn.compact
+    def setup(self):
+        config = self.config
+        self.embed = Embedding(config.text_vocab_size, config.dim)
+        self.marks = Embedding(2, config.dim, axis=None)
+        self.positions = LearnedPositions(config.text_length + 2, config.dim)
+        self.stack = make_stack(encoder_parts(config.unimodal, Causal()), config.unimodal)
+
     def __call__(self, text_BS: jax.Array, keys: jax.Array | None = None) -> jax.Array:
-        config, length = self.config, self.config.text_length
-        x_BSD = Embedding(config.text_vocab_size, config.dim, name="embed")(text_BS)
-        marks = Embedding(2, config.dim, axis=None, name="marks")
-        start_B1D, class_B1D = (
-            marks(jnp.full((text_BS.shape[0], 1), mark, jnp.int32)) for mark in (START, CLASS)
-        )
-        positions_TD = LearnedPositions(length + 2, config.dim, name="positions")()
-        x_BTD = jnp.concatenate([start_B1D, x_BSD, class_B1D], axis=1) + positions_TD[None]
+        x_BSD = self.embed(text_BS)
+        start_B1D, class_B1D = (self._mark(mark, text_BS.shape[0]) for mark in (START, CLASS))
+        x_BTD = jnp.concatenate([start_B1D, x_BSD, class_B1D], axis=1) + self.positions()[None]
         x_BTD = constrain(x_BTD, ("batch", "length", "activation_embed"))
-        stack = make_stack(encoder_parts(config.unimodal), config.unimodal, "stack")
-        return stack(x_BTD, {"mask": PerExample(slot_mask(text_BS))}, keys=keys)
+        return self.stack(x_BTD, {"mask": PerExample(slot_mask(text_BS))}, keys=keys)
+
+    def step(
+        self, token_B: jax.Array, index: jax.Array, caches: tuple[Any, ...]
+    ) -> tuple[jax.Array, tuple[Any, ...]]:
+        """Slot `index` < S, given token `index - 1`: no padding comes before a text's end."""
+        x_B1D, first = self.embed(token_B)[:, None], index[..., None, None] == 0
+        start_B1D = self._mark(START, token_B.shape[0])
+        x_B1D = jnp.where(jnp.broadcast_to(first, x_B1D.shape), start_B1D, x_B1D)
+        x_B1D = x_B1D + at_slot(self.positions(), index)
+        return through(self.stack, x_B1D, caches, index, {})
+
+    def _mark(self, mark: int, rows: int) -> jax.Array:
+        return self.marks(jnp.full((rows, 1), mark, jnp.int32))
 
 
 def slot_mask(text_BS: jax.Array) -> jax.Array:
@@ -195,16 +213,25 @@ class MultimodalDecoder(nn.Module):
 
     config: CoCaConfig
 
-    @nn.compact
+    def setup(self):
+        config = self.config.multimodal
+        self.stack = make_stack(decoder_parts(config, Causal(), "picture"), config)
+        self.norm = LayerNorm()
+        self.logits = Logits.make(config.dim, self.config.text_vocab_size)
+
     def __call__(
         self, x_BSD: jax.Array, picture_BTD: jax.Array, keys: jax.Array | None = None
     ) -> jax.Array:
-        config, dtype = self.config.multimodal, DTYPES[self.config.multimodal.dtype]
-        stack = make_stack(decoder_parts(config, Causal(), "picture"), config, "stack")
         # No slot before the end of a text sees the padding after it.
-        x_BSD = stack(x_BSD, {"picture": PerExample(picture_BTD.astype(dtype))}, keys=keys)
-        logits = Logits.make(config.dim, self.config.text_vocab_size, name="logits")
-        return logits(LayerNorm(name="norm")(x_BSD))
+        picture = PerExample(picture_BTD.astype(self.stack.dtype))
+        return self.logits(self.norm(self.stack(x_BSD, {"picture": picture}, keys=keys)))
+
+    def step(
+        self, x_B1D: jax.Array, index: jax.Array, caches: tuple[Any, ...]
+    ) -> tuple[jax.Array, tuple[Any, ...]]:
+        """The output of slot `index`, float32 [B, 1, D]."""
+        x_B1D, caches = through(self.stack, x_B1D, caches, index, {})
+        return self.norm(x_B1D), caches
 
 
 class CoCa(nn.Module):
@@ -247,6 +274,39 @@ class CoCa(nn.Module):
             logits_BSV=self.multimodal(slots_BTD[:, :-2], picture_BTD, fold(keys, 2)),
             temperature=jnp.exp(self.log_temperature),
         )
+
+    def caption_nll(
+        self, images: jax.Array, text_BS: jax.Array, keys: jax.Array | None = None
+    ) -> tuple[jax.Array, jax.Array]:
+        """-log p of each token and of the padding after them; see `models.head.Head.nll`."""
+        logits_BSV = self(images, text_BS, keys).logits_BSV.astype(jnp.float32)
+        log_BSV = jax.nn.log_softmax(logits_BSV)
+        own_BS = jnp.take_along_axis(log_BSV, text_BS[..., None], axis=-1)[..., 0]
+        return -own_BS, jnp.argmax(logits_BSV, axis=-1) == text_BS
+
+    def caption_logits(self, images: jax.Array, text_BS: jax.Array) -> jax.Array:
+        return self(images, text_BS).logits_BSV
+
+    def read(self, images: jax.Array) -> jax.Array:
+        """What the captions see of pictures, [B, T, D]."""
+        return self._pool(images).astype(self.multimodal.stack.dtype)
+
+    def start(self, picture_PTD: jax.Array, samples: int = 1) -> tuple[Any, Any]:
+        rows, length = picture_PTD.shape[0] * samples, self.config.text_length
+        context = {"picture": picture_PTD}
+        text = empty_caches(self.unimodal.stack, {}, rows, length)
+        return text, empty_caches(self.multimodal.stack, context, rows, length)
+
+    def step(
+        self, token_B: jax.Array, index: jax.Array, caches: tuple[Any, Any]
+    ) -> tuple[jax.Array, tuple[Any, Any]]:
+        x_B1D, text = self.unimodal.step(token_B, index, caches[0])
+        x_B1D, both = self.multimodal.step(x_B1D, index, caches[1])
+        return x_B1D, (text, both)
+
+    def next_logits(self, x_B1D: jax.Array, earlier: jax.Array) -> jax.Array:
+        del earlier
+        return self.multimodal.logits(x_B1D)
 
     def embed_images(self, images: jax.Array) -> jax.Array:
         """float32 [B, height, width, 3] in [0, 1] -> float32 [B, Q] of length one."""
@@ -293,6 +353,36 @@ class ContrastiveCaptioner:
 
     def embed_text(self, params: Any, text_BS: jax.Array) -> jax.Array:
         return self.network.apply({"params": params}, text_BS, method="embed_text")
+
+
+@dataclasses.dataclass(frozen=True)
+class Captioner(Sequential):
+    """The same network as one that draws texts from pictures: captioning is drawing a text.
+
+    The padding behind a text is its end.
+    """
+
+    config: CoCaConfig
+
+    @property
+    def condition(self) -> ImageCondition:
+        return ImageCondition(self.config.image_size)
+
+    @property
+    def codes(self) -> Codes:
+        return Codes((self.config.text_length,), (self.config.text_vocab_size,), end=0)
+
+    @property
+    def network(self) -> CoCa:
+        return CoCa(self.config)
+
+    def nll(
+        self, params: Any, condition: jax.Array, codes: jax.Array, keys: jax.Array | None = None
+    ) -> tuple[jax.Array, jax.Array]:
+        return self._call("caption_nll", params, condition, codes, keys)
+
+    def logits(self, params: Any, condition: jax.Array, codes: jax.Array) -> jax.Array:
+        return self._call("caption_logits", params, condition, codes)
 
 
 def _unit(x_BQ: jax.Array) -> jax.Array:

@@ -165,6 +165,14 @@ class Condition:
         )
 
 
+def check_share(dropout: float) -> None:
+    """Raises `UserError` for a dropout that is no share."""
+    require(
+        0 <= dropout <= 1,
+        f"config.condition.dropout is {dropout}; a share in [0, 1] is needed",
+    )
+
+
 def stacked(rows: Sequence[Any]) -> Any:
     """The conditions of a batch, of its rows."""
     return jax.tree.map(lambda *leaves: np.stack(leaves), *rows)

@@ -1,29 +1,23 @@
-"""What a picture is drawn from: a text, a class, nothing, or several of these by name."""
+"""What is drawn from: a text, a class, nothing; a picture, to be told in words."""
 
 import dataclasses
 import difflib
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from babeldraw.config import OfKind, require
+from babeldraw.config import require
+from babeldraw.data.image import center_crop
 from babeldraw.data.shapes import PAIRS
 from babeldraw.errors import UserError
 from babeldraw.layers.linear import Embedding
 from babeldraw.layers.positions import LearnedPositions
-from babeldraw.models.condition import Asked, Condition, Lexicon
-
-
-def _check_share(dropout: float) -> None:
-    require(
-        0 <= dropout <= 1,
-        f"config.condition.dropout is {dropout}; a share in [0, 1] is needed",
-    )
-
+from babeldraw.models.condition import Asked, Condition, Lexicon, check_share
+from babeldraw.tokenizers.pixels import to_float
 
 # ------------------------------------------------------------------ a text
 
@@ -47,7 +41,7 @@ class TextCondition(Condition):
         for name in ("vocab_size", "length"):
             value = getattr(self, name)
             require(value >= 1, f"config.condition.{name} is {value}; at least 1 is needed")
-        _check_share(self.dropout)
+        check_share(self.dropout)
 
     @property
     def text_length(self) -> int:
@@ -138,7 +132,7 @@ class ClassCondition(Condition):
             f"config.condition.num_classes is {self.num_classes}; at least 1 is needed (to draw "
             "without classes, take kind=nothing)",
         )
-        _check_share(self.dropout)
+        check_share(self.dropout)
 
     def spec(self, batch: int) -> dict[str, jax.ShapeDtypeStruct]:
         return {"label": jax.ShapeDtypeStruct((batch,), jnp.int32)}
@@ -270,154 +264,38 @@ class NoCondition(Condition):
         return [""] * count
 
 
-# ------------------------------------------------------------------ several
+# ------------------------------------------------------------------ a picture
 
-CONDITIONS: dict[str, tuple[type[Condition]]] = {
+
+@dataclasses.dataclass(frozen=True)
+class ImageCondition(Condition):
+    """float32 [B, height, width, 3] in [0, 1]: what captioners draw from.
+
+    Attributes:
+      image_size: (height, width) in pixels.
+    """
+
+    image_size: tuple[int, int]
+    kind: str = "image"
+
+    def spec(self, batch: int) -> dict[str, jax.ShapeDtypeStruct]:
+        return {"image": jax.ShapeDtypeStruct((batch, *self.image_size, 3), jnp.uint8)}
+
+    def of_batch(self, batch: Mapping[str, jax.Array]) -> jax.Array:
+        return to_float(batch["image"])
+
+    def nothing(self, like: jax.Array) -> jax.Array:
+        return jnp.zeros_like(like)
+
+    def ask(self, words: np.ndarray, lexicon: Lexicon) -> Asked:
+        """`words` is a picture, uint8 [H, W, 3]; its largest centred crop is resized."""
+        image = center_crop(words, self.image_size)
+        return Asked("a picture", image.astype(np.float32) / 255)
+
+
+# Those that a run may draw from, alone or several of them by name.
+SINGLE: dict[str, tuple[type[Condition]]] = {
     "text": (TextCondition,),
     "class": (ClassCondition,),
     "nothing": (NoCondition,),
 }
-
-
-@dataclasses.dataclass(frozen=True)
-class SeveralConditions(Condition):
-    """A tree of conditions by name, read one after another: a text and a class, say.
-
-    Attributes:
-      parts: sections by name. The share that each drops is its own.
-      dropout: share of the examples from which all are taken away.
-    """
-
-    parts: Any
-    dropout: float = 0.1
-    kind: str = "several"
-
-    def __post_init__(self):
-        _check_share(self.dropout)
-        require(hasattr(self.parts, "items"), f"config.condition.parts is {self.parts!r}")
-        require(len(self.parts) > 1, "config.condition.parts has one part or none; take that alone")
-        made = {
-            name: OfKind(CONDITIONS).build(part, f"config.condition.parts.{name}")
-            for name, part in self.parts.items()
-        }
-        kinds = [part.kind for part in made.values()]
-        require(
-            len(set(kinds)) == len(kinds) and "several" not in kinds,
-            f"config.condition.parts are {', '.join(kinds)}; one of each kind may stand there",
-        )
-        object.__setattr__(self, "parts", made)
-
-    def __hash__(self):
-        return hash((tuple(self.parts.items()), self.dropout))
-
-    @property
-    def text_length(self) -> int:
-        return sum(part.text_length for part in self.parts.values())
-
-    @property
-    def num_classes(self) -> int:
-        return sum(part.num_classes for part in self.parts.values())
-
-    @property
-    def vocabulary(self) -> int:
-        return sum(part.vocabulary for part in self.parts.values())
-
-    def with_vocabulary(self, size: int) -> "SeveralConditions":
-        return self._with(lambda part: part.with_vocabulary(size))
-
-    def spec(self, batch: int) -> dict[str, jax.ShapeDtypeStruct]:
-        return {k: v for part in self.parts.values() for k, v in part.spec(batch).items()}
-
-    def of_batch(self, batch: Mapping[str, jax.Array]) -> dict[str, Any]:
-        return {name: part.of_batch(batch) for name, part in self.parts.items()}
-
-    def nothing(self, like: Mapping[str, Any]) -> dict[str, Any]:
-        return {name: part.nothing(like[name]) for name, part in self.parts.items()}
-
-    def dropped(self, condition: Mapping[str, Any], key: jax.Array) -> dict[str, Any]:
-        keys = jax.random.split(key, len(self.parts) + 1)
-        each = zip(self.parts.items(), keys[1:], strict=True)
-        said = {name: part.dropped(condition[name], own) for (name, part), own in each}
-        return super().dropped(said, keys[0])
-
-    def prefix(self, dim: int, name: str | None = None) -> nn.Module:
-        return SeveralPrefixes(self, dim, name=name)
-
-    @property
-    def prefix_length(self) -> int:
-        return sum(part.prefix_length for part in self.parts.values())
-
-    @property
-    def drawn_from(self) -> str:
-        return " and ".join(part.drawn_from for part in self.parts.values())
-
-    def ask(self, words: Mapping[str, str], lexicon: Lexicon) -> Asked:
-        """`words` by the parts' names."""
-        missing = [name for name in self.parts if name not in words]
-        require(not missing, f"nothing is said of {', '.join(missing)}; say all parts by name")
-        found = {name: part.ask(words[name], lexicon) for name, part in self.parts.items()}
-        told: dict[str, Any] = {"asked": {name: one.name for name, one in found.items()}}
-        for one in found.values():
-            told |= one.told
-        ones = found.values()
-        return Asked(
-            ", ".join(one.name for one in ones),
-            {name: one.row for name, one in found.items()},
-            told,
-            tuple(note for one in ones for note in one.notes),
-            next((one.text for one in ones if one.text is not None), None),
-            next((one.label for one in ones if one.label is not None), None),
-        )
-
-    def asked_by(self, said: Mapping[str, Sequence[str]], lexicon: Lexicon) -> list[dict[str, str]]:
-        """Every text with every class."""
-        known = {part.kind for part in self.parts.values()}
-        others = [kind for kind, words in said.items() if words and kind not in known]
-        require(
-            not others,
-            f"a {others and others[0]} is given and the run draws from {self.drawn_from}; leave it "
-            "out",
-        )
-        found: list[dict[str, str]] = [{}]
-        for name, part in self.parts.items():
-            own = {part.kind: said[part.kind] if part.kind in said else ()}
-            found = [{**one, name: word} for one in found for word in part.asked_by(own, lexicon)]
-        return found
-
-    def first(self, count: int, captions: Sequence[str]) -> list[dict[str, str]]:
-        each = {name: part.first(count, captions) for name, part in self.parts.items()}
-        length = max(map(len, each.values()))
-        return [{n: words[i % len(words)] for n, words in each.items()} for i in range(length)]
-
-    def tiny(self) -> "SeveralConditions":
-        return self._with(lambda part: part.tiny())
-
-    def _with(self, change: Any) -> "SeveralConditions":
-        return dataclasses.replace(self, parts={n: change(p) for n, p in self.parts.items()})
-
-
-class SeveralPrefixes(nn.Module):
-    """The prefixes of a tree of conditions, one after another, each with a mark of its own."""
-
-    condition: SeveralConditions
-    dim: int
-
-    @nn.compact
-    def __call__(self, condition: Mapping[str, Any]) -> jax.Array:
-        marks = Embedding(len(self.condition.parts), self.dim, axis=None, name="marks")
-        found = []
-        for number, (name, part) in enumerate(self.condition.parts.items()):
-            prefix = part.prefix(self.dim, name)
-            x_BPD = prefix(condition[name])
-            found.append(x_BPD + jnp.broadcast_to(marks(jnp.int32(number)), x_BPD.shape))
-        return jnp.concatenate(found, axis=1)
-
-
-CONDITIONS["several"] = (SeveralConditions,)
-# The type of a section `condition`, whichever kind it is of.
-ConditionConfig = Annotated[Any, OfKind(CONDITIONS)]
-
-
-def read_condition(config: Mapping[str, Any]) -> Condition:
-    """The condition of a run's config, as config.json holds it."""
-    return OfKind(CONDITIONS).build(config["condition"], "config.condition")

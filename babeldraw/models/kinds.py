@@ -1,4 +1,4 @@
-"""The networks there are that predict codes: a new one is its own file and a line here."""
+"""The conditions and networks there are: a new one is its own file and a line here."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any
@@ -7,10 +7,15 @@ from babeldraw.config import OfKind
 from babeldraw.models.babeldraw import BabeldrawConfig, BabeldrawGenerator
 from babeldraw.models.base import Generator
 from babeldraw.models.condition import Condition
-from babeldraw.models.conditions import read_condition
+from babeldraw.models.conditions import SINGLE
+from babeldraw.models.several import SeveralConditions
 from babeldraw.models.vim import VIMConfig, VIMGenerator
 from babeldraw.tokenizers.base import Codes
 
+# By the field `kind` of the section `condition`.
+CONDITIONS: dict[str, tuple[type[Condition]]] = {**SINGLE, "several": (SeveralConditions,)}
+# The type of a section `condition`, whichever kind it is of.
+ConditionConfig = Annotated[Any, OfKind(CONDITIONS)]
 # By the field `kind` of the section: the section's dataclass and the network over it.
 NETWORKS: dict[str, tuple[type, type[Generator]]] = {
     "babeldraw": (BabeldrawConfig, BabeldrawGenerator),
@@ -25,6 +30,11 @@ def make_generator(config: Any, condition: Condition, codes: Codes) -> Generator
     generator = NETWORKS[config.kind][1](config, condition, codes)
     generator.check()
     return generator
+
+
+def read_condition(config: Mapping[str, Any]) -> Condition:
+    """The condition of a run's config, as config.json holds it."""
+    return OfKind(CONDITIONS).build(config["condition"], "config.condition")
 
 
 def read_generator(config: Mapping[str, Any], codes: Codes) -> Generator:

@@ -129,10 +129,3 @@ def _accumulate(loss_fn, params, batch, parts):
     zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, jnp.float32), like)
     total, _ = jax.lax.scan(add, zeros, shares)
     return jax.tree.map(lambda a: a / parts, total)
-
-
-def to_float(images: jax.Array) -> jax.Array:
-    """uint8 images, as hosts send them, to float32 in [0, 1]; floats pass through."""
-    if images.dtype == jnp.uint8:
-        return images.astype(jnp.float32) / 255
-    return images

@@ -16,9 +16,10 @@ import optax
 from babeldraw.config import require
 from babeldraw.layers.dropout import example_keys
 from babeldraw.models.coca import CoCaConfig, ContrastiveCaptioner
-from babeldraw.objectives.base import Batch, Metrics, TrainState, apply_gradients, to_float
+from babeldraw.objectives.base import Batch, Metrics, TrainState, apply_gradients
 from babeldraw.optim.optimizer import OptimizerConfig, make_optimizer, optimizer_axes
 from babeldraw.sharding.constraint import Overrides, constrain, logical_axes, override
+from babeldraw.tokenizers.pixels import to_float
 
 
 @dataclasses.dataclass(frozen=True)

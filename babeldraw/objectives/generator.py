@@ -16,19 +16,13 @@ import optax
 
 from babeldraw.layers.dropout import example_keys
 from babeldraw.models.base import Generator
-from babeldraw.objectives.base import (
-    Batch,
-    Metrics,
-    TrainState,
-    accumulate,
-    apply_gradients,
-    to_float,
-)
+from babeldraw.objectives.base import Batch, Metrics, TrainState, accumulate, apply_gradients
 from babeldraw.optim.optimizer import OptimizerConfig, make_optimizer, optimizer_axes
 from babeldraw.prediction.base import Prediction
 from babeldraw.sharding.constraint import Overrides, constrain, logical_axes, override
 from babeldraw.sharding.layout import current, over_all_devices, use
 from babeldraw.tokenizers.base import Tokenizer
+from babeldraw.tokenizers.pixels import to_float
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,9 +11,10 @@ import jax.numpy as jnp
 import optax
 
 from babeldraw.judges.classifier import Classifier, ClassifierConfig
-from babeldraw.objectives.base import Batch, Metrics, TrainState, apply_gradients, to_float
+from babeldraw.objectives.base import Batch, Metrics, TrainState, apply_gradients
 from babeldraw.optim.optimizer import OptimizerConfig, make_optimizer, optimizer_axes
 from babeldraw.sharding.constraint import logical_axes
+from babeldraw.tokenizers.pixels import to_float
 
 
 @dataclasses.dataclass(frozen=True)

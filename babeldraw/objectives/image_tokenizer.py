@@ -18,12 +18,12 @@ from babeldraw.config import require
 from babeldraw.judges.perceptual import PerceptualConfig, PerceptualNetwork
 from babeldraw.objectives import losses
 from babeldraw.objectives.adversarial import STAGE_1_OPTIMIZER, Adversary, DiscriminatorConfig
-from babeldraw.objectives.base import Batch, Metrics, TrainState, to_float
+from babeldraw.objectives.base import Batch, Metrics, TrainState
 from babeldraw.optim.optimizer import OptimizerConfig, make_optimizer, optimizer_axes
 from babeldraw.sharding.constraint import logical_axes
 from babeldraw.tokenizers.base import PARTS, Tokenizer
 from babeldraw.tokenizers.kinds import TokenizerConfig, make_tokenizer
-from babeldraw.tokenizers.pixels import logit_laplace_parameters
+from babeldraw.tokenizers.pixels import logit_laplace_parameters, to_float
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,11 +19,12 @@ from babeldraw.judges.perceptual import PerceptualConfig, PerceptualNetwork
 from babeldraw.models.super_resolution import SuperResolutionConfig, Upscaler, downsample
 from babeldraw.objectives import losses
 from babeldraw.objectives.adversarial import STAGE_1_OPTIMIZER, Adversary, DiscriminatorConfig
-from babeldraw.objectives.base import Batch, Metrics, TrainState, apply_gradients, to_float
+from babeldraw.objectives.base import Batch, Metrics, TrainState, apply_gradients
 from babeldraw.optim.optimizer import OptimizerConfig, make_optimizer, optimizer_axes
 from babeldraw.sharding.constraint import logical_axes
 from babeldraw.tokenizers.base import Tokenizer
 from babeldraw.tokenizers.kinds import TokenizerConfig, make_tokenizer
+from babeldraw.tokenizers.pixels import to_float
 
 
 @dataclasses.dataclass(frozen=True)

@@ -35,13 +35,18 @@ class NextToken(Prediction):
     ) -> tuple[jax.Array, Metrics]:
         """Cross-entropy, the mean over all codes; `accuracy`: share that is the likeliest."""
         nll_BT, right_BT = generator.nll(params, condition, codes, keys)
-        loss = jnp.mean(nll_BT)
-        return loss, {"loss": loss, "accuracy": jnp.mean(right_BT)}
+        end = generator.codes.end
+        counted = None if end is None else up_to_end(codes, end)
+        loss = jnp.mean(nll_BT, where=counted)
+        return loss, {"loss": loss, "accuracy": jnp.mean(right_BT, where=counted)}
 
     def score(
         self, generator: Generator, params: Any, condition: Any, codes: jax.Array
     ) -> jax.Array:
-        return jnp.mean(generator.nll(params, condition, codes)[0], axis=-1)
+        nll_BT = generator.nll(params, condition, codes)[0]
+        if generator.codes.end is None:
+            return jnp.mean(nll_BT, axis=-1)
+        return jnp.mean(nll_BT, axis=-1, where=up_to_end(codes, generator.codes.end))
 
     def draw(
         self,
@@ -106,6 +111,12 @@ class NextToken(Prediction):
 
     def forward(self, generator: Generator) -> Callable:
         return generator.logits
+
+
+def up_to_end(codes: jax.Array, end: int) -> jax.Array:
+    """bool [B, T]: which places of codes with an end are counted, those up to the first end."""
+    real_BT = codes != end
+    return real_BT | jnp.pad(real_BT[:, :-1], ((0, 0), (1, 0)), constant_values=True)
 
 
 def _draw_code(

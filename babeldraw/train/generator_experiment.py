@@ -14,8 +14,7 @@ from babeldraw.evaluation.samples import Samples, SamplesConfig
 from babeldraw.evaluation.validation_loss import ValidationLoss, ValidationLossConfig
 from babeldraw.layers.block import TransformerConfig
 from babeldraw.models.base import Generator
-from babeldraw.models.conditions import ConditionConfig
-from babeldraw.models.kinds import NetworkConfig, make_generator
+from babeldraw.models.kinds import ConditionConfig, NetworkConfig, make_generator
 from babeldraw.objectives.base import Objective
 from babeldraw.objectives.generator import GeneratorObjective
 from babeldraw.prediction.kinds import PredictionConfig, read_sampling

@@ -15,9 +15,9 @@ from babeldraw.layers.stack import unstack
 from babeldraw.models.conditions import (
     ClassCondition,
     NoCondition,
-    SeveralConditions,
     TextCondition,
 )
+from babeldraw.models.several import SeveralConditions
 from babeldraw.models.vim import VIMConfig, VIMGenerator
 from babeldraw.prediction.base import Given
 from babeldraw.prediction.logits import SamplingConfig

@@ -1,0 +1,118 @@
+"""Captions of pictures: the Python interface of `babeldraw caption`."""
+
+import dataclasses
+import functools
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from babeldraw.config import build, require
+from babeldraw.data.text import Vocabulary
+from babeldraw.drawing.drawer import power_of_two
+from babeldraw.models.coca import Captioner, CoCaConfig
+from babeldraw.models.condition import Lexicon, stacked
+from babeldraw.prediction.logits import SamplingConfig
+from babeldraw.prediction.next_token import NextToken
+from babeldraw.runs.opened import open_part
+
+# The likeliest caption, token by token.
+GREEDY = SamplingConfig(temperature=0.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Caption:
+    """A caption of a picture.
+
+    Attributes:
+      text: what it says.
+      seed: with the picture and the settings, gives the same caption again.
+      score: the mean log-probability of its tokens and its end.
+      tokens: int32 [S], zero behind the end.
+    """
+
+    text: str
+    seed: int
+    score: float
+    tokens: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class CaptionerRun:
+    """Tells pictures in words.
+
+        captioner = CaptionerRun.open("runs/coca")
+        for caption in captioner.caption([image]):
+            ...
+
+    Attributes:
+      captioner: the network.
+      params: of the newest checkpoint, as decoding reads them.
+      vocabulary: of the captions.
+      step: the checkpoint's.
+    """
+
+    captioner: Captioner
+    params: Any
+    vocabulary: Vocabulary
+    step: int
+
+    @classmethod
+    def open(cls, workdir: str, weights: str = "") -> "CaptionerRun":
+        """Reads a run folder. Raises `UserError` when it is none of a contrastive captioner."""
+
+        def make(config):
+            return Captioner(build(CoCaConfig, config["model"], "config.model"))
+
+        opened = open_part(workdir, ("contrastive_captioner",), make, weights=weights)
+        params = opened.part.for_decoding(opened.params)
+        vocabulary = Vocabulary(opened.folder.vocabulary_file)
+        return cls(opened.part, params, vocabulary, opened.step)
+
+    def caption(
+        self,
+        images: Sequence[np.ndarray],
+        num: int = 1,
+        seed: int = 0,
+        settings: SamplingConfig = GREEDY,
+        batch_size: int = 16,
+    ) -> Iterator[Caption]:
+        """Draws `num` captions of each picture, in order.
+
+        Args:
+          images: uint8 [H, W, 3]; the largest centred crop is resized to what the network reads.
+          num: captions of each, with seeds seed, seed + 1, ...; of a temperature of 0 all are one.
+          seed: of the first caption of each picture.
+          settings: temperature and filters; there is no guidance, for pictures are never dropped.
+          batch_size: captions at a time.
+        """
+        require(batch_size >= 1, f"batch_size is {batch_size}; at least 1 is needed")
+        require(num >= 1, f"num is {num}; at least 1 is needed")
+        condition = self.captioner.condition
+        condition.check_guidance(settings.guided, settings.guidance, "")
+        rows = [condition.ask(image, Lexicon()).row for image in images]
+        wanted = [(row, seed + n) for row in range(len(rows)) for n in range(num)]
+        size = power_of_two(min(batch_size, len(wanted)))
+        for start in range(0, len(wanted), size):
+            part = wanted[start : start + size]
+            # The last batch is padded: another shape would be another compilation.
+            padded = [part[i % len(part)] for i in range(size)]
+            pictures = stacked([rows[row] for row, _ in padded])
+            seeds = np.array([seed for _, seed in padded], np.uint32)
+            tokens, scores = self._program(self.params, pictures, seeds, settings.traced())
+            for (_, own), ids, score in zip(part, np.asarray(tokens), scores, strict=False):
+                yield Caption(self.vocabulary.decode(ids), own, float(score), ids)
+
+    @functools.cached_property
+    def _program(self):
+        prediction = NextToken()
+
+        def draw(params, pictures, seeds_B, settings):
+            keys_B = jax.vmap(jax.random.key)(seeds_B)
+            tokens = prediction.draw(
+                self.captioner, params, pictures, keys_B, settings, guided=False
+            )
+            return tokens, -prediction.score(self.captioner, params, pictures, tokens)
+
+        return jax.jit(draw)

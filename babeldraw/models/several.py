@@ -1,0 +1,148 @@
+"""Several conditions at once, by name."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from babeldraw.config import OfKind, require
+from babeldraw.layers.linear import Embedding
+from babeldraw.models.condition import Asked, Condition, Lexicon, check_share
+from babeldraw.models.conditions import SINGLE
+
+
+@dataclasses.dataclass(frozen=True)
+class SeveralConditions(Condition):
+    """A tree of conditions by name, read one after another: a text and a class, say.
+
+    Attributes:
+      parts: sections by name. The share that each drops is its own.
+      dropout: share of the examples from which all are taken away.
+    """
+
+    parts: Any
+    dropout: float = 0.1
+    kind: str = "several"
+
+    def __post_init__(self):
+        check_share(self.dropout)
+        require(hasattr(self.parts, "items"), f"config.condition.parts is {self.parts!r}")
+        require(len(self.parts) > 1, "config.condition.parts has one part or none; take that alone")
+        made = {
+            name: OfKind(SINGLE).build(part, f"config.condition.parts.{name}")
+            for name, part in self.parts.items()
+        }
+        kinds = [part.kind for part in made.values()]
+        require(
+            len(set(kinds)) == len(kinds) and "several" not in kinds,
+            f"config.condition.parts are {', '.join(kinds)}; one of each kind may stand there",
+        )
+        object.__setattr__(self, "parts", made)
+
+    def __hash__(self):
+        return hash((tuple(self.parts.items()), self.dropout))
+
+    @property
+    def text_length(self) -> int:
+        return sum(part.text_length for part in self.parts.values())
+
+    @property
+    def num_classes(self) -> int:
+        return sum(part.num_classes for part in self.parts.values())
+
+    @property
+    def vocabulary(self) -> int:
+        return sum(part.vocabulary for part in self.parts.values())
+
+    def with_vocabulary(self, size: int) -> "SeveralConditions":
+        return self._with(lambda part: part.with_vocabulary(size))
+
+    def spec(self, batch: int) -> dict[str, jax.ShapeDtypeStruct]:
+        return {k: v for part in self.parts.values() for k, v in part.spec(batch).items()}
+
+    def of_batch(self, batch: Mapping[str, jax.Array]) -> dict[str, Any]:
+        return {name: part.of_batch(batch) for name, part in self.parts.items()}
+
+    def nothing(self, like: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: part.nothing(like[name]) for name, part in self.parts.items()}
+
+    def dropped(self, condition: Mapping[str, Any], key: jax.Array) -> dict[str, Any]:
+        keys = jax.random.split(key, len(self.parts) + 1)
+        each = zip(self.parts.items(), keys[1:], strict=True)
+        said = {name: part.dropped(condition[name], own) for (name, part), own in each}
+        return super().dropped(said, keys[0])
+
+    def prefix(self, dim: int, name: str | None = None) -> nn.Module:
+        return SeveralPrefixes(self, dim, name=name)
+
+    @property
+    def prefix_length(self) -> int:
+        return sum(part.prefix_length for part in self.parts.values())
+
+    @property
+    def drawn_from(self) -> str:
+        return " and ".join(part.drawn_from for part in self.parts.values())
+
+    def ask(self, words: Mapping[str, str], lexicon: Lexicon) -> Asked:
+        """`words` by the parts' names."""
+        missing = [name for name in self.parts if name not in words]
+        require(not missing, f"nothing is said of {', '.join(missing)}; say all parts by name")
+        found = {name: part.ask(words[name], lexicon) for name, part in self.parts.items()}
+        told: dict[str, Any] = {"asked": {name: one.name for name, one in found.items()}}
+        for one in found.values():
+            told |= one.told
+        ones = found.values()
+        return Asked(
+            ", ".join(one.name for one in ones),
+            {name: one.row for name, one in found.items()},
+            told,
+            tuple(note for one in ones for note in one.notes),
+            next((one.text for one in ones if one.text is not None), None),
+            next((one.label for one in ones if one.label is not None), None),
+        )
+
+    def asked_by(self, said: Mapping[str, Sequence[str]], lexicon: Lexicon) -> list[dict[str, str]]:
+        """Every text with every class."""
+        known = {part.kind for part in self.parts.values()}
+        others = [kind for kind, words in said.items() if words and kind not in known]
+        require(
+            not others,
+            f"a {others and others[0]} is given and the run draws from {self.drawn_from}; leave it "
+            "out",
+        )
+        found: list[dict[str, str]] = [{}]
+        for name, part in self.parts.items():
+            own = {part.kind: said[part.kind] if part.kind in said else ()}
+            found = [{**one, name: word} for one in found for word in part.asked_by(own, lexicon)]
+        return found
+
+    def first(self, count: int, captions: Sequence[str]) -> list[dict[str, str]]:
+        each = {name: part.first(count, captions) for name, part in self.parts.items()}
+        length = max(map(len, each.values()))
+        return [{n: words[i % len(words)] for n, words in each.items()} for i in range(length)]
+
+    def tiny(self) -> "SeveralConditions":
+        return self._with(lambda part: part.tiny())
+
+    def _with(self, change: Any) -> "SeveralConditions":
+        return dataclasses.replace(self, parts={n: change(p) for n, p in self.parts.items()})
+
+
+class SeveralPrefixes(nn.Module):
+    """The prefixes of a tree of conditions, one after another, each with a mark of its own."""
+
+    condition: SeveralConditions
+    dim: int
+
+    @nn.compact
+    def __call__(self, condition: Mapping[str, Any]) -> jax.Array:
+        marks = Embedding(len(self.condition.parts), self.dim, axis=None, name="marks")
+        found = []
+        for number, (name, part) in enumerate(self.condition.parts.items()):
+            prefix = part.prefix(self.dim, name)
+            x_BPD = prefix(condition[name])
+            found.append(x_BPD + jnp.broadcast_to(marks(jnp.int32(number)), x_BPD.shape))
+        return jnp.concatenate(found, axis=1)
