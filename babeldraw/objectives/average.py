@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -79,12 +78,6 @@ class Averaged:
             return lambda state, *inputs: fn(state.replace(params=state.ema, ema=None), *inputs)
 
         return {name: of_average(fn) for name, fn in self.objective.predict_fns().items()}
-
-    def __getattr__(self, name: str) -> Any:
-        # What only some recipes have, such as `with_tokenizer`.
-        if name == "objective":
-            raise AttributeError(name)
-        return getattr(self.objective, name)
 
 
 def begin_average(state: TrainState) -> TrainState:

@@ -48,7 +48,7 @@ class GeneratorObjective:
     overrides: Overrides = ()
 
     def init(self, key: jax.Array) -> TrainState:
-        """The tokenizer's parameters are random here; `with_tokenizer` brings trained ones."""
+        """The tokenizer's parameters are random here; `train.starts` brings trained ones."""
         params = nn.unbox(self.generator.init(jax.random.fold_in(key, 0)))
         return TrainState(
             step=jnp.zeros((), jnp.int32),
@@ -121,10 +121,6 @@ class GeneratorObjective:
 
         found = {"loss": loss, "generate": generate}
         return {**found, "features": features} if hasattr(self.generator, "features") else found
-
-    def with_tokenizer(self, state: TrainState, params: Any) -> TrainState:
-        """`state` with these frozen tokenizer parameters."""
-        return state.replace(frozen={"tokenizer": params})
 
     def _codes(self, frozen: Any, batch: Batch) -> jax.Array:
         if "tokens" in batch:

@@ -108,7 +108,7 @@ class ImageTokenizerObjective:
         )
 
     def init(self, key: jax.Array) -> TrainState:
-        """The perceptual network's parameters are random here; `with_perceptual` brings its own."""
+        """The perceptual network's parameters are random here; `train.starts` brings its own."""
         params = nn.unbox(self._tokenizer.init(key))
         extra = {}
         if self._tokenizer.codes.vocab:
@@ -215,14 +215,6 @@ class ImageTokenizerObjective:
 
         fns = {"reconstruct": reconstruct}
         return fns if self._perceptual is None else {**fns, "distance": distance}
-
-    def with_perceptual(self, state: TrainState, params: Any) -> TrainState:
-        """`state` with these parameters of the perceptual network."""
-        return state.replace(frozen={**state.frozen, "perceptual": params})
-
-    def with_trained(self, state: TrainState, params: Any) -> TrainState:
-        """`state` with these parts of a trained tokenizer in place of its own."""
-        return state.replace(params={**state.params, **params})
 
     def _reconstruction_loss(self, raw_BhwC: jax.Array, images: jax.Array, frozen: Any):
         """The terms that compare two pictures, weighted; and each by itself."""

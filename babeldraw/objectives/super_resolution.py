@@ -84,7 +84,7 @@ class SuperResolutionObjective:
         return height * self.super_resolution.factor, width * self.super_resolution.factor
 
     def init(self, key: jax.Array) -> TrainState:
-        """Frozen parameters are random; `with_tokenizer`, `with_perceptual` bring trained ones."""
+        """Frozen parameters are random; `train.starts` brings trained ones."""
         key, tokenizer_key = jax.random.split(key)
         params = nn.unbox(self._upscaler.init(key))
         frozen, extra = {"tokenizer": nn.unbox(self._tokenizer.init(tokenizer_key))}, {}
@@ -99,14 +99,6 @@ class SuperResolutionObjective:
             frozen=frozen,
             extra=extra,
         )
-
-    def with_tokenizer(self, state: TrainState, params: Any) -> TrainState:
-        """`state` with a trained tokenizer's parameters."""
-        return state.replace(frozen={**state.frozen, "tokenizer": params})
-
-    def with_perceptual(self, state: TrainState, params: Any) -> TrainState:
-        """`state` with these parameters of the perceptual network."""
-        return state.replace(frozen={**state.frozen, "perceptual": params})
 
     def axes(self) -> TrainState:
         state, key = jax.eval_shape(self.init, jax.random.key(0)), jax.random.key(0)

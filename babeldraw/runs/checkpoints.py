@@ -244,6 +244,24 @@ def restore_subset(directory: epath.Path, abstract_state: Any) -> tuple[int, Any
     return found
 
 
+def stored_shapes(directory: epath.Path) -> dict[str, Any]:
+    """What the newest checkpoint's state holds: shapes and types by name, `params/...`.
+
+    Raises:
+      UserError: there is no checkpoint.
+    """
+    directory = _absolute(epath.Path(directory))
+    names = [path.name for path in directory.iterdir()] if directory.exists() else []
+    steps = sorted(int(name) for name in names if name.isdigit())
+    if not steps:
+        raise UserError(f"{directory} holds no checkpoint; train the run first")
+    path = directory / str(steps[-1])
+    with _damage(path):
+        stored = ocp.checkpointables_metadata(path).metadata["state"]
+    leaves = jax.tree_util.tree_leaves_with_path(stored)
+    return {"/".join(_names(at)): leaf for at, leaf in leaves if hasattr(leaf, "shape")}
+
+
 def restore_parts(directory: epath.Path, names: Container[str]) -> tuple[int, Any]:
     """The parts of the newest whole state of these names, whatever they hold, on one device.
 

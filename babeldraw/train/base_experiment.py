@@ -13,6 +13,7 @@ from babeldraw.sharding.layout import Layout
 from babeldraw.sharding.mesh import MeshConfig
 from babeldraw.train.flops import ModelFlops
 from babeldraw.train.settings import TrainConfig
+from babeldraw.train.starts import StartConfig
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -21,6 +22,7 @@ class Experiment:
 
     evaluators: which judge the run, in a dataclass of their sections; None leaves one out.
     tokenizer_run: run folder of the trained tokenizer that it builds on; empty: none.
+    starts: further weights that come from elsewhere.
     """
 
     objective: str
@@ -28,6 +30,7 @@ class Experiment:
     data: DataConfig
     optimizer: OptimizerConfig
     evaluators: Any
+    starts: tuple[StartConfig, ...] = ()
     mesh: MeshConfig = MeshConfig()
 
     @property
@@ -62,6 +65,16 @@ class Experiment:
     def frozen_tokenizer(self) -> bool:
         """Whether the state holds a trained tokenizer that stays as it is."""
         return False
+
+    @property
+    def own_starts(self) -> tuple[StartConfig, ...]:
+        """What the recipe itself begins from: a frozen tokenizer, a network of a loss."""
+        found = []
+        if self.frozen_tokenizer:
+            found.append(StartConfig(run=self.tokenizer_run, into="frozen/tokenizer"))
+        if hasattr(self, "perceptual") and self.loss.perceptual > 0:
+            found.append(StartConfig(file=self.perceptual.file, into="frozen/perceptual"))
+        return tuple(found)
 
     @property
     def stacks(self) -> dict[str, TransformerConfig]:

@@ -5,7 +5,6 @@ import json
 from typing import Any
 
 import jax
-from absl import logging
 
 from babeldraw.config import first_difference, to_dict
 from babeldraw.data.pipeline import TrainBatches
@@ -20,8 +19,7 @@ from babeldraw.judges.perceptual import PerceptualNetwork
 from babeldraw.layers.block import without_computed
 from babeldraw.objectives.average import Averaged, begin_average
 from babeldraw.objectives.base import Objective, TrainState
-from babeldraw.runs.checkpoints import placed, restore_subset
-from babeldraw.runs.folder import RunFolder, weights_in
+from babeldraw.runs.folder import RunFolder
 from babeldraw.say import say
 from babeldraw.sharding.batch import whole
 from babeldraw.sharding.layout import Layout
@@ -29,6 +27,7 @@ from babeldraw.tokenizers.base import MAKES_CODES, identity
 from babeldraw.tokenizers.kinds import make_tokenizer, read_tokenizer
 from babeldraw.train.base_experiment import Experiment
 from babeldraw.train.experiment import parse
+from babeldraw.train.starts import begun, check_start
 
 # Captions whose lengths are looked at before training.
 CAPTIONS_CHECKED = 2000
@@ -170,6 +169,8 @@ def _check_fresh(folder: RunFolder, experiment: Experiment) -> None:
         tokenizer_folder(experiment)
     if uses_perceptual(experiment):
         PerceptualNetwork(experiment.perceptual).load()
+    for start in experiment.starts:
+        check_start(start)
 
 
 def begins_from_tokenizer(experiment: Experiment) -> bool:
@@ -275,18 +276,14 @@ def open_batches(
 def initial_state(
     experiment: Experiment, objective: Objective, key: jax.Array, places: TrainState
 ) -> TrainState:
-    """Fresh weights, each made where it lives; those that others trained in their places."""
+    """Fresh weights, each made where it lives; those that come from elsewhere in their places."""
     state = jax.jit(objective.init, out_shardings=places)(key)
-    if experiment.frozen_tokenizer:
-        params = trained_tokenizer(experiment, state.frozen["tokenizer"])
-        state = objective.with_tokenizer(state, params)
-    elif begins_from_tokenizer(experiment):
-        taken = make_tokenizer(experiment.tokenizer).part(state.params, experiment.taken)
-        state = objective.with_trained(state, trained_tokenizer(experiment, taken))
-    if uses_perceptual(experiment):
-        params = PerceptualNetwork(experiment.perceptual).load()
-        params = jax.device_put(params, places.frozen["perceptual"])
-        state = objective.with_perceptual(state, params)
+    if experiment.frozen_tokenizer or begins_from_tokenizer(experiment):
+        tokenizer_folder(experiment)
+    for start in experiment.own_starts:
+        state = begun(state, start, quiet=True)
+    for start in experiment.starts:
+        state = begun(state, start)
     return state if state.ema is None else begin_average(state)
 
 
@@ -334,22 +331,6 @@ def tokenizer_folder(experiment: Experiment) -> RunFolder:
             f"{field} is {new!r} but {folder.path} was trained with {old!r}; set {old!r}"
         )
     return folder
-
-
-def trained_tokenizer(experiment: Experiment, params: Any) -> Any:
-    """The parameters of the run that `config.tokenizer_run` names.
-
-    Args:
-      experiment: whose `tokenizer` section must be that run's.
-      params: arrays of the same shapes, all or a part, placed where the result shall be.
-    """
-    folder = tokenizer_folder(experiment)
-    shapes = jax.tree.map(lambda p: jax.ShapeDtypeStruct(p.shape, p.dtype), params)
-    where = jax.tree.map(lambda p: p.sharding, params)
-    weights = weights_in(folder.read_config())
-    step, loaded = restore_subset(folder.checkpoints, {weights: placed(shapes, where)})
-    logging.info("tokenizer of %s, step %d", folder.path, step)
-    return loaded[weights]
 
 
 def check_stored_tokens(experiment: Experiment, state: TrainState, source: Source) -> None:

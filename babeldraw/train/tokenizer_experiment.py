@@ -23,6 +23,7 @@ from babeldraw.train.requirements import (
     need_rules_alone,
     need_whole_batches,
 )
+from babeldraw.train.starts import StartConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,6 +84,15 @@ class TokenizerExperiment(Experiment):
     def taken(self) -> tuple[str, ...]:
         """The parts that begin as they are in `tokenizer_run`."""
         return tuple(p for p in PARTS if p not in self.train_groups or p in self.start_groups)
+
+    @property
+    def own_starts(self) -> tuple[StartConfig, ...]:
+        if not self.taken:
+            return super().own_starts
+        groups = make_tokenizer(self.tokenizer).groups
+        names = "|".join(name for part in self.taken for name in groups[part])
+        start = StartConfig(run=self.tokenizer_run, names=f"({names})(/.*)?")
+        return (start, *super().own_starts)
 
     def check_layout(self, layout: Layout) -> None:
         need_rules_alone(self.mesh, "a tokenizer's")

@@ -137,13 +137,6 @@ def test_the_loss_falls_and_the_tokenizer_stays_bit_for_bit():
         assert np.any(np.asarray(moved) != old)
 
 
-def test_a_trained_tokenizer_takes_the_place_of_the_random_one():
-    state = initial()
-    other = jax.tree.map(lambda p: p + 1, state.frozen["tokenizer"])
-    changed = OBJECTIVE.with_tokenizer(state, other)
-    assert changed.frozen["tokenizer"] is other and changed.params is state.params
-
-
 @pytest.mark.parametrize(("share", "depends"), [(1.0, False), (0.0, True)])
 def test_a_dropped_prompt_tells_nothing(share, depends):
     loss = loss_of(share)

@@ -197,16 +197,6 @@ def test_the_axes_are_the_state_s(objective):
         assert len(names) == leaf.ndim
 
 
-def test_what_others_trained_comes_in_whole():
-    state = initial()
-    ones = jax.tree.map(jnp.ones_like, state)
-    found = DECODER_ONLY.with_trained(state, {name: ones.params[name] for name in ENCODER})
-    assert differing(found.params, ones.params) == set(DECODER)
-    assert differing(found.params, state.params) == set(ENCODER)
-    found = FULL.with_perceptual(state, ones.frozen["perceptual"])
-    assert differing(found.frozen, ones.frozen) == set()
-
-
 @pytest.mark.parametrize(
     ("fields", "line"),
     [

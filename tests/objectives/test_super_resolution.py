@@ -136,12 +136,6 @@ def test_upscaled_pictures_come_from_the_tokenizer_s():
     np.testing.assert_allclose(small, bicubic(initial())[1], atol=1e-5)
 
 
-def test_a_trained_tokenizer_takes_its_place():
-    other = jax.tree.map(lambda p: p + 1, initial().frozen["tokenizer"])
-    state = OBJECTIVE.with_tokenizer(initial(), other)
-    assert state.frozen["tokenizer"] is other and state.params is initial().params
-
-
 def test_a_negative_weight_is_named():
     with pytest.raises(UserError, match="config.loss.l2 is -1.0; "):
         SuperResolutionLossConfig(l2=-1.0)

@@ -1,0 +1,196 @@
+"""Weights that come from elsewhere: which, from where, into which part of the state.
+
+One concept for a frozen tokenizer, a network of a loss, parts of a tokenizer that is trained on,
+and a warm start. What a run begins from is read once; afterwards its own checkpoints hold it.
+"""
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from babeldraw.config import require
+from babeldraw.errors import UserError
+from babeldraw.objectives.base import TrainState
+from babeldraw.runs.checkpoints import placed, restore_subset, stored_shapes
+from babeldraw.runs.folder import RunFolder, weights_in
+from babeldraw.runs.weights import check_finite, few, flatten, read_weights
+from babeldraw.say import say
+
+
+@dataclasses.dataclass(frozen=True)
+class StartConfig:
+    """One source of weights; of several that give a parameter the last counts.
+
+    Attributes:
+      run: a run folder; its average of weights where it keeps one.
+      file: a .safetensors file in place of a run.
+      into: what of the state they become: `params`, which are trained on, or `frozen/NAME`.
+      names: regular expression over the names of our parameters there, such as
+        `text_encoder/.*`; those that it matches as a whole come from elsewhere.
+      part: what of the run's state they are, as `into`; of a file the beginning of the names.
+      theirs: how a parameter is called there, by `re.sub` with `names`; empty: as here.
+    """
+
+    run: str = ""
+    file: str = ""
+    into: str = "params"
+    names: str = ".*"
+    part: str = "params"
+    theirs: str = ""
+
+    def __post_init__(self):
+        require(
+            bool(self.run) != bool(self.file),
+            f"config.starts has run={self.run!r} and file={self.file!r}; one of them is needed",
+        )
+        for name in ("into", "part"):
+            value = getattr(self, name)
+            require(
+                value == "params"
+                or re.fullmatch(r"frozen/\w+", value) is not None
+                or (name == "part" and not self.run),
+                f"config.starts.{name} is {value!r}; params, or frozen/NAME, is needed",
+            )
+        try:
+            re.compile(self.names)
+        except re.error as error:
+            raise UserError(
+                f"config.starts.names is {self.names!r}, no regular expression: {error}"
+            ) from None
+
+    @property
+    def source(self) -> str:
+        return self.run or self.file
+
+    def chosen(self, ours: Mapping[str, Any]) -> dict[str, str]:
+        """Of the names of our parameters those that come from there, and what they are there."""
+        return {
+            name: re.sub(f"^(?:{self.names})$", self.theirs, name) if self.theirs else name
+            for name in ours
+            if re.fullmatch(self.names, name)
+        }
+
+
+def begun(state: TrainState, start: StartConfig, quiet: bool = False) -> TrainState:
+    """`state` with what comes from elsewhere in its place, where and as the state has it.
+
+    Says how many parameters came, which of ours stayed as they were made, and which there are
+    of no use.
+
+    Args:
+      state: of fresh weights, placed.
+      start: what comes from where.
+      quiet: says nothing.
+
+    Raises:
+      UserError: no such part, names that match nothing, or a parameter that is not there or has
+        another shape there.
+    """
+    tree = _part(state, start.into)
+    ours = flatten(tree)
+    chosen = start.chosen(ours)
+    require(
+        bool(chosen),
+        f"config.starts.names is {start.names!r}, which matches none of the parameters in "
+        f"{start.into}: {few(sorted(ours))}",
+    )
+    there = _shapes(start)
+    for name, theirs in chosen.items():
+        found = there.get(theirs)
+        require(
+            found is not None,
+            f"{start.source} has no {theirs}, from which {start.into}/{name} was to begin; it has "
+            f"{few(sorted(there))}",
+        )
+        require(
+            tuple(found.shape) == ours[name].shape,
+            f"{start.source}: {theirs} has the shape {tuple(found.shape)} and {start.into}/{name} "
+            f"{ours[name].shape}",
+        )
+    arrays = _read(start, {theirs: ours[name] for name, theirs in chosen.items()})
+    kept = [name for name in ours if name not in chosen]
+    unused = sorted(set(there) - set(chosen.values()))
+    if not quiet:
+        say(
+            f"{start.into}: {len(chosen)} of {len(ours)} parameters begin as in {start.source}"
+            + (f"; fresh: {few(kept)}" if kept else "")
+            + (f"; not taken: {few(unused)}" if unused else "")
+        )
+    new = {name: arrays[theirs] for name, theirs in chosen.items()}
+    leaves = [new.get(name, leaf) for name, leaf in ours.items()]
+    return _with_part(state, start.into, jax.tree.unflatten(jax.tree.structure(tree), leaves))
+
+
+def check_start(start: StartConfig) -> None:
+    """What can be said before anything is made. Raises `UserError`: the source is not there."""
+    _shapes(start)
+
+
+def _shapes(start: StartConfig) -> dict[str, Any]:
+    """Shapes of what is there, by name."""
+    if start.file:
+        arrays = read_weights(start.file, "config.starts.file")
+        inside = "" if start.part == "params" else f"{start.part}/"
+        return {n.removeprefix(inside): a for n, a in arrays.items() if n.startswith(inside)}
+    folder, held = _held(start)
+    stored = stored_shapes(folder.checkpoints)
+    found = {n.removeprefix(f"{held}/"): s for n, s in stored.items() if n.startswith(f"{held}/")}
+    require(bool(found), f"{start.run} has no {held}, which config.starts.part names")
+    return found
+
+
+def _held(start: StartConfig) -> tuple[RunFolder, str]:
+    folder = RunFolder.of(start.run)
+    config = folder.read_config()
+    return folder, weights_in(config) if start.part == "params" else start.part
+
+
+def _read(start: StartConfig, like: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+    """Arrays by their names there, each where the one here lies."""
+    if start.file:
+        arrays = read_weights(start.file, "config.starts.file")
+        inside = "" if start.part == "params" else f"{start.part}/"
+        found = {name: arrays[inside + name] for name in like}
+        check_finite(found, start.file)
+        return {
+            name: jax.device_put(np.asarray(array, like[name].dtype), like[name].sharding)
+            for name, array in found.items()
+        }
+    folder, held = _held(start)
+    wanted: dict[str, Any] = {}
+    for name, leaf in like.items():
+        *path, last = [*held.split("/"), *name.split("/")]
+        tree = wanted
+        for part in path:
+            tree = tree.setdefault(part, {})
+        tree[last] = jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
+    shardings = {name: leaf.sharding for name, leaf in like.items()}
+    leaves = [shardings[name] for name in _in_order(wanted, held)]
+    places = jax.tree.unflatten(jax.tree.structure(wanted), leaves)
+    _, state = restore_subset(folder.checkpoints, placed(wanted, places))
+    return {name.removeprefix(f"{held}/"): leaf for name, leaf in flatten(state).items()}
+
+
+def _in_order(wanted: Any, held: str) -> list[str]:
+    return [name.removeprefix(f"{held}/") for name in flatten(wanted)]
+
+
+def _part(state: TrainState, into: str) -> Any:
+    room, _, name = into.partition("/")
+    tree = getattr(state, room)
+    if not name:
+        return tree
+    if name not in tree:
+        raise UserError(
+            f"config.starts.into is {into!r}; the run has {', '.join(tree) or 'nothing'} frozen"
+        )
+    return tree[name]
+
+
+def _with_part(state: TrainState, into: str, tree: Any) -> TrainState:
+    room, _, name = into.partition("/")
+    return state.replace(**{room: {**getattr(state, room), name: tree} if name else tree})
