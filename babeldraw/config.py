@@ -73,11 +73,18 @@ def build(cls: type, config: Mapping[str, Any], path: str = "config") -> Any:
         raise UserError(text if text.startswith(path) else f"{path}: {text}") from None
 
 
-def to_dict(value: Any) -> Any:
-    """The inverse of `build`: plain dicts, lists and scalars that JSON can hold."""
+def to_dict(value: Any, defaults: bool = True) -> Any:
+    """The inverse of `build`: plain dicts, lists and scalars that JSON can hold.
+
+    Args:
+      value: a section, or what may stand in one.
+      defaults: with the fields of a section that are as by default; those inside them stay.
+    """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {
-            f.name: to_dict(getattr(value, f.name)) for f in dataclasses.fields(value) if f.init
+            f.name: to_dict(getattr(value, f.name))
+            for f in dataclasses.fields(value)
+            if f.init and (defaults or getattr(value, f.name) != f.default)
         }
     if isinstance(value, (tuple, list)):
         return [to_dict(item) for item in value]

@@ -14,6 +14,7 @@ from babeldraw.models.super_resolution import Upscaler
 from babeldraw.objectives.adversarial import DiscriminatorConfig
 from babeldraw.optim.schedules import make_schedule
 from babeldraw.tokenizers.kinds import make_tokenizer
+from babeldraw.tokenizers.quantizers import VQConfig
 from babeldraw.tokenizers.vit_vqgan import ViTVQGANTokenizer
 from babeldraw.train.experiment import parse
 from babeldraw.train.loop import train
@@ -211,7 +212,7 @@ def test_vit_vqgan_has_its_published_sizes(name):
     config = experiment.tokenizer
     assert (sizes(config.encoder), sizes(config.decoder)) == VIT_VQGAN[name]
     assert (config.image_size, config.patch_size) == ((256, 256), 8)
-    assert (config.codebook_size, config.code_dim, config.l2_normalized) == (8192, 32, True)
+    assert config.quantizer == VQConfig(8192, 32, l2_normalized=True)
 
 
 @pytest.mark.parametrize("name", VIT_VQGAN)

@@ -20,7 +20,7 @@ from babeldraw.config import require
 from babeldraw.data import shapes
 from babeldraw.drawing.sampler import Sampler
 from babeldraw.errors import UserError
-from babeldraw.layers.block import TransformerConfig, encoder_parts, make_stack
+from babeldraw.layers.block import ComputeConfig, TransformerConfig, encoder_parts, make_stack
 from babeldraw.layers.linear import LayerNorm
 from babeldraw.layers.positions import GridPositions
 from babeldraw.layers.stack import unstack
@@ -44,7 +44,9 @@ from tests.test_toys import Stripes, StripesConfig, tokenizer_config
 class FillerConfig:
     """Attributes: stack: of blocks in which every slot sees every other."""
 
-    stack: TransformerConfig = TransformerConfig(blocks=1, heads=2, dim=16, hidden=32, scan=False)
+    stack: TransformerConfig = TransformerConfig(
+        blocks=1, heads=2, dim=16, hidden=32, compute=ComputeConfig(scan=False)
+    )
     kind: str = "filler"
 
 

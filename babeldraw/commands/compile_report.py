@@ -13,7 +13,7 @@ ACCURACY = (
 _OPTIONS = (
     ("--config.mesh.zero1=true", lambda mesh: mesh["zero1"] or mesh["rules"] == "fsdp"),
     ("--config.mesh.rules=fsdp", lambda mesh: mesh["rules"] == "fsdp"),
-    ("remat=full in config.model.encoder and .decoder", lambda mesh: False),
+    ("remat=full in config.model.encoder.compute and .decoder.compute", lambda mesh: False),
     ("a larger --config.train.accumulation", lambda mesh: False),
     ("more data groups, or a smaller batch", lambda mesh: False),
 )

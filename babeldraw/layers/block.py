@@ -20,28 +20,23 @@ from babeldraw.layers.masks import AttentionPattern
 from babeldraw.layers.stack import POLICIES, Stack
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
-# Fields of `TransformerConfig` that say how a network is computed and not what it is: a run may
-# change them on resuming, and tokens do not hang on them (`dtype` can move one at a tie).
-COMPUTED = ("dtype", "scan", "remat", "kernel")
 
 
-def without_computed(section: Any) -> Any:
-    """A section of a config, or any value in it, without the fields of `COMPUTED`, at any depth."""
+def without_compute(section: Any) -> Any:
+    """A section of a config, or any value in it, without its sections `compute`, at any depth."""
     if not isinstance(section, Mapping):
         return section
-    kept = {name: value for name, value in section.items() if name not in COMPUTED}
-    return {name: without_computed(value) for name, value in kept.items()}
+    kept = {name: value for name, value in section.items() if name != "compute"}
+    return {name: without_compute(value) for name, value in kept.items()}
 
 
 @dataclasses.dataclass(frozen=True)
-class TransformerConfig:
-    """One stack of blocks.
+class ComputeConfig:
+    """How a network is computed, not what it is.
+
+    A run may change it on resuming, and no identity hangs on it (`dtype` can move a code at a tie).
 
     Attributes:
-      blocks, heads, dim, hidden: number of blocks, attention heads, D and F.
-      dropout: rate, on the output of each attention and feed-forward.
-      activation: of the feed-forward: relu, gelu, gelu_exact, silu or tanh.
-      bias: biases in the feed-forward.
       dtype: of attention projections, feed-forward and the residual stream: float32 or bfloat16.
         Norms and softmax are float32 always.
       scan: one compiled block looped over, or all blocks written out (quicker for small stacks).
@@ -53,6 +48,30 @@ class TransformerConfig:
         the best that the device has and that can do the pattern.
     """
 
+    dtype: str = "float32"
+    scan: bool = True
+    remat: str = "none"
+    kernel: str = "auto"
+
+    def __post_init__(self):
+        choices = {"dtype": DTYPES, "remat": POLICIES, "kernel": KERNELS}
+        for name, valid in choices.items():
+            value = getattr(self, name)
+            require(value in valid, f"{name} is {value!r}; the choices are {', '.join(valid)}")
+
+
+@dataclasses.dataclass(frozen=True)
+class TransformerConfig:
+    """One stack of blocks.
+
+    Attributes:
+      blocks, heads, dim, hidden: number of blocks, attention heads, D and F.
+      dropout: rate, on the output of each attention and feed-forward.
+      activation: of the feed-forward: relu, gelu, gelu_exact, silu or tanh.
+      bias: biases in the feed-forward.
+      compute: how it is computed.
+    """
+
     blocks: int
     heads: int
     dim: int
@@ -60,10 +79,7 @@ class TransformerConfig:
     dropout: float = 0.0
     activation: str = "relu"
     bias: bool = False
-    dtype: str = "float32"
-    scan: bool = True
-    remat: str = "none"
-    kernel: str = "auto"
+    compute: ComputeConfig = ComputeConfig()
 
     def __post_init__(self):
         for name in ("blocks", "heads", "dim", "hidden"):
@@ -74,15 +90,10 @@ class TransformerConfig:
             f"dim is {self.dim}, which heads={self.heads} does not divide; choose a multiple",
         )
         require(0 <= self.dropout < 1, f"dropout is {self.dropout}; a rate in [0, 1) is needed")
-        choices = {
-            "activation": ACTIVATIONS,
-            "dtype": DTYPES,
-            "remat": POLICIES,
-            "kernel": KERNELS,
-        }
-        for name, valid in choices.items():
-            value = getattr(self, name)
-            require(value in valid, f"{name} is {value!r}; the choices are {', '.join(valid)}")
+        require(
+            self.activation in ACTIVATIONS,
+            f"activation is {self.activation!r}; the choices are {', '.join(ACTIVATIONS)}",
+        )
 
     @property
     def head_dim(self) -> int:
@@ -232,7 +243,7 @@ def feed_forward(config: TransformerConfig, **options: Any) -> Callable[[], nn.M
         config.hidden,
         config.activation,
         config.bias,
-        DTYPES[config.dtype],
+        DTYPES[config.compute.dtype],
         **options,
     )
 
@@ -242,8 +253,8 @@ def _sizes(config: TransformerConfig) -> dict[str, Any]:
         "num_heads": config.heads,
         "head_dim": config.head_dim,
         "dim": config.dim,
-        "dtype": DTYPES[config.dtype],
-        "kernel": config.kernel,
+        "dtype": DTYPES[config.compute.dtype],
+        "kernel": config.compute.kernel,
     }
 
 
@@ -275,9 +286,9 @@ def make_stack(
     return Stack(
         functools.partial(Block, parts, config.dropout),
         config.blocks,
-        config.scan,
-        config.remat,
-        DTYPES[config.dtype],
+        config.compute.scan,
+        config.compute.remat,
+        DTYPES[config.compute.dtype],
         numbered=True,
         name=name,
     )

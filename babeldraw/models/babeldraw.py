@@ -203,7 +203,10 @@ class BabeldrawGenerator(Sequential):
     def for_reading(self, params: Any) -> Any:
         stacks = {"text_encoder": self.config.encoder, "image_decoder": self.config.decoder}
         return {
-            room: {**params[room], "stack": read_type(params[room]["stack"], DTYPES[config.dtype])}
+            room: {
+                **params[room],
+                "stack": read_type(params[room]["stack"], DTYPES[config.compute.dtype]),
+            }
             for room, config in stacks.items()
         }
 

@@ -152,7 +152,7 @@ class AttentionalPooler(nn.Module):
 
     @nn.compact
     def __call__(self, source_BSD: jax.Array) -> jax.Array:
-        config, dtype = self.config, DTYPES[self.config.dtype]
+        config, dtype = self.config, DTYPES[self.config.compute.dtype]
         # As long as a normalised vector, so that the queries differ from the start.
         init = nn.with_logical_partitioning(nn.initializers.normal(1.0), ("position", "embed"))
         query_TD = self.param("queries", init, (self.queries, config.dim))

@@ -18,9 +18,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from babeldraw.config import require
-from babeldraw.layers.block import DTYPES
+from babeldraw.layers.block import DTYPES, ComputeConfig
 from babeldraw.layers.convolution import convolve
-from babeldraw.layers.stack import POLICIES, Stack
+from babeldraw.layers.stack import Stack
 
 CHANNELS = 3
 # Each network doubles height and width.
@@ -34,18 +34,14 @@ class SuperResolutionConfig:
     blocks: residual blocks of each doubling, 12 in Parti.
     channels: D, of the sum that the blocks add to, 128 in Parti.
     expansion: how many times wider a block is before its activation; 2 to 4 in WDSR-A.
-    dtype: of the convolutions in the blocks: float32 or bfloat16; the sum is float32 always.
-    scan: one compiled block looped over, or all blocks written out.
-    remat: what the backward pass recomputes: none, dots, full.
+    compute: how it is computed; of the convolutions in the blocks, the sum is float32 always.
     """
 
     factor: int = 2
     blocks: int = 12
     channels: int = 128
     expansion: int = 4
-    dtype: str = "float32"
-    scan: bool = True
-    remat: str = "none"
+    compute: ComputeConfig = ComputeConfig()
 
     def __post_init__(self):
         path = "super_resolution"
@@ -56,11 +52,11 @@ class SuperResolutionConfig:
         for name in ("blocks", "channels", "expansion"):
             value = getattr(self, name)
             require(value >= 1, f"{path}.{name} is {value}; at least 1 is needed")
-        for name, valid in (("dtype", DTYPES), ("remat", POLICIES)):
-            value = getattr(self, name)
-            require(
-                value in valid, f"{path}.{name} is {value!r}; the choices are {', '.join(valid)}"
-            )
+        require(
+            self.compute.kernel == "auto",
+            f"{path}.compute.kernel is {self.compute.kernel!r}; there is no attention here, so "
+            "auto is needed",
+        )
 
     @property
     def doublings(self) -> int:
@@ -116,7 +112,7 @@ class WideBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x_BhwD: jax.Array, context: None, keys: None = None) -> jax.Array:
-        config, dtype = self.config, DTYPES[self.config.dtype]
+        config, dtype = self.config, DTYPES[self.config.compute.dtype]
         wide = config.channels * config.expansion
         y_BhwF = nn.relu(WeightNormConv(wide, math.sqrt(2), dtype, name="expand")(x_BhwD))
         # The sum of all blocks has the variance of one.
@@ -141,7 +137,9 @@ class Doubling(nn.Module):
         make_block = functools.partial(WideBlock, config)
         # Networks see values centred on zero; images stay in [0, 1] outside.
         x_BhwD = WeightNormConv(config.channels, name="head")(2 * images - 1)
-        stack = Stack(make_block, config.blocks, config.scan, config.remat, name="body")
+        stack = Stack(
+            make_block, config.blocks, config.compute.scan, config.compute.remat, name="body"
+        )
         x_BhwD = stack(x_BhwD)
         # Of each small pixel the four large ones, three colours each.
         cells_BhwC = WeightNormConv(DOUBLE**2 * CHANNELS, 0.0, name="tail")(x_BhwD)

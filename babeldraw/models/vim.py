@@ -182,7 +182,7 @@ class VIMGenerator(Sequential):
         return VIM(self.config, self.condition, self.codes)
 
     def for_reading(self, params: Any) -> Any:
-        stack = read_type(params["stack"], DTYPES[self.config.decoder.dtype])
+        stack = read_type(params["stack"], DTYPES[self.config.decoder.compute.dtype])
         return {**params, "stack": stack}
 
     def features(self, params: Any, codes: jax.Array) -> jax.Array:

@@ -1,10 +1,14 @@
 """Vector quantizers: the nearest code of a learned codebook."""
 
+import dataclasses
+from typing import Annotated, Any
+
 import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
 
+from babeldraw.config import OfKind, require
 from babeldraw.layers.linear import l2_normalize
 
 
@@ -48,6 +52,45 @@ def quantize(z: jax.Array, codes_VQ: jax.Array) -> Quantized:
             codebook_loss=jnp.mean(jnp.square(jax.lax.stop_gradient(z) - chosen)),
             commitment_loss=jnp.mean(jnp.square(z - jax.lax.stop_gradient(chosen))),
         )
+
+
+@dataclasses.dataclass(frozen=True)
+class VQConfig:
+    """The nearest of a table of vectors; see `Codebook`.
+
+    Attributes:
+      codebook_size: V, 8192 in ViT-VQGAN.
+      code_dim: Q of the factorized lookup, 32 in ViT-VQGAN.
+      l2_normalized: normalise latents and codes before the lookup.
+    """
+
+    codebook_size: int = 8192
+    code_dim: int = 32
+    l2_normalized: bool = True
+    kind: str = "vq"
+
+    def __post_init__(self):
+        for name in ("codebook_size", "code_dim"):
+            value = getattr(self, name)
+            require(value >= 1, f"tokenizer.quantizer.{name} is {value}; at least 1 is needed")
+        require(
+            self.codebook_size < 2**31,
+            f"tokenizer.quantizer.codebook_size is {self.codebook_size}; ids are int32, so below "
+            f"{2**31}",
+        )
+
+    def tiny(self) -> "VQConfig":
+        """The same for a first run."""
+        return dataclasses.replace(self, codebook_size=64, code_dim=8)
+
+    @property
+    def vocab(self) -> tuple[int, ...]:
+        """Values of each factor of a code."""
+        return (self.codebook_size,)
+
+    def make(self) -> "Codebook":
+        """The module that quantizes."""
+        return Codebook(self.codebook_size, self.code_dim, self.l2_normalized)
 
 
 class Codebook(nn.Module):
@@ -107,3 +150,8 @@ def restart_idle(
     idle_V = share_V < below
     idle_VQ = jnp.broadcast_to(idle_V[:, None], table_VQ.shape)
     return jnp.where(idle_VQ, latents_NQ[drawn_V], table_VQ), jnp.where(idle_V, 1.0, share_V)
+
+
+# By the field `kind` of the section `quantizer`: a new one is a class and a line here.
+QUANTIZERS: dict[str, tuple[type]] = {"vq": (VQConfig,)}
+QuantizerConfig = Annotated[Any, OfKind(QUANTIZERS)]

@@ -17,7 +17,7 @@ from babeldraw.layers.block import (
     TransformerConfig,
     encoder_parts,
     make_stack,
-    without_computed,
+    without_compute,
 )
 from babeldraw.layers.dropout import example_keys
 from babeldraw.layers.feed_forward import FeedForward
@@ -31,10 +31,10 @@ from babeldraw.tokenizers.pixels import (
     to_images,
     to_patches,
 )
-from babeldraw.tokenizers.quantizers import Codebook, restart_idle
+from babeldraw.tokenizers.quantizers import QuantizerConfig, VQConfig, restart_idle
 
-# The fields beside the encoder's that make codes.
-CODE_FIELDS = ("image_size", "patch_size", "codebook_size", "code_dim", "l2_normalized")
+# The fields beside the encoder's and the quantizer's that make codes.
+CODE_FIELDS = ("image_size", "patch_size")
 # Small enough for a first run on any machine.
 TINY_STACK = {"blocks": 1, "heads": 2, "dim": 32, "hidden": 64}
 
@@ -45,9 +45,7 @@ class ViTVQGANConfig:
     encoder, decoder: the two stacks; any pair of sizes.
     image_size: (height, width) in pixels.
     patch_size: side of the square patches, 8 in the paper.
-    codebook_size: V, 8192 in the paper.
-    code_dim: Q of the factorized lookup, 32 in the paper.
-    l2_normalized: normalise latents and codes before the lookup.
+    quantizer: what makes codes of latents.
     kind: vit_vqgan, which says that a section is of this network.
     output: what the decoder gives for each colour: `rgb`, its raw value, or `logit_laplace`, a
       distribution of it (see `babeldraw.tokenizers.pixels`). The paper trains with the second;
@@ -58,9 +56,7 @@ class ViTVQGANConfig:
     decoder: TransformerConfig
     image_size: tuple[int, int] = (256, 256)
     patch_size: int = 8
-    codebook_size: int = 8192
-    code_dim: int = 32
-    l2_normalized: bool = True
+    quantizer: QuantizerConfig = VQConfig()
     output: str = "rgb"
     kind: str = "vit_vqgan"
 
@@ -69,12 +65,9 @@ class ViTVQGANConfig:
             self.output in OUTPUTS,
             f"tokenizer.output is {self.output!r}; the choices are {', '.join(OUTPUTS)}",
         )
-        for name in ("patch_size", "codebook_size", "code_dim"):
-            value = getattr(self, name)
-            require(value >= 1, f"tokenizer.{name} is {value}; at least 1 is needed")
         require(
-            self.codebook_size < 2**31,
-            f"tokenizer.codebook_size is {self.codebook_size}; ids are int32, so below {2**31}",
+            self.patch_size >= 1,
+            f"tokenizer.patch_size is {self.patch_size}; at least 1 is needed",
         )
         require(
             min(self.image_size) > 0 and not any(s % self.patch_size for s in self.image_size),
@@ -92,8 +85,7 @@ class ViTVQGANConfig:
             encoder=encoder,
             decoder=decoder,
             image_size=(32, 32),
-            codebook_size=64,
-            code_dim=8,
+            quantizer=self.quantizer.tiny(),
         )
 
     @property
@@ -121,7 +113,7 @@ class Transformer(nn.Module):
         keys = None if rng is None else example_keys(rng, x_BTD.shape[0])
         x_BTD = LayerNorm(name="norm")(stack(x_BTD, keys=keys))
         head = FeedForward(
-            config.dim, config.hidden, "tanh", True, DTYPES[config.dtype], name="head"
+            config.dim, config.hidden, "tanh", True, DTYPES[config.compute.dtype], name="head"
         )
         return head(x_BTD).astype(jnp.float32)
 
@@ -137,12 +129,19 @@ class ViTVQGAN(nn.Module):
         pixels = config.patch_size**2 * CHANNELS
         self.embed = Einsum("BTP,PD->BTD", (pixels, encoder.dim), ("patch", "embed"), bias=True)
         self.encoder = Transformer(encoder, config.grid)
+        code_dim = config.quantizer.code_dim
         self.to_code = Einsum(
-            "BTD,DQ->BTQ", (encoder.dim, config.code_dim), ("embed", "code_dim"), bias=True
+            "BTD,DQ->BTQ",
+            (encoder.dim, code_dim),
+            ("embed", "code_dim"),
+            bias=True,
         )
-        self.codebook = Codebook(config.codebook_size, config.code_dim, config.l2_normalized)
+        self.codebook = config.quantizer.make()
         self.from_code = Einsum(
-            "BTQ,QD->BTD", (config.code_dim, decoder.dim), ("code_dim", "embed"), bias=True
+            "BTQ,QD->BTD",
+            (code_dim, decoder.dim),
+            ("code_dim", "embed"),
+            bias=True,
         )
         self.decoder = Transformer(decoder, config.grid)
         values = config.patch_size**2 * OUTPUTS[config.output]
@@ -195,7 +194,7 @@ class ViTVQGANTokenizer(Tokenizer):
 
     @property
     def codes(self) -> Codes:
-        return Codes(self.config.grid, (self.config.codebook_size,))
+        return Codes(self.config.grid, self.config.quantizer.vocab)
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -208,11 +207,10 @@ class ViTVQGANTokenizer(Tokenizer):
     @property
     def code_fields(self) -> dict[str, Any]:
         # Sizes stand in the arrays. Defaults are left out, so that a new field changes no identity.
-        encoder = without_computed(to_dict(self.config.encoder))
-        del encoder["dropout"]
-        defaults = {field.name: field.default for field in dataclasses.fields(TransformerConfig)}
+        encoder = dataclasses.replace(self.config.encoder, dropout=0.0)
         return {
-            "encoder": {k: v for k, v in encoder.items() if v != defaults[k]},
+            "encoder": without_compute(to_dict(encoder, defaults=False)),
+            "quantizer": to_dict(self.config.quantizer, defaults=False),
             **{name: to_dict(getattr(self.config, name)) for name in CODE_FIELDS},
         }
 

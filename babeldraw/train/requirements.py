@@ -85,9 +85,9 @@ def _check_stages(path: str, stack: TransformerConfig, stages: int) -> None:
         "choose a number of stages that divides every stack",
     )
     require(
-        stack.remat == "full",
-        f"{path}.remat is {stack.remat!r}; a pipelined stack keeps only the input of each block, "
-        "so 'full' is needed",
+        stack.compute.remat == "full",
+        f"{path}.compute.remat is {stack.compute.remat!r}; a pipelined stack keeps only the input "
+        "of each block, so 'full' is needed",
     )
 
 

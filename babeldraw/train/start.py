@@ -16,7 +16,7 @@ from babeldraw.errors import UserError
 from babeldraw.evaluation.base import Context
 from babeldraw.hosts.joining import ALONE, Alone, Hosts
 from babeldraw.judges.perceptual import PerceptualNetwork
-from babeldraw.layers.block import without_computed
+from babeldraw.layers.block import without_compute
 from babeldraw.objectives.average import Averaged, begin_average
 from babeldraw.objectives.base import Objective, TrainState
 from babeldraw.runs.folder import RunFolder
@@ -81,7 +81,7 @@ def check_resume(folder: RunFolder, experiment: Experiment) -> None:
     parts += [(f"config.train.{n}", trained.get(n), now["train"][n]) for n in FIXED_FIELDS]
     for path, old_part, new_part in parts:
         # How a network is computed may change.
-        difference = first_difference(*map(without_computed, (old_part, new_part)), path)
+        difference = first_difference(*map(without_compute, (old_part, new_part)), path)
         if difference is not None:
             field, old, new = difference
             raise UserError(
@@ -323,7 +323,7 @@ def tokenizer_folder(experiment: Experiment) -> RunFolder:
         trained, asked = (
             {name: to_dict(config)[name] for name in names} for config in (trained, asked)
         )
-    trained, asked = (without_computed(to_dict(config)) for config in (trained, asked))
+    trained, asked = (without_compute(to_dict(config)) for config in (trained, asked))
     difference = first_difference(trained, asked, "config.tokenizer")
     if difference is not None:
         field, old, new = difference

@@ -23,8 +23,7 @@ STACK = {
     "dim": 4096,
     "hidden": 16384,
     "dropout": 0.1,
-    "dtype": "bfloat16",
-    "remat": "full",
+    "compute": {"dtype": "bfloat16", "remat": "full"},
 }
 TOKENIZER = {"blocks": 8, "heads": 8, "dim": 512, "hidden": 2048}
 

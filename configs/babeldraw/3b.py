@@ -23,9 +23,9 @@ STACK = {
     "dim": 2048,
     "hidden": 8192,
     "dropout": 0.1,
-    "dtype": "bfloat16",
-    "remat": "hidden",
+    "compute": {"dtype": "bfloat16", "remat": "hidden"},
 }
+GATHERED = {"dtype": "bfloat16", "remat": "gathered"}
 TOKENIZER = {"blocks": 8, "heads": 8, "dim": 512, "hidden": 2048}
 
 
@@ -59,7 +59,7 @@ def get_config(variant: str = "") -> ConfigDict:
                 "kind": "babeldraw",
                 "encoder": {"blocks": 12, **STACK},
                 # Of the encoder's few tokens gathering again is quick.
-                "decoder": {"blocks": 36, **STACK, "remat": "gathered"},
+                "decoder": {"blocks": 36, **STACK, "compute": GATHERED},
             },
             # Adafactor, its constants and the schedule are the defaults: see OptimizerConfig.
             "optimizer": {},

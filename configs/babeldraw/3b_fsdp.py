@@ -23,5 +23,5 @@ def get_config(variant: str = "") -> ConfigDict:
     config["train"]["accumulation"] = 1
     # Attention is not computed again, all else is.
     for side in ("encoder", "decoder"):
-        config["model"][side]["remat"] = "context"
+        config["model"][side]["compute"]["remat"] = "context"
     return complete(config, variant)

@@ -21,8 +21,7 @@ STACK = {
     "dim": 1024,
     "hidden": 4096,
     "dropout": 0.1,
-    "dtype": "bfloat16",
-    "remat": "hidden",
+    "compute": {"dtype": "bfloat16", "remat": "hidden"},
 }
 TOKENIZER = {"blocks": 8, "heads": 8, "dim": 512, "hidden": 2048}
 

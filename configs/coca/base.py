@@ -28,8 +28,7 @@ STACK = {
     "hidden": 3072,
     "activation": "gelu",
     "bias": True,
-    "dtype": "bfloat16",
-    "remat": "full",
+    "compute": {"dtype": "bfloat16", "remat": "full"},
 }
 
 

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from babeldraw.train.presets import complete
 
-STACK = {"heads": 4, "dim": 128, "hidden": 512, "scan": False}
+STACK = {"heads": 4, "dim": 128, "hidden": 512, "compute": {"scan": False}}
 
 
 def get_config(variant: str = "") -> ConfigDict:

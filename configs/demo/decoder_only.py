@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from babeldraw.train.presets import complete, load_config
 
-DECODER = {"blocks": 7, "heads": 4, "dim": 128, "hidden": 548, "scan": False}
+DECODER = {"blocks": 7, "heads": 4, "dim": 128, "hidden": 548, "compute": {"scan": False}}
 
 
 def get_config(variant: str = "") -> ConfigDict:

@@ -21,7 +21,7 @@ def get_config(variant: str = "") -> ConfigDict:
         "train": {"steps": steps, "batch_size": 8, "log_every": 50, "checkpoint_every": 100},
         "data": {"source": "shapes"},
         "tokenizer": TOKENIZER,
-        "super_resolution": {"factor": 2, "blocks": 2, "channels": 16, "scan": False},
+        "super_resolution": {"factor": 2, "blocks": 2, "channels": 16, "compute": {"scan": False}},
         "optimizer": {
             "name": "adamw",
             "b2": 0.99,

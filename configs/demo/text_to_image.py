@@ -10,7 +10,7 @@ from babeldraw.train.presets import complete, load_config
 
 TOKENIZER = load_config("tokenizer.py", beside=__file__)["tokenizer"]
 SAMPLING = {"guidance": 1.5, "temperature": 0.5}
-STACK = {"heads": 4, "dim": 128, "hidden": 512, "scan": False}
+STACK = {"heads": 4, "dim": 128, "hidden": 512, "compute": {"scan": False}}
 
 
 def get_config(variant: str = "") -> ConfigDict:

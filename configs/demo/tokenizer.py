@@ -7,15 +7,14 @@ from ml_collections import ConfigDict
 
 from babeldraw.train.presets import complete
 
-STACK = {"blocks": 2, "heads": 4, "dim": 128, "hidden": 512, "scan": False}
+STACK = {"blocks": 2, "heads": 4, "dim": 128, "hidden": 512, "compute": {"scan": False}}
 TOKENIZER = {
     "kind": "vit_vqgan",
     "encoder": STACK,
     "decoder": STACK,
     "image_size": (64, 64),
     "patch_size": 8,
-    "codebook_size": 512,
-    "code_dim": 8,
+    "quantizer": {"kind": "vq", "codebook_size": 512, "code_dim": 8},
 }
 
 

@@ -12,6 +12,8 @@ from ml_collections import ConfigDict
 from babeldraw.data.shapes import PAIRS
 from babeldraw.train.presets import complete, load_config
 
+STACK = {"blocks": 4, "heads": 4, "dim": 128, "hidden": 512, "compute": {"scan": False}}
+
 
 def get_config(variant: str = "") -> ConfigDict:
     """`variant`: empty, or runlocal for a few quick steps."""
@@ -24,7 +26,7 @@ def get_config(variant: str = "") -> ConfigDict:
         "condition": {"kind": "class", "num_classes": len(PAIRS), "dropout": 0.1},
         "model": {
             "kind": "vim",
-            "decoder": {"blocks": 4, "heads": 4, "dim": 128, "hidden": 512, "scan": False},
+            "decoder": STACK,
         },
         "optimizer": {
             "name": "muon",

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from babeldraw.train.presets import complete
 
-STACK = {"blocks": 2, "heads": 4, "dim": 128, "hidden": 512, "scan": False}
+STACK = {"blocks": 2, "heads": 4, "dim": 128, "hidden": 512, "compute": {"scan": False}}
 
 
 def get_config(variant: str = "") -> ConfigDict:
@@ -32,8 +32,7 @@ def get_config(variant: str = "") -> ConfigDict:
             "decoder": STACK,
             "image_size": (24, 24),
             "patch_size": 4,
-            "codebook_size": 256,
-            "code_dim": 8,
+            "quantizer": {"kind": "vq", "codebook_size": 256, "code_dim": 8},
         },
         "loss": {
             "perceptual": 0.0,

@@ -44,7 +44,7 @@ def get_config(variant: str = "") -> ConfigDict:
                 "dim": 96,
                 "hidden": 384,
                 "dropout": 0.1,
-                "scan": False,
+                "compute": {"scan": False},
             },
         },
         "optimizer": {

@@ -26,8 +26,7 @@ def get_config(variant: str = "") -> ConfigDict:
             "encoder": STACK,
             "decoder": STACK,
             "image_size": (64, 64),
-            "codebook_size": 1024,
-            "code_dim": 8,
+            "quantizer": {"kind": "vq", "codebook_size": 1024, "code_dim": 8},
         },
         "loss": {
             "perceptual": 0.0,

@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 
 from babeldraw.train.presets import complete
 
-STACK = {"blocks": 1, "heads": 2, "dim": 128, "hidden": 512, "scan": False}
+STACK = {"blocks": 1, "heads": 2, "dim": 128, "hidden": 512, "compute": {"scan": False}}
 
 
 def get_config(variant: str = "") -> ConfigDict:
@@ -39,8 +39,7 @@ def get_config(variant: str = "") -> ConfigDict:
             "image_size": (128, 128),
             # 65,536 tokens of 256 crops over 2,048 codes: 32 to a code, as 1,024 tokens of 256
             # pictures over 8,192 codes are in the paper.
-            "codebook_size": 2048,
-            "code_dim": 32,
+            "quantizer": {"kind": "vq", "codebook_size": 2048, "code_dim": 32},
             "output": "logit_laplace",
         },
         "loss": {"logit_laplace": 0.1},

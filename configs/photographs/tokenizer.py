@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from babeldraw.train.presets import complete
 
-STACK = {"blocks": 2, "heads": 2, "dim": 192, "hidden": 768, "scan": False}
+STACK = {"blocks": 2, "heads": 2, "dim": 192, "hidden": 768, "compute": {"scan": False}}
 
 
 def get_config(variant: str = "") -> ConfigDict:
@@ -30,8 +30,7 @@ def get_config(variant: str = "") -> ConfigDict:
             "encoder": STACK,
             "decoder": STACK,
             "image_size": (128, 128),
-            "codebook_size": 2048,
-            "code_dim": 16,
+            "quantizer": {"kind": "vq", "codebook_size": 2048, "code_dim": 16},
         },
         # L2 alone is small beside the quantizer's terms (1e-3 to 1e-2), which at weight 1 draw the
         # latents together: 307 codes by perplexity. And without restarts, on a few million pixels,

@@ -33,8 +33,7 @@ def get_config(variant: str = "") -> ConfigDict:
                 "blocks": 12,
                 "channels": 128,
                 "expansion": 4,
-                "dtype": "bfloat16",
-                "remat": "full",
+                "compute": {"dtype": "bfloat16", "remat": "full"},
             },
             # ViT-VQGAN, section 3.2, which Parti refers to.
             "loss": {"l2": 1.0, "perceptual": 0.1, "adversarial": 0.1},

@@ -29,6 +29,7 @@ from babeldraw.optim.optimizer import OptimizerConfig, make_optimizer
 from babeldraw.optim.schedules import ScheduleConfig
 from babeldraw.prediction.next_token import NextToken
 from babeldraw.tokenizers.kinds import make_tokenizer
+from babeldraw.tokenizers.quantizers import VQConfig
 from babeldraw.tokenizers.vit_vqgan import ViTVQGANConfig
 
 matplotlib.use("Agg")
@@ -93,7 +94,7 @@ def objective_of(moment: str, args: argparse.Namespace) -> GeneratorObjective:
     schedule = ScheduleConfig(args.peak, args.steps // 10, args.steps // 2, args.steps)
     tokenizer = make_tokenizer(
         ViTVQGANConfig(
-            TOKENIZER, TOKENIZER, (IMAGE_SIZE, IMAGE_SIZE), PATCH, len(PALETTE), code_dim=4
+            TOKENIZER, TOKENIZER, (IMAGE_SIZE, IMAGE_SIZE), PATCH, VQConfig(len(PALETTE), 4)
         )
     )
     words = TextCondition(vocab_size=40, length=TEXT_LENGTH, dropout=0.0)

@@ -69,7 +69,7 @@ def main() -> None:
 
     originals = read_crops(crops / "test")
     by_tokenizer = reconstructions(str(folder), originals)
-    size = config.tokenizer.codebook_size
+    size = config.tokenizer.quantizer.codebook_size
     by_kmeans, used = kmeans(read_crops(crops / "train"), originals, size)
     names = [name.split(".")[0] for name in TEST]
     figures = {

@@ -23,8 +23,8 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 # Folder of the run: title, what differs, usage in the paper (Table 4, 8192 codes) in percent.
 VARIANTS = {
     "default": ("32-dim codes, l2-normalised", {}, 96),
-    "no_l2_norm": ("no l2 norm", {"tokenizer.l2_normalized": False}, 2),
-    "dim_256": ("256-dim codes", {"tokenizer.code_dim": 256}, 4),
+    "no_l2_norm": ("no l2 norm", {"tokenizer.quantizer.l2_normalized": False}, 2),
+    "dim_256": ("256-dim codes", {"tokenizer.quantizer.code_dim": 256}, 4),
 }
 USAGE = "reconstruction/codebook_usage"
 PSNR = "reconstruction/psnr_db"

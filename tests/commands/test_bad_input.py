@@ -85,8 +85,8 @@ def test_debug_shows_where(capsys):
         ("config.train.steps=1.5", "--config.train.steps=1.5: a whole number is needed"),
         ("config.condition.dropout=x", "--config.condition.dropout=x: a number is needed"),
         (
-            "config.tokenizer.l2_normalized=maybe",
-            "--config.tokenizer.l2_normalized=maybe: true or false is needed",
+            "config.tokenizer.quantizer.l2_normalized=maybe",
+            "--config.tokenizer.quantizer.l2_normalized=maybe: true or false is needed",
         ),
         ("config.train.steps=0", "config.train.steps is 0; at least 1 is needed"),
         ("config.tokenizer.image_size=64", "config.tokenizer.image_size is (64,); 2 values are"),
@@ -122,7 +122,10 @@ def test_sizes_that_do_not_go_together(refused, field, parts):
 )
 def test_a_codebook_that_cannot_be(refused, tmp_path, size, reason):
     for config in (TOKENIZER, GENERATOR):
-        words = [f"--workdir={tmp_path / 'run'}", f"--config.tokenizer.codebook_size={size}"]
+        words = [
+            f"--workdir={tmp_path / 'run'}",
+            f"--config.tokenizer.quantizer.codebook_size={size}",
+        ]
         line = refused("train", config, *words)
         assert line.startswith("config.tokenizer") and line.endswith(f"codebook_size {reason}")
     assert not (tmp_path / "run").exists()
@@ -237,9 +240,11 @@ def test_an_evaluator_that_the_run_does_not_have(refused, tokenizer_run):
 
 
 def test_another_config_in_the_folder_of_a_run(refused, tokenizer_run):
-    words = [f"--workdir={tokenizer_run}", "--config.tokenizer.codebook_size=128"]
+    words = [f"--workdir={tokenizer_run}", "--config.tokenizer.quantizer.codebook_size=128"]
     line = refused("train", TOKENIZER, *words)
-    assert "was trained with config.tokenizer.codebook_size = 64 and now it is 128" in line
+    assert (
+        "was trained with config.tokenizer.quantizer.codebook_size = 64 and now it is 128" in line
+    )
 
 
 def test_a_generator_without_its_tokenizer(refused, tokenizer_run, generator_run, tmp_path):
@@ -250,8 +255,8 @@ def test_a_generator_without_its_tokenizer(refused, tokenizer_run, generator_run
     assert line("").startswith("config.tokenizer_run is empty; name the run folder of a trained")
     assert "none does not exist; name one that train made" in line(tmp_path / "none")
     assert "a run of generator; name one that trained a tokenizer" in line(generator_run)
-    other = line(tokenizer_run, "--config.tokenizer.codebook_size=128")
-    assert other.startswith("config.tokenizer.codebook_size is 128 but ")
+    other = line(tokenizer_run, "--config.tokenizer.quantizer.codebook_size=128")
+    assert other.startswith("config.tokenizer.quantizer.codebook_size is 128 but ")
     assert other.endswith(" was trained with 64; set 64")
     # All this is known before the vocabulary is trained or anything compiled.
     assert not (tmp_path / "run").exists()

@@ -9,7 +9,7 @@ from babeldraw.train import loop
 CONFIGS = Path(__file__).parents[2] / "configs"
 TOKENIZER = f"--config={CONFIGS}/demo/tokenizer.py:runlocal"
 GENERATOR = f"--config={CONFIGS}/demo/text_to_image.py:runlocal"
-FULL = ["model.encoder.remat=full", "model.decoder.remat=full"]
+FULL = ["model.encoder.compute.remat=full", "model.decoder.compute.remat=full"]
 # Stacks of four blocks in four stages, by two data groups.
 PIPELINE = [
     "mesh.rules=pipeline",
@@ -69,9 +69,9 @@ def refused(cli, tmp_path, tokenizer_run, monkeypatch):
             "it to 0 or take rules=pipeline",
         ),
         (
-            [*PIPELINE, "model.decoder.remat=dots"],
-            "config.model.decoder.remat is 'dots'; a pipelined stack keeps only the input of each "
-            "block, so 'full' is needed",
+            [*PIPELINE, "model.decoder.compute.remat=dots"],
+            "config.model.decoder.compute.remat is 'dots'; a pipelined stack keeps only the input "
+            "of each block, so 'full' is needed",
         ),
         # A mesh that is not there.
         (

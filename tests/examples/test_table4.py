@@ -24,7 +24,8 @@ def test_the_variants_differ_in_the_codebook_alone(script):
         to_dict(parse(script.configured(changes, "crops")))
         for _, changes, _ in script.VARIANTS.values()
     ]
-    books = [(c["tokenizer"].pop("l2_normalized"), c["tokenizer"].pop("code_dim")) for c in configs]
+    quantizers = [config["tokenizer"]["quantizer"] for config in configs]
+    books = [(q.pop("l2_normalized"), q.pop("code_dim")) for q in quantizers]
     assert books == [(True, 32), (False, 32), (True, 256)]
     assert configs[0] == configs[1] == configs[2]
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from babeldraw.layers.block import TransformerConfig, encoder_parts, make_stack
+from babeldraw.layers.block import ComputeConfig, TransformerConfig, encoder_parts, make_stack
 from babeldraw.layers.dropout import dropout, example_keys
 from babeldraw.layers.linear import Einsum
 from babeldraw.layers.stack import POLICIES, Stack, per_layer, unstack
@@ -156,7 +156,9 @@ def test_unstack_cuts_every_stack_and_nothing_else(params):
 
 @pytest.mark.parametrize(("remat", "kept"), [("context", 1), ("outputs", 2)])
 def test_a_policy_of_names_saves_what_it_names_and_no_more(remat, kept):
-    config = TransformerConfig(blocks=2, heads=2, dim=D, hidden=4 * D, remat=remat)
+    config = TransformerConfig(
+        blocks=2, heads=2, dim=D, hidden=4 * D, compute=ComputeConfig(remat=remat)
+    )
     stack = make_stack(encoder_parts(config), config)
     params = nn.unbox(jax.eval_shape(stack.init, jax.random.key(0), X))
 

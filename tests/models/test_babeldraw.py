@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from babeldraw.errors import UserError
-from babeldraw.layers.block import TransformerConfig
+from babeldraw.layers.block import ComputeConfig, TransformerConfig
 from babeldraw.layers.dropout import example_keys
 from babeldraw.layers.stack import unstack
 from babeldraw.models.babeldraw import BabeldrawConfig, BabeldrawGenerator
@@ -30,8 +30,9 @@ TEXT = jnp.array(
 IMAGE = jnp.asarray(np.random.default_rng(0).integers(0, 17, (4, T)), jnp.int32)
 
 
-def with_stacks(config, **changes):
+def with_stacks(config, dropout=0.1, **computed):
     """`config` with both stacks changed."""
+    changes = {"dropout": dropout, "compute": ComputeConfig(**computed)}
     encoder = dataclasses.replace(config.encoder, **changes)
     return dataclasses.replace(
         config, encoder=encoder, decoder=dataclasses.replace(config.decoder, **changes)

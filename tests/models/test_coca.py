@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from babeldraw.errors import UserError
-from babeldraw.layers.block import TransformerConfig
+from babeldraw.layers.block import ComputeConfig, TransformerConfig
 from babeldraw.models.coca import CoCaConfig, ContrastiveCaptioner, slot_mask
 
 B, S, V = 3, 6, 20
-STACK = TransformerConfig(blocks=2, heads=2, dim=16, hidden=32, scan=False)
+STACK = TransformerConfig(blocks=2, heads=2, dim=16, hidden=32, compute=ComputeConfig(scan=False))
 CONFIG = CoCaConfig(
     STACK,
     STACK,

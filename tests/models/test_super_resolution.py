@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from babeldraw.errors import UserError
+from babeldraw.layers.block import ComputeConfig
 from babeldraw.models.super_resolution import (
     SuperResolutionConfig,
     Upscaler,
@@ -89,14 +90,15 @@ def test_the_tail_is_learned_from_the_start():
 def test_scanned_written_out_and_recomputed_are_the_same():
     params = shaken(initial(SMALL))
     expected = apply(SMALL, params)
-    for changes in ({"scan": False}, {"remat": "full"}):
+    ways = ComputeConfig(scan=False), ComputeConfig(remat="full")
+    for changes in ({"compute": way} for way in ways):
         config = SuperResolutionConfig(**{**SMALL.__dict__, **changes})
         np.testing.assert_allclose(apply(config, params), expected, atol=1e-4)
 
 
 def test_bfloat16_is_close():
     params = shaken(initial(SMALL))
-    config = SuperResolutionConfig(**{**SMALL.__dict__, "dtype": "bfloat16"})
+    config = SuperResolutionConfig(**{**SMALL.__dict__, "compute": ComputeConfig("bfloat16")})
     found, expected = apply(config, params), apply(SMALL, params)
     assert found.dtype == jnp.float32
     difference = np.abs(np.asarray(found - expected))
@@ -177,7 +179,10 @@ def test_every_parameter_has_axes():
         ({"factor": 3}, "super_resolution.factor is 3; a power of two is needed: 2, 4, ..."),
         ({"factor": 1}, "super_resolution.factor is 1; a power of two"),
         ({"blocks": 0}, "super_resolution.blocks is 0; at least 1 is needed"),
-        ({"dtype": "int8"}, "super_resolution.dtype is 'int8'; the choices are float32, bfloat16"),
+        (
+            {"compute": ComputeConfig(kernel="splash")},
+            "super_resolution.compute.kernel is 'splash'; there is no attention here, so ",
+        ),
     ],
 )
 def test_a_wrong_value_is_named(field, line):

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from babeldraw.layers.block import TransformerConfig
+from babeldraw.layers.block import ComputeConfig, TransformerConfig
 from babeldraw.layers.dropout import example_keys
 from babeldraw.layers.stack import unstack
 from babeldraw.models.conditions import (
@@ -25,7 +25,9 @@ from babeldraw.prediction.next_token import NextToken
 from babeldraw.tokenizers.base import Codes
 from tests import networks
 
-STACK = TransformerConfig(blocks=2, heads=2, dim=16, hidden=32, dropout=0.1, scan=False)
+STACK = TransformerConfig(
+    blocks=2, heads=2, dim=16, hidden=32, dropout=0.1, compute=ComputeConfig(scan=False)
+)
 TOKENS = Codes((2, 3), (17,))
 T = TOKENS.length
 TEXT, CLASS = TextCondition(20, 4), ClassCondition(3)
@@ -48,7 +50,9 @@ IMAGE = jnp.asarray(np.random.default_rng(0).integers(0, 17, (3, T)), jnp.int32)
 
 @functools.cache
 def generator(kind, **changes):
-    return VIMGenerator(VIMConfig(dataclasses.replace(STACK, **changes)), KINDS[kind], TOKENS)
+    compute = ComputeConfig(scan=changes.pop("scan", False))
+    stack = dataclasses.replace(STACK, **changes, compute=compute)
+    return VIMGenerator(VIMConfig(stack), KINDS[kind], TOKENS)
 
 
 @functools.cache

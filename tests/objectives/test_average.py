@@ -17,6 +17,7 @@ from babeldraw.optim.schedules import ScheduleConfig
 from babeldraw.runs.folder import RunFolder, weights_in
 from babeldraw.sharding.layout import make_layout
 from babeldraw.sharding.mesh import MeshConfig, make_mesh
+from babeldraw.tokenizers.quantizers import VQConfig
 from babeldraw.tokenizers.vit_vqgan import ViTVQGANConfig
 from babeldraw.train.evaluation import TrainedRun, evaluate_run
 from babeldraw.train.experiment import parse
@@ -35,7 +36,7 @@ BATCH = {
 OBJECTIVE = networks.generator_objective(
     VIMConfig(STACK),
     ClassCondition(3),
-    ViTVQGANConfig(STACK, STACK, (8, 8), patch_size=4, codebook_size=16, code_dim=4),
+    ViTVQGANConfig(STACK, STACK, (8, 8), patch_size=4, quantizer=VQConfig(16, 4)),
     OptimizerConfig(ScheduleConfig(peak=0.1, warmup_steps=0), name="adamw"),
     16,
     stored_tokens=True,

@@ -21,13 +21,14 @@ from babeldraw.sharding.constraint import is_names, shardings
 from babeldraw.sharding.layout import Layout, use
 from babeldraw.sharding.mesh import MeshConfig, make_mesh
 from babeldraw.sharding.rules import PRESETS
+from babeldraw.tokenizers.quantizers import VQConfig
 from babeldraw.tokenizers.vit_vqgan import ViTVQGANConfig
 from tests import networks
 
 B, T, V = 8, 4, 32
 STACK = TransformerConfig(blocks=1, heads=2, dim=16, hidden=32, dropout=0.1)
 WORDS = TextCondition(vocab_size=20, length=5, dropout=0.3)
-TOKENIZER = ViTVQGANConfig(STACK, STACK, (8, 8), patch_size=4, codebook_size=V, code_dim=4)
+TOKENIZER = ViTVQGANConfig(STACK, STACK, (8, 8), patch_size=4, quantizer=VQConfig(V, 4))
 OPTIMIZER = OptimizerConfig(ScheduleConfig(1e-2, 0, 0, 1, kind="constant"))
 OBJECTIVE = networks.generator_objective(
     BabeldrawConfig(STACK, STACK), WORDS, TOKENIZER, OPTIMIZER, B

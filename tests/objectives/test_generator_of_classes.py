@@ -9,19 +9,20 @@ import numpy as np
 import pytest
 
 from babeldraw.errors import UserError
-from babeldraw.layers.block import TransformerConfig
+from babeldraw.layers.block import ComputeConfig, TransformerConfig
 from babeldraw.models.conditions import ClassCondition, NoCondition
 from babeldraw.models.vim import VIMConfig
 from babeldraw.optim.optimizer import OptimizerConfig
 from babeldraw.optim.schedules import ScheduleConfig
+from babeldraw.tokenizers.quantizers import VQConfig
 from babeldraw.tokenizers.vit_vqgan import ViTVQGANConfig
 from tests import networks
 
 B, V, K = 8, 32, 3
-STACK = TransformerConfig(blocks=1, heads=2, dim=16, hidden=32, scan=False)
+STACK = TransformerConfig(blocks=1, heads=2, dim=16, hidden=32, compute=ComputeConfig(scan=False))
 CLASSES = ClassCondition(K, dropout=0.3)
 PARTS = (
-    ViTVQGANConfig(STACK, STACK, (8, 8), patch_size=4, codebook_size=V, code_dim=4),
+    ViTVQGANConfig(STACK, STACK, (8, 8), patch_size=4, quantizer=VQConfig(V, 4)),
     OptimizerConfig(ScheduleConfig(1e-2, 0, 0, 1, kind="constant")),
     B,
 )

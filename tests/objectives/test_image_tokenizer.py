@@ -19,12 +19,13 @@ from babeldraw.sharding.constraint import is_names, shardings
 from babeldraw.sharding.layout import Layout, use
 from babeldraw.sharding.mesh import MeshConfig, make_mesh
 from babeldraw.sharding.rules import PRESETS
+from babeldraw.tokenizers.quantizers import VQConfig
 from babeldraw.tokenizers.vit_vqgan import ViTVQGANConfig, ViTVQGANTokenizer
 
 B, V = 8, 32
 STACK = TransformerConfig(blocks=1, heads=2, dim=16, hidden=32, bias=True)
 OBJECTIVE = ImageTokenizerObjective(
-    tokenizer=ViTVQGANConfig(STACK, STACK, (8, 8), patch_size=4, codebook_size=V, code_dim=4),
+    tokenizer=ViTVQGANConfig(STACK, STACK, (8, 8), patch_size=4, quantizer=VQConfig(V, 4)),
     optimizer=OptimizerConfig(ScheduleConfig(3e-3, 0, 0, 1, kind="constant"), "adamw", b2=0.99),
     loss=TokenizerLossConfig(l2=2.0, commitment=0.5),
     batch_size=B,

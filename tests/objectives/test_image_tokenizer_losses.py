@@ -18,13 +18,14 @@ from babeldraw.optim.optimizer import OptimizerConfig
 from babeldraw.optim.schedules import ScheduleConfig
 from babeldraw.sharding.constraint import is_names
 from babeldraw.tokenizers.pixels import logit_laplace_parameters
+from babeldraw.tokenizers.quantizers import VQConfig
 from babeldraw.tokenizers.vit_vqgan import ViTVQGANConfig, ViTVQGANTokenizer
 
 B, V, SIZE = 4, 16, 16
 STACK = TransformerConfig(blocks=1, heads=2, dim=16, hidden=32)
 OPTIMIZER = OptimizerConfig(ScheduleConfig(3e-3, 0, 0, 1, kind="constant"), "adamw", b2=0.99)
 FULL = ImageTokenizerObjective(
-    tokenizer=ViTVQGANConfig(STACK, STACK, (SIZE, SIZE), 8, V, 4, output="logit_laplace"),
+    tokenizer=ViTVQGANConfig(STACK, STACK, (SIZE, SIZE), 8, VQConfig(V, 4), "logit_laplace"),
     optimizer=OPTIMIZER,
     loss=TokenizerLossConfig(perceptual=0.1, adversarial=0.1, logit_laplace=0.1),
     batch_size=B,

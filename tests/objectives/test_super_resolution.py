@@ -26,13 +26,14 @@ from babeldraw.sharding.constraint import is_names, shardings
 from babeldraw.sharding.layout import Layout, use
 from babeldraw.sharding.mesh import MeshConfig, make_mesh
 from babeldraw.sharding.rules import PRESETS
+from babeldraw.tokenizers.quantizers import VQConfig
 from babeldraw.tokenizers.vit_vqgan import ViTVQGANConfig, ViTVQGANTokenizer
 
 B, SIDE = 8, 32
 STACK = TransformerConfig(blocks=1, heads=2, dim=16, hidden=32, bias=True)
 OBJECTIVE = SuperResolutionObjective(
     super_resolution=SuperResolutionConfig(factor=2, blocks=1, channels=8, expansion=2),
-    tokenizer=ViTVQGANConfig(STACK, STACK, (SIDE // 2,) * 2, 4, codebook_size=32, code_dim=4),
+    tokenizer=ViTVQGANConfig(STACK, STACK, (SIDE // 2,) * 2, 4, quantizer=VQConfig(32, 4)),
     optimizer=OptimizerConfig(ScheduleConfig(3e-3, 0, 0, 1, kind="constant"), "adamw", b2=0.99),
     loss=SuperResolutionLossConfig(l2=2.0),
     batch_size=B,

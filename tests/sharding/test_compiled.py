@@ -11,7 +11,7 @@ import pytest
 from babeldraw.errors import UserError
 from babeldraw.estimate.aot import topology_devices
 from babeldraw.estimate.program import collectives
-from babeldraw.layers.block import TransformerConfig, decoder_parts, make_stack
+from babeldraw.layers.block import ComputeConfig, TransformerConfig, decoder_parts, make_stack
 from babeldraw.layers.masks import Causal, padding_mask
 from babeldraw.sharding.constraint import logical_axes, shardings
 from babeldraw.sharding.context import PerExample
@@ -26,12 +26,14 @@ needs_libtpu = pytest.mark.skipif(
 # libtpu compiles at the level that users get.
 pytestmark = pytest.mark.budget(15)
 B, T, S, D = 8, 512, 128, 1024
-CONFIG = TransformerConfig(blocks=3, heads=16, dim=D, hidden=4096, dtype="bfloat16")
+CONFIG = TransformerConfig(
+    blocks=3, heads=16, dim=D, hidden=4096, compute=ComputeConfig(dtype="bfloat16")
+)
 
 
 def compiled(mesh_config, backward, remat="full"):
     """What a decoder stack sends, with its gradient or alone, compiled for four v4 chips."""
-    config = dataclasses.replace(CONFIG, remat=remat)
+    config = dataclasses.replace(CONFIG, compute=dataclasses.replace(CONFIG.compute, remat=remat))
     stack = make_stack(decoder_parts(config, Causal(), "text"), config)
     layout = make_layout(mesh_config, make_mesh(mesh_config, topology_devices("v4:2x2x1")))
     x = jax.ShapeDtypeStruct((B, T, D), jnp.bfloat16)

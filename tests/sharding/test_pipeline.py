@@ -12,6 +12,7 @@ import pytest
 from babeldraw.errors import UserError
 from babeldraw.layers.block import (
     DTYPES,
+    ComputeConfig,
     TransformerConfig,
     decoder_parts,
     encoder_parts,
@@ -39,9 +40,8 @@ PIPELINE = MeshConfig(data=2, stage=STAGES, rules="pipeline")
 
 
 def stack_of(kind, layers, dtype="float32", dropout=0.0):
-    config = TransformerConfig(
-        blocks=layers, heads=2, dim=D, hidden=32, dropout=dropout, dtype=dtype, remat="full"
-    )
+    compute = ComputeConfig(dtype=dtype, remat="full")
+    config = TransformerConfig(layers, 2, D, 32, dropout=dropout, compute=compute)
     return make_stack(BLOCKS[kind](config), config)
 
 

@@ -11,6 +11,7 @@ import pytest
 from babeldraw.errors import UserError
 from babeldraw.layers.block import TransformerConfig
 from babeldraw.layers.positions import GridPositions
+from babeldraw.tokenizers.quantizers import VQConfig
 from babeldraw.tokenizers.vit_vqgan import (
     ViTVQGANConfig,
     ViTVQGANTokenizer,
@@ -25,8 +26,7 @@ CONFIG = ViTVQGANConfig(
     decoder=dataclasses.replace(STACK, blocks=1, dim=24),
     image_size=(8, 12),
     patch_size=4,
-    codebook_size=32,
-    code_dim=4,
+    quantizer=VQConfig(32, 4),
 )
 TOKENIZER = ViTVQGANTokenizer(CONFIG)
 encode, decode, reconstruct = map(
@@ -136,9 +136,6 @@ def test_gradients_reach_the_encoder_through_the_codes(params):
         {"image_size": (8, 10)},
         {"image_size": (0, 8)},
         {"patch_size": 0},
-        {"codebook_size": 0},
-        {"codebook_size": 2**31},
-        {"code_dim": 0},
     ],
 )
 def test_sizes_that_cannot_be_are_named(bad):
@@ -146,3 +143,12 @@ def test_sizes_that_cannot_be_are_named(bad):
     with pytest.raises(UserError) as caught:
         dataclasses.replace(CONFIG, **bad)
     assert str(caught.value).startswith(f"tokenizer.{field} is {value}")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("codebook_size", 0), ("codebook_size", 2**31), ("code_dim", 0)]
+)
+def test_sizes_of_a_codebook_that_cannot_be_are_named(field, value):
+    with pytest.raises(UserError) as caught:
+        dataclasses.replace(VQConfig(), **{field: value})
+    assert str(caught.value).startswith(f"tokenizer.quantizer.{field} is {value}")

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from babeldraw.layers.block import TransformerConfig
+from babeldraw.layers.block import ComputeConfig, TransformerConfig
 from babeldraw.models.babeldraw import BabeldrawConfig
 from babeldraw.models.conditions import TextCondition
 from babeldraw.models.kinds import make_generator
@@ -27,14 +27,17 @@ from babeldraw.prediction.next_token import NextToken
 from babeldraw.sharding.batch import place_batch
 from babeldraw.sharding.layout import make_layout
 from babeldraw.sharding.mesh import MeshConfig, make_mesh
+from babeldraw.tokenizers.quantizers import VQConfig
 from babeldraw.tokenizers.vit_vqgan import ViTVQGANConfig, ViTVQGANTokenizer
 from babeldraw.train.step import make_step, state_shardings
 
 B, V, STEPS = 16, 32, 5
-STACK = TransformerConfig(blocks=4, heads=4, dim=32, hidden=64, dropout=0.1, remat="full")
+STACK = TransformerConfig(
+    blocks=4, heads=4, dim=32, hidden=64, dropout=0.1, compute=ComputeConfig(remat="full")
+)
 TOKENIZER = TransformerConfig(blocks=1, heads=2, dim=16, hidden=32)
 CODES = ViTVQGANTokenizer(
-    ViTVQGANConfig(TOKENIZER, TOKENIZER, (16, 16), patch_size=4, codebook_size=V, code_dim=4)
+    ViTVQGANConfig(TOKENIZER, TOKENIZER, (16, 16), patch_size=4, quantizer=VQConfig(V, 4))
 )
 WORDS = TextCondition(vocab_size=20, length=5, dropout=0.3)
 OBJECTIVE = GeneratorObjective(

@@ -104,7 +104,10 @@ def test_a_decoder_of_other_codes_is_refused(generator_run, other_run, cli):
 @pytest.mark.parametrize(
     ("change", "line"),
     [
-        ({"tokenizer.codebook_size": 32}, "config.tokenizer.codebook_size is 32 but .* with 64"),
+        (
+            {"tokenizer.quantizer.codebook_size": 32},
+            "quantizer.codebook_size is 32 but .* with 64",
+        ),
         ({"tokenizer.encoder.hidden": 32}, "config.tokenizer.encoder.hidden is 32 but .* with 64"),
         ({"tokenizer_run": ""}, "config.tokenizer_run is empty; name the run folder of a trained"),
         ({"tokenizer_run": "/nowhere"}, "/nowhere"),

@@ -175,7 +175,7 @@ def test_a_finished_run_says_so_and_trains_nothing(runlocal, tokenizer_run, caps
 @pytest.mark.parametrize(
     ("field", "old", "new"),
     [
-        ("tokenizer.codebook_size", 64, 128),
+        ("tokenizer.quantizer.codebook_size", 64, 128),
         ("model.encoder.hidden", 64, 65),
         ("data.num_examples", 1000, 999),
     ],

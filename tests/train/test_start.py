@@ -51,9 +51,9 @@ def test_a_field_younger_than_the_folder_has_its_default_in_every_section(tmp_pa
     config = folder.read_config()
     for section, name in (("train", "keep_every"), ("optimizer", "clip_norm"), ("mesh", "rules")):
         del config[section][name]
-    for name in ("kernel", "remat", "activation"):
+    for name in ("compute", "activation"):
         del config["tokenizer"]["encoder"][name]
-    del config["tokenizer"]["l2_normalized"]
+    del config["tokenizer"]["quantizer"]["l2_normalized"]
     folder.write_config(config)
     check_resume(folder, experiment)
 
@@ -61,7 +61,8 @@ def test_a_field_younger_than_the_folder_has_its_default_in_every_section(tmp_pa
 def test_how_a_network_is_computed_may_change(tmp_path, runlocal):
     config = runlocal("demo/tokenizer.py")
     folder = folder_of(tmp_path, parse(config))
-    config.tokenizer.encoder.update(scan=False, remat="full", kernel="plain", dtype="bfloat16")
+    compute = {"scan": False, "remat": "full", "kernel": "plain", "dtype": "bfloat16"}
+    config.tokenizer.encoder.compute.update(compute)
     check_resume(folder, parse(config))
     config.tokenizer.encoder.hidden = 65
     with pytest.raises(UserError, match="config.tokenizer.encoder.hidden = 64 and now it is 65"):
@@ -181,15 +182,17 @@ def test_the_identity_of_tokens_hangs_on_what_makes_them(tokenizer_run):
     def of(section, params):
         return identity(read_tokenizer({"tokenizer": section}), params)
 
-    for name, value in (("remat", "full"), ("scan", False), ("kernel", "plain"), ("dropout", 0.3)):
+    slow = {"remat": "full", "scan": False, "kernel": "plain"}
+    for name, value in (("compute", slow), ("dropout", 0.3)):
         changed = {**config, "encoder": {**config["encoder"], name: value}}
         assert of(changed, params) == found, name
-    older = {name: value for name, value in config.items() if name != "l2_normalized"}
-    older["encoder"] = {n: v for n, v in config["encoder"].items() if n not in ("kernel", "bias")}
+    older = {side: {**config[side]} for side in ("encoder", "quantizer")}
+    del older["encoder"]["compute"], older["encoder"]["bias"], older["quantizer"]["l2_normalized"]
+    older = {**config, **older}
     assert of(older, params) == found
     assert of({**config, "output": "logit_laplace"}, params) == found
     for changed in (
-        {**config, "l2_normalized": False},
+        {**config, "quantizer": {**config["quantizer"], "l2_normalized": False}},
         {**config, "encoder": {**config["encoder"], "activation": "gelu"}},
     ):
         assert of(changed, params) != found
