@@ -155,7 +155,7 @@ class Fill(Prediction):
     def __post_init__(self):
         require(self.rounds >= 1, f"config.prediction.rounds is {self.rounds}; at least 1")
 
-    def loss(self, generator, params, condition, codes, keys):
+    def loss(self, generator, params, condition, codes, keys, step):
         known = jax.vmap(lambda key: jax.random.bernoulli(key, 0.5, codes.shape[1:2]))(keys)
         nll, right = generator.masked_nll(params, condition, codes, known)
         counted = ~known

@@ -17,6 +17,7 @@ from babeldraw.layers.inputs import Inputs
 from babeldraw.layers.kernels import KERNELS
 from babeldraw.layers.linear import LayerNorm
 from babeldraw.layers.masks import AttentionPattern
+from babeldraw.layers.modulation import Modulation, moved
 from babeldraw.layers.stack import POLICIES, Stack
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
@@ -118,6 +119,9 @@ class Residual:
       after: makes the norm of what it gives; None: none.
       rejoin: makes the norm of the sum; None: none.
       hidden_dropout: what lies inside the layer is dropped too, as in VIM's feed-forward.
+      adaptive: name of the context's vector that shifts and scales what the layer reads and gates
+        what it gives, [B, C] of each example or [B, T, C] of each slot; empty: none. Of a step
+        through caches it is that of the slot, [B, 1, C].
     """
 
     name: str
@@ -127,6 +131,7 @@ class Residual:
     after: Callable[[], nn.Module] | None = None
     rejoin: Callable[[], nn.Module] | None = None
     hidden_dropout: bool = False
+    adaptive: str = ""
 
 
 class Block(nn.Module):
@@ -135,10 +140,12 @@ class Block(nn.Module):
     Attributes:
       parts: what it is made of.
       dropout: rate, on the output of each part.
+      dim: D, for parts that are adaptive.
     """
 
     parts: tuple[Residual, ...]
     dropout: float = 0.0
+    dim: int = 0
 
     def setup(self):
         for part in self.parts:
@@ -150,6 +157,8 @@ class Block(nn.Module):
             ):
                 if norm is not None:
                     setattr(self, part.norm + suffix, norm())
+            if part.adaptive:
+                setattr(self, f"{part.name}_modulation", Modulation(self.dim))
 
     def __call__(
         self,
@@ -169,8 +178,9 @@ class Block(nn.Module):
         inner = functools.partial(dropout, rate=self.dropout, keys_B=keys, place=len(self.parts))
         for place, part in enumerate(self.parts):
             inputs = Inputs(context or {}, layer, inner if part.hidden_dropout else None)
-            y_BTD = getattr(self, part.name).whole(self._read(part, x_BTD), inputs)
-            x_BTD = self._joined(part, x_BTD, y_BTD, self.dropout, keys, place)
+            read_BTD, gate = self._read(part, x_BTD, inputs)
+            y_BTD = getattr(self, part.name).whole(read_BTD, inputs)
+            x_BTD = self._joined(part, x_BTD, y_BTD, gate, self.dropout, keys, place)
         return x_BTD
 
     def empty_cache(
@@ -191,20 +201,29 @@ class Block(nn.Module):
         """One slot, `index`: int32 [], or [B] where rows stand at different places."""
         inputs, kept = Inputs(context, layer), []
         for place, (part, cache) in enumerate(zip(self.parts, caches, strict=True)):
-            y_B1D = self._read(part, x_B1D)
+            y_B1D, gate = self._read(part, x_B1D, inputs)
             y_B1D, cache = getattr(self, part.name).step(y_B1D, cache, index, inputs)
-            x_B1D = self._joined(part, x_B1D, y_B1D, 0.0, None, place)
+            x_B1D = self._joined(part, x_B1D, y_B1D, gate, 0.0, None, place)
             kept.append(cache)
         return x_B1D, tuple(kept)
 
-    def _read(self, part: Residual, x_BTD: jax.Array) -> jax.Array:
-        return x_BTD if part.before is None else getattr(self, part.norm)(x_BTD)
+    def _read(
+        self, part: Residual, x_BTD: jax.Array, inputs: Inputs
+    ) -> tuple[jax.Array, jax.Array | None]:
+        """What a part's layer reads, and the gate of what it gives; None: none."""
+        read_BTD = x_BTD if part.before is None else getattr(self, part.norm)(x_BTD)
+        if not part.adaptive:
+            return read_BTD, None
+        modulation = getattr(self, f"{part.name}_modulation")
+        shift, scale, gate = modulation(inputs.context[part.adaptive])
+        return moved(read_BTD, shift, scale), gate
 
     def _joined(
         self,
         part: Residual,
         x_BTD: jax.Array,
         y_BTD: jax.Array,
+        gate: jax.Array | None,
         rate: float,
         keys: jax.Array | None,
         place: int,
@@ -212,6 +231,8 @@ class Block(nn.Module):
         """The residual sum, in the type of x."""
         if part.after is not None:
             y_BTD = getattr(self, f"{part.norm}_after")(y_BTD)
+        if gate is not None:
+            y_BTD = y_BTD * jnp.broadcast_to(gate, y_BTD.shape).astype(y_BTD.dtype)
         x_BTD = x_BTD + dropout(y_BTD.astype(x_BTD.dtype), rate, keys, place)
         if part.rejoin is None:
             return x_BTD
@@ -284,7 +305,7 @@ def make_stack(
 ) -> Stack:
     """The stack that a config describes, of blocks of these parts."""
     return Stack(
-        functools.partial(Block, parts, config.dropout),
+        functools.partial(Block, parts, config.dropout, config.dim),
         config.blocks,
         config.compute.scan,
         config.compute.remat,

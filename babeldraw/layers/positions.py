@@ -44,6 +44,26 @@ class GridPositions(nn.Module):
         return jnp.reshape(grid_hwD, (h * w, self.dim))
 
 
+def sine_positions(length: int, dim: int) -> jax.Array:
+    """Fixed positions of a sequence, float32 [length, dim]: sines, then cosines.
+
+    Vaswani et al., "Attention Is All You Need", 2017, section 3.5, with the two halves side by side
+    and not interleaved.
+    """
+    rates = 10_000.0 ** (-jnp.arange(dim // 2, dtype=jnp.float32) / (dim // 2))
+    angles = jnp.outer(jnp.arange(length, dtype=jnp.float32), rates)
+    return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
+
+
+def sine_grid(grid: tuple[int, int], dim: int) -> jax.Array:
+    """Of a grid in raster order, float32 [h * w, dim]: half of the row, half of the column."""
+    h, w = grid
+    row, column = sine_positions(h, dim // 2), sine_positions(w, dim // 2)
+    shape = (h, w, dim // 2)
+    both = (jnp.broadcast_to(row[:, None], shape), jnp.broadcast_to(column[None], shape))
+    return jnp.concatenate(both, axis=-1).reshape(h * w, dim)
+
+
 def at_slot(positions_TD: jax.Array, index: jax.Array) -> jax.Array:
     """The vector of a slot, [1, 1, D], of int32 []; of int32 [B] those of each row, [B, 1, D]."""
     if index.ndim:

@@ -176,6 +176,11 @@ def read_type(stack: Any, dtype: jnp.dtype) -> Any:
     return {name: jax.tree.map(cast, blocks) for name, blocks in stack.items()}
 
 
+def recomputed(module: type[nn.Module], remat: str) -> type[nn.Module]:
+    """The module with its values computed again in the backward pass, by a name in `POLICIES`."""
+    return module if remat == "none" else nn.remat(module, policy=POLICIES[remat])
+
+
 def unstack(params: Any) -> Any:
     """`params` with every stack's `blocks` cut into one tree per layer.
 

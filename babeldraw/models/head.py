@@ -59,15 +59,22 @@ class Head(nn.Module):
     Attributes:
       codes: what is predicted.
       dim: D of the network's output.
+      tied: the table of codes whose vectors are also the first factor's weights, with a bias; None:
+        weights of its own.
     """
 
     codes: Codes
     dim: int
+    tied: CodeEmbedding | None = None
 
     def setup(self):
         first, *others = self.codes.vocab
-        self.first = Logits.make(self.dim, first)
-        nn.share_scope(self, self.first)
+        if self.tied is None:
+            self.first = Logits.make(self.dim, first)
+            nn.share_scope(self, self.first)
+        else:
+            init = nn.with_logical_partitioning(nn.initializers.zeros, ("vocab",))
+            self.bias = self.param("bias", init, (first,))
         self.others = [Logits.make(self.dim, size) for size in others]
         if others:
             self.earlier = Embedding(sum(self.codes.vocab[:-1]), self.dim, axis=None)
@@ -80,10 +87,16 @@ class Head(nn.Module):
           earlier: int32 [B, T, f], the factors that are known; None: none.
         """
         if earlier is None or earlier.shape[-1] == 0:
-            return self.first(x_BTD)
+            return self.first(x_BTD) if self.tied is None else self._like_vectors(x_BTD)
         known = earlier.shape[-1]
         vectors = self.earlier(self.codes.numbered_first(earlier))
         return self.others[known - 1](x_BTD + jnp.sum(vectors, axis=-2))
+
+    def _like_vectors(self, x_BTD: jax.Array) -> jax.Array:
+        size = self.codes.vocab[0]
+        vectors_VD = self.tied.embed(jnp.arange(size))
+        logits_BTV = jnp.einsum("BTD,VD->BTV", x_BTD.astype(jnp.float32), vectors_VD)
+        return logits_BTV + jnp.broadcast_to(self.bias, logits_BTV.shape)
 
     def nll(self, x_BTD: jax.Array, codes: jax.Array) -> tuple[jax.Array, jax.Array]:
         """-log p of each code, float32 [B, T], and whether it is the likeliest, bool [B, T].

@@ -88,7 +88,7 @@ class GeneratorObjective:
         }
 
         def loss_fn(params, inputs):
-            return self.prediction.loss(self.generator, params, **inputs)
+            return self.prediction.loss(self.generator, params, **inputs, step=state.step)
 
         params, layout = state.params, current()
         if self.accumulation > 1 and not (layout is not None and layout.pipelined):

@@ -49,7 +49,13 @@ class Prediction:
         )
 
     def loss(
-        self, generator: Generator, params: Any, condition: Any, codes: jax.Array, keys: jax.Array
+        self,
+        generator: Generator,
+        params: Any,
+        condition: Any,
+        codes: jax.Array,
+        keys: jax.Array,
+        step: jax.Array,
     ) -> tuple[jax.Array, Metrics]:
         """What training makes less of.
 
@@ -58,6 +64,7 @@ class Prediction:
           condition: a row for each example.
           codes: to be predicted, as `Codes` says.
           keys: one per example, of dropout and of whatever else is drawn for it.
+          step: int32, updates done before, for what changes over training.
 
         Returns:
           The mean over the examples, and metrics that are means too.

@@ -31,7 +31,13 @@ class NextToken(Prediction):
     sampling = SamplingConfig
 
     def loss(
-        self, generator: Generator, params: Any, condition: Any, codes: jax.Array, keys: jax.Array
+        self,
+        generator: Generator,
+        params: Any,
+        condition: Any,
+        codes: jax.Array,
+        keys: jax.Array,
+        step: jax.Array,
     ) -> tuple[jax.Array, Metrics]:
         """Cross-entropy, the mean over all codes; `accuracy`: share that is the likeliest."""
         nll_BT, right_BT = generator.nll(params, condition, codes, keys)

@@ -66,7 +66,7 @@ def test_its_score_is_the_loss_that_it_was_trained_by(params):
     expected = caption_losses(CAPTIONER.logits(params, IMAGES, text), text)
     found = NextToken().score(CAPTIONER, params, IMAGES, text)
     np.testing.assert_allclose(found, expected, atol=1e-5)
-    loss, metrics = NextToken().loss(CAPTIONER, params, IMAGES, text, None)
+    loss, metrics = NextToken().loss(CAPTIONER, params, IMAGES, text, None, None)
     # Three, five and one places are counted.
     np.testing.assert_allclose(loss, np.average(expected, weights=[3, 5, 1]), atol=1e-5)
     assert 0 <= metrics["accuracy"] <= 1

@@ -1,5 +1,6 @@
 """Blocks of parts: whatever they are made of, stepping through caches is the full forward."""
 
+import dataclasses
 import functools
 import zlib
 
@@ -10,10 +11,13 @@ import numpy as np
 import pytest
 
 from babeldraw.layers.block import (
+    Block,
+    ComputeConfig,
     Residual,
     TransformerConfig,
     cross_attention,
     empty_caches,
+    encoder_parts,
     feed_forward,
     make_stack,
     self_attention,
@@ -22,14 +26,19 @@ from babeldraw.layers.block import (
 from babeldraw.layers.feed_forward import FeedForward
 from babeldraw.layers.linear import LayerNorm, RMSNorm
 from babeldraw.layers.masks import Causal, ConvShaped
-from babeldraw.layers.positions import Rotary
-from babeldraw.sharding.context import PerExample
+from babeldraw.layers.positions import Rotary, sine_grid, sine_positions
+from babeldraw.layers.skips import SkippingStack
+from babeldraw.sharding.context import PerExample, PerSlot
 
 B, T, S, D = 3, 12, 5, 16
 CONFIG = TransformerConfig(blocks=2, heads=2, dim=D, hidden=24)
 RNG = np.random.default_rng(0)
 X = jnp.asarray(RNG.normal(size=(B, T, D)), jnp.float32)
 TEXT = jnp.asarray(RNG.normal(size=(B, S, D)), jnp.float32)
+# Small, so that what they scale stays near one.
+VECTOR = jnp.asarray(0.2 * RNG.normal(size=(B, 7)), jnp.float32)
+VECTORS = jnp.asarray(0.2 * RNG.normal(size=(B, T, 7)), jnp.float32)
+SAID = {"text": PerExample(TEXT), "vector": PerExample(VECTOR), "vectors": PerSlot(VECTORS)}
 CAUSAL = Causal()
 RMS = functools.partial(RMSNorm, epsilon=1e-5)
 HEAD_NORM = functools.partial(RMSNorm, axis="head_dim")
@@ -60,6 +69,8 @@ VARIANTS = {
         ConvShaped((3, 4), 3, "none", "slot"), {"rotate": Rotary((3, 4), interleaved=False)}
     ),
     "swiglu": parts(ffn={"gated": True}),
+    "adaptive": parts(adaptive="vector"),
+    "adaptive by slot": parts(adaptive="vectors"),
     "wide heads": (Residual("self", WIDE, "self_norm"), *parts()[1:]),
 }
 
@@ -73,10 +84,9 @@ def draw(path, leaf):
 @pytest.mark.parametrize("name", VARIANTS)
 def test_stepping_is_the_full_forward_at_one_place_or_many(name):
     stack = make_stack(VARIANTS[name], CONFIG)
-    said = {"text": PerExample(TEXT)}
-    shapes = nn.unbox(jax.eval_shape(stack.init, jax.random.key(0), X, said))
+    shapes = nn.unbox(jax.eval_shape(stack.init, jax.random.key(0), X, SAID))
     params = jax.tree_util.tree_map_with_path(draw, shapes)
-    expected = stack.apply(params, X, said)
+    expected = stack.apply(params, X, SAID)
     bound = stack.bind(params)
 
     def walk(indices):
@@ -84,8 +94,10 @@ def test_stepping_is_the_full_forward_at_one_place_or_many(name):
         caches = empty_caches(bound, {"text": TEXT}, B, T)
 
         def step(caches, index):
-            x_B1D = jnp.take_along_axis(X, jnp.broadcast_to(index, (B,))[:, None, None], axis=1)
-            y_B1D, caches = through(bound, x_B1D, caches, index, {})
+            at_B11 = jnp.broadcast_to(index, (B,))[:, None, None]
+            x_B1D, own_B1C = (jnp.take_along_axis(a, at_B11, axis=1) for a in (X, VECTORS))
+            context = {"vector": VECTOR, "vectors": own_B1C}
+            y_B1D, caches = through(bound, x_B1D, caches, index, context)
             return caches, y_B1D[:, 0]
 
         return np.asarray(jax.lax.scan(step, caches, indices)[1])
@@ -104,13 +116,50 @@ def test_every_variant_is_another_function():
     outputs = []
     for variant in VARIANTS.values():
         stack = make_stack(variant, CONFIG)
-        said = {"text": PerExample(TEXT)}
-        shapes = nn.unbox(jax.eval_shape(stack.init, jax.random.key(0), X, said))
+        shapes = nn.unbox(jax.eval_shape(stack.init, jax.random.key(0), X, SAID))
         params = jax.tree_util.tree_map_with_path(lambda path, leaf: draw(path, leaf), shapes)
-        outputs.append(np.asarray(stack.apply(params, X, said)))
+        outputs.append(np.asarray(stack.apply(params, X, SAID)))
     for one in range(len(outputs)):
         for other in range(one):
             assert np.abs(outputs[one] - outputs[other]).max() > 1e-3
+
+
+def test_adaptive_parts_begin_as_the_identity():
+    stack = make_stack(parts(adaptive="vector"), CONFIG)
+    params = nn.unbox(stack.init(jax.random.key(0), X, SAID))
+    np.testing.assert_array_equal(stack.apply(params, X, SAID), X)
+
+
+def test_long_skips_join_the_halves():
+    config = dataclasses.replace(CONFIG, blocks=5)
+    pair = encoder_parts(config)
+    stack = SkippingStack(pair, config)
+    params = jax.tree_util.tree_map_with_path(
+        draw, nn.unbox(jax.eval_shape(stack.init, jax.random.key(0), X))
+    )
+    weights = params["params"]
+    found, kept, x = stack.apply(params, X), [], X
+    for number in range(5):
+        if number > 2:
+            skip = weights[f"skip{number}"]
+            x = jnp.concatenate([x, kept.pop()], -1) @ skip["weight"] + skip["bias"][None, None]
+        x = Block(pair, dim=D).apply({"params": weights[f"block{number}"]}, x, {})
+        kept += [x] if number < 2 else []
+    np.testing.assert_allclose(found, x, atol=1e-4)
+    again = SkippingStack(pair, dataclasses.replace(config, compute=ComputeConfig(remat="full")))
+    np.testing.assert_allclose(again.apply(params, X), found, atol=1e-5)
+
+
+def test_sines_are_those_of_the_paper():
+    found = np.asarray(sine_positions(6, 8))
+    for position in range(6):
+        for i in range(4):
+            angle = position / 10_000 ** (2 * i / 8)
+            np.testing.assert_allclose(found[position, i], np.sin(angle), atol=1e-5)
+            np.testing.assert_allclose(found[position, 4 + i], np.cos(angle), atol=1e-5)
+    grid = np.asarray(sine_grid((2, 3), 8))
+    np.testing.assert_allclose(grid[4, :4], sine_positions(2, 4)[1], atol=1e-6)
+    np.testing.assert_allclose(grid[4, 4:], sine_positions(3, 4)[1], atol=1e-6)
 
 
 @pytest.mark.parametrize("interleaved", [True, False])

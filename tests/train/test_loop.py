@@ -23,6 +23,7 @@ from babeldraw.runs.folder import RunFolder
 from babeldraw.train.experiment import parse
 from babeldraw.train.loop import train
 from babeldraw.train.metrics import read_scalars
+from babeldraw.train.start import whole_objective
 
 # Whole runs, some of them in processes of their own.
 pytestmark = pytest.mark.budget(20)
@@ -68,7 +69,7 @@ def undisturbed(recipe, tmp_path_factory):
 def saved(folder):
     """The newest state, its step and the position in the data."""
     run = RunFolder.of(str(folder))
-    objective = parse(run.read_config()).make_objective()
+    objective = whole_objective(parse(run.read_config()))
     abstract = jax.eval_shape(objective.init, jax.random.key(0))
     checkpoints = Checkpoints(run.checkpoints)
     step = checkpoints.latest_step()
@@ -269,16 +270,19 @@ def test_sigterm_saves_and_says_how_to_go_on(tmp_path):
 
 
 @pytest.mark.slow
-def test_killed_at_any_moment_a_run_comes_to_the_same_end(runlocal, tmp_path):
+@pytest.mark.parametrize("averaged", [False, True], ids=["plain", "with an average"])
+def test_killed_at_any_moment_a_run_comes_to_the_same_end(runlocal, tmp_path, averaged):
     fields = {"steps": 300, "checkpoint_every": 7}
     step, delay = random.randint(1, 200), random.uniform(0, 0.1)
-    with started(tmp_path / "killed", **fields) as process:
+    average = {"ema.decay": 0.9} if averaged else {}
+    with started(tmp_path / "killed", **fields, **average) as process:
         wait_for_step(tmp_path / "killed", step, process)
         time.sleep(delay)
     reached = metrics(tmp_path / "killed")[-1]["step"]
     assert step <= reached < fields["steps"]
     config = runlocal("demo/tokenizer.py")
     config.train.update(log_every=1, **fields)
+    config.train.ema = {"decay": 0.9} if averaged else None
     for name in ("killed", "undisturbed"):
         figures = train(config, str(tmp_path / name))
         assert all(math.isfinite(value) for value in figures.values())
