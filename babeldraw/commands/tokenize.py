@@ -44,6 +44,12 @@ def define(values: flags.FlagValues, argv: list[str]) -> None:
     flags.DEFINE_integer("num", 0, "Records at most; 0: all.", flag_values=values)
     flags.DEFINE_integer("shard_size", 4096, "Records per shard.", flag_values=values)
     flags.DEFINE_integer("batch_size", 32, "Pictures at a time.", flag_values=values)
+    flags.DEFINE_string(
+        "weights",
+        "",
+        "ema or params; none: the average of the weights where the run keeps one.",
+        flag_values=values,
+    )
     flags.DEFINE_string("out", None, "The folder to write.", flag_values=values)
 
 
@@ -54,7 +60,7 @@ def run(values: flags.FlagValues) -> int:
     workdir, out = required(values, "workdir"), Path(required(values, "out"))
     if not values.decode and values.source == "tokens":
         raise UserError("--source=tokens are tokens already; --decode makes them pictures again")
-    tokenizer = TokenizerRun.open(workdir)
+    tokenizer = TokenizerRun.open(workdir, weights=values.weights)
     if values.decode:
         source = _open_tokens(values.path, values.split, tokenizer, workdir)
         make_folder(out, f"--out={out}")
@@ -82,6 +88,7 @@ def _manifest(
     """A fresh manifest, or the one of the same work that was stopped."""
     fresh = {
         "tokenizer": tokenizer.identity,
+        "weights": tokenizer.weights,
         "name": source.name,
         "shape": list(tokenizer.codes.shape),
         "vocab": list(tokenizer.codes.vocab),

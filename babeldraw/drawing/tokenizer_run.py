@@ -20,31 +20,34 @@ class TokenizerRun:
     tokenizer: the network.
     params: of the newest checkpoint.
     identity: of what makes its codes; equal identities give equal codes.
+    weights: `ema`, the average of the run's weights, or `params`.
     """
 
     tokenizer: Tokenizer
     params: Any
     identity: str
+    weights: str = "params"
 
     @classmethod
-    def open(cls, workdir: str, codes_of: str = "") -> "TokenizerRun":
+    def open(cls, workdir: str, codes_of: str = "", weights: str = "") -> "TokenizerRun":
         """Reads a run folder.
 
         Args:
           workdir: the folder, such as one of configs/vit_vqgan/decoder.py.
           codes_of: identity of the tokenizer whose codes it shall draw; empty: its own.
+          weights: `ema` or `params`; empty: the average where the run keeps one.
 
         Raises:
-          UserError: it is none of a tokenizer, or its codes are others.
+          UserError: it is none of a tokenizer, its codes are others, or no such weights.
         """
-        opened = open_part(workdir, ("image_tokenizer",), read_tokenizer)
+        opened = open_part(workdir, ("image_tokenizer",), read_tokenizer, weights=weights)
         own = identity(opened.part, opened.params)
         if codes_of not in ("", own):
             raise UserError(
                 f"the tokenizer {workdir} has the encoder and codebook {own} and the generator was "
                 f"trained on {codes_of}; name a run whose decoder was trained for the same"
             )
-        return cls(opened.part, opened.params, own)
+        return cls(opened.part, opened.params, own, opened.weights)
 
     @property
     def codes(self) -> Codes:

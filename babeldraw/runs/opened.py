@@ -21,6 +21,7 @@ class Opened:
     params: its weights, of the newest whole checkpoint.
     frozen: the frozen networks' that were asked for.
     step: the checkpoint's.
+    weights: `ema` or `params`: which they are.
     """
 
     folder: RunFolder
@@ -29,6 +30,7 @@ class Opened:
     params: Any
     frozen: Any
     step: int
+    weights: str
 
 
 def write_run(
@@ -113,4 +115,4 @@ def open_part(
     if frozen is not None:
         abstract["frozen"] = on_first_device(frozen(config))
     step, state = restore_subset(folder.checkpoints, abstract)
-    return Opened(folder, config, part, state[held], state.get("frozen"), step)
+    return Opened(folder, config, part, state[held], state.get("frozen"), step, held)

@@ -143,7 +143,7 @@ def _train(
     require(
         start <= steps,
         f"{folder.path} has done {start} steps, config.train.steps is {steps}; set at least "
-        f"{start} or give another --workdir",
+        f"{start} or give another workdir",
     )
     if progress:
         check_moved(folder, experiment, batches, progress, state)

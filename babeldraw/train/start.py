@@ -86,7 +86,7 @@ def check_resume(folder: RunFolder, experiment: Experiment) -> None:
             field, old, new = difference
             raise UserError(
                 f"{folder.path} was trained with {field} = {old!r} and now it is {new!r}; set it "
-                "back or give another --workdir"
+                "back or give another workdir"
             )
     changed = first_difference(before, now, "config")
     if changed is not None:
@@ -123,7 +123,7 @@ def check_moved(
     if not batches.same_data(progress["batches"]):
         raise UserError(
             f"{folder.path} was trained with config.data.path = {there} and the data at {here} "
-            "are others; set it back or give another --workdir"
+            "are others; set it back or give another workdir"
         )
     say(f"the data of {folder.path} were at {there} and are the same at {here}")
 
@@ -149,7 +149,7 @@ def _check_tokenizer_moved(
     if TokenizerRun.open(here).identity != identity(tokenizer, kept):
         raise UserError(
             f"{folder.path} was trained with config.tokenizer_run = {there!r} and the tokenizer of "
-            f"{here!r} is another; set it back or give another --workdir"
+            f"{here!r} is another; set it back or give another workdir"
         )
     say(f"the tokenizer of {folder.path} was at {there!r} and is the same at {here!r}")
 
@@ -158,12 +158,12 @@ def _check_fresh(folder: RunFolder, experiment: Experiment) -> None:
     """What can be said before anything is made: the folder is free, the tokenizer is there."""
     if folder.path.exists():
         if not folder.path.is_dir():
-            raise UserError(f"--workdir={folder.path} is a file; name a folder")
+            raise UserError(f"workdir={folder.path} is a file; name a folder")
         # Hidden ones are what a kill leaves of a file that was being written.
         names = {path.name for path in folder.path.iterdir() if not path.name.startswith(".")}
         if not names <= {"text.model", "checkpoints"}:
             raise UserError(
-                f"{folder.path} is not empty and holds no config.json; give another --workdir"
+                f"{folder.path} is not empty and holds no config.json; give another workdir"
             )
     if experiment.frozen_tokenizer or begins_from_tokenizer(experiment):
         tokenizer_folder(experiment)

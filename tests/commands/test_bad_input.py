@@ -208,9 +208,9 @@ def test_a_folder_without_a_run(refused, tmp_path, command):
 def test_a_folder_that_is_not_for_training(refused, tmp_path):
     train = ["train", TOKENIZER]
     line = refused(*train, f"--workdir={foreign(tmp_path / 'letters')}")
-    assert line.endswith("letters is not empty and holds no config.json; give another --workdir")
+    assert line.endswith("letters is not empty and holds no config.json; give another workdir")
     file = tmp_path / "letters" / "letter.txt"
-    assert refused(*train, f"--workdir={file}") == f"--workdir={file} is a file; name a folder"
+    assert refused(*train, f"--workdir={file}") == f"workdir={file} is a file; name a folder"
     assert f"Not a directory: '{file}/run'" in refused(*train, f"--workdir={file}/run")
     other = foreign(tmp_path / "other", '{"lr": 1}')
     line = refused(*train, f"--workdir={other}")

@@ -65,6 +65,7 @@ def test_the_manifest_says_what_there_is(stored, tokenizer_run):
     folder, _ = stored
     manifest = json.loads((folder / MANIFEST).read_text())
     assert manifest["tokenizer"] == TokenizerRun.open(str(tokenizer_run)).identity
+    assert manifest["weights"] == "params"
     assert (manifest["vocab"], manifest["channels"], manifest["shape"]) == ([64], 0, [4, 4])
     assert (manifest["count"], manifest["bad"], manifest["complete"]) == (NUM, 0, True)
     assert [entry["count"] for entry in manifest["shards"]] == [20, 20, 10]
