@@ -111,7 +111,7 @@ def _parse(name: str, command: ModuleType, words: list[str]) -> flags.FlagValues
     """Flags of one command, values checked; each kind of mistake becomes a `UserError`."""
     values = flags.FlagValues()
     given, without = _sections_left_out(words)
-    given, into = _into_absent_sections(name, command, given)
+    given, into = _into_other_sections(name, command, given)
     argv = [f"babeldraw {name}", *given]
     command.define(values, argv)
     try:
@@ -157,12 +157,12 @@ def _sections_left_out(words: list[str]) -> tuple[list[str], list[str]]:
     return kept, without
 
 
-def _into_absent_sections(
+def _into_other_sections(
     name: str, command: ModuleType, words: list[str]
 ) -> tuple[list[str], list[tuple[str, str]]]:
-    """The words without those that set a field of a section that the config has as None, and these.
+    """The words without those that set fields which the config does not have as it is, and these.
 
-    For ml_collections such a section has no fields.
+    For ml_collections a section that is None has no fields, and one of a kind has no other's.
     """
     overrides = {}
     for word in words:
@@ -179,9 +179,15 @@ def _into_absent_sections(
         values([f"babeldraw {name}", *others])
         config = values["config"].value
         absent = [word for word, (path, _) in overrides.items() if _is_absent(config, path)]
+        switched = [path for path, kind in overrides.values() if _is_switched(config, path, kind)]
     except (flags.Error, AttributeError, KeyError, OSError, ImportError, SyntaxError, UserError):
         return words, []
-    return [w for w in words if w not in absent], [overrides[word] for word in absent]
+    sections = tuple(path.removesuffix("kind") for path in switched)
+    absent += [word for word, (path, _) in overrides.items() if path.startswith(sections)]
+    apart = [overrides[word] for word in dict.fromkeys(absent)]
+    # The kind first: the fields are then its own.
+    apart.sort(key=lambda field: field[0] not in switched)
+    return [word for word in words if word not in absent], apart
 
 
 def _is_absent(config: ConfigDict, path: str) -> bool:
@@ -192,6 +198,16 @@ def _is_absent(config: ConfigDict, path: str) -> bool:
             return False
         config = config[section]
     return config is None
+
+
+def _is_switched(config: ConfigDict, path: str, kind: str) -> bool:
+    """Whether a field says that a section is of another kind than it is."""
+    *sections, name = path.split(".")
+    for section in sections:
+        if not isinstance(config, ConfigDict) or section not in config:
+            return False
+        config = config[section]
+    return name == "kind" and isinstance(config, ConfigDict) and config["kind"] != kind
 
 
 def _set_absent(config: ConfigDict, path: str, text: str) -> None:
@@ -210,10 +226,16 @@ def _set_absent(config: ConfigDict, path: str, text: str) -> None:
             from babeldraw.train.experiment import default_section
 
             parent[section] = ConfigDict(default_section(config.to_dict(), sections))
+    whole = config
     for part in sections:
         config = config[part]
     if name not in config:
         raise KeyError(f"'{name}'")
+    if name == "kind":
+        from babeldraw.train.experiment import switch_kind
+
+        switch_kind(whole, sections, text)
+        return
     if isinstance(config[name], bool) and text.lower() in ("true", "false"):
         # As shells have it, and ml_collections takes it elsewhere.
         text = text.capitalize()

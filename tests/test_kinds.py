@@ -1,0 +1,62 @@
+"""A section becomes one of another kind on the command line; what both have stays."""
+
+import pytest
+from absl import flags
+
+from babeldraw.cli import _parse
+from babeldraw.commands import train
+from babeldraw.errors import UserError
+from babeldraw.train.experiment import parse
+
+
+def parsed(name, *words):
+    words = [f"--config=configs/{name}.py", *(f"--config.{word}" for word in words)]
+    return parse(_parse("train", train, words)["config"].value)
+
+
+def test_a_condition_becomes_another():
+    found = parsed("vim/base", "condition.kind=nothing")
+    assert found.condition.kind == "nothing" and found.model.kind == "vim"
+    found = parsed(
+        "demo/decoder_only",
+        "evaluators.prompts=None",
+        "condition.kind=class",
+        "condition.num_classes=7",
+        "data.source=shape_pairs",
+    )
+    # Both have a dropout, which stays; the words come after the kind wherever they stand.
+    assert (found.condition.num_classes, found.condition.dropout) == (7, 0.1)
+    found = parsed("vim/base", "condition.length=9", "condition.kind=text")
+    assert (found.condition.kind, found.condition.length, found.condition.dropout) == (
+        "text",
+        9,
+        0.0,
+    )
+
+
+def test_the_same_kind_changes_nothing():
+    assert parsed("vim/base", "condition.kind=class") == parsed("vim/base")
+
+
+def test_a_kind_that_is_only_a_field_is_set():
+    found = parsed("vit_vqgan/small", "discriminator.kind=patchgan")
+    assert found.discriminator.kind == "patchgan"
+    found = parsed("demo/tokenizer", "optimizer.schedule.kind=constant")
+    assert found.optimizer.schedule.kind == "constant"
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["condition.kind=words"], "config.condition.kind is 'words'; the kinds are text, class"),
+        (
+            ["condition.kind=nothing", "condition.num_classes=3"],
+            "config.condition.num_classes is",
+        ),
+        (["model.kind=babeldraw"], "config.model.encoder is missing"),
+    ],
+)
+def test_what_does_not_go_is_told(words, line):
+    with pytest.raises((UserError, flags.Error)) as told:
+        parsed("vim/base", *words)
+    assert line in str(told.value)
