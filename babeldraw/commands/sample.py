@@ -125,7 +125,7 @@ def run(values: flags.FlagValues) -> int:
         keep=values.keep,
         recorded={name: values[name].value for name in RECORDED if values[name].value},
     )
-    count = drawing.draw(words, {prompt.text: prompt.columns for prompt in prompts})
+    count = drawing.draw(words, prompts)
     say(f"{count} pictures, grid.png and manifest.jsonl in {drawing.folder}")
     return 0
 
@@ -162,14 +162,12 @@ class Drawing:
     keep: int | None = None
     recorded: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
-    def draw(
-        self, words: Sequence[Any], columns: Mapping[str, Mapping[str, str]] | None = None
-    ) -> int:
+    def draw(self, words: Sequence[Any], prompts: Sequence[Prompt] = ()) -> int:
         """Draws what is not there yet, and the grid.
 
         Args:
           words: of each thing.
-          columns: what else a table said of some prompts.
+          prompts: what a table says of some of them, in the words' order where there is one each.
 
         Returns:
           The number of pictures that are there.
@@ -177,7 +175,8 @@ class Drawing:
         settings = self.settings or self.sampler.defaults
         # Before the folder is touched: what cannot be drawn is said.
         asked = self.sampler.ask(words)
-        pictures = self._pictures(words[:0], settings)
+        self._pictures(words[:0], settings)
+        columns = _columns(asked, prompts)
         _say_once(note for one in asked for note in self._notes(one))
         make_folder(self.folder, f"--out={self.folder}")
         names, each = [one.name for one in asked], self.keep or self.num
@@ -195,7 +194,7 @@ class Drawing:
             report.update(-(-done * self.num // each))
             if len(drawn) == each:
                 number = left[done // each - 1]
-                album.add(number, self._entries(number, drawn, columns or {}))
+                album.add(number, self._entries(number, drawn, columns[number]))
                 drawn = []
         report.close()
         lines = album.lines()
@@ -213,7 +212,7 @@ class Drawing:
         return asked.notes if judge is None else (*asked.notes, *judge.notes(asked))
 
     def _entries(
-        self, number: int, pictures: Sequence[Picture], columns: Mapping[str, Mapping[str, str]]
+        self, number: int, pictures: Sequence[Picture], columns: Mapping[str, str]
     ) -> list[tuple[np.ndarray, dict[str, Any]]]:
         entries = []
         for picture in pictures:
@@ -222,10 +221,18 @@ class Drawing:
             entry = {"file": name, "seed": picture.seed, **asked.told}
             if picture.score is not None:
                 entry |= {"score": round(picture.score, 6), "rank": picture.rank}
-            if asked.text in columns and columns[asked.text]:
-                entry["columns"] = dict(columns[asked.text])
+            if columns:
+                entry["columns"] = dict(columns)
             entries.append((picture.image, entry))
         return entries
+
+
+def _columns(asked: Sequence[Asked], prompts: Sequence[Prompt]) -> list[Mapping[str, str]]:
+    """What a table says of each thing; of things that are more than its prompt, by their text."""
+    if len(prompts) == len(asked):
+        return [prompt.columns for prompt in prompts]
+    by_text = {prompt.text: prompt.columns for prompt in prompts}
+    return [by_text[one.text] if one.text in by_text else {} for one in asked]
 
 
 def _check(values: flags.FlagValues) -> None:

@@ -99,11 +99,29 @@ def evaluate_run(
       UserError: no run there, no checkpoint yet, or an evaluator that there is not for such a run.
     """
     run = TrainedRun.open(workdir, weights)
-    experiment = run.experiment if not evaluators else asked_alone(run.experiment, evaluators)
+    if not evaluators:
+        made = run.experiment.make_evaluators(run.objective, run.context)
+    else:
+        made = _made(run, evaluators)
     figures: dict[str, float] = {"step": run.step}
-    for name, evaluator in experiment.make_evaluators(run.objective, run.context).items():
+    for name, evaluator in made.items():
         figures |= run.run(name, evaluator)
     return figures
+
+
+def _made(run: TrainedRun, names: Sequence[str]) -> dict[str, Evaluator]:
+    """The evaluators of these names, in their order."""
+    made: dict[str, Evaluator] = {}
+    for name in names:
+        alone = asked_alone(run.experiment, [name])
+        found = alone.make_evaluators(run.objective, run.context)
+        if not found:
+            section = getattr(alone.evaluators, name)
+            raise UserError(
+                f"evaluators names {name}, which has nothing to go by in this run: {section}"
+            )
+        made |= found
+    return made
 
 
 def asked_alone(experiment: Experiment, names: Sequence[str]) -> Experiment:

@@ -80,8 +80,11 @@ def check_resume(folder: RunFolder, experiment: Experiment) -> None:
     trained = before.get("train", {})
     parts += [(f"config.train.{n}", trained.get(n), now["train"][n]) for n in FIXED_FIELDS]
     for path, old_part, new_part in parts:
-        # How a network is computed may change.
-        difference = first_difference(*map(without_compute, (old_part, new_part)), path)
+        # How a network is computed may change, and how often its condition is dropped.
+        old_part, new_part = map(without_compute, (old_part, new_part))
+        if path == "config.condition":
+            old_part, new_part = map(_without_dropout, (old_part, new_part))
+        difference = first_difference(old_part, new_part, path)
         if difference is not None:
             field, old, new = difference
             raise UserError(
@@ -91,6 +94,12 @@ def check_resume(folder: RunFolder, experiment: Experiment) -> None:
     changed = first_difference(before, now, "config")
     if changed is not None:
         say(f"{changed[0]} was {changed[1]!r} before in {folder.path} and is {changed[2]!r} now")
+
+
+def _without_dropout(section: Any) -> Any:
+    if not isinstance(section, dict):
+        return section
+    return {k: _without_dropout(value) for k, value in section.items() if k != "dropout"}
 
 
 def _completed(config: dict[str, Any]) -> dict[str, Any]:

@@ -46,3 +46,23 @@ def test_a_run_of_a_mesh_that_is_not_here_is_evaluated_all_the_same(cli, tokeniz
     got = json.loads(out[out.index("{") :])
     name = "reconstruction/psnr_db"
     assert abs(got[name] - expected[name]) < 1e-3
+
+
+def test_what_a_config_leaves_out_may_be_asked(cli, vim_run):
+    config = json.loads((vim_run / "config.json").read_text())
+    assert config["evaluators"]["linear_probe"] is None
+    status, printed, said = cli("evaluate", f"--workdir={vim_run}", "--evaluators=samples")
+    assert status == 0 and json.loads(printed).keys() == {"step"}
+    assert [*(vim_run / "samples").glob("samples_grid_*.png")], said
+    for name, line in (
+        ("class_accuracy", "evaluators names class_accuracy, which has nothing to go by in this"),
+        ("prompts", "config.evaluators.prompts judges the texts of the shapes world only"),
+        ("fid", "evaluators names fid; those of generator are validation_loss, samples, prompts"),
+    ):
+        status, _, said = cli("evaluate", f"--workdir={vim_run}", f"--evaluators={name}")
+        assert status == 2 and line in said.splitlines()[-1]
+
+
+def test_an_average_is_asked_of_a_run_without_in_vain(cli, vim_run):
+    status, _, said = cli("evaluate", f"--workdir={vim_run}", "--weights=ema")
+    assert status == 2 and "weights is 'ema' and the run keeps no average of its weights" in said

@@ -58,6 +58,17 @@ def test_a_field_younger_than_the_folder_has_its_default_in_every_section(tmp_pa
     check_resume(folder, experiment)
 
 
+def test_how_often_a_condition_is_dropped_may_change(tmp_path, runlocal):
+    config = runlocal("digits/vim.py")
+    config.tokenizer_run = "somewhere"
+    folder = folder_of(tmp_path, parse(config))
+    config.condition.dropout = 0.3
+    check_resume(folder, parse(config))
+    config.condition.num_classes = 9
+    with pytest.raises(UserError, match="with config.condition.num_classes = 48 and now it is 9"):
+        check_resume(folder, parse(config))
+
+
 def test_how_a_network_is_computed_may_change(tmp_path, runlocal):
     config = runlocal("demo/tokenizer.py")
     folder = folder_of(tmp_path, parse(config))
