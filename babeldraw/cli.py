@@ -191,13 +191,20 @@ def _into_other_sections(
 
 
 def _is_absent(config: ConfigDict, path: str) -> bool:
-    """Whether the section that holds a field is there as None."""
+    """Whether the section of a field is there as None, or names only what is other in it."""
     *sections, _ = path.split(".")
+    if _says_what_is_other(sections):
+        return True
     for section in sections:
         if not isinstance(config, ConfigDict) or section not in config:
             return False
         config = config[section]
     return config is None
+
+
+def _says_what_is_other(sections: list[str]) -> bool:
+    """Whether it is the section of how an evaluator draws, of fields of `config.sampling`."""
+    return sections[:1] == ["evaluators"] and sections[-1:] == ["sampling"]
 
 
 def _is_switched(config: ConfigDict, path: str, kind: str) -> bool:
@@ -216,7 +223,16 @@ def _set_absent(config: ConfigDict, path: str, text: str) -> None:
     Raises `KeyError` as ml_collections does where there is no such field.
     """
     *sections, name = path.split(".")
-    if _is_absent(config, path):
+    if _says_what_is_other(sections):
+        if name not in config["sampling"]:
+            raise KeyError(f"'{name}'")
+        *_, evaluator, _ = sections
+        section = config["evaluators"][evaluator]
+        own = section["sampling"]
+        with section.unlocked(), section.ignore_type():
+            section["sampling"] = ConfigDict({} if own is None else own.to_dict())
+            section["sampling"][name] = config["sampling"][name]
+    elif _is_absent(config, path):
         *outer, section = sections
         parent = config
         for part in outer:

@@ -6,7 +6,9 @@ from absl import flags
 from babeldraw.cli import _parse
 from babeldraw.commands import train
 from babeldraw.errors import UserError
+from babeldraw.models.condition import Lexicon
 from babeldraw.train.experiment import parse
+from babeldraw.train.presets import complete, load_config
 
 
 def parsed(name, *words):
@@ -32,6 +34,36 @@ def test_a_condition_becomes_another():
         9,
         0.0,
     )
+
+
+def test_evaluators_draw_as_the_run_does_but_for_what_they_name():
+    words = ["sampling.guidance=3", "evaluators.prompts.sampling.temperature=0.25"]
+    found = parsed("demo/text_to_image", *words)
+    own = found._drawing("prompts").sampling
+    assert (own.guidance, own.temperature) == (3.0, 0.25)
+    assert (found.sampling.guidance, found.sampling.temperature) == (3.0, 0.5)
+    found = parsed("demo/vim", "sampling.temperature=0.7")
+    own = found._drawing("class_accuracy").sampling
+    assert (own.guidance, own.temperature) == (2.0, 0.7)
+    found = parsed("demo/vim", "evaluators.class_accuracy.sampling.top_k=3")
+    own = found._drawing("class_accuracy").sampling
+    assert (own.guidance, own.top_k) == (2.0, 3)
+    with pytest.raises(UserError, match="config.evaluators.samples.sampling.topk is not a field"):
+        parsed("demo/vim", "evaluators.samples.sampling.topk=3")
+
+
+def test_several_conditions_have_a_first_run_and_say_where_their_fields_are():
+    parts = {"words": {"kind": "text"}, "label": {"kind": "class", "num_classes": 5}}
+    config = load_config("configs/demo/decoder_only.py", "pyproject.toml").to_dict()
+    config["condition"] = {"kind": "several", "parts": parts}
+    config["evaluators"]["prompts"] = None
+    small = parse(complete(config, "runlocal"))
+    assert small.num_classes == 48 and small.data.source == "shape_pairs"
+    whole = parse(config)
+    assert whole.text_in == "condition.parts.words.length"
+    assert whole.classes_in == "condition.parts.label.num_classes"
+    with pytest.raises(UserError, match="say each by name: words, label"):
+        whole.condition.ask("words label", Lexicon())
 
 
 def test_the_same_kind_changes_nothing():

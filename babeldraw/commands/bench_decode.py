@@ -56,7 +56,7 @@ def run(values: flags.FlagValues) -> int:
     batches = [_batch(word) for word in values.batches]
     generator, prediction = experiment.generator, experiment.prediction
     settings = prediction.sampling(guidance=2.0 if values.guidance else 1.0)
-    generator.condition.check_guidance(settings.guided, settings.guidance, "--guidance")
+    generator.condition.check_guidance(settings.guided, settings.guidance, "--guidance: guidance")
     say(f"measuring on {jax.devices()[0].device_kind}; compiling takes a while at first")
     bandwidth = memory_bandwidth()
     print(f"memory is read at {bandwidth / 1e9:.1f} GB/s")

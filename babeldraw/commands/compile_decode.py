@@ -33,7 +33,7 @@ def compile_decode(
 
     Args:
       experiment: a generator's config.
-      topology: see `sharding.aot.topology_devices`.
+      topology: see `estimate.aot.topology_devices`.
       samples: pictures; as many unconditional rows go with them.
 
     Returns:

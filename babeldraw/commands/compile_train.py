@@ -125,7 +125,7 @@ def compile_step(
 
     Args:
       experiment: a parsed config.
-      topology: see `sharding.aot.topology_devices`.
+      topology: see `estimate.aot.topology_devices`.
       slices: number of such slices, along `data`.
 
     Returns:

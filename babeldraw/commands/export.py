@@ -16,7 +16,13 @@ from pathlib import Path
 from absl import flags
 
 from babeldraw.commands.flags import make_folder, required
-from babeldraw.commands.import_weights import RUN, define_kinds, kind_of, safetensors_file
+from babeldraw.commands.import_weights import (
+    RUN,
+    check_flags,
+    define_kinds,
+    kind_of,
+    safetensors_file,
+)
 from babeldraw.convert.files import sha256
 from babeldraw.convert.run import export_run
 from babeldraw.errors import UserError
@@ -35,6 +41,7 @@ def define(values: flags.FlagValues, argv: list[str]) -> None:
 
 
 def run(values: flags.FlagValues) -> int:
+    check_flags(values, ())
     if values.kind == RUN:
         folder, workdir = required(values, "folder"), required(values, "workdir")
         count = export_run(workdir, Path(folder), values.weights or "")

@@ -35,6 +35,7 @@ def define(values: flags.FlagValues, argv: list[str]) -> None:
 
 
 def run(values: flags.FlagValues) -> int:
+    check_flags(values, ("out",))
     if values.kind == RUN:
         folder, workdir = required(values, "folder"), required(values, "workdir")
         count = import_run(Path(folder), workdir)
@@ -82,6 +83,20 @@ def define_kinds(values: flags.FlagValues) -> None:
             about.setdefault(flag, []).append(f"{name}: {file.about}.")
     for flag, lines in about.items():
         flags.DEFINE_string(flag, None, " ".join(lines), flag_values=values)
+
+
+def check_flags(values: flags.FlagValues, others: tuple[str, ...]) -> None:
+    """Refuses flags that do not go with --kind.
+
+    Args:
+      values: of all flags.
+      others: those of every kind but a run.
+    """
+    whole = values.kind == RUN
+    wrong = [*others, *(flag for kind in KINDS.values() for flag in kind.files)]
+    for flag in wrong if whole else ("workdir", "folder"):
+        if values[flag].value:
+            raise UserError(f"--{flag} does not go with --kind={values.kind}; leave it out")
 
 
 def kind_of(values: flags.FlagValues) -> tuple[str, Kind, dict[str, str]]:

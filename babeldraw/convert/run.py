@@ -34,7 +34,7 @@ def export_run(workdir: str, folder: Path, weights: str = "") -> int:
     Raises:
       UserError: no run there, no checkpoint yet, no such weights, or the folder holds something.
     """
-    run = RunFolder.of(workdir)
+    run, folder = RunFolder.of(workdir), folder.expanduser()
     config = run.read_config()
     held = weights_in(config, weights)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -63,6 +63,7 @@ def import_run(folder: Path, workdir: str) -> int:
     Raises:
       UserError: the folder is none, a value is not finite, or the run folder holds something.
     """
+    folder = folder.expanduser()
     given = RunFolder.of(str(folder))
     config, file = given.read_config(), folder / WEIGHTS
     arrays = read_weights(str(file), "the weights")

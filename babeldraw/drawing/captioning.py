@@ -89,8 +89,10 @@ class CaptionerRun:
         """
         require(batch_size >= 1, f"batch_size is {batch_size}; at least 1 is needed")
         require(num >= 1, f"num is {num}; at least 1 is needed")
+        # Seeds are 32-bit.
+        require(0 <= seed <= 2**31 - num, f"seed is {seed}; 0 to {2**31 - num} is needed")
         condition = self.captioner.condition
-        condition.check_guidance(settings.guided, settings.guidance, "")
+        condition.check_guidance(settings.guided, settings.guidance)
         rows = [condition.ask(image, Lexicon()).row for image in images]
         wanted = [(row, seed + n) for row in range(len(rows)) for n in range(num)]
         size = power_of_two(min(batch_size, len(wanted)))

@@ -160,7 +160,7 @@ class Sampler:
             f"keep is {keep} of {num} pictures; a number from 1 to {num} is needed",
         )
         settings = settings or self.defaults
-        self.condition.check_guidance(settings.guided, settings.guidance, "")
+        self.condition.check_guidance(settings.guided, settings.guidance)
         asked = self.ask(words)
         if self.judge is not None:
             for one in asked:

@@ -22,7 +22,7 @@ class SamplesConfig:
     sampling: fields of `config.sampling` that are others here.
     """
 
-    ask: tuple[str, ...] = ()
+    ask: tuple[Any, ...] = ()
     num: int = 16
     each: int = 1
     sampling: Any = None

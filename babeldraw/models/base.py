@@ -14,7 +14,8 @@ class Generator:
     """A stage 2 network as pure functions of its parameters: a frozen dataclass over its config.
 
     Beside these a network has what the predictions ask for that it serves, each named in their
-    `needs`: `nll`, `start`, `step` and `logits` for the next token.
+    `needs`: `nll`, `start`, `step` and `next_logits` for the next token; and, where it can,
+    `features(params, codes)`, which probes read: float32 [B, feature_blocks + 1, D].
 
     Attributes:
       config: the section `model`.
@@ -41,6 +42,11 @@ class Generator:
     def for_decoding(self, params: Any) -> Any:
         """`params` as decoding reads them best: cut by layers, matrices in their compute type."""
         return self.for_reading(params)
+
+    @property
+    def feature_blocks(self) -> int:
+        """Of a network that has `features`: how many blocks it gives them of."""
+        raise NotImplementedError
 
     @property
     def stacks(self) -> Mapping[str, TransformerConfig]:

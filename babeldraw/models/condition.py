@@ -149,15 +149,18 @@ class Condition:
         """The same for a first run, on data of the shapes world."""
         return self
 
-    def check_guidance(self, guided: bool, guidance: float, path: str) -> None:
+    def where(self, field: str) -> str:
+        """Where the config says a field of it, for messages."""
+        return f"condition.{field}"
+
+    def check_guidance(self, guided: bool, guidance: float, name: str = "guidance") -> None:
         """Refuses guidance by a branch that was never trained.
 
         Args:
           guided: whether the unconditional branch has any effect.
           guidance: how much.
-          path: how the user calls the settings' section; empty in a call.
+          name: how the user calls it.
         """
-        name = f"{path}.guidance" if path else "guidance"
         require(
             not guided or self.dropout > 0,
             f"{name} is {guidance} and config.condition.dropout 0: no unconditional branch is "

@@ -203,9 +203,9 @@ class ClassCondition(Condition):
 
 def _choices(word: str, names: Sequence[str]) -> str:
     if not names:
-        return "a number, all or none"
+        return "a number or none"
     near = difflib.get_close_matches(word, names, 3, 0.4) or names[:3]
-    return f"a name (such as {', '.join(near)}), a number, all or none"
+    return f"a name (such as {', '.join(near)}), a number or none"
 
 
 class ClassPrefix(nn.Module):

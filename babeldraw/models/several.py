@@ -88,6 +88,11 @@ class SeveralConditions(Condition):
 
     def ask(self, words: Mapping[str, str], lexicon: Lexicon) -> Asked:
         """`words` by the parts' names."""
+        require(
+            isinstance(words, Mapping),
+            f"{words!r} is asked for; of several conditions say each by name: "
+            f"{', '.join(self.parts)}",
+        )
         missing = [name for name in self.parts if name not in words]
         require(not missing, f"nothing is said of {', '.join(missing)}; say all parts by name")
         found = {name: part.ask(words[name], lexicon) for name, part in self.parts.items()}
@@ -123,6 +128,11 @@ class SeveralConditions(Condition):
         each = {name: part.first(count, captions) for name, part in self.parts.items()}
         length = max(map(len, each.values()))
         return [{n: words[i % len(words)] for n, words in each.items()} for i in range(length)]
+
+    def where(self, field: str) -> str:
+        """Of the part that has it."""
+        name = next((name for name, part in self.parts.items() if getattr(part, field, 0)), "")
+        return f"condition.parts.{name}.{field}"
 
     def tiny(self) -> "SeveralConditions":
         return self._with(lambda part: part.tiny())

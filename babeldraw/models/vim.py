@@ -191,6 +191,10 @@ class VIMGenerator(Sequential):
         return self._call("features", params, self.condition.nothing(like), codes)
 
     @property
+    def feature_blocks(self) -> int:
+        return self.config.decoder.blocks
+
+    @property
     def stacks(self) -> dict[str, TransformerConfig]:
         return {"decoder": self.config.decoder}
 

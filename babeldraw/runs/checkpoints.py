@@ -245,19 +245,21 @@ def restore_subset(directory: epath.Path, abstract_state: Any) -> tuple[int, Any
 
 
 def stored_shapes(directory: epath.Path) -> dict[str, Any]:
-    """What the newest checkpoint's state holds: shapes and types by name, `params/...`.
+    """What the newest state that can be read holds: shapes and types by name, `params/...`.
 
     Raises:
       UserError: there is no checkpoint.
     """
     directory = _absolute(epath.Path(directory))
-    names = [path.name for path in directory.iterdir()] if directory.exists() else []
-    steps = sorted(int(name) for name in names if name.isdigit())
-    if not steps:
+
+    def read(step: int) -> Any:
+        path = directory / str(step)
+        with _damage(path):
+            return ocp.checkpointables_metadata(path).metadata["state"]
+
+    stored = _newest_whole(directory, read)
+    if stored is None:
         raise UserError(f"{directory} holds no checkpoint; train the run first")
-    path = directory / str(steps[-1])
-    with _damage(path):
-        stored = ocp.checkpointables_metadata(path).metadata["state"]
     leaves = jax.tree_util.tree_leaves_with_path(stored)
     return {"/".join(_names(at)): leaf for at, leaf in leaves if hasattr(leaf, "shape")}
 
@@ -370,7 +372,8 @@ def placed(abstract: Any, shardings: Any) -> Any:
 
 def on_first_device(abstract: Any) -> Any:
     """`abstract` to be restored onto one device, as sampling on one machine wants it."""
-    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    # Each host has its own.
+    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     return placed(abstract, jax.tree.map(lambda _: here, abstract))
 
 

@@ -63,17 +63,19 @@ class GeneratorExperiment(Experiment):
         self.prediction.check(self.generator)
         own = read_sampling(self.prediction, self.sampling, "config.sampling")
         object.__setattr__(self, "sampling", own)
-        self.condition.check_guidance(own.guided, own.guidance, "config.sampling")
-        found = {}
+        self.condition.check_guidance(own.guided, own.guidance, "config.sampling.guidance")
         for field in dataclasses.fields(self.evaluators):
-            one = getattr(self.evaluators, field.name)
-            if hasattr(one, "sampling"):
-                path = f"config.evaluators.{field.name}.sampling"
-                sampling = read_sampling(self.prediction, one.sampling, path, own)
+            if hasattr(getattr(self.evaluators, field.name), "sampling"):
+                sampling = self._drawing(field.name).sampling
+                path = f"config.evaluators.{field.name}.sampling.guidance"
                 self.condition.check_guidance(sampling.guided, sampling.guidance, path)
-                found[field.name] = dataclasses.replace(one, sampling=sampling)
-        object.__setattr__(self, "evaluators", dataclasses.replace(self.evaluators, **found))
         self._check_evaluators()
+
+    def _drawing(self, name: str) -> Any:
+        """The section of an evaluator that draws; what its settings do not name is the run's."""
+        section, path = getattr(self.evaluators, name), f"config.evaluators.{name}.sampling"
+        sampling = read_sampling(self.prediction, section.sampling, path, self.sampling)
+        return dataclasses.replace(section, sampling=sampling)
 
     def _check_evaluators(self) -> None:
         evaluators = self.evaluators
@@ -90,7 +92,7 @@ class GeneratorExperiment(Experiment):
                 f"config.evaluators.linear_probe is set and config.model.kind={self.model.kind} "
                 "has no features; set it to None",
             )
-            check_blocks(evaluators.linear_probe.blocks, self.model.decoder.blocks)
+            check_blocks(evaluators.linear_probe.blocks, self.generator.feature_blocks)
         judged = evaluators.class_accuracy
         require(
             judged is None or not judged.classifier_run or self.condition.kind == "class",
@@ -123,6 +125,14 @@ class GeneratorExperiment(Experiment):
     @property
     def num_classes(self) -> int:
         return self.condition.num_classes
+
+    @property
+    def text_in(self) -> str:
+        return self.condition.where("length")
+
+    @property
+    def classes_in(self) -> str:
+        return self.condition.where("num_classes")
 
     @property
     def frozen_tokenizer(self) -> bool:
@@ -186,15 +196,17 @@ class GeneratorExperiment(Experiment):
         if configs.validation_loss is not None:
             made["validation"] = ValidationLoss(fns["loss"], configs.validation_loss, context)
         if configs.samples is not None:
-            made["samples"] = Samples(fns["generate"], configs.samples, context)
+            made["samples"] = Samples(fns["generate"], self._drawing("samples"), context)
         if configs.prompts is not None:
-            made["prompts"] = Prompts(fns["generate"], configs.prompts, context)
+            made["prompts"] = Prompts(fns["generate"], self._drawing("prompts"), context)
         if configs.class_accuracy is not None and configs.class_accuracy.classifier_run:
-            made["class_accuracy"] = ClassAccuracy(fns["generate"], configs.class_accuracy, context)
+            made["class_accuracy"] = ClassAccuracy(
+                fns["generate"], self._drawing("class_accuracy"), context
+            )
         if configs.linear_probe is not None:
             for sentence in self.what_saw_labels():
                 say(f"linear probe: {sentence}")
-            blocks = self.model.decoder.blocks
+            blocks = self.generator.feature_blocks
             made["linear_probe"] = LinearProbe(
                 fns["features"], configs.linear_probe, context, blocks
             )

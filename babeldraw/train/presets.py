@@ -40,13 +40,11 @@ def tiny(experiment: Experiment) -> Experiment:
     small = {field.name: _small(getattr(experiment, field.name)) for field in fields(experiment)}
     evaluators = experiment.evaluators
     each = {field.name: _small(getattr(evaluators, field.name)) for field in fields(evaluators)}
-    # What reads no captions learns the classes there, or has them to be probed by.
-    captions = (
-        experiment.text_length
-        or experiment.num_classes == 0
-        and not hasattr(experiment, "condition")
+    # What learns classes, or nothing, has the world that has them; its pictures have captions too.
+    classes = experiment.num_classes or (
+        hasattr(experiment, "condition") and not experiment.text_length
     )
-    small["data"] = DataConfig(source="shapes" if captions else "shape_pairs", num_examples=1000)
+    small["data"] = DataConfig(source="shape_pairs" if classes else "shapes", num_examples=1000)
     small["mesh"] = MeshConfig()
     small["evaluators"] = replace(evaluators, **each)
     return replace(experiment, **small)

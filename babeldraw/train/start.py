@@ -150,6 +150,9 @@ def _check_tokenizer_moved(
     here = getattr(experiment, "tokenizer_run", there)
     if here == there:
         return
+    if set(MAKES_CODES) & set(getattr(experiment, "train_groups", ())):
+        # It began there and went on; nothing is read from there again.
+        return
     held = state.params if state.ema is None else state.ema
     if experiment.frozen_tokenizer:
         held = state.frozen["tokenizer"]
@@ -305,7 +308,7 @@ def whole_objective(experiment: Experiment) -> Objective:
 def tokenizer_folder(experiment: Experiment) -> RunFolder:
     """The folder that `config.tokenizer_run` names: of a tokenizer with the config's sizes.
 
-    Where only parts of it are taken, the sizes of those: whatever makes its codes, and its decoder.
+    Where what makes its codes is all that is taken, the sizes of that alone.
 
     Raises:
       UserError: it is none.

@@ -6,6 +6,7 @@ and a warm start. What a run begins from is read once; afterwards its own checkp
 
 import dataclasses
 import re
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -67,12 +68,22 @@ class StartConfig:
         return self.run or self.file
 
     def chosen(self, ours: Mapping[str, Any]) -> dict[str, str]:
-        """Of the names of our parameters those that come from there, and what they are there."""
-        return {
-            name: re.sub(f"^(?:{self.names})$", self.theirs, name) if self.theirs else name
-            for name in ours
-            if re.fullmatch(self.names, name)
-        }
+        """Of the names of our parameters those that come from there, and what they are there.
+
+        Raises:
+          UserError: `theirs` speaks of a group that `names` does not have.
+        """
+        try:
+            return {
+                name: re.sub(f"^(?:{self.names})$", self.theirs, name) if self.theirs else name
+                for name in ours
+                if re.fullmatch(self.names, name)
+            }
+        except (re.error, IndexError) as error:
+            raise UserError(
+                f"config.starts.theirs is {self.theirs!r}, which does not go with names="
+                f"{self.names!r}: {error}"
+            ) from None
 
 
 def begun(state: TrainState, start: StartConfig, quiet: bool = False) -> TrainState:
@@ -111,6 +122,12 @@ def begun(state: TrainState, start: StartConfig, quiet: bool = False) -> TrainSt
             f"{start.source}: {theirs} has the shape {tuple(found.shape)} and {start.into}/{name} "
             f"{ours[name].shape}",
         )
+    twice = [theirs for theirs, count in Counter(chosen.values()).items() if count > 1]
+    require(
+        not twice,
+        f"config.starts.theirs makes several parameters begin as {few(sorted(twice))}; write a "
+        "start for each",
+    )
     arrays = _read(start, {theirs: ours[name] for name, theirs in chosen.items()})
     kept = [name for name in ours if name not in chosen]
     unused = sorted(set(there) - set(chosen.values()))

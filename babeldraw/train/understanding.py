@@ -36,7 +36,7 @@ class FeaturesRun:
     @property
     def blocks(self) -> int:
         """How many blocks there are."""
-        return self.run.experiment.model.decoder.blocks
+        return self.run.experiment.generator.feature_blocks
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -95,7 +95,7 @@ def probe_run(run: TrainedRun, config: LinearProbeConfig) -> dict[str, float]:
       UserError: no classes in the run's data, or a block that there is not.
     """
     features = run.objective.predict_fns()["features"]
-    blocks = run.experiment.model.decoder.blocks
+    blocks = run.experiment.generator.feature_blocks
     probe = LinearProbe(features, config, run.context, blocks)
     return {"step": run.step, **run.run("linear_probe", probe)}
 

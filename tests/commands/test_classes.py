@@ -111,7 +111,7 @@ def test_a_name_that_could_be_a_number_is_not_guessed():
         ("none", "is the name of class 3 and something else besides; write #3 for that class"),
         (
             "bat",
-            "the class 'bat' is not there: a name (such as cat), a number, all or none is needed",
+            "the class 'bat' is not there: a name (such as cat), a number or none is needed",
         ),
     ):
         with pytest.raises(UserError, match=re.escape(said)):

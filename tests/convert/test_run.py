@@ -1,6 +1,7 @@
 """A run as plain files and back: it draws and is judged as it was, without its optimizer."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -51,6 +52,28 @@ def test_the_commands_go_there_and_back(cli, imported, tmp_path):
     words = ["--kind=run", f"--workdir={run}", f"--folder={tmp_path / 'again'}"]
     status, _, said = cli("import", *words)
     assert status == 2 and "is not empty; name another folder" in said
+
+
+@pytest.mark.parametrize(
+    ("command", "words", "flag"),
+    [
+        ("import", ["--kind=run", "--out=x.safetensors"], "--out"),
+        ("export", ["--kind=run", "--vgg=x.safetensors"], "--vgg"),
+        ("import", ["--kind=vgg_lpips", "--workdir=runs/x"], "--workdir"),
+    ],
+)
+def test_flags_of_another_kind_are_refused(cli, command, words, flag):
+    status, _, said = cli(command, *words)
+    assert status == 2 and f"{flag} does not go with --kind=" in said
+
+
+def test_a_folder_may_begin_at_home(generator_run, tmp_path, monkeypatch):
+    from babeldraw.convert.run import export_run
+
+    monkeypatch.setenv("HOME", str(tmp_path))
+    export_run(str(generator_run), Path("~/files"))
+    assert (tmp_path / "files" / "weights.safetensors").exists()
+    assert (tmp_path / "files" / "config.json").exists()
 
 
 def test_what_is_no_such_folder_is_told(imported, tmp_path):

@@ -90,6 +90,8 @@ def test_pictures_are_told_whatever_the_batch(coca_run, pictures):
     for a, b in zip(one, other, strict=True):
         np.testing.assert_array_equal(a.tokens, b.tokens)
         assert a.text == b.text and a.score == pytest.approx(b.score, abs=1e-4) and a.score < 0
+    with pytest.raises(UserError, match="seed is 5000000000; 0 to 2147483647 is needed"):
+        next(run.caption(images, seed=5_000_000_000))
     with pytest.raises(UserError, match="guidance is 2.0 and config.condition.dropout 0"):
         next(run.caption(images, settings=SamplingConfig(guidance=2.0)))
 
@@ -113,6 +115,7 @@ def test_the_command_writes_a_line_per_caption(cli, coca_run, pictures, tmp_path
         ([], "there is no picture; give --image, or --path with some in it"),
         (["--path=nowhere"], "--path=nowhere is no folder"),
         (["--image=nowhere.png"], "none of 1 pictures can be read"),
+        (["--image=a.png", "--seed=5000000000"], "seed is 5000000000; 0 to 2147483647 is needed"),
         (["--image=a.png", "--top_p=2"], "top_p is 2.0; a mass in (0, 1] is needed"),
     ],
 )

@@ -135,6 +135,14 @@ def test_a_run_begins_from_another_and_goes_on_by_itself(
             {"run": "RUN", "names": "(.*)/ffn/up/weight", "theirs": r"\1/ffn/down/weight"},
             "has the shape",
         ),
+        (
+            {"run": "RUN", "names": DECODER, "theirs": r"x/\1"},
+            "theirs is 'x/\\\\1', which does not go",
+        ),
+        (
+            {"run": "RUN", "names": "image_decoder/norm/.*", "theirs": "image_decoder/norm/bias"},
+            "makes several parameters begin as image_decoder/norm/bias; write a start for each",
+        ),
         ({"file": "nowhere.safetensors"}, "config.starts.file=nowhere.safetensors is not there"),
     ],
 )
