@@ -287,7 +287,14 @@ def config_of(condition, tokenizer, steps=4, **more) -> ConfigDict:
     )
 
 
-@pytest.fixture(params=CONDITIONS)
+QUICK = ("text", "nothing")
+
+
+@pytest.fixture(
+    params=[
+        name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in CONDITIONS
+    ]
+)
 def condition(request):
     return request.param
 

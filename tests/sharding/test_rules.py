@@ -23,6 +23,7 @@ from babeldraw.sharding.layout import Layout, use
 from babeldraw.sharding.mesh import AXES, MeshConfig, make_mesh
 from babeldraw.sharding.rules import PRESETS, Preset, partition_spec, preset
 from babeldraw.tokenizers.base import Codes
+from babeldraw.tokenizers.quantizers import VQConfig
 from babeldraw.tokenizers.vit_vqgan import ViTVQGANConfig, ViTVQGANTokenizer
 
 MESH = make_mesh(MeshConfig(data=4, model=2))
@@ -42,7 +43,7 @@ NETWORKS = {
     "babeldraw": BabeldrawGenerator(
         BabeldrawConfig(STACK, STACK), TextCondition(20, 4), Codes((2, 2), (13,))
     ).init,
-    "vit_vqgan": ViTVQGANTokenizer(ViTVQGANConfig(STACK, STACK, (8, 8), 4, 16, 4)).init,
+    "vit_vqgan": ViTVQGANTokenizer(ViTVQGANConfig(STACK, STACK, (8, 8), 4, VQConfig(16, 4))).init,
 }
 
 

@@ -6,14 +6,16 @@ from babeldraw.errors import UserError
 from babeldraw.train.experiment import parse
 from babeldraw.train.presets import complete, load_config
 
-STACK = {"blocks": 12, "heads": 4, "dim": 64, "hidden": 128, "dropout": 0.1, "remat": "full"}
+STACK = {"blocks": 12, "heads": 4, "dim": 64, "hidden": 128, "dropout": 0.1}
+STACK["compute"] = {"remat": "full"}
+HALF = {"dtype": "bfloat16", "remat": "full"}
 CONFIG = {
     "objective": "generator",
     "condition": {"kind": "text"},
     "train": {"steps": 450_000, "batch_size": 8192},
     "data": {"source": "tfds", "path": "coco_captions", "split": "train[:90%]"},
     "tokenizer": {"kind": "vit_vqgan", "encoder": STACK, "decoder": STACK},
-    "model": {"kind": "babeldraw", "encoder": {**STACK, "dtype": "bfloat16"}, "decoder": STACK},
+    "model": {"kind": "babeldraw", "encoder": {**STACK, "compute": HALF}, "decoder": STACK},
     "optimizer": {"moment_dtype": "bfloat16"},
     "mesh": {"rules": "fsdp", "data": 64},
     "evaluators": {"samples": None},
@@ -45,8 +47,8 @@ def test_runlocal_is_the_same_recipe_with_other_sizes():
     small, whole = parse(complete(CONFIG, "runlocal")), parse(CONFIG)
     for stack in (small.tokenizer.encoder, small.model.encoder, small.model.decoder):
         assert (stack.blocks, stack.heads, stack.dim, stack.hidden) == (1, 2, 32, 64)
-        assert (stack.dropout, stack.remat) == (0.1, "full")
-    assert small.model.encoder.dtype == "bfloat16"
+        assert (stack.dropout, stack.compute.remat) == (0.1, "full")
+    assert small.model.encoder.compute.dtype == "bfloat16"
     assert small.optimizer.moment_dtype == whole.optimizer.moment_dtype
     assert small.prediction == whole.prediction
     assert small.condition.dropout == whole.condition.dropout
