@@ -272,8 +272,8 @@ def test_sigterm_saves_and_says_how_to_go_on(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("averaged", [False, True], ids=["plain", "with an average"])
 def test_killed_at_any_moment_a_run_comes_to_the_same_end(runlocal, tmp_path, averaged):
-    fields = {"steps": 300, "checkpoint_every": 7}
-    step, delay = random.randint(1, 200), random.uniform(0, 0.1)
+    fields = {"steps": 120 if averaged else 300, "checkpoint_every": 7}
+    step, delay = random.randint(1, fields["steps"] * 2 // 3), random.uniform(0, 0.1)
     average = {"ema.decay": 0.9} if averaged else {}
     with started(tmp_path / "killed", **fields, **average) as process:
         wait_for_step(tmp_path / "killed", step, process)
