@@ -31,6 +31,7 @@ from babeldraw.layers.linear import Einsum, Embedding, LayerNorm, Logits
 from babeldraw.layers.masks import Causal, dense_mask
 from babeldraw.layers.positions import GridPositions, LearnedPositions, at_slot
 from babeldraw.models.conditions import ImageCondition
+from babeldraw.models.head import token_nll
 from babeldraw.models.sequential import Sequential
 from babeldraw.sharding.constraint import constrain
 from babeldraw.sharding.context import PerExample
@@ -279,10 +280,8 @@ class CoCa(nn.Module):
         self, images: jax.Array, text_BS: jax.Array, keys: jax.Array | None = None
     ) -> tuple[jax.Array, jax.Array]:
         """-log p of each token and of the padding after them; see `models.head.Head.nll`."""
-        logits_BSV = self(images, text_BS, keys).logits_BSV.astype(jnp.float32)
-        log_BSV = jax.nn.log_softmax(logits_BSV)
-        own_BS = jnp.take_along_axis(log_BSV, text_BS[..., None], axis=-1)[..., 0]
-        return -own_BS, jnp.argmax(logits_BSV, axis=-1) == text_BS
+        logits_BSV = self(images, text_BS, keys).logits_BSV
+        return token_nll(logits_BSV, text_BS), jnp.argmax(logits_BSV, axis=-1) == text_BS
 
     def caption_logits(self, images: jax.Array, text_BS: jax.Array) -> jax.Array:
         return self(images, text_BS).logits_BSV

@@ -110,8 +110,12 @@ class Head(nn.Module):
         for number, factor_BT in enumerate(factors):
             earlier = jnp.stack(factors[:number], axis=-1) if number else None
             logits_BTV = self.logits(x_BTD, earlier).astype(jnp.float32)
-            log_BTV = jax.nn.log_softmax(logits_BTV)
-            own_BT = jnp.take_along_axis(log_BTV, factor_BT[..., None], axis=-1)[..., 0]
-            nll_BT = nll_BT - own_BT
+            nll_BT = nll_BT + token_nll(logits_BTV, factor_BT)
             right_BT = right_BT & (jnp.argmax(logits_BTV, axis=-1) == factor_BT)
         return nll_BT, right_BT
+
+
+def token_nll(logits_BTV: jax.Array, ids_BT: jax.Array) -> jax.Array:
+    """-log p of each id, float32 [B, T], by logits of any type."""
+    log_BTV = jax.nn.log_softmax(logits_BTV.astype(jnp.float32))
+    return -jnp.take_along_axis(log_BTV, ids_BT[..., None], axis=-1)[..., 0]

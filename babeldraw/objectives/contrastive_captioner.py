@@ -16,8 +16,10 @@ import optax
 from babeldraw.config import require
 from babeldraw.layers.dropout import example_keys
 from babeldraw.models.coca import CoCaConfig, ContrastiveCaptioner
+from babeldraw.models.head import token_nll
 from babeldraw.objectives.base import Batch, Metrics, TrainState, apply_gradients
 from babeldraw.optim.optimizer import OptimizerConfig, make_optimizer, optimizer_axes
+from babeldraw.prediction.next_token import up_to_end
 from babeldraw.sharding.constraint import Overrides, constrain, logical_axes, override
 from babeldraw.tokenizers.pixels import to_float
 
@@ -166,8 +168,4 @@ def caption_losses(logits_BSV: jax.Array, text_BS: jax.Array) -> jax.Array:
 
     The first padding after a text stands for its end; a text that fills all S has none.
     """
-    log_BSV = jax.nn.log_softmax(logits_BSV.astype(jnp.float32))
-    losses_BS = -jnp.take_along_axis(log_BSV, text_BS[..., None], axis=-1)[..., 0]
-    real_BS = text_BS != 0
-    counted_BS = real_BS | jnp.pad(real_BS[:, :-1], ((0, 0), (1, 0)), constant_values=True)
-    return jnp.mean(losses_BS, axis=1, where=counted_BS)
+    return jnp.mean(token_nll(logits_BSV, text_BS), axis=1, where=up_to_end(text_BS, end=0))

@@ -35,8 +35,6 @@ from babeldraw.tokenizers.quantizers import QuantizerConfig, VQConfig, restart_i
 
 # The fields beside the encoder's and the quantizer's that make codes.
 CODE_FIELDS = ("image_size", "patch_size")
-# Small enough for a first run on any machine.
-TINY_STACK = {"blocks": 1, "heads": 2, "dim": 32, "hidden": 64}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,13 +75,10 @@ class ViTVQGANConfig:
 
     def tiny(self) -> "ViTVQGANConfig":
         """The same network, small."""
-        encoder, decoder = (
-            dataclasses.replace(side, **TINY_STACK) for side in (self.encoder, self.decoder)
-        )
         return dataclasses.replace(
             self,
-            encoder=encoder,
-            decoder=decoder,
+            encoder=self.encoder.tiny(),
+            decoder=self.decoder.tiny(),
             image_size=(32, 32),
             quantizer=self.quantizer.tiny(),
         )
