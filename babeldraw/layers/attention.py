@@ -22,7 +22,7 @@ from babeldraw.layers.kernels import (
     heads_per_row,
 )
 from babeldraw.layers.linear import Einsum, products
-from babeldraw.layers.masks import AttentionPattern, ring_mask
+from babeldraw.layers.masks import AttentionPattern, ring_mask, ring_slots
 from babeldraw.sharding.constraint import constrain
 
 
@@ -71,7 +71,11 @@ def empty_key_value(batch: int, length: int, num_heads: int, head_dim: int, dtyp
 
 
 def dot_product_attention(
-    query_BNTH: jax.Array, keys: KeyValue, mask: Mask, kernel: str = "plain"
+    query_BNTH: jax.Array,
+    keys: KeyValue,
+    mask: Mask,
+    kernel: str = "plain",
+    added: jax.Array | None = None,
 ) -> jax.Array:
     """softmax(query key^T / sqrt(H)) value; logits and softmax in float32.
 
@@ -82,12 +86,15 @@ def dot_product_attention(
       mask: bool, broadcastable by unit dimensions to [B, N, T, S]; True is visible. None: all.
         Or slots of one sequence, as `Seen`.
       kernel: see `layers.kernels.choose`.
+      added: float32 to the logits, broadcastable by unit dimensions to [B, N, T, S]; None: nothing.
 
     Returns:
       [B, N, T, H] in the type of the queries.
     """
     *_, queries, head_dim = query_BNTH.shape
-    chosen = choose(kernel, queries, keys.key.shape[2], head_dim, mask, query_BNTH.dtype)
+    chosen = choose(
+        kernel, queries, keys.key.shape[2], head_dim, mask, query_BNTH.dtype, added is not None
+    )
     # Each names its result "context" for `layers.stack.POLICIES`, those by Pallas with what their
     # backward passes need besides.
     if chosen in ("short", "splash"):
@@ -97,18 +104,23 @@ def dot_product_attention(
         return checkpoint_name(out_BNTH, "context")
     if isinstance(mask, Seen):
         mask = mask.dense(query_BNTH.shape[2])
-    out_BNTH = _plain(query_BNTH, keys, mask)
+    out_BNTH = _plain(query_BNTH, keys, mask, added)
     return checkpoint_name(out_BNTH, "context")
 
 
-def _plain(query_BNTH: jax.Array, keys: KeyValue, mask: jax.Array | None) -> jax.Array:
+def _plain(
+    query_BNTH: jax.Array, keys: KeyValue, mask: jax.Array | None, added: jax.Array | None
+) -> jax.Array:
     beside = query_BNTH.shape[1] // keys.key.shape[1]
     if beside > 1:
+        added = None if added is None else _rows_of_heads(added, *query_BNTH.shape[:2], beside)
         query_BNTH = _block_diagonal(query_BNTH, beside)
     scale = (query_BNTH.shape[-1] // beside) ** -0.5
     logits_BNTS = jnp.einsum(
         "BNTH,BNSH->BNTS", query_BNTH * scale, keys.key, preferred_element_type=jnp.float32
     )
+    if added is not None:
+        logits_BNTS = logits_BNTS + jnp.broadcast_to(added, logits_BNTS.shape)
     if mask is not None:
         logits_BNTS = jnp.where(mask, logits_BNTS, jnp.finfo(jnp.float32).min)
     weights_BNTS = jax.nn.softmax(logits_BNTS, axis=-1).astype(query_BNTH.dtype)
@@ -122,6 +134,13 @@ def _block_diagonal(query_BNTH: jax.Array, beside: int) -> jax.Array:
     query = query_BNTH.reshape(batch, heads // beside, beside, 1, dim)
     own = jnp.eye(beside, dtype=query.dtype)[None, None, :, :, None]
     return (query * own).reshape(batch, heads // beside, beside, beside * dim)
+
+
+def _rows_of_heads(added: jax.Array, batch: int, heads: int, beside: int) -> jax.Array:
+    """What is added to each head's one query, [.., .., 1, S], as [B, N / G, G, S]."""
+    keys = added.shape[-1]
+    added_BN1S = jnp.broadcast_to(added, (batch, heads, 1, keys))
+    return added_BN1S.reshape(batch, heads // beside, beside, keys)
 
 
 def _diagonal(out_BNTH: jax.Array, beside: int) -> jax.Array:
@@ -143,6 +162,10 @@ class Attention(nn.Module):
       norm: makes the norm of each head's queries, and of its keys; None: none.
       rotate: (heads [B, N, T, H], positions [T] or [B, T]) to the same turned by their positions
         (RoPE); None: positions are no part of attention.
+      added: makes what is added to the logits, float32 broadcastable to [B, N, T, S]: a module
+        called with (inputs, queries, keys), int32 slots, [T] and [S], or [B, 1] and [B, S] where
+        rows stand at different places. A bias by distance (T5, ALiBi), more weight on a text's
+        columns (CogView2). None: nothing.
     """
 
     num_heads: int
@@ -153,6 +176,7 @@ class Attention(nn.Module):
     bias: bool = False
     norm: Callable[[], nn.Module] | None = None
     rotate: Callable[[jax.Array, jax.Array], jax.Array] | None = None
+    added: Callable[[], nn.Module] | None = None
 
     def setup(self):
         shape = (self.dim, self.num_heads, self.head_dim)
@@ -168,6 +192,8 @@ class Attention(nn.Module):
         )
         if self.norm is not None:
             self.query_norm, self.key_norm = self.norm(), self.norm()
+        if self.added is not None:
+            self.logit_bias = self.added()
 
     def key_value(self, source_BSD: jax.Array, positions: jax.Array | None = None) -> KeyValue:
         """Keys and values of a source of S positions.
@@ -178,12 +204,36 @@ class Attention(nn.Module):
         """
         return self._key_value(*products(source_BSD, self.key, self.value), positions)
 
+    def queries(self, x_BTD: jax.Array, positions: jax.Array | None = None) -> jax.Array:
+        """Of T slots, [B, N, T, H]."""
+        return self._queries(self.query(x_BTD), positions)
+
+    def look(
+        self,
+        query_BNTH: jax.Array,
+        keys: KeyValue,
+        mask: Mask,
+        added: jax.Array | None = None,
+    ) -> jax.Array:
+        """What T queries find, [B, N, T, H]; see `dot_product_attention`."""
+        return dot_product_attention(query_BNTH, keys, mask, self.kernel, added)
+
+    def joined(self, out_BNTH: jax.Array) -> jax.Array:
+        """The heads of T slots back to the width, [B, T, D]."""
+        out_BTD = constrain(self.out(out_BNTH), ("batch", "length", "activation_embed"))
+        return checkpoint_name(out_BTD, "output")
+
     def attend(
-        self, x_BTD: jax.Array, keys: KeyValue, mask: Mask, positions: jax.Array | None = None
+        self,
+        x_BTD: jax.Array,
+        keys: KeyValue,
+        mask: Mask,
+        positions: jax.Array | None = None,
+        added: jax.Array | None = None,
     ) -> jax.Array:
         """Looks from T queries at given keys and values. Returns [B, T, D]."""
         with jax.named_scope("attention"):
-            return self._look(self.query(x_BTD), keys, mask, positions)
+            return self.joined(self.look(self.queries(x_BTD, positions), keys, mask, added))
 
     def __call__(
         self,
@@ -191,23 +241,26 @@ class Attention(nn.Module):
         source_BSD: jax.Array | None,
         mask: Mask,
         positions: jax.Array | None = None,
+        added: jax.Array | None = None,
     ) -> jax.Array:
         """Looks from x at a source, None being x itself. Returns [B, T, D]."""
         if source_BSD is not None:
-            return self.attend(x_BTD, self.key_value(source_BSD), mask, positions)
+            return self.attend(x_BTD, self.key_value(source_BSD), mask, positions, added)
         with jax.named_scope("attention"):
-            query_BNTH, *pair = products(x_BTD, self.query, self.key, self.value)
-            return self._look(query_BNTH, self._key_value(*pair, positions), mask, positions)
+            query_BNTH, keys = self.heads(x_BTD, positions)
+            return self.joined(self.look(query_BNTH, keys, mask, added))
 
-    def _look(
-        self, query_BNTH: jax.Array, keys: KeyValue, mask: Mask, positions: jax.Array | None
-    ) -> jax.Array:
+    def heads(
+        self, x_BTD: jax.Array, positions: jax.Array | None = None
+    ) -> tuple[jax.Array, KeyValue]:
+        """Queries, and keys and values, of the same slots."""
+        query_BNTH, *pair = products(x_BTD, self.query, self.key, self.value)
+        return self._queries(query_BNTH, positions), self._key_value(*pair, positions)
+
+    def _queries(self, query_BNTH: jax.Array, positions: jax.Array | None) -> jax.Array:
         if self.norm is not None:
             query_BNTH = self.query_norm(query_BNTH).astype(self.dtype)
-        query_BNTH = constrain(self._turned(query_BNTH, positions), _HEADS)
-        out_BNTH = dot_product_attention(query_BNTH, keys, mask, self.kernel)
-        out_BTD = constrain(self.out(out_BNTH), ("batch", "length", "activation_embed"))
-        return checkpoint_name(out_BTD, "output")
+        return constrain(self._turned(query_BNTH, positions), _HEADS)
 
     def _key_value(
         self, key_BNSH: jax.Array, value_BNSH: jax.Array, positions: jax.Array | None
@@ -231,35 +284,85 @@ _HEADS = ("batch", "activation_heads", "length", "head_dim")
 class SelfAttention(Attention):
     """Attention of a sequence to itself, as a part of a block.
 
+    Of the context it reads `mask`, of whole sequences, in place of the pattern; `roles`, where the
+    pattern goes by them (`masks.ByRole`); and `positions`, int32 [T] or [B, T], for `rotate` where
+    slots do not stand in their order.
+
     Attributes:
-      pattern: what a slot sees, whole sequences and step by step. Of whole sequences the context's
-        `mask` says it, where there is one; without either a slot sees all.
+      pattern: what a slot sees, whole sequences and step by step. Without it, and without the
+        context's `mask`, a slot sees all.
     """
 
     pattern: AttentionPattern | None = None
 
     def whole(self, x_BTD: jax.Array, inputs: Inputs) -> jax.Array:
         """All T slots at once."""
+        added = self.added_to(inputs, jnp.arange(x_BTD.shape[1]))
+        return self(x_BTD, None, self.mask(inputs), inputs.named("positions"), added)
+
+    def mask(self, inputs: Inputs) -> Mask:
+        """Who sees whom, of whole sequences."""
         mask = inputs.named("mask")
         if self.pattern is None or mask is not None:
-            return self(x_BTD, None, mask)
-        return self(x_BTD, None, Seen(self.pattern, inputs.layer))
+            return mask
+        return Seen(self.pattern, inputs.layer, inputs.named("roles"))
+
+    def added_to(
+        self, inputs: Inputs, queries: jax.Array, keys: jax.Array | None = None
+    ) -> jax.Array | None:
+        """What is added to the logits; None: nothing. Keys are the queries' slots if not given."""
+        if self.added is None:
+            return None
+        return self.logit_bias(inputs, queries, queries if keys is None else keys)
 
     def start(self, inputs: Inputs, rows: int, length: int) -> KeyValue:
         """A cache for `length` slots, as a ring of what the pattern looks back on."""
         window = self.pattern.window(length, inputs.layer)
         return empty_key_value(rows, window, self.num_heads, self.head_dim, self.dtype)
 
+    def fill(self, x_BPD: jax.Array, past: KeyValue, inputs: Inputs) -> tuple[jax.Array, KeyValue]:
+        """The first P slots at once, and the cache with them; P is at most the ring's length."""
+        positions, slots_P = inputs.named("positions"), jnp.arange(x_BPD.shape[1])
+        positions = None if positions is None else positions[..., : x_BPD.shape[1]]
+        with jax.named_scope("attention"):
+            query_BNPH, keys = self.heads(x_BPD, positions)
+            with jax.named_scope("cache_update"):
+                past = past.write(jnp.zeros((), jnp.int32), keys)
+            added = self.added_to(inputs, slots_P)
+            out_BNPH = self.look(query_BNPH, keys, self.mask(inputs), added)
+            return self.joined(out_BNPH), past
+
     def step(
         self, x_B1D: jax.Array, past: KeyValue, index: jax.Array, inputs: Inputs
     ) -> tuple[jax.Array, KeyValue]:
         """Writes slot `index` into the ring and attends from it to what it sees there."""
-        window, position = past.key.shape[2], index[..., None]
+        position = inputs.at_slot("positions", index, index[..., None])
         with jax.named_scope("cache_update"):
-            past = past.write(index % window, self.key_value(x_B1D, position))
-        mask = ring_mask(self.pattern, window, index, inputs.layer)
-        mask = mask[:, None, None] if index.ndim else mask[None, None, None]
-        return self.attend(x_B1D, past, mask, position), past
+            new = self.key_value(x_B1D, position)
+        with jax.named_scope("attention"):
+            query_BN1H = self.queries(x_B1D, position)
+        past, found_BN1H = self.looked_back(query_BN1H, new, past, index, inputs)
+        return self.joined(found_BN1H), past
+
+    def looked_back(
+        self,
+        query_BN1H: jax.Array,
+        new: KeyValue,
+        past: KeyValue,
+        index: jax.Array,
+        inputs: Inputs,
+    ) -> tuple[KeyValue, jax.Array]:
+        """The ring with slot `index`, and what its query finds there, [B, N, 1, H]."""
+        window = past.key.shape[2]
+        with jax.named_scope("cache_update"):
+            past = past.write(index % window, new)
+        with jax.named_scope("attention"):
+            mask = ring_mask(self.pattern, window, index, inputs.layer, inputs.named("roles"))
+            mask = mask[:, None, None] if mask.ndim == 2 else mask[None, None, None]
+            added = None
+            if self.added is not None:
+                added = self.added_to(inputs, index[..., None], ring_slots(window, index))
+            return past, self.look(query_BN1H, past, mask, added)
 
 
 class CrossAttention(Attention):
@@ -285,7 +388,11 @@ class CrossAttention(Attention):
     ) -> tuple[jax.Array, KeyValue]:
         """One slot. Rows of one source stand together in the batch."""
         del index
-        # They look at it together, as if they were slots of one sequence.
-        x_PnD = jnp.reshape(x_B1D, (keys.key.shape[0], -1, x_B1D.shape[-1]))
-        seen_PnD = self.attend(x_PnD, keys, inputs.named(f"{self.source}_mask"))
-        return jnp.reshape(seen_PnD, x_B1D.shape), keys
+        return self.fill(x_B1D, keys, inputs)
+
+    def fill(self, x_BPD: jax.Array, keys: KeyValue, inputs: Inputs) -> tuple[jax.Array, KeyValue]:
+        """The first P slots of each row at once."""
+        # Rows of one source look at it together, as if they were slots of one sequence.
+        x_RQD = jnp.reshape(x_BPD, (keys.key.shape[0], -1, x_BPD.shape[-1]))
+        seen_RQD = self.attend(x_RQD, keys, inputs.named(f"{self.source}_mask"))
+        return jnp.reshape(seen_RQD, x_BPD.shape), keys

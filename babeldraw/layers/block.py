@@ -199,13 +199,39 @@ class Block(nn.Module):
         layer: int = 0,
     ) -> tuple[jax.Array, tuple[Any, ...]]:
         """One slot, `index`: int32 [], or [B] where rows stand at different places."""
-        inputs, kept = Inputs(context, layer), []
+        return self._kept(
+            x_B1D,
+            caches,
+            Inputs(context, layer),
+            lambda layer, y_B1D, cache, inputs: layer.step(y_B1D, cache, index, inputs),
+        )
+
+    def fill(
+        self,
+        x_BPD: jax.Array,
+        caches: tuple[Any, ...],
+        context: Mapping[str, Any],
+        layer: int = 0,
+    ) -> tuple[jax.Array, tuple[Any, ...]]:
+        """The first P slots at once, as a prefix that is there before the steps."""
+        return self._kept(
+            x_BPD,
+            caches,
+            Inputs(context, layer),
+            lambda layer, y_BPD, cache, inputs: layer.fill(y_BPD, cache, inputs),
+        )
+
+    def _kept(
+        self, x_BPD: jax.Array, caches: tuple[Any, ...], inputs: Inputs, run: Callable
+    ) -> tuple[jax.Array, tuple[Any, ...]]:
+        """The parts one after another, each with its cache."""
+        kept = []
         for place, (part, cache) in enumerate(zip(self.parts, caches, strict=True)):
-            y_B1D, gate = self._read(part, x_B1D, inputs)
-            y_B1D, cache = getattr(self, part.name).step(y_B1D, cache, index, inputs)
-            x_B1D = self._joined(part, x_B1D, y_B1D, gate, 0.0, None, place)
+            y_BPD, gate = self._read(part, x_BPD, inputs)
+            y_BPD, cache = run(getattr(self, part.name), y_BPD, cache, inputs)
+            x_BPD = self._joined(part, x_BPD, y_BPD, gate, 0.0, None, place)
             kept.append(cache)
-        return x_B1D, tuple(kept)
+        return x_BPD, tuple(kept)
 
     def _read(
         self, part: Residual, x_BTD: jax.Array, inputs: Inputs
@@ -331,14 +357,28 @@ def through(
       index: which slot, int32 [], or [B] where rows stand at different places.
       context: arrays by name.
     """
+    return _through(stack, x_B1D, caches, "step", index, context)
+
+
+def filled(
+    stack: Stack, x_BPD: jax.Array, caches: tuple[Any, ...], context: Mapping[str, Any]
+) -> tuple[jax.Array, tuple[Any, ...]]:
+    """The first P slots at once through all blocks of a stack, and the caches with them in.
+
+    Only for patterns whose ring has room for P slots.
+    """
+    return _through(stack, x_BPD, caches, "fill", context)
+
+
+def _through(stack: Stack, x_BPD: jax.Array, caches: tuple[Any, ...], method: str, *inputs: Any):
     block, after = stack.block, []
-    x_B1D = x_B1D.astype(stack.dtype)
+    x_BPD = x_BPD.astype(stack.dtype)
     for layer, params in enumerate(stack.layers()):
-        x_B1D, cache = block.apply(
-            {"params": params}, x_B1D, caches[layer], index, context, layer, method="step"
+        x_BPD, cache = block.apply(
+            {"params": params}, x_BPD, caches[layer], *inputs, layer, method=method
         )
         after.append(cache)
-    return x_B1D, tuple(after)
+    return x_BPD, tuple(after)
 
 
 def empty_caches(

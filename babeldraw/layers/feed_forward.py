@@ -94,3 +94,10 @@ class FeedForward(nn.Module):
         """One slot."""
         del index, inputs
         return self(x_B1D), cache
+
+    def fill(
+        self, x_BPD: jax.Array, cache: tuple[()], inputs: Inputs
+    ) -> tuple[jax.Array, tuple[()]]:
+        """The first P slots."""
+        del inputs
+        return self(x_BPD), cache

@@ -20,7 +20,7 @@ from jax.experimental.pallas.ops.tpu.splash_attention import (
 )
 
 from babeldraw.config import require
-from babeldraw.layers.masks import AttentionPattern, Slots, dense_mask
+from babeldraw.layers.masks import AttentionPattern, Slots, by_role, dense_mask
 from babeldraw.layers.short_attention import (
     MOST_BYTES,
     MOST_POSITIONS,
@@ -42,14 +42,22 @@ BLOCK = 512
 
 @dataclasses.dataclass(frozen=True)
 class Seen:
-    """Which slots of its own sequence each slot sees; `layer` as in `AttentionPattern.sees`."""
+    """Which slots of its own sequence each slot sees.
+
+    Attributes:
+      pattern, layer: as in `AttentionPattern.sees`.
+      roles: int32 [B, T] of the slots of each example, for a `masks.ByRole`.
+    """
 
     pattern: AttentionPattern
     layer: Slots = 0
+    roles: jax.Array | None = None
 
     def dense(self, length: int) -> jax.Array:
-        """bool [1, 1, T, T]."""
-        return dense_mask(self.pattern, length, self.layer)[None, None]
+        """bool [1 or B, 1, T, T]."""
+        if self.roles is None:
+            return dense_mask(self.pattern, length, self.layer)[None, None]
+        return by_role(self.pattern, self.roles[:, :length], self.layer)[:, None]
 
 
 # Everything; a bool array that broadcasts to [B, N, T, S]; or slots of one sequence.
@@ -57,7 +65,13 @@ Mask = Seen | jax.Array | None
 
 
 def choose(
-    kernel: str, queries: int, keys: int, head_dim: int, mask: Mask, dtype: jnp.dtype = jnp.bfloat16
+    kernel: str,
+    queries: int,
+    keys: int,
+    head_dim: int,
+    mask: Mask,
+    dtype: jnp.dtype = jnp.bfloat16,
+    added: bool = False,
 ) -> str:
     """What computes an attention: plain, short, splash or cudnn.
 
@@ -67,6 +81,7 @@ def choose(
       head_dim: H.
       mask: who sees whom.
       dtype: of queries, keys and values.
+      added: something is added to the logits.
 
     Raises:
       UserError: a kernel was asked for by name that cannot do it.
@@ -78,11 +93,15 @@ def choose(
     cannot = {
         "short": functools.partial(_short_cannot, queries, keys, head_dim, mask, dtype),
         "splash": functools.partial(_splash_cannot, queries, keys, mask),
+        "cudnn": str,
     }
+    if added:
+        cannot = dict.fromkeys(cannot, lambda: "a term added to the logits")
     if kernel == "auto":
         if platform == "tpu":
-            return next((name for name, why in cannot.items() if not why()), "plain")
-        return "cudnn" if platform == "gpu" else "plain"
+            fit = (name for name in ("short", "splash") if not cannot[name]())
+            return next(fit, "plain")
+        return "cudnn" if platform == "gpu" and not added else "plain"
     reason = cannot[kernel]() if kernel in cannot else ""
     require(not reason, f"kernel is {kernel!r}, which cannot do {reason}; choose auto or plain")
     needed = {"short": "tpu", "splash": "tpu", "cudnn": "gpu"}.get(kernel, platform)
@@ -98,6 +117,8 @@ def _splash_cannot(queries: int, keys: int, mask: Mask) -> str:
     """Why splash attention cannot do it, or nothing."""
     if queries % LANES or keys % LANES:
         return f"{queries} queries on {keys} keys: multiples of {LANES} are needed"
+    if isinstance(mask, Seen) and mask.roles is not None:
+        return "roles that differ between examples"
     if isinstance(mask, Seen) and not _same_in_all_layers(mask):
         return "a pattern that differs between layers of one loop (model.attention.pattern=dalle)"
     if isinstance(mask, jax.Array) and (mask.shape[1:3] != (1, 1)):

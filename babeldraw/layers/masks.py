@@ -5,6 +5,7 @@ cached decoding, which needs one row of it over the slots still kept, cannot dif
 """
 
 import dataclasses
+import functools
 from typing import Protocol
 
 import jax
@@ -122,6 +123,100 @@ class DallE:
 
 
 @dataclasses.dataclass(frozen=True)
+class Prefixed:
+    """A text and a picture in one sequence: all see the text, and the picture goes by a pattern.
+
+    Attributes:
+      prefix: slots of the text, the first ones; they see each other, whichever comes first, so
+        that they enter a cache together (`Block.fill`).
+      pattern: of the slots behind them, counted from there.
+    """
+
+    prefix: int
+    pattern: AttentionPattern = Causal()
+
+    def sees(self, query: Slots, key: Slots, layer: Slots) -> jax.Array:
+        in_text = jnp.asarray(query) < self.prefix
+        behind = self.pattern.sees(query - self.prefix, key - self.prefix, layer)
+        return (jnp.asarray(key) < self.prefix) | (~in_text & (key >= self.prefix) & behind)
+
+    def window(self, length: int, layer: int) -> int:
+        return length
+
+
+@dataclasses.dataclass(frozen=True)
+class Enlarged:
+    """A picture's coarse codes and its fine ones, in one softmax over two windows.
+
+    Coarse slots see each other. A fine one sees the coarse cells around where it lies, and the fine
+    cells around itself, before it and behind it (CogView2's direct super-resolution; Ding et al.
+    2022, section 3.3). The coarse come first.
+
+    Attributes:
+      coarse, fine: (h, w) of both grids; the second divides by the first.
+      across: (rows, columns) of the window on the coarse grid, odd; 5 x 5 in CogView2.
+      around: the same of the window on the fine grid; 9 x 5 in its code.
+    """
+
+    coarse: tuple[int, int]
+    fine: tuple[int, int]
+    across: tuple[int, int] = (5, 5)
+    around: tuple[int, int] = (9, 5)
+
+    def sees(self, query: Slots, key: Slots, layer: Slots) -> jax.Array:
+        first = self.coarse[0] * self.coarse[1]
+        query, key = jnp.asarray(query), jnp.asarray(key)
+        times = (self.fine[0] // self.coarse[0], self.fine[1] // self.coarse[1])
+        at_query = jnp.divmod(query - first, self.fine[1])
+        above = tuple(cell // size for cell, size in zip(at_query, times, strict=True))
+        across = _near(above, jnp.divmod(key, self.coarse[1]), self.across)
+        around = _near(at_query, jnp.divmod(key - first, self.fine[1]), self.around)
+        in_coarse = key < first
+        return jnp.where(query < first, in_coarse, jnp.where(in_coarse, across, around))
+
+    def window(self, length: int, layer: int) -> int:
+        return length
+
+
+def _near(query: tuple[Slots, Slots], key: tuple[Slots, Slots], window: tuple[int, int]):
+    """Whether a key's cell lies in the window around a query's."""
+    rows, columns = (abs(q - k) for q, k in zip(query, key, strict=True))
+    return (rows <= window[0] // 2) & (columns <= window[1] // 2)
+
+
+# How slots of one role stand to those of another.
+NEVER, BY_PATTERN, ALWAYS = 0, 1, 2
+
+
+@dataclasses.dataclass(frozen=True)
+class ByRole:
+    """Slots see each other by roles that each example gives them.
+
+    CogLM's context, seen by all, and what is predicted, seen from behind alone; padding, seen by
+    none (CogView2, section 3.1). A context of the stack names them `roles`.
+
+    Attributes:
+      table: row by role of the query, column by role of the key: NEVER, BY_PATTERN or ALWAYS.
+      pattern: of slots in their order. For steps through a cache of whole sequences.
+    """
+
+    table: tuple[tuple[int, ...], ...]
+    pattern: AttentionPattern = Causal()
+
+    def sees(self, query: Slots, key: Slots, layer: Slots) -> jax.Array:
+        return self.pattern.sees(query, key, layer)
+
+    def window(self, length: int, layer: int) -> int:
+        return length
+
+    def related(self, query_roles: jax.Array, key_roles: jax.Array, seen: jax.Array) -> jax.Array:
+        """bool: what is seen by roles, `seen` being so by the pattern; the three broadcast."""
+        relation = jnp.asarray(self.table, jnp.int32)[query_roles, key_roles]
+        seen = jnp.broadcast_to(seen, relation.shape)
+        return (relation == ALWAYS) | ((relation == BY_PATTERN) & seen)
+
+
+@dataclasses.dataclass(frozen=True)
 class AttentionConfig:
     """What an image token sees of those before it.
 
@@ -177,21 +272,61 @@ def dense_mask(pattern: AttentionPattern, length: int, layer: Slots = 0) -> jax.
     return pattern.sees(slots_T[:, None], slots_T[None, :], layer)
 
 
-def ring_mask(pattern: AttentionPattern, window: int, index: jax.Array, layer: Slots) -> jax.Array:
+def by_role(pattern: ByRole, roles_BT: jax.Array, layer: Slots = 0) -> jax.Array:
+    """bool [B, T, T]: the same where slots of each example have roles."""
+    seen_1TT = dense_mask(pattern, roles_BT.shape[1], layer)[None]
+    return pattern.related(roles_BT[:, :, None], roles_BT[:, None, :], seen_1TT)
+
+
+def ring_slots(window: int, index: jax.Array) -> jax.Array:
+    """int32 [W], or [B, W]: the slots in a ring when slot `index` is; below 0: not yet written.
+
+    Slot t is written at place t modulo the window.
+    """
+    places = jnp.arange(window).reshape((1,) * index.ndim + (window,))
+    index = jnp.broadcast_to(index[..., None], (*index.shape, window))
+    return index - (index - places) % window
+
+
+def ring_mask(
+    pattern: AttentionPattern,
+    window: int,
+    index: jax.Array,
+    layer: Slots,
+    roles_BT: jax.Array | None = None,
+) -> jax.Array:
     """bool [W], or [B, W]: which places of a ring of `window` slots slot `index` sees.
 
-    Slot t is written at place t modulo the window; what it sees lies among the newest `window`.
+    What it sees lies among the newest `window`.
 
     Args:
       pattern: what a slot sees.
       window: W, of the ring.
       index: int32 [], or [B], a slot of each row.
       layer: number of the block.
+      roles_BT: of a `ByRole`, whose ring has all T slots.
     """
+    if index.ndim == 0 and roles_BT is not None:
+        index = jnp.broadcast_to(index, roles_BT.shape[:1])
     if index.ndim:
-        return jax.vmap(lambda one: ring_mask(pattern, window, one, layer))(index)
-    age_W = (index - jnp.arange(window)) % window
-    slot_W = index - age_W
+        one = functools.partial(_ring_mask, pattern, window, layer)
+        return jax.vmap(one)(index, roles_BT)
+    return _ring_mask(pattern, window, layer, index)
+
+
+def _ring_mask(
+    pattern: AttentionPattern,
+    window: int,
+    layer: Slots,
+    index: jax.Array,
+    roles_T: jax.Array | None = None,
+) -> jax.Array:
+    if roles_T is not None:
+        # Of a context, what stands behind the slot may be there already.
+        slot_W = jnp.arange(window)
+        seen_W = pattern.sees(index, slot_W, layer)
+        return pattern.related(roles_T[index], roles_T[:window], seen_W)
+    slot_W = ring_slots(window, index)
     return (slot_W >= 0) & pattern.sees(index, slot_W, layer)
 
 

@@ -20,6 +20,7 @@ from babeldraw.layers.block import (
     TransformerConfig,
     empty_caches,
     feed_forward,
+    filled,
     make_stack,
     self_attention,
     through,
@@ -141,13 +142,8 @@ class VIM(nn.Module):
         prefix_BSD = jnp.repeat(prefix_PSD, samples, axis=0)
         batch, length = prefix_BSD.shape[0], prefix_BSD.shape[1] - 1
         blocks = empty_caches(self.stack, {}, batch, length + self.codes.length)
-
-        def step(blocks, slot):
-            index, x_BD = slot
-            return through(self.stack, x_BD[:, None], blocks, index, {})[1], None
-
-        slots = jnp.arange(length), prefix_BSD[:, :-1].swapaxes(0, 1)
-        blocks, _ = jax.lax.scan(step, blocks, slots)
+        if length:
+            _, blocks = filled(self.stack, prefix_BSD[:, :-1], blocks, {})
         return Cache(blocks=blocks, last_BD=prefix_BSD[:, -1])
 
     def step(self, codes: jax.Array, index: jax.Array, cache: Cache) -> tuple[jax.Array, Cache]:

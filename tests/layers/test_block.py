@@ -19,15 +19,17 @@ from babeldraw.layers.block import (
     empty_caches,
     encoder_parts,
     feed_forward,
+    filled,
     make_stack,
     self_attention,
     through,
 )
 from babeldraw.layers.feed_forward import FeedForward
 from babeldraw.layers.linear import LayerNorm, RMSNorm
-from babeldraw.layers.masks import Causal, ConvShaped
+from babeldraw.layers.masks import ALWAYS, BY_PATTERN, NEVER, ByRole, Causal, ConvShaped
 from babeldraw.layers.positions import Rotary, sine_grid, sine_positions
 from babeldraw.layers.skips import SkippingStack
+from babeldraw.layers.streams import PerStream, StreamAttention, Streams
 from babeldraw.sharding.context import PerExample, PerSlot
 
 B, T, S, D = 3, 12, 5, 16
@@ -57,7 +59,36 @@ WIDE = functools.partial(
     self_attention(CONFIG, Causal()).func,
     **{**self_attention(CONFIG, Causal()).keywords, "head_dim": 12, "bias": True},
 )
+TWO = Streams(("text", "image"), (5,))
+
+
+def of_streams(pattern, **options):
+    """Attention and feed-forward with weights for each of two streams."""
+    attention = functools.partial(StreamAttention, self_attention(CONFIG, pattern, **options), TWO)
+    return (
+        Residual("self", attention, "self_norm"),
+        *parts()[1:2],
+        Residual("ffn", functools.partial(PerStream, feed_forward(CONFIG), TWO), "ffn_norm"),
+    )
+
+
+class Distance(nn.Module):
+    """What T5 adds to logits: a number for each head and distance."""
+
+    @nn.compact
+    def __call__(self, inputs, queries, keys):
+        init = nn.with_logical_partitioning(nn.initializers.zeros, (None, "heads"))
+        table_TN = self.param("table", init, (T, CONFIG.heads))
+        away = jnp.clip(queries[..., :, None] - keys[..., None, :], 0, T - 1)
+        added = jnp.moveaxis(table_TN[away], -1, -3)
+        return added if added.ndim == 4 else added[None]
+
+
 VARIANTS = {
+    "added": parts(attention={"added": Distance}),
+    "added ring": parts(ConvShaped((3, 4), 3, "none", "slot"), {"added": Distance}),
+    "streams": of_streams(CAUSAL),
+    "streams, all options": of_streams(CAUSAL, added=Distance, norm=HEAD_NORM, rotate=Rotary()),
     "pre-norm": parts(),
     "ring": parts(ConvShaped((3, 4), 3, "none", "slot")),
     "post-norm": parts(before=None, rejoin=LayerNorm),
@@ -110,6 +141,89 @@ def test_stepping_is_the_full_forward_at_one_place_or_many(name):
     found = walk(indices)
     for row, begin in enumerate(late.tolist()):
         np.testing.assert_allclose(found[begin : begin + T, row], expected[row], atol=2e-5)
+
+
+@pytest.mark.parametrize("name", ["pre-norm", "rotary", "added", "streams, all options"])
+def test_a_prefix_enters_the_cache_at_once(name):
+    stack = make_stack(VARIANTS[name], CONFIG)
+    shapes = nn.unbox(jax.eval_shape(stack.init, jax.random.key(0), X, SAID))
+    params = jax.tree_util.tree_map_with_path(draw, shapes)
+    context, expected = {"text": TEXT}, stack.apply(params, X, SAID)
+    bound, prefix = stack.bind(params), 7
+    caches = empty_caches(bound, context, B, T)
+    y_BPD, caches = filled(bound, X[:, :prefix], caches, context)
+    np.testing.assert_allclose(y_BPD, expected[:, :prefix], atol=2e-5)
+    for index in range(prefix, T):
+        x_B1D = X[:, index : index + 1]
+        y_B1D, caches = through(bound, x_B1D, caches, jnp.int32(index), context)
+        np.testing.assert_allclose(y_B1D[:, 0], expected[:, index], atol=2e-5)
+
+
+# Of CogLM: 0 is padding, 1 the context, 2 what is predicted.
+COGLM = ((NEVER,) * 3, (NEVER, ALWAYS, NEVER), (NEVER, ALWAYS, BY_PATTERN))
+ROLES = jnp.asarray([[1, 2] * 6, [1] * 4 + [2] * 8, [0, 0, 1, 1, 2, 2, 1, 2, 2, 1, 2, 2]])
+
+
+def test_roles_say_who_sees_whom_and_steps_keep_to_them():
+    stack = make_stack(parts(ByRole(COGLM)), CONFIG)
+    said = {"text": PerExample(TEXT), "roles": PerSlot(ROLES)}
+    params = nn.unbox(stack.init(jax.random.key(0), X, said))
+    expected = stack.apply(params, X, said)
+
+    @jax.jit
+    def felt(example, slot):
+        def told(x_BTD):
+            return jnp.sum(jnp.sin(stack.apply(params, x_BTD, said)[example, slot]))
+
+        return jnp.any(jax.grad(told)(X)[example] != 0, axis=-1)
+
+    # Also of two blocks: what the context sees through the context is context.
+    for example, slot in ((0, 7), (1, 3), (1, 7), (2, 3), (2, 7)):
+        roles = np.asarray(ROLES[example])
+        relations = [COGLM[roles[slot]][role] for role in roles]
+        sees = [
+            t == slot or how == ALWAYS or (how == BY_PATTERN and t <= slot)
+            for t, how in enumerate(relations)
+        ]
+        np.testing.assert_array_equal(felt(example, slot), sees)
+    # What is drawn behind the context, one slot after another, as the whole says.
+    bound, context = stack.bind(params), {"text": TEXT, "roles": ROLES}
+    caches = empty_caches(bound, context, B, T)
+    _, caches = filled(bound, X, caches, context)
+    for index in (9, 10, 11):
+        late = jnp.full((B,), index) if index == 10 else jnp.int32(index)
+        y_B1D, _ = through(bound, X[:, index : index + 1], caches, late, context)
+        np.testing.assert_allclose(y_B1D[:, 0], expected[:, index], atol=2e-5)
+
+
+def test_streams_of_equal_weights_are_one():
+    plain = make_stack(parts(), CONFIG)
+    shapes = nn.unbox(jax.eval_shape(plain.init, jax.random.key(0), X, SAID))
+    params = jax.tree_util.tree_map_with_path(draw, shapes)
+    blocks = dict(params["params"]["blocks"])
+    for name in ("self", "ffn"):
+        blocks[name] = dict.fromkeys(TWO.names, blocks[name])
+    split = make_stack(of_streams(CAUSAL), CONFIG)
+    expected = plain.apply(params, X, SAID)
+    found = split.apply({"params": {"blocks": blocks}}, X, SAID)
+    np.testing.assert_allclose(found, expected, atol=2e-5)
+
+
+def test_a_slot_may_stand_elsewhere_than_in_its_order():
+    stack = make_stack(parts(attention={"rotate": Rotary()}), CONFIG)
+    shapes = nn.unbox(jax.eval_shape(stack.init, jax.random.key(0), X, SAID))
+    params = jax.tree_util.tree_map_with_path(draw, shapes)
+    order = jnp.stack([jnp.arange(T), jnp.arange(T)[::-1], (jnp.arange(T) * 5) % T])
+    expected = stack.apply(params, X, {**SAID, "positions": PerSlot(order)})
+    plain = stack.apply(params, X, SAID)
+    np.testing.assert_allclose(expected[0], plain[0], atol=2e-5)
+    assert np.abs(expected[1:] - plain[1:]).max() > 1e-3
+    bound, context = stack.bind(params), {"text": TEXT, "positions": order}
+    caches = empty_caches(bound, context, B, T)
+    for index in range(T):
+        at = jnp.full((B,), index) if index % 2 else jnp.int32(index)
+        y_B1D, caches = through(bound, X[:, index : index + 1], caches, at, context)
+        np.testing.assert_allclose(y_B1D[:, 0], expected[:, index], atol=2e-5)
 
 
 def test_every_variant_is_another_function():

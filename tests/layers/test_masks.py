@@ -11,6 +11,8 @@ from babeldraw.layers.masks import (
     Causal,
     ConvShaped,
     DallE,
+    Enlarged,
+    Prefixed,
     dense_mask,
     padding_mask,
     ring_mask,
@@ -109,6 +111,27 @@ def test_a_ring_of_the_window_sees_what_the_whole_mask_does(pattern):
 
 def test_causal_sees_all_that_came_before():
     np.testing.assert_array_equal(dense_mask(Causal(), 7), np.tri(7, dtype=bool))
+
+
+def test_a_text_before_the_picture_is_seen_by_all():
+    mask = np.asarray(dense_mask(Prefixed(3), 8))
+    expected = np.tri(8, dtype=bool)
+    expected[:, :3] = True
+    np.testing.assert_array_equal(mask, expected)
+
+
+def test_a_fine_slot_sees_a_window_of_each_grid():
+    pattern = Enlarged((4, 4), (8, 8), across=(3, 3), around=(5, 3))
+    mask = np.asarray(dense_mask(pattern, 16 + 64))
+    assert mask[:16, :16].all() and not mask[:16, 16:].any()
+    # The fine cell in row 2, column 5 lies in the coarse one in row 1, column 2.
+    coarse, fine = mask[16 + 2 * 8 + 5, :16].reshape(4, 4), mask[16 + 2 * 8 + 5, 16:].reshape(8, 8)
+    expected = np.zeros((4, 4), bool)
+    expected[0:3, 1:4] = True
+    np.testing.assert_array_equal(coarse, expected)
+    expected = np.zeros((8, 8), bool)
+    expected[0:5, 4:7] = True
+    np.testing.assert_array_equal(fine, expected)
 
 
 def test_the_config_makes_its_pattern():
