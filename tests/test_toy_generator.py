@@ -354,12 +354,18 @@ def test_it_is_given_away_and_taken(tokenizer, cli, tmp_path):
 @pytest.mark.budget(12)
 def test_it_learns_from_stored_codes(tokenizer, cli, tmp_path):
     words = [f"--workdir={tokenizer}", "--source=shape_pairs", "--split=train", "--num=64"]
-    assert cli("tokenize", *words, "--batch_size=16", f"--out={tmp_path / 'codes'}")[0] == 0
+    words += ["--batch_size=16", "--level=half"]
+    assert cli("tokenize", *words, f"--out={tmp_path / 'codes'}")[0] == 0
     data = {"source": "tokens", "path": str(tmp_path / "codes"), "split": "all"}
     evaluators = {"validation_loss": None, "samples": {"num": 1}}
-    config = config_of("class", tokenizer, data=data, evaluators=evaluators)
-    train(config, str(tmp_path / "run"))
+    more = {"data": data, "evaluators": evaluators}
+    train(config_of("class", tokenizer, level="half", **more), str(tmp_path / "run"))
     assert (tmp_path / "run" / "samples").exists()
+    picture = next(Sampler.from_run(str(tmp_path / "run")).sample(["3"]))
+    # Half of the tokenizer's pictures, in half of its codes.
+    assert picture.tokens.shape == (2, 2) and picture.image.shape == (16, 32, 3)
+    with pytest.raises(UserError, match="holds tokens of the tokenizer .* and config.tokenizer_r"):
+        train(config_of("class", tokenizer, **more), str(tmp_path / "other"))
 
 
 def test_drawing_compiles_for_a_tpu(tokenizer):

@@ -63,11 +63,12 @@ class StripesNetwork(nn.Module):
         self.decoder = Einsum("BTKQ,KQP->BTP", shape[1:] + shape[:1], (None, "code_dim", "patch"))
 
     def latents(self, images):
-        stripes = images.reshape(images.shape[0], self.config.stripes, -1)
+        height = self.config.image_size[0] // self.config.stripes
+        stripes = images.reshape(images.shape[0], images.shape[1] // height, -1)
         return self.encoder(2 * stripes - 1)
 
     def draw(self, latents):
-        return self.decoder(latents).reshape(-1, *self.config.image_size, 3)
+        return self.decoder(latents).reshape(latents.shape[0], -1, self.config.image_size[1], 3)
 
     def __call__(self, images):
         latents = self.latents(images)
@@ -90,7 +91,18 @@ class StripesNetwork(nn.Module):
 
 @dataclasses.dataclass(frozen=True)
 class Stripes(Tokenizer):
+    """`half` is pictures of half the height, in half as many codes."""
+
     config: StripesConfig
+    level: str = ""
+
+    @property
+    def levels(self):
+        return ("whole", "half")
+
+    @property
+    def part_of(self):
+        return 2 if self.level == "half" else 1
 
     @property
     def network(self):
@@ -99,11 +111,14 @@ class Stripes(Tokenizer):
     @property
     def codes(self):
         config = self.config
-        return Codes((config.stripes,), config.vocab, 0 if config.vocab else config.dim)
+        return Codes(
+            (config.stripes // self.part_of,), config.vocab, 0 if config.vocab else config.dim
+        )
 
     @property
     def image_size(self):
-        return self.config.image_size
+        height, width = self.config.image_size
+        return (height // self.part_of, width)
 
     @property
     def groups(self):
@@ -112,10 +127,10 @@ class Stripes(Tokenizer):
 
     @property
     def code_fields(self):
-        return {"image_size": list(self.image_size), "stripes": self.config.stripes}
+        return {"image_size": list(self.config.image_size), "stripes": self.config.stripes}
 
     def init(self, key):
-        return self.network.init(key, jnp.zeros((1, *self.image_size, 3)))["params"]
+        return self.network.init(key, jnp.zeros((1, *self.config.image_size, 3)))["params"]
 
     def encode(self, params, images):
         return self.network.apply({"params": params}, images).codes
@@ -207,8 +222,24 @@ def test_codes_of_other_fields_or_arrays_are_others():
     params = nn.unbox(make_tokenizer(StripesConfig()).init(jax.random.key(0)))
     found = identity(Stripes(StripesConfig()), params)
     assert identity(Stripes(StripesConfig(image_size=(64, 16))), params) != found
+    assert identity(Stripes(StripesConfig()).at("half"), params) != found
     params["codebooks_1"]["table"] = params["codebooks_1"]["table"] + 1
     assert identity(Stripes(StripesConfig()), params) != found
+
+
+def test_a_level_is_a_tokenizer_like_others(cli, tmp_path):
+    train(tokenizer_config(2), str(tmp_path / "run"))
+    run = [f"--workdir={tmp_path / 'run'}", "--level=half"]
+    more = ["--source=shapes", "--split=test", "--num=4", f"--out={tmp_path / 'codes'}"]
+    assert cli("tokenize", *run, *more)[0] == 0
+    source = TokenSource(tmp_path / "codes", "all")
+    half = TokenizerRun.open(str(tmp_path / "run"), level="half")
+    assert source[0].tokens.shape == half.codes.each == (2, 2)
+    assert source.tokenizer == half.identity != TokenizerRun.open(str(tmp_path / "run")).identity
+    assert cli("reconstruct", *run, "--num=2", f"--out={tmp_path / 'page'}")[0] == 0
+    status, _, said = cli("tokenize", run[0], "--level=third", *more)
+    assert status == 2
+    assert "level is 'third'; tokenizer.kind=stripes has whole, half" in said
 
 
 @pytest.mark.parametrize(

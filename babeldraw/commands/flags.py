@@ -1,6 +1,9 @@
 """What commands ask of their flags."""
 
+import contextlib
 import dataclasses
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +45,23 @@ def make_folder(folder: Path, flag: str) -> Path:
     return folder
 
 
+@contextlib.contextmanager
+def as_flags(names: Mapping[str, str]) -> Iterator[None]:
+    """A library's `UserError` that speaks of its arguments, told by the flags that they come from.
+
+    Args:
+      names: arguments and their flags.
+    """
+    arguments = "|".join(map(re.escape, names))
+    # As a library names one: `name=value`, `name is value`, `another name`.
+    said = re.compile(rf"(?<![\w.-])({arguments})(?==| is )|(?<=another )({arguments})\b")
+    try:
+        yield
+    except UserError as error:
+        words = said.sub(lambda found: f"--{names[found[1] or found[2]]}", str(error))
+        raise UserError(words) from error
+
+
 def define_hosts(values: flags.FlagValues) -> None:
     """The flags of a run on several hosts."""
     flags.DEFINE_string(
@@ -72,5 +92,6 @@ def hosts_of(values: flags.FlagValues) -> tuple[Place | None, Limits]:
     """
     names = [field.name for field in dataclasses.fields(Limits)]
     limits = Limits(**{name: values[f"limit_{name}"].value for name in names})
-    place = find_place(*(values[name].value for name in ("coordinator", "hosts", "host")))
+    with as_flags({"coordinator": "coordinator", "count": "hosts", "index": "host"}):
+        place = find_place(*(values[name].value for name in ("coordinator", "hosts", "host")))
     return place, limits

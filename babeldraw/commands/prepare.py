@@ -13,7 +13,7 @@ from typing import Any
 
 from absl import flags
 
-from babeldraw.commands.flags import required
+from babeldraw.commands.flags import as_flags, required
 from babeldraw.data.prepare.beam import EMBEDDED, prepare
 from babeldraw.data.prepare.examples import Options
 from babeldraw.data.prepare.fetch import Fetch
@@ -78,6 +78,18 @@ def run(values: flags.FlagValues) -> int:
             raise UserError(f"--{name} is {values[name].value}; at least {least} is needed")
     if not 0 <= values.max_bad_share <= 1:
         raise UserError(f"--max_bad_share={values.max_bad_share} must lie between 0 and 1")
+    with as_flags(_flags()):
+        return _run(values, path, out)
+
+
+def _flags() -> dict[str, str]:
+    """The library's arguments and the flags that they come from."""
+    same = ("path", "split", "data_dir", "out", "fetch", "max_bad_share")
+    own = {name: name for name in (*same, *(f.name for f in dataclasses.fields(Options)))}
+    return {**own, "kind": "source", "fetch.hosts": "fetch_hosts", "fetch.seconds": "fetch_seconds"}
+
+
+def _run(values: flags.FlagValues, path: str, out: str) -> int:
     options = Options(**{f.name: values[f.name].value for f in dataclasses.fields(Options)})
     fetch = Fetch(tuple(values.fetch_hosts), values.fetch_seconds) if values.fetch else None
     reports: list[ProgressReport] = []

@@ -54,6 +54,9 @@ def define(values: flags.FlagValues, argv: list[str]) -> None:
     flags.DEFINE_string(
         "perceptual", "", "Weights of LPIPS, by `babeldraw import`.", flag_values=values
     )
+    flags.DEFINE_string(
+        "level", "", "Of the tokenizer's sizes; none: its first.", flag_values=values
+    )
     flags.DEFINE_string("out", None, "The folder to write.", flag_values=values)
 
 
@@ -62,7 +65,7 @@ def run(values: flags.FlagValues) -> int:
         if values[name].value < least:
             raise UserError(f"--{name} is {values[name].value}; at least {least} is needed")
     workdir, out = required(values, "workdir"), Path(required(values, "out"))
-    tokenizer = TokenizerRun.open(workdir)
+    tokenizer = TokenizerRun.open(workdir, level=values.level)
     source = _open(workdir, values.images, tokenizer.image_size)
     measure = _measures(tokenizer.image_size, values.perceptual)
     make_folder(out, f"--out={out}")

@@ -50,6 +50,9 @@ def define(values: flags.FlagValues, argv: list[str]) -> None:
         "ema or params; none: the average of the weights where the run keeps one.",
         flag_values=values,
     )
+    flags.DEFINE_string(
+        "level", "", "Of the tokenizer's sizes; none: its first.", flag_values=values
+    )
     flags.DEFINE_string("out", None, "The folder to write.", flag_values=values)
 
 
@@ -60,7 +63,7 @@ def run(values: flags.FlagValues) -> int:
     workdir, out = required(values, "workdir"), Path(required(values, "out"))
     if not values.decode and values.source == "tokens":
         raise UserError("--source=tokens are tokens already; --decode makes them pictures again")
-    tokenizer = TokenizerRun.open(workdir, weights=values.weights)
+    tokenizer = TokenizerRun.open(workdir, weights=values.weights, level=values.level)
     if values.decode:
         source = _open_tokens(values.path, values.split, tokenizer, workdir)
         make_folder(out, f"--out={out}")

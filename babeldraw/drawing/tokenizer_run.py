@@ -29,18 +29,22 @@ class TokenizerRun:
     weights: str = "params"
 
     @classmethod
-    def open(cls, workdir: str, codes_of: str = "", weights: str = "") -> "TokenizerRun":
+    def open(
+        cls, workdir: str, codes_of: str = "", weights: str = "", level: str = ""
+    ) -> "TokenizerRun":
         """Reads a run folder.
 
         Args:
           workdir: the folder, such as one of configs/vit_vqgan/decoder.py.
           codes_of: identity of the tokenizer whose codes it shall draw; empty: its own.
           weights: `ema` or `params`; empty: the average where the run keeps one.
+          level: of the tokenizer's; empty: its first, most have one.
 
         Raises:
-          UserError: it is none of a tokenizer, its codes are others, or no such weights.
+          UserError: it is none of a tokenizer, its codes are others, no such weights or level.
         """
-        opened = open_part(workdir, ("image_tokenizer",), read_tokenizer, weights=weights)
+        read = functools.partial(read_tokenizer, level=level)
+        opened = open_part(workdir, ("image_tokenizer",), read, weights=weights)
         own = identity(opened.part, opened.params)
         if codes_of not in ("", own):
             raise UserError(

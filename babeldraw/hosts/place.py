@@ -17,6 +17,8 @@ PORT = 8476
 METADATA = "http://metadata.google.internal/computeMetadata/v1/instance/attributes/"
 # Only a TPU VM has one of these and a metadata server that knows its slice.
 TPU_DEVICES = ("/dev/accel0", "/dev/vfio/0")
+# What tells a process its place where the environment does not.
+ALL = "coordinator=, count= and index="
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,12 +38,12 @@ class Place:
     def __post_init__(self):
         require(
             re.fullmatch(r"\[?[\w.:-]+\]?:\d+", self.coordinator) is not None,
-            f"--coordinator is {self.coordinator!r}; HOST:PORT of the first host is needed",
+            f"coordinator is {self.coordinator!r}; HOST:PORT of the first host is needed",
         )
-        require(self.count >= 1, f"--hosts is {self.count}; at least 1 is needed")
+        require(self.count >= 1, f"count is {self.count}; at least 1 is needed")
         require(
             0 <= self.index < self.count,
-            f"--host is {self.index} of --hosts={self.count}; 0 to {self.count - 1} is needed",
+            f"index is {self.index} of count={self.count}; 0 to {self.count - 1} is needed",
         )
 
     @property
@@ -60,23 +62,26 @@ def find_place(
 ) -> Place | None:
     """The place of this process, or None where it is alone.
 
-    The first that is there counts: flags; Slurm; GKE, or a TPU VM that has GKE's variables; the
-    metadata of a TPU VM.
+    The first that is there counts: what is given; Slurm; GKE, or a TPU VM that has GKE's variables;
+    the metadata of a TPU VM.
 
     Args:
-      coordinator, count, index: of the flags; all or none.
+      coordinator, count, index: all or none.
       environ: the environment.
       metadata: gives an attribute of this TPU VM, "" where there is none; by default asks the
         metadata server on machines that have a TPU.
 
     Raises:
-      UserError: only some of the flags, or values that do not fit.
+      UserError: only some of the three, or values that do not fit.
     """
-    flags = {"--coordinator": coordinator, "--hosts": count, "--host": index}
-    missing = [name for name, value in flags.items() if value is None]
+    given = {"coordinator": coordinator, "count": count, "index": index}
+    missing = [name for name, value in given.items() if value is None]
     if not missing:
         return Place(coordinator, count, index)
-    require(len(missing) == 3, f"{', '.join(missing)} missing: several hosts need {[*flags]}")
+    require(
+        len(missing) == 3,
+        f"{' and '.join(f'{name}=' for name in missing)} missing: several hosts need {ALL}",
+    )
     # Only what srun starts is one of several; a batch script has the other variables too.
     if "SLURM_STEP_NODELIST" in environ:
         return _slurm(environ)
@@ -135,8 +140,7 @@ def _slices(workers: list[str], number: str, environ: Mapping[str, str]) -> Plac
     # libtpu itself writes a warning into TPU_WORKER_ID where it knows no number.
     require(
         number.strip().isdigit(),
-        f"TPU_WORKER_ID is {number!r}; this host's number from 0 is needed, or give --coordinator, "
-        "--hosts and --host",
+        f"TPU_WORKER_ID is {number!r}; this host's number from 0 is needed, or give {ALL}",
     )
     coordinator = f"{first if slices > 1 and first else workers[0]}:{PORT}"
     names = tuple(workers) if slices == 1 else ()
@@ -163,8 +167,7 @@ def _metadata(environ: Mapping[str, str]) -> Callable[[str], str]:
             if isinstance(error.reason, socket.gaierror):
                 return ""
             raise UserError(
-                f"the metadata of this TPU VM cannot be read ({error.reason}); give --coordinator, "
-                "--hosts and --host"
+                f"the metadata of this TPU VM cannot be read ({error.reason}); give {ALL}"
             ) from error
 
     return ask

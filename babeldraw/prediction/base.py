@@ -19,10 +19,13 @@ class Given:
     Attributes:
       codes: of each row, as `Codes` says.
       kept: bool [B, T]: True where the code stays as it is, False where one is drawn.
+      again: bool [B, T]: True where one is drawn anew from what stands there, among those that are
+        not kept; None: nowhere. Only predictions that say `refines` look at it.
     """
 
     codes: jax.Array
     kept: jax.Array
+    again: jax.Array | None = None
 
 
 class Prediction:
@@ -30,6 +33,7 @@ class Prediction:
 
     Attributes:
       needs: the functions that it asks of a network, beside those of `Generator`.
+      refines: it can draw a code anew from the one that stands there (`Given.again`).
       sampling: the dataclass of the section `sampling`, of which the flags of `sample` are made. It
         has `guided`, whether the unconditional branch has any effect, `guidance`, and `traced()`,
         the same as scalars that a compiled program takes as arguments.
@@ -37,6 +41,7 @@ class Prediction:
 
     kind: str
     needs: tuple[str, ...] = ()
+    refines: bool = False
     sampling: type
 
     def check(self, generator: Generator) -> None:

@@ -69,6 +69,8 @@ class NextToken(Prediction):
         Each drawn code knows the kept ones before it, and no later one. Stacks of `params` that
         `layers.stack.unstack` has cut are not cut here again. Behind the codes' `end`, all are it.
         """
+        if given is not None and given.again is not None:
+            raise ValueError("the next token is drawn from those before it, not from what is there")
         params, what = unstack(params), generator.codes
         batch, prompts = keys.shape[0], jax.tree.leaves(condition)[0].shape[0]
         rows = condition

@@ -132,12 +132,37 @@ class Tokenizer:
       output: what the decoder gives for each colour, one of `pixels.OUTPUTS`.
       last: where the decoder's last weight lies in the parameter tree, for adaptive weights.
       needs: names of frozen networks that `forward` asks for.
+      level: of kinds whose weights make codes of several sizes, which one this is; see `at`.
     """
 
     config: Any
     output: str = "rgb"
     last: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
+    level: str = ""
+
+    @property
+    def levels(self) -> tuple[str, ...]:
+        """Names of the sizes that one set of weights makes codes of; most kinds have one.
+
+        As CogView2's codebook at 20 x 20 and 60 x 60, CAT's 8, 16 and 32 pixels to a code, or the
+        numbers of codes that a picture may have.
+        """
+        return ("",)
+
+    def at(self, level: str) -> "Tokenizer":
+        """The same weights at one of the levels; empty: the first.
+
+        A level is a tokenizer like others: whoever holds it need not know that there are more.
+
+        Raises:
+          UserError: there is no such level.
+        """
+        level = level or self.levels[0]
+        if level not in self.levels:
+            there = ", ".join(self.levels) if self.levels != ("",) else "none by name"
+            raise UserError(f"level is {level!r}; tokenizer.kind={self.config.kind} has {there}")
+        return self if level == self.level else dataclasses.replace(self, level=level)
 
     @property
     def codes(self) -> Codes:
@@ -237,6 +262,8 @@ def identity(tokenizer: Tokenizer, params: Any) -> str:
       params: of the whole tokenizer, or of the parts that make codes.
     """
     fields = {"kind": tokenizer.config.kind, **tokenizer.code_fields}
+    if tokenizer.level:
+        fields["level"] = tokenizer.level
     digest = hashlib.sha256(json.dumps(fields, sort_keys=True).encode())
     for leaf in jax.tree.leaves(tokenizer.part(params, MAKES_CODES)):
         digest.update(np.ascontiguousarray(jax.device_get(leaf)).tobytes())

@@ -15,15 +15,24 @@ TOKENIZERS: dict[str, tuple[type, type[Tokenizer]]] = {
 TokenizerConfig = Annotated[Any, OfKind(TOKENIZERS)]
 
 
-def make_tokenizer(config: Any) -> Tokenizer:
-    """The tokenizer that a section describes."""
-    return TOKENIZERS[config.kind][1](config)
-
-
-def read_tokenizer(config: Mapping[str, Any]) -> Tokenizer:
-    """The tokenizer of a run's config, as config.json holds it.
+def make_tokenizer(config: Any, level: str = "") -> Tokenizer:
+    """The tokenizer that a section describes, at one of its levels; empty: the first.
 
     Raises:
-      UserError: the section `tokenizer` is none that this program knows.
+      UserError: there is no such level.
     """
-    return make_tokenizer(OfKind(TOKENIZERS).build(config["tokenizer"], "config.tokenizer"))
+    return TOKENIZERS[config.kind][1](config).at(level)
+
+
+def read_tokenizer(config: Mapping[str, Any], level: str = "") -> Tokenizer:
+    """The tokenizer of a run's config, as config.json holds it.
+
+    Args:
+      config: of the run.
+      level: empty: that of the config, or the first.
+
+    Raises:
+      UserError: the section `tokenizer` is none that this program knows, or there is no such level.
+    """
+    section = OfKind(TOKENIZERS).build(config["tokenizer"], "config.tokenizer")
+    return make_tokenizer(section, level or (config["level"] if "level" in config else ""))

@@ -22,6 +22,7 @@ from babeldraw.prediction.next_token import NextToken
 from babeldraw.runs.folder import RunFolder
 from babeldraw.say import say
 from babeldraw.sharding.layout import Layout
+from babeldraw.tokenizers.base import Tokenizer
 from babeldraw.tokenizers.kinds import TokenizerConfig, make_tokenizer
 from babeldraw.train.base_experiment import Experiment
 from babeldraw.train.flops import ModelFlops, image_spec, traced
@@ -44,6 +45,7 @@ class GeneratorExperiment(Experiment):
     """Stage 2. Each attribute is the config's section of that name.
 
     tokenizer_run: run folder of the trained tokenizer, whose network must be `tokenizer`.
+    level: into which of the tokenizer's levels; empty: its first, most have one.
     condition: what is drawn from.
     model: the network.
     prediction: how it predicts codes.
@@ -53,6 +55,7 @@ class GeneratorExperiment(Experiment):
 
     tokenizer: TokenizerConfig
     tokenizer_run: str = ""
+    level: str = ""
     condition: ConditionConfig
     model: NetworkConfig
     prediction: PredictionConfig = NextToken()
@@ -104,12 +107,16 @@ class GeneratorExperiment(Experiment):
     @property
     def generator(self) -> Generator:
         """The network, as pure functions of its parameters."""
-        codes = make_tokenizer(self.tokenizer).codes
-        return make_generator(self.model, self.condition, codes)
+        return make_generator(self.model, self.condition, self.made_codes_by.codes)
+
+    @property
+    def made_codes_by(self) -> Tokenizer:
+        """The tokenizer at the level that is drawn into."""
+        return make_tokenizer(self.tokenizer, self.level)
 
     @property
     def image_size(self) -> tuple[int, int]:
-        return self.tokenizer.image_size
+        return self.made_codes_by.image_size
 
     @property
     def text_length(self) -> int:
@@ -146,7 +153,7 @@ class GeneratorExperiment(Experiment):
         return GeneratorObjective(
             self.generator,
             self.prediction,
-            make_tokenizer(self.tokenizer),
+            self.made_codes_by,
             self.optimizer,
             self.train.batch_size,
             stored_tokens=self.data.source == "tokens",
@@ -215,7 +222,7 @@ class GeneratorExperiment(Experiment):
     def flops(self) -> ModelFlops:
         found = {name: (3 * n, f"3 {text}") for name, (n, text) in self.generator.flops().items()}
         if self.data.source != "tokens":
-            tokenizer = make_tokenizer(self.tokenizer)
+            tokenizer = self.made_codes_by
             image = image_spec(tokenizer.image_size)
             forward = traced(tokenizer.encode, tokenizer.init, image)
             found["tokenizer (forward)"] = (forward, "traced")

@@ -156,9 +156,9 @@ def _check_tokenizer_moved(
     held = state.params if state.ema is None else state.ema
     if experiment.frozen_tokenizer:
         held = state.frozen["tokenizer"]
-    tokenizer = make_tokenizer(experiment.tokenizer)
+    tokenizer = make_tokenizer(experiment.tokenizer, level := getattr(experiment, "level", ""))
     kept = jax.tree.map(whole, tokenizer.part(held, MAKES_CODES))
-    if TokenizerRun.open(here).identity != identity(tokenizer, kept):
+    if TokenizerRun.open(here, level=level).identity != identity(tokenizer, kept):
         raise UserError(
             f"{folder.path} was trained with config.tokenizer_run = {there!r} and the tokenizer of "
             f"{here!r} is another; set it back or give another workdir"
@@ -349,7 +349,7 @@ def check_stored_tokens(experiment: Experiment, state: TrainState, source: Sourc
     """Refuses stored tokens that another tokenizer than the run's made, fresh or going on."""
     if experiment.data.source != "tokens":
         return
-    tokenizer = make_tokenizer(experiment.tokenizer)
+    tokenizer = make_tokenizer(experiment.tokenizer, experiment.level)
     kept = tokenizer.part(state.frozen["tokenizer"], MAKES_CODES)
     own = identity(tokenizer, jax.tree.map(whole, kept))
     stored = source.tokenizer

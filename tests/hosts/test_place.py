@@ -33,11 +33,11 @@ def test_flags_come_first():
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        ((None, 2, 0), "--coordinator missing"),
-        (("a:1", None, None), "--hosts, --host missing"),
-        (("nowhere", 2, 0), "--coordinator is 'nowhere'; HOST:PORT"),
-        (("a:1", 0, 0), "--hosts is 0; at least 1"),
-        (("a:1", 2, 2), "--host is 2 of --hosts=2; 0 to 1 is needed"),
+        ((None, 2, 0), "coordinator= missing"),
+        (("a:1", None, None), "count= and index= missing"),
+        (("nowhere", 2, 0), "coordinator is 'nowhere'; HOST:PORT"),
+        (("a:1", 0, 0), "count is 0; at least 1"),
+        (("a:1", 2, 2), "index is 2 of count=2; 0 to 1 is needed"),
     ],
 )
 def test_flags_that_do_not_fit_are_one_line(flags, said):
@@ -56,7 +56,7 @@ def test_a_machine_without_any_of_them_is_alone():
 
 
 def test_a_worker_number_that_is_none_is_refused():
-    with pytest.raises(UserError, match=r"TPU_WORKER_ID is 'WARNING: no'; .* --host$"):
+    with pytest.raises(UserError, match=r"TPU_WORKER_ID is 'WARNING: no'; .* index=$"):
         place({**GKE, "TPU_WORKER_ID": "WARNING: no"})
 
 

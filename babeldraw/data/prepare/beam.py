@@ -95,14 +95,14 @@ def prepare(
         first = next(manifest["first"][r] for r in BAD_REASONS if r in manifest["first"])
         raise UserError(
             f"{bad} of {manifest['records']} records are damaged ({bad / manifest['records']:.1%}) "
-            f"where --max_bad_share={max_bad_share}; mend the data or raise the share and run "
+            f"where max_bad_share={max_bad_share}; mend the data or raise the share and run "
             f"again, which goes on from here; the first: {': '.join(first)}"
         )
     if not manifest["count"]:
         reasons = ", ".join(f"{count} {reason}" for reason, count in manifest["rejected"].items())
         raise UserError(
             f"none of the {manifest['records']} records of {source.name} is left: {reasons}; see "
-            "`babeldraw prepare --help` for what refuses them, and give another --out"
+            "`babeldraw prepare --help` for what refuses them, and give another out"
         )
     _finish(work, manifest)
     return manifest
@@ -138,7 +138,7 @@ def _claim(work: Work, pieces: list[Piece], shard_size: int) -> dict[str, Any] |
         _check_same(out, before, plan)
         return before if path == done else None
     if out.exists() and any(path.name != WORK for path in out.iterdir()):
-        raise UserError(f"--out={out} is not empty and holds no {MANIFEST}; give another --out")
+        raise UserError(f"out={out} is not empty and holds no {MANIFEST}; give another out")
     (out / WORK).mkdir(parents=True, exist_ok=True)
     write_whole(begun, json.dumps(plan).encode())
     return None
@@ -146,12 +146,12 @@ def _claim(work: Work, pieces: list[Piece], shard_size: int) -> dict[str, Any] |
 
 def _check_same(out: epath.Path, before: Any, plan: dict[str, Any]) -> None:
     if not isinstance(before, dict) or not isinstance(before.get("options"), dict):
-        raise UserError(f"--out={out} holds a file that is not ours; give another --out")
+        raise UserError(f"out={out} holds a file that is not ours; give another out")
     for name, now in {**plan["options"], **plan}.items():
         then = before["options"][name] if name in plan["options"] else before.get(name)
         if then != now:
             what = "other files" if name == "pieces" else f"{name} {then!r}, not {now!r}"
-            raise UserError(f"--out={out} was begun with {what}; give another --out")
+            raise UserError(f"out={out} was begun with {what}; give another out")
 
 
 def _manifest(work: Work, pieces: list[Piece], shard_size: int) -> dict[str, Any]:

@@ -84,10 +84,10 @@ class Options:
         }
         for name, (low, high) in ranges.items():
             value = getattr(self, name)
-            require(low <= value <= high, f"--{name}={value} must lie between {low} and {high}")
+            require(low <= value <= high, f"{name}={value} must lie between {low} and {high}")
         require(
             self.duplicates in DUPLICATES,
-            f"--duplicates={self.duplicates!r} is unknown; use {', '.join(DUPLICATES)}",
+            f"duplicates={self.duplicates!r} is unknown; use {', '.join(DUPLICATES)}",
         )
 
 

@@ -32,8 +32,8 @@ class Fetch:
     seconds: float = 10.0
 
     def __post_init__(self):
-        require(bool(self.hosts), "--fetch_hosts is empty; name hosts, or '*' for any")
-        require(self.seconds > 0, f"--fetch_seconds={self.seconds} must be above 0")
+        require(bool(self.hosts), "fetch.hosts is empty; name hosts, or '*' for any")
+        require(self.seconds > 0, f"fetch.seconds={self.seconds} must be above 0")
 
 
 class Connection(http.client.HTTPConnection):
@@ -107,7 +107,7 @@ def _connection(address: urllib.parse.SplitResult, limits: Fetch, seconds: float
     port = address.port or (443 if encrypted else 80)
     named = any(host == name or host.endswith(f".{name}") for name in limits.hosts)
     if not named and ANY_HOST not in limits.hosts:
-        raise ValueError(f"the host {host} is not among --fetch_hosts")
+        raise ValueError(f"the host {host} is not among fetch.hosts")
     where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][4][0]
     if host not in limits.hosts and not ipaddress.ip_address(where).is_global:
         raise ValueError(f"the host {host} is of a private network and is not named itself")

@@ -104,12 +104,10 @@ def open_input(
     Raises:
         UserError: no such kind, or a setting that does not go with it.
     """
-    require(kind in KINDS, f"--source={kind!r} is unknown; use {', '.join(KINDS)}")
-    require(
-        not split or kind in ("folder", "tfds"), f"--split={split} is nothing to --source={kind}"
-    )
-    require(not data_dir or kind == "tfds", f"--data_dir={data_dir} is nothing to --source={kind}")
-    require(fetch is None or kind == "list", f"--fetch is nothing to --source={kind}")
+    require(kind in KINDS, f"kind={kind!r} is unknown; use {', '.join(KINDS)}")
+    require(not split or kind in ("folder", "tfds"), f"split={split} is nothing to kind={kind}")
+    require(not data_dir or kind == "tfds", f"data_dir={data_dir} is nothing to kind={kind}")
+    require(fetch is None or kind == "list", f"fetch is nothing to kind={kind}")
     if kind == "tfds":
         return TfdsInput(path, split or "train", data_dir)
     if kind == "list":

@@ -71,7 +71,7 @@ class ListInput:
         files = [f for f in files if f.suffix.lower() in SUFFIXES and f.is_file()]
         files = [file for file in files if not file.name.startswith(".")]
         if not files:
-            raise UserError(f"--path={self.path!r} holds no lists ({' '.join(SUFFIXES)})")
+            raise UserError(f"path={self.path!r} holds no lists ({' '.join(SUFFIXES)})")
         return files
 
     def _raw(self, row: Any, where: str, folder: Path, max_bytes: int) -> Raw | Rejected:
@@ -112,7 +112,7 @@ class ListInput:
         if url is None:
             return Rejected(where, "no picture", "the row names none")
         if self.fetch is None:
-            return Rejected(where, "not fetched", f"{url} (--fetch is off)")
+            return Rejected(where, "not fetched", f"{url} (fetch is off)")
         try:
             return fetch(url, self.fetch, max_bytes)
         except (OSError, ValueError) as error:

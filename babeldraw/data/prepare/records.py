@@ -28,7 +28,7 @@ def _files(path: str, suffix: str) -> list[str]:
     """The files of a folder whose names hold `suffix`, of a pattern, or the one file."""
     files = sorted(glob.glob(os.path.join(path, f"*{suffix}*") if os.path.isdir(path) else path))
     if not files:
-        raise UserError(f"--path={path!r} holds no {suffix} files")
+        raise UserError(f"path={path!r} holds no {suffix} files")
     return files
 
 

@@ -163,7 +163,7 @@ def test_alike_means_at_most_so_many_bits():
 
 def test_too_many_damaged_records_stop_it_and_a_larger_share_goes_on(prepared, pictures, tmp_path):
     out = tmp_path / "out"
-    line = r"1 of 14 records are damaged \(7.1%\) where --max_bad_share=0.05.*00007.png"
+    line = r"1 of 14 records are damaged \(7.1%\) where max_bad_share=0.05.*00007.png"
     with pytest.raises(UserError, match=line):
         run(pictures, out, max_bad_share=0.05)
     assert not (out / "manifest.json").exists()

@@ -159,5 +159,5 @@ def test_the_share_of_what_is_no_text(text, share):
     + [{"duplicates": "none"}, {"min_caption": 10, "max_caption": 5}],
 )
 def test_an_option_out_of_range_is_named(field):
-    with pytest.raises(UserError, match=f"--{next(iter(field))}="):
+    with pytest.raises(UserError, match=f"^{next(iter(field))}="):
         Options(**field)

@@ -305,7 +305,7 @@ def test_fetching_follows_redirects_and_stops_at_the_limit(site):
         ("/missing", HERE, "404"),
         ("/round", HERE, "redirects"),
         ("/away", HERE, "localhost is not among"),
-        ("/1.jpg", Fetch(("example.org",)), "not among --fetch_hosts"),
+        ("/1.jpg", Fetch(("example.org",)), "not among fetch.hosts"),
         ("/1.jpg", Fetch(("*",)), "private network"),
     ],
 )
@@ -331,22 +331,22 @@ def test_a_list_of_urls_is_fetched_only_when_asked(tmp_path, site):
     rows = [{"url": f"{site}/{name}", "caption": "a cat"} for name in ("1.jpg", "missing")]
     (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
     off = flat(read("list", tmp_path))
-    assert [r.reason for r in off] == ["not fetched"] * 2 and "--fetch is off" in off[0].detail
+    assert [r.reason for r in off] == ["not fetched"] * 2 and "fetch is off" in off[0].detail
     one, two = flat(read("list", tmp_path, fetch=HERE))
     assert one.image == jpeg(1) and two.reason == "not fetched" and "404" in two.detail
 
 
 def test_settings_that_do_not_go_together_are_told(tmp_path):
     for options, line in [
-        ({"kind": "zip"}, "--source='zip'"),
-        ({"kind": "tfrecord", "split": "train"}, "--split=train"),
-        ({"kind": "folder", "fetch": HERE}, "--fetch"),
-        ({"kind": "list", "data_dir": "x"}, "--data_dir=x"),
+        ({"kind": "zip"}, "kind='zip'"),
+        ({"kind": "tfrecord", "split": "train"}, "split=train"),
+        ({"kind": "folder", "fetch": HERE}, "fetch"),
+        ({"kind": "list", "data_dir": "x"}, "data_dir=x"),
     ]:
         with pytest.raises(UserError, match=line):
             open_input(path=str(tmp_path), **options)
     for kind in ("webdataset", "tfrecord", "array_record", "list"):
         with pytest.raises(UserError, match="holds no"):
             open_input(kind, str(tmp_path)).pieces(4)
-    with pytest.raises(UserError, match="--fetch_hosts is empty"):
+    with pytest.raises(UserError, match="fetch.hosts is empty"):
         Fetch(())
