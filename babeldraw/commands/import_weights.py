@@ -5,7 +5,7 @@ sampling, evaluation and whatever begins from a run read it like any other.
 
 --kind=vgg_lpips: VGG16 and LPIPS's linear weights, for config.perceptual.file. Without --lpips all
 channels weigh the same, which is the plain distance of normalised VGG features. Inputs are
-.safetensors, .npz, or .pth where torch is installed. `babeldraw export` goes back.
+.safetensors, .npz, Flax's .msgpack, or .pth where torch is installed. `babeldraw export` goes back.
 
 Example:
   babeldraw import --kind=vgg_lpips --vgg=vgg16-397923af.pth --lpips=vgg.pth \\

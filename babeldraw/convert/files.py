@@ -5,7 +5,9 @@ import importlib
 import importlib.util
 import zipfile
 from pathlib import Path
+from typing import Any
 
+import flax
 import numpy as np
 
 from babeldraw.errors import UserError
@@ -13,16 +15,16 @@ from babeldraw.runs.weights import read_weights
 
 
 def read_arrays(file: str, flag: str, inside: str = "") -> dict[str, np.ndarray]:
-    """All arrays of a .safetensors, .npz or .pth file, by name.
+    """All arrays of a .safetensors, .npz, .pth or .msgpack file, by name.
 
     A .pth file is a pickle; `torch.load(weights_only=True)`, which runs nothing from it, reads it
-    where torch is installed.
+    where torch is installed. A .msgpack file is Flax's; names at each depth are joined by "/".
 
     Args:
       file: its path.
       flag: what the user calls it, for messages.
-      inside: the key under which a .pth file may keep its state dict, such as "model"; empty: it is
-        one.
+      inside: the key under which a .pth or .msgpack file may keep its state dict, such as "model";
+        empty: it is one.
 
     Raises:
       UserError: it is not there or cannot be read, is of another kind, or torch is missing.
@@ -36,7 +38,9 @@ def read_arrays(file: str, flag: str, inside: str = "") -> dict[str, np.ndarray]
         return _read_npz(file, flag)
     if path.suffix in (".pth", ".pt"):
         return _read_torch(file, flag, inside)
-    raise UserError(f"{flag}={file} is of no known kind; use .safetensors, .npz or .pth")
+    if path.suffix == ".msgpack":
+        return _read_flax(file, flag, inside)
+    raise UserError(f"{flag}={file} is of no known kind; use .safetensors, .npz, .pth or .msgpack")
 
 
 def sha256(file: str) -> str:
@@ -72,3 +76,23 @@ def _read_torch(file: str, flag: str, inside: str) -> dict[str, np.ndarray]:
     except Exception as error:  # torch raises many kinds, UnpicklingError among them.
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{flag}={file} is no plain state dict of torch: {reason}") from error
+
+
+def _read_flax(file: str, flag: str, inside: str) -> dict[str, np.ndarray]:
+    try:
+        found = flax.serialization.msgpack_restore(Path(file).read_bytes())
+        found = found[inside] if inside and inside in found else found
+        arrays = flax.traverse_util.flatten_dict(found, sep="/")
+    except Exception as error:  # What a damaged file raises depends on where the damage is.
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{flag}={file} is no .msgpack file of Flax: {reason}") from error
+    wrong = [name for name, leaf in arrays.items() if not hasattr(leaf, "dtype")]
+    if wrong:
+        raise UserError(f"{flag}={file} holds {wrong[0]}, which is no array")
+    return {name: _in_numpy(leaf) for name, leaf in arrays.items()}
+
+
+def _in_numpy(leaf: Any) -> np.ndarray:
+    """NumPy has no bfloat16, which float32 holds exactly."""
+    array = np.asarray(leaf)
+    return array.astype(np.float32) if array.dtype.name == "bfloat16" else array

@@ -6,13 +6,16 @@ import sys
 import types
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.serialization import msgpack_serialize
 from safetensors.numpy import load_file, save_file
 
 from babeldraw.convert.files import read_arrays
 from babeldraw.convert.kinds import KINDS, File, Kind
 from babeldraw.convert.table import Ignored, Row, left_out
+from babeldraw.errors import UserError
 from babeldraw.runs.weights import flatten
 
 LAYERS, DIM = 3, 4
@@ -122,3 +125,20 @@ def test_a_file_of_torch_of_any_depth_and_half_precision(tmp_path, monkeypatch, 
     found = read_arrays(str(tmp_path / "a.pth"), "--toy", "model")
     assert {key: array.dtype for key, array in found.items()} == {"a": np.float32, "b": np.float16}
     np.testing.assert_array_equal(found["a"], np.ones(2))
+
+
+def test_a_file_of_flax_is_read_by_names_joined(tmp_path):
+    held = {"blocks": {"weight": jnp.ones((2, 3), jnp.bfloat16)}, "scale": np.arange(4.0)}
+    file = tmp_path / "a.msgpack"
+    file.write_bytes(msgpack_serialize({"target": jax.tree.map(np.asarray, held), "step": 3}))
+    found = read_arrays(str(file), "--toy", "target")
+    assert {name: a.dtype.name for name, a in found.items()} == {
+        "blocks/weight": "float32",
+        "scale": "float64",
+    }
+    np.testing.assert_array_equal(found["blocks/weight"], 1.0)
+    with pytest.raises(UserError, match="holds step, which is no array"):
+        read_arrays(str(file), "--toy")
+    file.write_bytes(file.read_bytes()[:40])
+    with pytest.raises(UserError, match="--toy=.* is no .msgpack file of Flax: "):
+        read_arrays(str(file), "--toy")

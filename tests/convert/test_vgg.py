@@ -113,7 +113,7 @@ def test_what_would_be_unpickled_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     for name, line in {
         "a.pth": "--vgg=.*a.pth is a file of torch, which is not installed",
-        "a.pkl": "is of no known kind; use .safetensors, .npz or .pth",
+        "a.pkl": "is of no known kind; use .safetensors, .npz, .pth or .msgpack",
         "a.npz": "is no .npz file of plain arrays",
         "b.npz": "b.npz is not there",
     }.items():
