@@ -6,11 +6,11 @@ from typing import Any
 
 import jax
 import optax
-import optax.contrib
 
 from babeldraw.config import require
 from babeldraw.errors import UserError
 from babeldraw.optim.adafactor import MOMENT_DTYPES, AdafactorState, adafactor, leaf_axes
+from babeldraw.optim.muon import Sides, scale_by_muon
 from babeldraw.optim.schedules import ScheduleConfig, make_schedule
 
 NAMES = ("adafactor", "adamw", "muon")
@@ -48,7 +48,7 @@ class OptimizerConfig:
     name: adafactor (Babeldraw), adamw (ViT-VQGAN) or muon (small runs: it learns in a fraction of
       the steps). Muon orthogonalises the updates of matrices, scaled to the size of Adam's; all
       else, embeddings and the output included, goes to Adam at the same rate.
-    b1, b2: decay of the first and second moments; Muon's own momentum is optax's.
+    b1, b2: decay of the first and second moments; Muon's own momentum has 0.95.
     weight_decay: decoupled, on arrays of two or more dimensions per layer.
     clip_norm: largest global norm of the gradient; 0 clips nothing.
     moment_dtype: of Adafactor's first moment: int8, int16, bfloat16 or float32; the others keep
@@ -215,22 +215,26 @@ def optimizer_axes(opt_state: Any, params: Any, axes: Any) -> Any:
 def _muon(
     config: OptimizerConfig, schedule: optax.Schedule, axes: Any, matrices: Any
 ) -> optax.GradientTransformation:
-    return optax.contrib.muon(
-        schedule,
-        # The root mean square of Adam's updates, so that one schedule serves both.
-        consistent_rms=0.2,
-        weight_decay=config.weight_decay,
-        weight_decay_mask=matrices,
-        adam_b1=config.b1,
-        adam_b2=config.b2,
-        adam_weight_decay=config.weight_decay,
-        muon_weight_dimension_numbers=jax.tree.map(_matrix_dimensions, axes, is_leaf=is_tuple),
+    sides = jax.tree.map(_sides, axes, is_leaf=is_tuple)
+    orthogonal = jax.tree.map(lambda own: isinstance(own, Sides), sides, is_leaf=_is_sides)
+    others = jax.tree.map(lambda own: not own, orthogonal)
+    # As `masked` shows a tree to what is inside.
+    sides = jax.tree.map(
+        lambda own: optax.MaskedNode() if own is None else own, sides, is_leaf=_is_sides
+    )
+    return optax.chain(
+        optax.masked(scale_by_muon(sides), orthogonal),
+        optax.masked(optax.scale_by_adam(config.b1, config.b2), others),
+        optax.add_decayed_weights(config.weight_decay, matrices),
+        optax.scale_by_learning_rate(schedule),
     )
 
 
-def _matrix_dimensions(
-    names: tuple[str | None, ...],
-) -> optax.contrib.MuonDimensionNumbers | None:
+def _is_sides(node: Any) -> bool:
+    return node is None or isinstance(node, Sides)
+
+
+def _sides(names: tuple[str | None, ...]) -> Sides | None:
     """Which dimensions of a weight are its inputs and which its outputs; None: not a matrix."""
     first = int(names[:1] == ("layers",))
     own = names[first:]
@@ -239,7 +243,7 @@ def _matrix_dimensions(
     # Heads and their dimension are one side of the product.
     inputs = 2 if own[0] == "heads" else 1
     dims = tuple(range(first, len(names)))
-    return optax.contrib.MuonDimensionNumbers(dims[:inputs], dims[inputs:])
+    return Sides(dims[:inputs], dims[inputs:])
 
 
 def _with_standard_promotion(tx: optax.GradientTransformation) -> optax.GradientTransformation:
