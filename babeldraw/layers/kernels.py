@@ -29,7 +29,7 @@ from babeldraw.layers.short_attention import (
     short_attention,
 )
 from babeldraw.sharding.constraint import divisible, without
-from babeldraw.sharding.layout import current
+from babeldraw.sharding.layout import current, platform
 from babeldraw.sharding.rules import partition_spec
 
 KERNELS = ("auto", "plain", "short", "splash", "cudnn")
@@ -89,7 +89,7 @@ def choose(
     if queries == 1:
         # One query at a time, as in decoding, is no work for a kernel.
         return "plain"
-    platform = _platform()
+    device = platform()
     cannot = {
         "short": functools.partial(_short_cannot, queries, keys, head_dim, mask, dtype),
         "splash": functools.partial(_splash_cannot, queries, keys, mask),
@@ -98,16 +98,16 @@ def choose(
     if added:
         cannot = dict.fromkeys(cannot, lambda: "a term added to the logits")
     if kernel == "auto":
-        if platform == "tpu":
+        if device == "tpu":
             fit = (name for name in ("short", "splash") if not cannot[name]())
             return next(fit, "plain")
-        return "cudnn" if platform == "gpu" and not added else "plain"
+        return "cudnn" if device == "gpu" and not added else "plain"
     reason = cannot[kernel]() if kernel in cannot else ""
     require(not reason, f"kernel is {kernel!r}, which cannot do {reason}; choose auto or plain")
-    needed = {"short": "tpu", "splash": "tpu", "cudnn": "gpu"}.get(kernel, platform)
+    needed = {"short": "tpu", "splash": "tpu", "cudnn": "gpu"}.get(kernel, device)
     require(
-        platform == needed,
-        f"kernel is {kernel!r}, which needs a {needed.upper()}, and the devices are {platform}; "
+        device == needed,
+        f"kernel is {kernel!r}, which needs a {needed.upper()}, and the devices are {device}; "
         "choose auto",
     )
     return kernel
@@ -156,18 +156,11 @@ def heads_per_row(heads: int, head_dim: int) -> int:
     A TPU's rows have 128 lanes: a head of 64 alone would be stored as 128, and one query on its
     keys would be no product for the matrix units. Elsewhere one.
     """
-    if _platform() != "tpu" or LANES % head_dim:
+    if platform() != "tpu" or LANES % head_dim:
         return 1
     layout = current()
     here = heads if layout is None else heads // layout.mesh.shape["model"]
     return math.gcd(LANES // head_dim, here)
-
-
-def _platform() -> str:
-    layout = current()
-    if layout is not None and isinstance(layout.mesh, jax.sharding.Mesh):
-        return layout.mesh.devices.flat[0].platform
-    return jax.default_backend()
 
 
 # ------------------------------------------------------------------------------------ cuDNN

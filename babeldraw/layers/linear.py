@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from babeldraw.sharding.constraint import ANYHOW, constrain
 from babeldraw.sharding.gathered import gathered
+from babeldraw.sharding.layout import on_one_cpu
 
 Axes = tuple[str | None, ...]
 
@@ -127,7 +128,10 @@ def _product(eqn: str, x: jax.Array, weight: jax.Array) -> jax.Array:
         return jnp.einsum(eqn, x, weight)
     x = jnp.transpose(x, [letters.index(letter) for letter in kept + contracted])
     size = math.prod(weight.shape[: len(contracted)])
-    flat = x.reshape(*x.shape[: len(kept)], size) @ weight.reshape(size, -1)
+    # For a CPU one matrix: the gradient of the weight would sum over several dimensions, for which
+    # the input and the output's gradient are copied, transposed, element by element.
+    rows = (-1,) if on_one_cpu() else x.shape[: len(kept)]
+    flat = x.reshape(*rows, size) @ weight.reshape(size, -1)
     y = flat.reshape(*x.shape[: len(kept)], *weight.shape[len(contracted) :])
     return jnp.transpose(y, [(kept + made).index(letter) for letter in output])
 

@@ -6,6 +6,7 @@ import dataclasses
 import re
 from collections.abc import Iterator
 
+import jax
 from jax.sharding import AbstractMesh, Mesh
 
 from babeldraw.config import require
@@ -145,3 +146,17 @@ def over_all_devices() -> Layout | None:
 def current() -> Layout | None:
     """The layout in force, or None."""
     return _LAYOUT.get()
+
+
+def platform() -> str:
+    """Of the devices that a program is traced for: cpu, gpu or tpu."""
+    layout = current()
+    if layout is not None and isinstance(layout.mesh, Mesh):
+        return layout.mesh.devices.flat[0].platform
+    return jax.default_backend()
+
+
+def on_one_cpu() -> bool:
+    """Whether a program is traced for a single CPU device, whose compiler wants other forms."""
+    layout = current()
+    return platform() == "cpu" and (layout is None or layout.mesh.size == 1)

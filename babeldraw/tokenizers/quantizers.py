@@ -146,7 +146,10 @@ def restart_idle(
     latents_NQ = jax.lax.stop_gradient(q.latents).reshape(-1, q.latents.shape[-1])
     chosen_NQ = jax.lax.stop_gradient(q.codes).reshape(latents_NQ.shape)
     error_N = jnp.sum(jnp.square(latents_NQ - chosen_NQ), axis=-1)
-    drawn_V = jax.random.categorical(key, jnp.log(error_N + 1e-12), shape=(size,))
+    # By the sums up to each latent: a number for each code, where Gumbel's way takes V times N.
+    sums_N = jnp.cumsum(error_N + 1e-12)
+    drawn_V = jnp.searchsorted(sums_N, jax.random.uniform(key, (size,)) * sums_N[-1])
+    drawn_V = jnp.minimum(drawn_V, sums_N.size - 1)
     idle_V = share_V < below
     idle_VQ = jnp.broadcast_to(idle_V[:, None], table_VQ.shape)
     return jnp.where(idle_VQ, latents_NQ[drawn_V], table_VQ), jnp.where(idle_V, 1.0, share_V)

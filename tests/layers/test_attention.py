@@ -120,7 +120,7 @@ def test_heads_stand_side_by_side_where_they_fill_a_tpu_s_row(
     monkeypatch, heads, head_dim, together
 ):
     assert kernels.heads_per_row(heads, head_dim) == 1
-    monkeypatch.setattr(kernels, "_platform", lambda: "tpu")
+    monkeypatch.setattr(kernels, "platform", lambda: "tpu")
     assert kernels.heads_per_row(heads, head_dim) == together
 
 

@@ -85,7 +85,7 @@ def test_on_a_cpu_and_for_single_queries_the_plain_form_is_chosen():
 
 @pytest.fixture
 def on_tpu(monkeypatch):
-    monkeypatch.setattr(kernels, "_platform", lambda: "tpu")
+    monkeypatch.setattr(kernels, "platform", lambda: "tpu")
 
 
 def test_on_a_tpu_the_first_that_can_do_it_is_chosen(on_tpu):
