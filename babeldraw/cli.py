@@ -37,7 +37,9 @@ COMMANDS = (
 # A module cannot be called `import`.
 MODULES = {"import": "import_weights"}
 # Commands whose first word says what to do: each is a module of its own, such as bench_decode.
-PARTS = {"bench": ("decode", "input")}
+PARTS = {"bench": ("decode", "input", "train")}
+# Flags that are configs, where a command has them; their fields are --config.FIELD.
+CONFIGS = ("config", "compare")
 # By what Python says of a value that a flag cannot take: what it takes.
 NEEDED = {"int()": "a whole number", "to float": "a number", "boolean": "true or false"}
 USAGE = """babeldraw {version}: models that draw from text by predicting image tokens
@@ -111,15 +113,18 @@ def _parse(name: str, command: ModuleType, words: list[str]) -> flags.FlagValues
     """Flags of one command, values checked; each kind of mistake becomes a `UserError`."""
     values = flags.FlagValues()
     given, without = _sections_left_out(words)
-    given, into = _into_other_sections(name, command, given)
+    into = []
+    for flag in CONFIGS:
+        given, fields = _into_other_sections(name, command, given, flag)
+        into += fields
     argv = [f"babeldraw {name}", *given]
     command.define(values, argv)
     try:
         rest = values(argv)
-        for path in without:
-            _leave_out(values["config"].value, path)
-        for path, text in into:
-            _set_absent(values["config"].value, path, text)
+        for flag, path in without:
+            _leave_out(values[flag].value, path)
+        for flag, path, text in into:
+            _set_absent(values[flag].value, path, text)
     except flags.IllegalFlagValueError as error:
         raise UserError(_bad_value(error)) from error
     except flags.Error as error:
@@ -142,42 +147,45 @@ def _parse(name: str, command: ModuleType, words: list[str]) -> flags.FlagValues
     return values
 
 
-def _sections_left_out(words: list[str]) -> tuple[list[str], list[str]]:
-    """The words without those such as `--config.evaluators.samples=None`, and the fields of these.
+def _sections_left_out(words: list[str]) -> tuple[list[str], list[tuple[str, str]]]:
+    """The words without those such as `--config.evaluators.samples=None`; flag and field of these.
 
     ml_collections takes None for a value, but not for a section.
     """
     kept, without = [], []
     for word in words:
-        field = re.fullmatch(r"--?config\.([\w.]+)=None", word)
+        field = re.fullmatch(rf"--?({'|'.join(CONFIGS)})\.([\w.]+)=None", word)
         if field is None:
             kept.append(word)
         else:
-            without.append(field[1])
+            without.append((field[1], field[2]))
     return kept, without
 
 
 def _into_other_sections(
-    name: str, command: ModuleType, words: list[str]
-) -> tuple[list[str], list[tuple[str, str]]]:
+    name: str, command: ModuleType, words: list[str], flag: str
+) -> tuple[list[str], list[tuple[str, str, str]]]:
     """The words without those that set fields which the config does not have as it is, and these.
+
+    Each with its flag, which is one of `CONFIGS`.
 
     For ml_collections a section that is None has no fields, and one of a kind has no other's.
     """
     overrides = {}
     for word in words:
-        field = re.fullmatch(r"--?config\.([\w.]+)=(.*)", word, re.DOTALL)
+        field = re.fullmatch(rf"--?{flag}\.([\w.]+)=(.*)", word, re.DOTALL)
         if field is not None and "." in field[1]:
             overrides[word] = (field[1], field[2])
     if not overrides:
         return words, []
     values = flags.FlagValues()
     # Only to look at the config: what is wrong with other words is said when they are read.
-    others = [word for word in words if not re.match(r"--?config\.", word)]
+    fields = rf"--?({'|'.join(CONFIGS)})\."
+    others = [word for word in words if not re.match(fields, word)]
     command.define(values, [f"babeldraw {name}", *others])
     try:
         values([f"babeldraw {name}", *others])
-        config = values["config"].value
+        config = values[flag].value
         absent = [word for word, (path, _) in overrides.items() if _is_absent(config, path)]
         switched = [path for path, kind in overrides.values() if _is_switched(config, path, kind)]
     except (flags.Error, AttributeError, KeyError, OSError, ImportError, SyntaxError, UserError):
@@ -187,7 +195,7 @@ def _into_other_sections(
     apart = [overrides[word] for word in dict.fromkeys(absent)]
     # The kind first: the fields are then its own.
     apart.sort(key=lambda field: field[0] not in switched)
-    return [word for word in words if word not in absent], apart
+    return [word for word in words if word not in absent], [(flag, *field) for field in apart]
 
 
 def _is_absent(config: ConfigDict, path: str) -> bool:
@@ -288,7 +296,7 @@ def _unknown_field(words: list[str], error: Exception) -> str:
     for word in words:
         parts = word.lstrip("-").partition("=")[0].split(".")
         unknown = [i for i, part in enumerate(parts) if i and f"'{part}'" in text]
-        if parts[0] == "config" and unknown:
+        if parts[0] in CONFIGS and unknown:
             hint = text.partition("Did you mean ")[2].partition(" instead")[0]
             field = ".".join(parts[: unknown[-1] + 1])
             return f"{field} is not a field" + (f"; did you mean {hint}?" if hint else "")

@@ -1,8 +1,9 @@
-"""Measures this machine: `babeldraw bench decode --help`, `babeldraw bench input --help`.
+"""Measures this machine: see `--help` of `bench train`, `bench decode` and `bench input`.
 
 Each kind compares within one run and prints ratios.
 
 Example:
+  babeldraw bench train --config=configs/folder/tokenizer.py
   babeldraw bench decode --config=configs/demo/text_to_image.py --batches=1,16
   babeldraw bench input --path=my_shards --image_size=256
 """
@@ -18,5 +19,6 @@ def define(values: flags.FlagValues, argv: list[str]) -> None:
 
 def run(values: flags.FlagValues) -> int:
     raise UserError(
-        "say what to measure: babeldraw bench decode --help, babeldraw bench input --help"
+        "say what to measure: babeldraw bench train --help, babeldraw bench decode --help, "
+        "babeldraw bench input --help"
     )

@@ -167,6 +167,13 @@ def _mesh(config: MeshConfig, devices: list, topology: str, slices: int) -> jax.
 
 def lowered_step(objective: Objective, layout: Layout) -> tuple[Any, Any]:
     """The training step, lowered, and its abstract state."""
+    state, batch, key = abstract_inputs(objective, layout)
+    places = state_shardings(objective, layout)
+    return make_step(objective, layout, places).lower(state, batch, key), state
+
+
+def abstract_inputs(objective: Objective, layout: Layout) -> tuple[Any, Any, Any]:
+    """State, batch and key of a step, abstract, each with its place on the mesh."""
     places = state_shardings(objective, layout)
     state = placed(jax.eval_shape(objective.init, jax.random.key(0)), places)
     batch = {
@@ -177,7 +184,7 @@ def lowered_step(objective: Objective, layout: Layout) -> tuple[Any, Any]:
     }
     whole = NamedSharding(layout.mesh, PartitionSpec())
     key = jax.ShapeDtypeStruct((), jax.random.key(0).dtype, sharding=whole)
-    return make_step(objective, layout, places).lower(state, batch, key), state
+    return state, batch, key
 
 
 @dataclasses.dataclass(frozen=True)

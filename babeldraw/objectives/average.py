@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -67,6 +68,16 @@ class Averaged:
         with jax.named_scope("ema"):
             average = jax.tree.map(mixed, average, state.params)
         return state.replace(ema=average), metrics
+
+    def forward(self, state: TrainState, batch: Batch, key: jax.Array) -> Metrics:
+        return self.objective.forward(state.replace(ema=None), batch, key)
+
+    def gradients(self, state: TrainState, batch: Batch, key: jax.Array) -> tuple[Any, Metrics]:
+        return self.objective.gradients(state.replace(ema=None), batch, key)
+
+    @property
+    def after_gradients(self) -> tuple[str, ...]:
+        return (*self.objective.after_gradients, "average")
 
     def batch_spec(self) -> dict[str, jax.ShapeDtypeStruct]:
         return self.objective.batch_spec()

@@ -51,6 +51,19 @@ class Objective(Protocol):
         """One step; metrics are float32 scalars."""
         ...
 
+    def forward(self, state: TrainState, batch: Batch, key: jax.Array) -> Metrics:
+        """The forward pass of `update` alone: the loss, and its terms."""
+        ...
+
+    def gradients(self, state: TrainState, batch: Batch, key: jax.Array) -> tuple[Any, Metrics]:
+        """Forward and backward pass of `update`: what the optimizer is given, and the metrics."""
+        ...
+
+    @property
+    def after_gradients(self) -> tuple[str, ...]:
+        """What else `update` does, in order, in words for people: the optimizer first."""
+        ...
+
     def batch_spec(self) -> dict[str, jax.ShapeDtypeStruct]:
         """Global shapes and types of a batch."""
         ...
@@ -75,25 +88,37 @@ def accumulate(
     batch: Batch,
     parts: int,
 ) -> tuple[Any, Metrics]:
-    """Gradients and metrics of the mean over `parts` equal shares of a batch, one after another.
+    """Gradients and metrics of the mean over `parts` equal shares of a batch, see `in_parts`.
+
+    Args:
+      loss_fn: of (params, share of the batch), with its metrics; all are means over examples.
+      params: to differentiate by.
+      batch: as `in_parts` takes it.
+      parts: 1 is a plain gradient.
+    """
+    return in_parts(jax.grad(loss_fn, has_aux=True), params, batch, parts)
+
+
+def in_parts(fn: Callable[[Any, Batch], Any], params: Any, batch: Batch, parts: int) -> Any:
+    """The mean of `fn` over `parts` equal shares of a batch, one after another.
 
     Every device keeps its examples: a share takes some from each. Where devices hold copies of the
     weights, each sums for itself and they meet once, in the end. Sums are float32, whatever the
     type of the parameters.
 
     Args:
-      loss_fn: of (params, share of the batch), with its metrics; all are means over examples.
-      params: to differentiate by.
+      fn: of (params, share of the batch), a tree of means over examples.
+      params: which `fn` reads.
       batch: arrays with a leading batch dimension, which `parts` times the devices along
         `Layout.copies` divide.
-      parts: 1 is a plain gradient.
+      parts: 1 is `fn` of the whole batch.
     """
     if parts == 1:
-        return jax.grad(loss_fn, has_aux=True)(params, batch)
+        return fn(params, batch)
     layout = current()
     copies = frozenset() if layout is None else layout.copies
     if not copies:
-        return _accumulate(loss_fn, params, batch, parts)
+        return _in_turn(fn, params, batch, parts)
     shape = layout.mesh.shape
     axes = tuple(axis for axis in shape if axis in copies)
     # With nothing split over the other axes the whole mesh is manual, which any backend supports.
@@ -102,7 +127,7 @@ def accumulate(
 
     def of_group(params, batch):
         with use(dataclasses.replace(layout, manual=manual)):
-            return jax.lax.pmean(_accumulate(loss_fn, params, batch, parts), axes)
+            return jax.lax.pmean(_in_turn(fn, params, batch, parts), axes)
 
     return jax.shard_map(
         of_group,
@@ -114,18 +139,16 @@ def accumulate(
     )(params, batch)
 
 
-def _accumulate(loss_fn, params, batch, parts):
-    grad_fn = jax.grad(loss_fn, has_aux=True)
-
+def _in_turn(fn, params, batch, parts):
     def share(a):
         return jnp.moveaxis(a.reshape(a.shape[0] // parts, parts, *a.shape[1:]), 1, 0)
 
     def add(total, share):
-        of_share = grad_fn(params, share)
+        of_share = fn(params, share)
         return jax.tree.map(lambda a, b: a + b.astype(a.dtype), total, of_share), None
 
     shares = jax.tree.map(share, batch)
-    like = jax.eval_shape(grad_fn, params, jax.tree.map(lambda a: a[0], shares))
+    like = jax.eval_shape(fn, params, jax.tree.map(lambda a: a[0], shares))
     zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, jnp.float32), like)
     total, _ = jax.lax.scan(add, zeros, shares)
     return jax.tree.map(lambda a: a / parts, total)

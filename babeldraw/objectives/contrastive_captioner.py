@@ -7,6 +7,7 @@ L = lambda_con L_con + lambda_cap L_cap, with weights 1 and 2 (section 4.1).
 import dataclasses
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -86,26 +87,36 @@ class ContrastiveCaptionerObjective:
 
     def update(self, state: TrainState, batch: Batch, key: jax.Array) -> tuple[TrainState, Metrics]:
         """batch: `image` uint8 [B, height, width, 3], `text` int32 [B, S]."""
+        grads, metrics = self.gradients(state, batch, key)
+        return apply_gradients(state, grads, self._optimizer), metrics
+
+    def forward(self, state: TrainState, batch: Batch, key: jax.Array) -> Metrics:
+        return self._loss(state.params, batch, key)[1]
+
+    def gradients(self, state: TrainState, batch: Batch, key: jax.Array) -> tuple[Any, Metrics]:
+        grads, metrics = jax.grad(self._loss, has_aux=True)(state.params, batch, key)
+        metrics["grad_norm"] = optax.tree.norm(grads)
+        return grads, metrics
+
+    @property
+    def after_gradients(self) -> tuple[str, ...]:
+        return ("optimizer",)
+
+    def _loss(self, params: Any, batch: Batch, key: jax.Array) -> tuple[jax.Array, Metrics]:
         images = constrain(to_float(batch["image"]), ("batch", None, None, None))
         text_BS, keys = batch["text"], example_keys(key, self.batch_size)
-
-        def loss_fn(params):
-            found = self._captioner(params, images, text_BS, keys)
-            temperature = jnp.maximum(found.temperature, self.loss.min_temperature)
-            contrastive, accuracy = contrastive_loss(found.image_BQ, found.text_BQ, temperature)
-            captioning = jnp.mean(caption_losses(found.logits_BSV, text_BS))
-            loss = self.loss.contrastive * contrastive + self.loss.captioning * captioning
-            return loss, {
-                "loss": loss,
-                "contrastive": contrastive,
-                "captioning": captioning,
-                "accuracy": accuracy,
-                "temperature": temperature,
-            }
-
-        grads, metrics = jax.grad(loss_fn, has_aux=True)(state.params)
-        metrics["grad_norm"] = optax.tree.norm(grads)
-        return apply_gradients(state, grads, self._optimizer), metrics
+        found = self._captioner(params, images, text_BS, keys)
+        temperature = jnp.maximum(found.temperature, self.loss.min_temperature)
+        contrastive, accuracy = contrastive_loss(found.image_BQ, found.text_BQ, temperature)
+        captioning = jnp.mean(caption_losses(found.logits_BSV, text_BS))
+        loss = self.loss.contrastive * contrastive + self.loss.captioning * captioning
+        return loss, {
+            "loss": loss,
+            "contrastive": contrastive,
+            "captioning": captioning,
+            "accuracy": accuracy,
+            "temperature": temperature,
+        }
 
     def predict_fns(self) -> dict[str, Callable]:
         def embed(state: TrainState, batch: Batch) -> tuple[jax.Array, jax.Array]:

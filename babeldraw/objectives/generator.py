@@ -16,7 +16,14 @@ import optax
 
 from babeldraw.layers.dropout import example_keys
 from babeldraw.models.base import Generator
-from babeldraw.objectives.base import Batch, Metrics, TrainState, accumulate, apply_gradients
+from babeldraw.objectives.base import (
+    Batch,
+    Metrics,
+    TrainState,
+    accumulate,
+    apply_gradients,
+    in_parts,
+)
 from babeldraw.optim.optimizer import OptimizerConfig, make_optimizer, optimizer_axes
 from babeldraw.prediction.base import Prediction
 from babeldraw.sharding.constraint import Overrides, constrain, logical_axes, override
@@ -79,6 +86,26 @@ class GeneratorObjective:
 
     def update(self, state: TrainState, batch: Batch, key: jax.Array) -> tuple[TrainState, Metrics]:
         """batch: what `batch_spec` says, images as uint8 or as float32 in [0, 1]."""
+        grads, metrics = self.gradients(state, batch, key)
+        return apply_gradients(state, grads, self._optimizer), metrics
+
+    def forward(self, state: TrainState, batch: Batch, key: jax.Array) -> Metrics:
+        """As `update` computes it: the same shares of the batch, one after another."""
+        loss_fn, params, inputs = self._to_learn(state, batch, key)
+        return in_parts(lambda *given: loss_fn(*given)[1], params, inputs, self.accumulation)
+
+    def gradients(self, state: TrainState, batch: Batch, key: jax.Array) -> tuple[Any, Metrics]:
+        loss_fn, params, inputs = self._to_learn(state, batch, key)
+        grads, metrics = accumulate(loss_fn, params, inputs, self.accumulation)
+        metrics["grad_norm"] = optax.tree.norm(grads)
+        return grads, metrics
+
+    @property
+    def after_gradients(self) -> tuple[str, ...]:
+        return ("optimizer",)
+
+    def _to_learn(self, state: TrainState, batch: Batch, key: jax.Array):
+        """The loss as a function of parameters and inputs, and both."""
         own_key, condition_key = jax.random.split(key)
         condition = self.generator.condition
         inputs = {
@@ -95,9 +122,7 @@ class GeneratorObjective:
             # Once for all parts, as a pipeline does by itself; each part's gradients are in the
             # type that products give them in.
             params = self.generator.for_reading(params)
-        grads, metrics = accumulate(loss_fn, params, inputs, self.accumulation)
-        metrics["grad_norm"] = optax.tree.norm(grads)
-        return apply_gradients(state, grads, self._optimizer), metrics
+        return loss_fn, params, inputs
 
     def predict_fns(self) -> dict[str, Callable]:
         def loss(state: TrainState, batch: Batch) -> jax.Array:

@@ -56,24 +56,34 @@ class ImageClassifierObjective:
 
     def update(self, state: TrainState, batch: Batch, key: jax.Array) -> tuple[TrainState, Metrics]:
         """batch: what `batch_spec` says. There is nothing random in a step."""
-        del key
-
-        def loss_fn(params: Any) -> tuple[jax.Array, jax.Array]:
-            logits = self._classifier.logits(params, to_float(batch["image"]))
-            log = jax.nn.log_softmax(logits)
-            label_B = batch["label"]
-            # A picture without a label, -1, trains nothing and is no mistake.
-            known_B = (label_B >= 0) & (label_B < logits.shape[-1])
-            at_B1 = jnp.where(known_B, label_B, 0)[:, None]
-            losses_B = -jnp.take_along_axis(log, at_B1, axis=-1)[:, 0]
-            count = jnp.maximum(jnp.sum(known_B.astype(jnp.float32)), 1.0)
-            right_B = known_B & (jnp.argmax(logits, axis=-1) == label_B)
-            loss = jnp.sum(jnp.where(known_B, losses_B, 0)) / count
-            return loss, jnp.sum(right_B.astype(jnp.float32)) / count
-
-        (loss, correct), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
-        metrics = {"loss": loss, "accuracy": correct, "grad_norm": optax.tree.norm(grads)}
+        grads, metrics = self.gradients(state, batch, key)
         return apply_gradients(state, grads, self._optimizer), metrics
+
+    def forward(self, state: TrainState, batch: Batch, key: jax.Array) -> Metrics:
+        del key
+        return self._loss(state.params, batch)[1]
+
+    def gradients(self, state: TrainState, batch: Batch, key: jax.Array) -> tuple[Any, Metrics]:
+        del key
+        grads, metrics = jax.grad(self._loss, has_aux=True)(state.params, batch)
+        return grads, {**metrics, "grad_norm": optax.tree.norm(grads)}
+
+    @property
+    def after_gradients(self) -> tuple[str, ...]:
+        return ("optimizer",)
+
+    def _loss(self, params: Any, batch: Batch) -> tuple[jax.Array, Metrics]:
+        logits = self._classifier.logits(params, to_float(batch["image"]))
+        log = jax.nn.log_softmax(logits)
+        label_B = batch["label"]
+        # A picture without a label, -1, trains nothing and is no mistake.
+        known_B = (label_B >= 0) & (label_B < logits.shape[-1])
+        at_B1 = jnp.where(known_B, label_B, 0)[:, None]
+        losses_B = -jnp.take_along_axis(log, at_B1, axis=-1)[:, 0]
+        count = jnp.maximum(jnp.sum(known_B.astype(jnp.float32)), 1.0)
+        right_B = known_B & (jnp.argmax(logits, axis=-1) == label_B)
+        loss = jnp.sum(jnp.where(known_B, losses_B, 0)) / count
+        return loss, {"loss": loss, "accuracy": jnp.sum(right_B.astype(jnp.float32)) / count}
 
     def predict_fns(self) -> dict[str, Callable]:
         def classify(state: TrainState, batch: Batch) -> jax.Array:

@@ -157,15 +157,76 @@ class ImageTokenizerObjective:
         """
         images = to_float(batch["image"])
         dropout_key, restart_key = jax.random.split(key)
-        trained = self._trained(state.params)
+        grads, metrics, out = self._backward(state, images, dropout_key)
+        before, state = state, self._apply_gradients(state, grads)
+        if self._adversary is not None:
+            adversary, found = self._adversary.update(
+                before.extra["discriminator"],
+                images,
+                self._tokenizer.to_images(out.raw),
+                before.step,
+            )
+            metrics |= found
+            state = state.replace(extra={**state.extra, "discriminator": adversary})
+        if self.loss.restart_below > 0:
+            params, share = self._tokenizer.restart(
+                state.params,
+                state.extra["code_share"],
+                out,
+                self.loss.restart_below,
+                restart_key,
+            )
+            state = state.replace(params=params, extra={**state.extra, "code_share": share})
+        return state, metrics
+
+    def forward(self, state: TrainState, batch: Batch, key: jax.Array) -> Metrics:
+        """An adaptive weight, which gradients make, is left out: the term has its plain weight."""
+        images, (dropout_key, _) = to_float(batch["image"]), jax.random.split(key)
+        out = self._reconstruct(state, self._trained(state.params), images, dropout_key)
+        loss, metrics = self._reconstruction_loss(out.raw, images, state.frozen)
+        for name, term in out.terms.items():
+            loss = loss + self._weight(name) * term
+        metrics |= out.terms
+        if self._adversary is not None:
+            metrics["adversarial"] = self._generator_loss(state, out.raw)
+            loss = loss + self.loss.adversarial * metrics["adversarial"]
+        return metrics | {"loss": loss}
+
+    def gradients(self, state: TrainState, batch: Batch, key: jax.Array) -> tuple[Any, Metrics]:
+        """Those of the tokenizer; a discriminator takes its own in its step."""
+        dropout_key, _ = jax.random.split(key)
+        return self._backward(state, to_float(batch["image"]), dropout_key)[:2]
+
+    @property
+    def after_gradients(self) -> tuple[str, ...]:
+        found = ("optimizer",)
+        if self._adversary is not None:
+            found += ("discriminator",)
+        return (*found, "restarts") if self.loss.restart_below > 0 else found
+
+    def predict_fns(self) -> dict[str, Callable]:
+        def reconstruct(state: TrainState, batch: Batch) -> tuple[jax.Array, jax.Array]:
+            return self._tokenizer.reconstruct(state.params, to_float(batch["image"]))
+
+        def distance(state: TrainState, images: jax.Array, originals: jax.Array) -> jax.Array:
+            return self._perceptual.distance(state.frozen["perceptual"], images, originals)
+
+        fns = {"reconstruct": reconstruct}
+        return fns if self._perceptual is None else {**fns, "distance": distance}
+
+    def _reconstruct(self, state: TrainState, trained: Any, images: jax.Array, key: jax.Array):
+        """One pass through the tokenizer, with `trained` in place of what learns."""
+        with jax.named_scope("tokenizer"):
+            return self._tokenizer.forward({**state.params, **trained}, images, key, state.frozen)
+
+    def _backward(self, state: TrainState, images: jax.Array, key: jax.Array):
+        """Gradients of what learns, the metrics, and the pass that they are of."""
 
         def forward(trained):
-            with jax.named_scope("tokenizer"):
-                out = self._tokenizer.forward(
-                    {**state.params, **trained}, images, dropout_key, state.frozen
-                )
+            out = self._reconstruct(state, trained, images, key)
             return (out.raw, out.terms), out
 
+        trained = self._trained(state.params)
         (raw, terms), pull, out = jax.vjp(forward, trained, has_aux=True)
         gradients = jax.value_and_grad(self._reconstruction_loss, has_aux=True)
         (loss, metrics), gradient = gradients(raw, images, state.frozen)
@@ -185,36 +246,7 @@ class ImageTokenizerObjective:
         }
         if self._tokenizer.codes.vocab:
             metrics["codes_used"] = jnp.mean(self._tokenizer.codes.counts(out.codes) > 0)
-        before, state = state, self._apply_gradients(state, grads)
-        if self._adversary is not None:
-            adversary, found = self._adversary.update(
-                before.extra["discriminator"],
-                images,
-                self._tokenizer.to_images(raw),
-                before.step,
-            )
-            metrics |= found
-            state = state.replace(extra={**state.extra, "discriminator": adversary})
-        if self.loss.restart_below > 0:
-            params, share = self._tokenizer.restart(
-                state.params,
-                state.extra["code_share"],
-                out,
-                self.loss.restart_below,
-                restart_key,
-            )
-            state = state.replace(params=params, extra={**state.extra, "code_share": share})
-        return state, metrics
-
-    def predict_fns(self) -> dict[str, Callable]:
-        def reconstruct(state: TrainState, batch: Batch) -> tuple[jax.Array, jax.Array]:
-            return self._tokenizer.reconstruct(state.params, to_float(batch["image"]))
-
-        def distance(state: TrainState, images: jax.Array, originals: jax.Array) -> jax.Array:
-            return self._perceptual.distance(state.frozen["perceptual"], images, originals)
-
-        fns = {"reconstruct": reconstruct}
-        return fns if self._perceptual is None else {**fns, "distance": distance}
+        return grads, metrics, out
 
     def _reconstruction_loss(self, raw_BhwC: jax.Array, images: jax.Array, frozen: Any):
         """The terms that compare two pictures, weighted; and each by itself."""
@@ -242,12 +274,7 @@ class ImageTokenizerObjective:
           pull: carries a gradient of output and terms to the parameters.
         """
 
-        def loss_fn(raw):
-            adversary = state.extra["discriminator"]
-            drawn = self._tokenizer.to_images(raw)
-            return self._adversary.generator_loss(adversary, drawn, state.step)
-
-        loss, own = jax.value_and_grad(loss_fn)(raw_BhwC)
+        loss, own = jax.value_and_grad(lambda raw: self._generator_loss(state, raw))(raw_BhwC)
         weight = jnp.asarray(self.loss.adversarial, jnp.float32)
         if self.discriminator.adaptive:
             # Of each backward pass only its first product is used; the compiler drops the rest.
@@ -255,6 +282,11 @@ class ImageTokenizerObjective:
             last = [self._last(pull((g, zeros))[0]) for g in (gradient, own)]
             weight = weight * losses.adaptive_weight(*last)
         return loss, weight * own, weight
+
+    def _generator_loss(self, state: TrainState, raw_BhwC: jax.Array) -> jax.Array:
+        """The adversarial term of the decoder's output."""
+        drawn = self._tokenizer.to_images(raw_BhwC)
+        return self._adversary.generator_loss(state.extra["discriminator"], drawn, state.step)
 
     def _weight(self, term: str) -> float:
         """Of a term that the tokenizer gives."""

@@ -124,25 +124,7 @@ class SuperResolutionObjective:
     def update(self, state: TrainState, batch: Batch, key: jax.Array) -> tuple[TrainState, Metrics]:
         """batch["image"]: the large pictures, as `batch_spec` says, or float32 in [0, 1]."""
         originals = to_float(batch["image"])
-        small = self._small(state, originals)
-
-        def forward(params):
-            return self._upscaler.network.apply({"params": params}, small)
-
-        # One forward pass; its output meets each loss by itself, and the gradients go back once.
-        images, pull = jax.vjp(forward, state.params)
-        gradients = jax.value_and_grad(self._picture_loss, has_aux=True)
-        (loss, metrics), gradient = gradients(images, originals, state.frozen)
-        if self._adversary is not None:
-            term, own, weight = self._adversarial_loss(state, images, gradient, pull)
-            gradient, loss = gradient + own, loss + weight * term
-            metrics |= {"adversarial": term, "adversarial_weight": weight}
-        (grads,) = pull(gradient)
-        metrics |= {
-            "loss": loss,
-            "psnr_db": -10 * jnp.log10(metrics["l2"]),
-            "grad_norm": optax.tree.norm(grads),
-        }
+        grads, metrics, images = self._backward(state, originals)
         before, state = state, apply_gradients(state, grads, self._optimizer)
         if self._adversary is not None:
             adversary, found = self._adversary.update(
@@ -151,6 +133,26 @@ class SuperResolutionObjective:
             metrics |= found
             state = state.replace(extra={"discriminator": adversary})
         return state, metrics
+
+    def forward(self, state: TrainState, batch: Batch, key: jax.Array) -> Metrics:
+        """An adaptive weight, which gradients make, is left out: the term has its plain weight."""
+        del key
+        originals = to_float(batch["image"])
+        images = self._upscale(state.params, self._small(state, originals))
+        loss, metrics = self._picture_loss(images, originals, state.frozen)
+        if self._adversary is not None:
+            metrics["adversarial"] = self._generator_loss(state, images)
+            loss = loss + self.loss.adversarial * metrics["adversarial"]
+        return metrics | {"loss": loss}
+
+    def gradients(self, state: TrainState, batch: Batch, key: jax.Array) -> tuple[Any, Metrics]:
+        """Those of the upscaler; a discriminator takes its own in its step."""
+        del key
+        return self._backward(state, to_float(batch["image"]))[:2]
+
+    @property
+    def after_gradients(self) -> tuple[str, ...]:
+        return ("optimizer",) if self._adversary is None else ("optimizer", "discriminator")
 
     def predict_fns(self) -> dict[str, Callable]:
         def upscale(state: TrainState, batch: Batch) -> tuple[jax.Array, jax.Array]:
@@ -163,6 +165,28 @@ class SuperResolutionObjective:
 
         fns = {"upscale": upscale}
         return fns if self._perceptual is None else {**fns, "distance": distance}
+
+    def _upscale(self, params: Any, small: jax.Array) -> jax.Array:
+        return self._upscaler.network.apply({"params": params}, small)
+
+    def _backward(self, state: TrainState, originals: jax.Array):
+        """Gradients of the upscaler, the metrics, and the large pictures."""
+        small = self._small(state, originals)
+        # One forward pass; its output meets each loss by itself, and the gradients go back once.
+        images, pull = jax.vjp(lambda params: self._upscale(params, small), state.params)
+        gradients = jax.value_and_grad(self._picture_loss, has_aux=True)
+        (loss, metrics), gradient = gradients(images, originals, state.frozen)
+        if self._adversary is not None:
+            term, own, weight = self._adversarial_loss(state, images, gradient, pull)
+            gradient, loss = gradient + own, loss + weight * term
+            metrics |= {"adversarial": term, "adversarial_weight": weight}
+        (grads,) = pull(gradient)
+        metrics |= {
+            "loss": loss,
+            "psnr_db": -10 * jnp.log10(metrics["l2"]),
+            "grad_norm": optax.tree.norm(grads),
+        }
+        return grads, metrics, images
 
     def _picture_loss(self, images: jax.Array, originals: jax.Array, frozen: Any):
         """The terms that compare two pictures, weighted; and each by itself."""
@@ -184,11 +208,7 @@ class SuperResolutionObjective:
           pull: carries a gradient from there to the parameters.
         """
 
-        def loss_fn(images):
-            adversary = state.extra["discriminator"]
-            return self._adversary.generator_loss(adversary, images, state.step)
-
-        loss, own = jax.value_and_grad(loss_fn)(images)
+        loss, own = jax.value_and_grad(lambda images: self._generator_loss(state, images))(images)
         weight = jnp.asarray(self.loss.adversarial, jnp.float32)
         if self.discriminator.adaptive:
             # Of each backward pass only its first product is used; the compiler drops the rest.
@@ -196,6 +216,10 @@ class SuperResolutionObjective:
             tails = [pull(g)[0][last]["tail"] for g in (gradient, own)]
             weight = weight * losses.adaptive_weight(*tails)
         return loss, weight * own, weight
+
+    def _generator_loss(self, state: TrainState, images: jax.Array) -> jax.Array:
+        """The adversarial term of the large pictures."""
+        return self._adversary.generator_loss(state.extra["discriminator"], images, state.step)
 
     def _small(self, state: TrainState, originals: jax.Array) -> jax.Array:
         """The tokenizer's reconstruction of the pictures at its own size."""

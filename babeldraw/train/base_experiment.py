@@ -81,6 +81,18 @@ class Experiment:
         """The transformers to be trained, by their path in the config."""
         return {}
 
+    @property
+    def width_field(self) -> str:
+        """The config's field that a step's time hangs on most; empty: none stands out."""
+        stacks = self.stacks
+        if not stacks:
+            return ""
+        # Of stacks that are alike the last: a picture's decoder, after a text's encoder.
+        largest = max(
+            reversed(stacks), key=lambda path: stacks[path].blocks * stacks[path].dim ** 2
+        )
+        return f"{largest}.dim"
+
     def make_objective(self) -> Objective:
         raise NotImplementedError
 

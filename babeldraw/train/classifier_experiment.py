@@ -33,6 +33,7 @@ class ClassifierExperiment(Experiment):
     evaluators: ClassifierEvaluators = ClassifierEvaluators()
 
     classes_in = "model.num_classes"
+    width_field = "config.model.channels"
 
     def __post_init__(self):
         need_pictures(self.data)

@@ -47,6 +47,9 @@ class Clock:
     Args:
       ideal: seconds of a step at the devices' peak, of `ideal_seconds`.
       saved: of `to_json` in the checkpoint that the run goes on from; None at its start.
+
+    Attributes:
+      spent: seconds of this process by part, all steps together.
     """
 
     def __init__(self, saved: Mapping[str, float] | None, ideal: float | None = None):
@@ -55,6 +58,7 @@ class Clock:
         self._started = saved["started"] if saved else time.time()
         self._productive = saved["productive"] if saved else 0.0
         self._parts = dict.fromkeys(PARTS, 0.0)
+        self.spent = dict.fromkeys(PARTS, 0.0)
         self._steps = 0
         self._compiling = True
 
@@ -65,7 +69,9 @@ class Clock:
         try:
             yield
         finally:
-            self._parts[name] += time.perf_counter() - began
+            took = time.perf_counter() - began
+            self._parts[name] += took
+            self.spent[name] += took
 
     def step_done(self) -> None:
         """The first step of a process is compilation for the most part, and no progress."""

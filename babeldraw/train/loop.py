@@ -28,6 +28,7 @@ from babeldraw.train.crash import Flight, reported
 from babeldraw.train.experiment import Experiment, parse
 from babeldraw.train.metrics import MetricsWriter
 from babeldraw.train.overview import overview
+from babeldraw.train.pace import Pace
 from babeldraw.train.pending import Pending
 from babeldraw.train.profile import Profiler
 from babeldraw.train.start import (
@@ -174,6 +175,9 @@ def _train(
     clock = Clock(progress.get("clock"), ideal_seconds(experiment, kind, mesh.size))
     elapsed_before, began = progress.get("elapsed", 0.0), time.monotonic()
     pending = Pending(STEPS_IN_FLIGHT)
+    pace = Pace(
+        experiment, start, STEPS_IN_FLIGHT, lambda line: progress_report.say(f"{label}: {line}")
+    )
     flight = Flight(to_dict(experiment))
 
     def elapsed() -> float:
@@ -215,13 +219,16 @@ def _train(
             with clock.part("device"):
                 pending.wait()
             clock.step_done()
+            pace.step_done(clock)
             profiler.step_done(step, metrics)
             stopping = stop(step)
             saving = step % settings.checkpoint_every == 0 or step == steps or stopping
             saving = saving or checkpoints.retry_due()
             logging = step % settings.log_every == 0 or saving
             # Looked at before every save: a checkpoint never holds a state that is not finite.
-            rows = pending.rows(all_of_them=logging, ready=settings.watch.acts)
+            with clock.part("device"):
+                # Before metrics are written the steps under way are waited for.
+                rows = pending.rows(all_of_them=logging, ready=settings.watch.acts)
             if any(watchman.must_roll_back(*row, batches) for row in rows):
                 pending.clear()
                 checkpoints.wait()

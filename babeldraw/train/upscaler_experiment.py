@@ -50,6 +50,8 @@ class SuperResolutionExperiment(Experiment):
     perceptual: PerceptualConfig = PerceptualConfig()
     evaluators: SuperResolutionEvaluators = SuperResolutionEvaluators()
 
+    width_field = "config.super_resolution.channels"
+
     def __post_init__(self):
         need_pictures(self.data)
         need_whole_batches(self.train, "super-resolution, whose losses look at a batch as a whole,")
