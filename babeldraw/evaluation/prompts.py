@@ -10,6 +10,7 @@ from babeldraw.config import require
 from babeldraw.data import shapes
 from babeldraw.data.image import to_grid
 from babeldraw.evaluation.base import Context, Value
+from babeldraw.evaluation.crispness import crisp_share
 from babeldraw.evaluation.drawn import Drawn
 from babeldraw.evaluation.shapes_scorer import score_batch
 from babeldraw.objectives.base import TrainState
@@ -47,6 +48,8 @@ class PromptsConfig:
 class Prompts:
     """Shares of pictures that are right: `exact_seen`, `exact_unseen`, each attribute, pictures.
 
+    `crisp_seen` and `crisp_unseen`: shares whose objects are right and crisp of outline.
+
     With a guidance other than 1 the same is measured without guidance as well
     (`exact_seen_without_guidance`, ...).
     """
@@ -63,6 +66,7 @@ class Prompts:
             images = self._draw(state, captions, sampling)
             for name, value in score_batch(images, captions).items():
                 yield f"{name}_{kind}", value
+            yield f"crisp_{kind}", crisp_share(images, captions)
             yield f"samples_{kind}", _grid(images, self._config.num_shown)
             if sampling.guidance != 1:
                 plain = dataclasses.replace(sampling, guidance=1.0)

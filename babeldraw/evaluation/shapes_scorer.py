@@ -133,7 +133,7 @@ def score_batch(images: np.ndarray, captions: Sequence[str]) -> dict[str, float]
             f"images and captions to score are {len(images)} and {len(captions)}; give as many "
             "of each, at least one"
         )
-    scenes = [_parse(caption) for caption in captions]
+    scenes = [parse(caption) for caption in captions]
     verdicts = [score(image, scene).as_dict() for image, scene in zip(images, scenes, strict=True)]
     return {name: float(np.mean([verdict[name] for verdict in verdicts])) for name in verdicts[0]}
 
@@ -151,15 +151,15 @@ def find_objects(image: np.ndarray) -> tuple[str | None, list[Found]]:
     Raises:
         UserError: the image has another form.
     """
-    image = _working_image(image)
-    ground = _border_colour(image)
+    image = working_image(image)
+    ground = border_colour(image)
     difference = image - ground
     pieces = _segment(np.linalg.norm(difference, axis=-1))
     found = [_identify(difference, pieces, label, ground) for label in _by_area(pieces)]
     return _nearest(ground, shapes.BACKGROUNDS), found
 
 
-def _parse(caption: str) -> shapes.Scene:
+def parse(caption: str) -> shapes.Scene:
     scene = shapes.parse_caption(caption)
     if scene is None:
         example = "a small red circle on a white background"
@@ -167,7 +167,7 @@ def _parse(caption: str) -> shapes.Scene:
     return scene
 
 
-def _working_image(image: np.ndarray) -> np.ndarray:
+def working_image(image: np.ndarray) -> np.ndarray:
     """float32 in [0, 1], finite, averaged down to the working size."""
     image = np.asarray(image)
     side = image.shape[0] if image.ndim else 0
@@ -183,7 +183,7 @@ def _working_image(image: np.ndarray) -> np.ndarray:
     return image.reshape(side // factor, factor, side // factor, factor, 3).mean((1, 3))
 
 
-def _border_colour(image: np.ndarray) -> np.ndarray:
+def border_colour(image: np.ndarray) -> np.ndarray:
     """The median colour of the outermost pixels, [3]: no object comes there in a true picture."""
     edges = image[0], image[-1], image[:, 0], image[:, -1]
     return np.median(np.concatenate(edges), axis=0)

@@ -4,6 +4,7 @@ import dataclasses
 
 from babeldraw.config import require
 from babeldraw.evaluation.base import Context, Evaluator
+from babeldraw.evaluation.outlines import Outlines, OutlinesConfig
 from babeldraw.evaluation.pictures import perceptual_distance
 from babeldraw.evaluation.reconstruction import Reconstruction, ReconstructionConfig
 from babeldraw.judges.perceptual import PerceptualConfig
@@ -28,9 +29,10 @@ from babeldraw.train.starts import StartConfig
 
 @dataclasses.dataclass(frozen=True)
 class TokenizerEvaluators:
-    """Which evaluators judge a tokenizer; None leaves one out."""
+    """Which evaluators judge a tokenizer; None leaves one out. `outlines` is for shapes only."""
 
     reconstruction: ReconstructionConfig | None = ReconstructionConfig()
+    outlines: OutlinesConfig | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -57,6 +59,11 @@ class TokenizerExperiment(Experiment):
         need_pictures(self.data)
         need_whole_batches(self.train, "a tokenizer, whose losses look at a batch as a whole,")
         self._check_groups()
+        require(
+            self.evaluators.outlines is None or self.data.source in ("shapes", "shape_pairs"),
+            "config.evaluators.outlines judges pictures of the shapes world only and "
+            f"config.data.source is {self.data.source!r}; set it to None",
+        )
         # The objective checks the sections against each other.
         self.make_objective()
 
@@ -120,14 +127,16 @@ class TokenizerExperiment(Experiment):
         )
 
     def make_evaluators(self, objective: Objective, context: Context) -> dict[str, Evaluator]:
-        fns, config = objective.predict_fns(), self.evaluators.reconstruction
-        if config is None:
-            return {}
-        codes = make_tokenizer(self.tokenizer).codes
-        distance = perceptual_distance(fns, self.perceptual)
-        return {
-            "reconstruction": Reconstruction(fns["reconstruct"], config, context, codes, distance)
-        }
+        fns, configs, made = objective.predict_fns(), self.evaluators, {}
+        if configs.reconstruction is not None:
+            codes = make_tokenizer(self.tokenizer).codes
+            distance = perceptual_distance(fns, self.perceptual)
+            made["reconstruction"] = Reconstruction(
+                fns["reconstruct"], configs.reconstruction, context, codes, distance
+            )
+        if configs.outlines is not None:
+            made["outlines"] = Outlines(fns["reconstruct"], configs.outlines, context)
+        return made
 
     def flops(self) -> ModelFlops:
         """Of a step with all losses, traced; R1, every 16th step, is left out."""
