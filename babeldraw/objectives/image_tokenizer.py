@@ -15,9 +15,15 @@ import jax.numpy as jnp
 import optax
 
 from babeldraw.config import require
+from babeldraw.judges.discriminators import DiscriminatorConfig, NoDiscriminatorConfig
 from babeldraw.judges.perceptual import PerceptualConfig, PerceptualNetwork
 from babeldraw.objectives import losses
-from babeldraw.objectives.adversarial import STAGE_1_OPTIMIZER, Adversary, DiscriminatorConfig
+from babeldraw.objectives.adversarial import (
+    STAGE_1_OPTIMIZER,
+    AdversarialConfig,
+    Adversary,
+    check_discriminator,
+)
 from babeldraw.objectives.base import Batch, Metrics, TrainState
 from babeldraw.optim.optimizer import OptimizerConfig, make_optimizer, optimizer_axes
 from babeldraw.sharding.constraint import logical_axes
@@ -66,7 +72,8 @@ class ImageTokenizerObjective:
     tokenizer: the network to train.
     optimizer, loss: their constants.
     batch_size: images per step, over all devices.
-    discriminator, discriminator_optimizer: the adversary; used where its weight is above 0.
+    discriminator, adversarial, discriminator_optimizer: the adversary; used where its weight is
+      above 0.
     perceptual: the frozen network of the perceptual term; used where its weight is above 0.
     train_groups: the parts that learn; the others stay as they are, bit for bit. The decoder alone
       is Babeldraw's second phase of stage 1.
@@ -76,7 +83,8 @@ class ImageTokenizerObjective:
     optimizer: OptimizerConfig
     loss: TokenizerLossConfig
     batch_size: int
-    discriminator: DiscriminatorConfig = DiscriminatorConfig()
+    discriminator: DiscriminatorConfig = NoDiscriminatorConfig()
+    adversarial: AdversarialConfig = AdversarialConfig()
     discriminator_optimizer: OptimizerConfig = STAGE_1_OPTIMIZER
     perceptual: PerceptualConfig = PerceptualConfig()
     train_groups: tuple[str, ...] = PARTS
@@ -88,12 +96,12 @@ class ImageTokenizerObjective:
             f"config.loss.logit_laplace is {self.loss.logit_laplace} and config.tokenizer.output "
             f"is {output!r}; set output=logit_laplace, or the weight to 0",
         )
-        self.discriminator.check(self.tokenizer.image_size, self.loss.adversarial)
+        check_discriminator(self.discriminator, self.tokenizer.image_size, self.loss.adversarial)
         require(
-            not self.discriminator.adaptive
+            not self.adversarial.adaptive
             or self.loss.adversarial == 0
             or (self._tokenizer.last and "decoder" in self.train_groups),
-            "config.discriminator.adaptive weighs by the decoder's last weight, which "
+            "config.adversarial.adaptive weighs by the decoder's last weight, which "
             f"config.train_groups={self.train_groups} does not train; set adaptive=false",
         )
         require(
@@ -249,7 +257,7 @@ class ImageTokenizerObjective:
 
         loss, own = jax.value_and_grad(loss_fn)(raw_BhwC)
         weight = jnp.asarray(self.loss.adversarial, jnp.float32)
-        if self.discriminator.adaptive:
+        if self.adversarial.adaptive:
             # Of each backward pass only its first product is used; the compiler drops the rest.
             zeros = jax.tree.map(jnp.zeros_like, terms)
             last = [self._last(pull((g, zeros))[0]) for g in (gradient, own)]
@@ -286,8 +294,12 @@ class ImageTokenizerObjective:
     def _adversary(self) -> Adversary | None:
         if self.loss.adversarial == 0:
             return None
-        size = self.tokenizer.image_size
-        return Adversary(self.discriminator, self.discriminator_optimizer, size)
+        return Adversary(
+            self.discriminator,
+            self.adversarial,
+            self.discriminator_optimizer,
+            self.tokenizer.image_size,
+        )
 
     @functools.cached_property
     def _perceptual(self) -> PerceptualNetwork | None:
