@@ -168,8 +168,8 @@ class PatchGAN(nn.Module):
         )
 
 
-# What PatchGAN normalises by. `group`: 16 channels a group where Isola's code has `batch`, so that a
-# logit does not depend on the other pictures of its batch.
+# What PatchGAN normalises by. `group`: 16 channels a group where Isola's code has `batch`; a logit
+# then does not depend on the other pictures of its batch.
 NORMS = ("group", "batch", "none")
 
 

@@ -40,12 +40,14 @@ class TokenizerLossConfig:
       l2: of the mean squared error, 1 in the paper.
       commitment: beta of the quantizer's loss, 0.25 in the paper. A tokenizer's other terms have
         the weight 1.
+      entropy: of the quantizer's entropy term, 0 in the paper, 0.1 in MaskGIT; 0 computes none.
       perceptual, adversarial, logit_laplace: 0.1 each in the paper. They need
         `config.perceptual.file`, a `config.discriminator.kind` and
         `config.tokenizer.output=logit_laplace`.
       restart_below: a code whose running share of the tokens falls under this fraction of an equal
-        share is replaced by a latent that the codebook serves badly, where the kind can do so. 0
-        (the paper) never does; small data needs it, or a handful of codes takes everything.
+        share is replaced by a latent that the codebook serves badly, where the kind can do so, or
+        as its `restart_how` says. 0 (the paper) never does; small data needs it, or a handful of
+        codes takes everything.
     """
 
     l2: float = 1.0
@@ -54,6 +56,7 @@ class TokenizerLossConfig:
     adversarial: float = 0.0
     logit_laplace: float = 0.0
     restart_below: float = 0.0
+    entropy: float = 0.0
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
@@ -103,6 +106,11 @@ class ImageTokenizerObjective:
             or (self._tokenizer.last and "decoder" in self.train_groups),
             "config.adversarial.adaptive weighs by the decoder's last weight, which "
             f"config.train_groups={self.train_groups} does not train; set adaptive=false",
+        )
+        require(
+            self.loss.entropy == 0 or "entropy" in self._tokenizer.optional_terms,
+            f"config.loss.entropy is {self.loss.entropy} and the codes of config.tokenizer.kind="
+            f"{self.tokenizer.kind} have no such term; set entropy=0",
         )
         require(
             self.loss.restart_below == 0 or self._tokenizer.restarts(),
@@ -165,12 +173,13 @@ class ImageTokenizerObjective:
         """
         images = to_float(batch["image"])
         dropout_key, restart_key = jax.random.split(key)
+        asked = self._asked()
         trained = self._trained(state.params)
 
         def forward(trained):
             with jax.named_scope("tokenizer"):
                 out = self._tokenizer.forward(
-                    {**state.params, **trained}, images, dropout_key, state.frozen
+                    {**state.params, **trained}, images, dropout_key, state.frozen, **asked
                 )
             return (out.raw, out.terms), out
 
@@ -266,7 +275,13 @@ class ImageTokenizerObjective:
 
     def _weight(self, term: str) -> float:
         """Of a term that the tokenizer gives."""
-        return self.loss.commitment if term == "commitment" else 1.0
+        own = {"commitment": self.loss.commitment, "entropy": self.loss.entropy}
+        return own.get(term, 1.0)
+
+    def _asked(self) -> dict[str, tuple[str, ...]]:
+        """The argument of `Tokenizer.forward` by which optional terms of a weight are computed."""
+        terms = tuple(t for t in self._tokenizer.optional_terms if self._weight(t) > 0)
+        return {"terms": terms} if terms else {}
 
     def _last(self, tree: Any) -> jax.Array:
         """Of a tree like the parameters, the leaf of the decoder's last weight."""

@@ -132,12 +132,15 @@ class Tokenizer:
       output: what the decoder gives for each colour, one of `pixels.OUTPUTS`.
       last: where the decoder's last weight lies in the parameter tree, for adaptive weights.
       needs: names of frozen networks that `forward` asks for.
+      optional_terms: of the loss, which `forward` gives only where its argument `terms`, a tuple of
+        names, says so; a kind that has none need not take that argument.
     """
 
     config: Any
     output: str = "rgb"
     last: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
+    optional_terms: tuple[str, ...] = ()
 
     @property
     def codes(self) -> Codes:
@@ -179,6 +182,7 @@ class Tokenizer:
         images: jax.Array,
         key: jax.Array | None = None,
         frozen: Mapping[str, Any] | None = None,
+        terms: tuple[str, ...] = (),
     ) -> Reconstruction:
         """Images through the codes and back.
 
@@ -187,6 +191,7 @@ class Tokenizer:
           images: float32 [B, height, width, 3] in [0, 1].
           key: of dropout; None: no dropout.
           frozen: parameters of the networks in `needs`.
+          terms: those of `optional_terms` that are wanted.
         """
         raise NotImplementedError
 

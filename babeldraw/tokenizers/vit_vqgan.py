@@ -31,7 +31,7 @@ from babeldraw.tokenizers.pixels import (
     to_images,
     to_patches,
 )
-from babeldraw.tokenizers.quantizers import QuantizerConfig, VQConfig, restart_idle
+from babeldraw.tokenizers.quantizers import QuantizerConfig, VQConfig
 
 # The fields beside the encoder's and the quantizer's that make codes.
 CODE_FIELDS = ("image_size", "patch_size")
@@ -142,13 +142,14 @@ class ViTVQGAN(nn.Module):
         values = config.patch_size**2 * OUTPUTS[config.output]
         self.to_pixels = Einsum("BTD,DP->BTP", (decoder.dim, values), ("embed", "patch"), bias=True)
 
-    def __call__(self, images: jax.Array, deterministic: bool = True) -> Reconstruction:
+    def __call__(
+        self, images: jax.Array, deterministic: bool = True, terms: tuple[str, ...] = ()
+    ) -> Reconstruction:
         """float32 [B, height, width, 3] in [0, 1], through the codes and back."""
-        quantized = self.codebook(self.latents(images, deterministic))
+        quantized = self.codebook(self.latents(images, deterministic), "entropy" in terms)
         raw = self.raw(quantized.codes, deterministic)
-        terms = {"codebook": quantized.codebook_loss, "commitment": quantized.commitment_loss}
         images = to_images(raw, self.config.output)
-        return Reconstruction(images, raw, quantized.ids, terms, quantized)
+        return Reconstruction(images, raw, quantized.ids, quantized.terms, quantized)
 
     def latents(self, images: jax.Array, deterministic: bool = True) -> jax.Array:
         """float32 [B, T, Q], before normalisation and lookup."""
@@ -162,11 +163,11 @@ class ViTVQGAN(nn.Module):
         return from_patches(patches, self.config.grid, self.config.patch_size)
 
     def encode(self, images: jax.Array) -> jax.Array:
-        """float32 [B, height, width, 3] in [0, 1] -> int32 [B, T]."""
+        """float32 [B, height, width, 3] in [0, 1] -> int32 [B, T], or [B, T, levels]."""
         return self.codebook(self.latents(images)).ids
 
     def decode(self, ids: jax.Array) -> jax.Array:
-        """int32 [B, T] -> float32 [B, height, width, 3] in [0, 1]."""
+        """int32 [B, T], or [B, T, levels] -> float32 [B, height, width, 3] in [0, 1]."""
         images = to_images(self.raw(self.codebook.lookup(ids)), self.config.output)
         return jnp.clip(images, 0.0, 1.0)
 
@@ -200,12 +201,16 @@ class ViTVQGANTokenizer(Tokenizer):
         return self.config.output
 
     @property
+    def optional_terms(self) -> tuple[str, ...]:
+        return self.config.quantizer.optional_terms
+
+    @property
     def code_fields(self) -> dict[str, Any]:
         # Sizes stand in the arrays. Defaults are left out, so that a new field changes no identity.
         encoder = dataclasses.replace(self.config.encoder, dropout=0.0)
         return {
             "encoder": without_compute(to_dict(encoder, defaults=False)),
-            "quantizer": to_dict(self.config.quantizer, defaults=False),
+            "quantizer": self.config.quantizer.code_fields,
             **{name: to_dict(getattr(self.config, name)) for name in CODE_FIELDS},
         }
 
@@ -229,10 +234,11 @@ class ViTVQGANTokenizer(Tokenizer):
         images: jax.Array,
         key: jax.Array | None = None,
         frozen: Mapping[str, Any] | None = None,
+        terms: tuple[str, ...] = (),
     ) -> Reconstruction:
         del frozen
         rngs = None if key is None else {"dropout": key}
-        return self.network.apply({"params": params}, images, key is None, rngs=rngs)
+        return self.network.apply({"params": params}, images, key is None, terms, rngs=rngs)
 
     def to_images(self, raw: jax.Array) -> jax.Array:
         return to_images(raw, self.config.output)
@@ -240,6 +246,9 @@ class ViTVQGANTokenizer(Tokenizer):
     def restart(
         self, params: Any, share: jax.Array, out: Reconstruction, below: float, key: jax.Array
     ) -> tuple[Any, jax.Array]:
-        table = params["codebook"]["table"]
-        table, share = restart_idle(table, share, out.quantized, below, key)
-        return {**params, "codebook": {"table": table}}, share
+        book, quantizer = params["codebook"], self.config.quantizer
+        book, share = quantizer.restart(book, share, out.quantized, below, key)
+        return {**params, "codebook": book}, share
+
+    def restarts(self) -> bool:
+        return self.config.quantizer.restarts()
