@@ -42,7 +42,7 @@ ADAPTIVE = dataclasses.replace(
 # Steps of two networks, with R1's second derivative.
 pytestmark = pytest.mark.budget(15)
 DECODER_ONLY = dataclasses.replace(FULL, train_groups=("decoder",))
-GROUPS = ViTVQGANTokenizer.groups
+GROUPS = ViTVQGANTokenizer(FULL.tokenizer).groups
 ENCODER, DECODER = {*GROUPS["encoder"], *GROUPS["quantizer"]}, {*GROUPS["decoder"]}
 KEY = jax.random.key(0)
 # One colour per quarter: there is something to learn in a few steps.

@@ -38,11 +38,14 @@ def objective(quantizer, discriminator, adversarial, loss, **tokenizer):
 
 
 OPTIONS = {
-    "batch norm, LeCam, entropy, clusters, raw": objective(
+    "batch norm, LeCam, entropy, clusters, vit-vqgan-jax": objective(
         VQConfig(V, 4, straight_through="raw", restart_how="clustered"),
         PATCHES,
         MAGVIT,
         {"entropy": 0.1, "restart_below": 0.5},
+        encoder_head="relu",
+        decoder_head="none",
+        latent_norm="layer",
     ),
     "residual, shared, no norm": objective(
         ResidualVQConfig(V, 4, 2),
