@@ -9,9 +9,10 @@ import jax
 import pytest
 
 from babeldraw.errors import UserError
+from babeldraw.judges.discriminators import StyleGANConfig
 from babeldraw.models.coca import ContrastiveCaptioner
 from babeldraw.models.super_resolution import Upscaler
-from babeldraw.objectives.adversarial import DiscriminatorConfig
+from babeldraw.objectives.adversarial import AdversarialConfig
 from babeldraw.optim.schedules import make_schedule
 from babeldraw.tokenizers.kinds import make_tokenizer
 from babeldraw.tokenizers.quantizers import VQConfig
@@ -226,7 +227,8 @@ def test_vit_vqgan_is_trained_as_published(name):
     weights = loss.l2, loss.perceptual, loss.adversarial, loss.logit_laplace, loss.commitment
     assert weights == (1.0, 0.1, 0.1, 0.1, 0.25) and loss.restart_below == 0
     assert experiment.tokenizer.output == "logit_laplace"
-    assert experiment.discriminator == DiscriminatorConfig("stylegan")
+    assert experiment.discriminator == StyleGANConfig()
+    assert experiment.adversarial == AdversarialConfig()
     assert experiment.discriminator_optimizer == optimizer
     rate = make_schedule(optimizer.schedule)
     for step, value in {0: 0, 25_000: 5e-5, 50_000: 1e-4, 500_000: 5e-5}.items():

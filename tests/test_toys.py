@@ -249,6 +249,7 @@ def test_a_level_is_a_tokenizer_like_others(cli, tmp_path):
         ({"tokenizer": {}}, "config.tokenizer.kind is missing; the kinds are vit_vqgan, stripes"),
         ({"tokenizer": 3}, "config.tokenizer is 3; a section with fields is needed"),
         ({"loss": {"restart_below": 0.1}}, "codes of config.tokenizer.kind=stripes cannot be mo"),
+        ({"loss": {"entropy": 0.1}}, "codes of config.tokenizer.kind=stripes have no such term"),
     ],
 )
 def test_a_kind_that_is_not_there_is_told(change, line):

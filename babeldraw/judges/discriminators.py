@@ -1,12 +1,17 @@
-"""Networks that tell pictures from reconstructions: StyleGAN2's, and PatchGAN for comparison."""
+"""Networks that tell pictures from reconstructions: StyleGAN2's, and PatchGAN for comparison.
 
+How they are trained, and against what, is in `babeldraw.objectives.adversarial`.
+"""
+
+import dataclasses
 import math
+from typing import Annotated, Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from babeldraw.config import require
+from babeldraw.config import OfKind, require
 from babeldraw.layers.convolution import Conv, blur
 
 # Sides of the last feature map of the StyleGAN2 type, in StyleGAN2 itself 4 x 4.
@@ -114,19 +119,18 @@ class PatchGAN(nn.Module):
     """Isola et al., "Image-to-Image Translation", 2017: a logit for each overlapping patch.
 
     Convolutions of 4 x 4, the first `layers` of them with stride 2. With 3 layers a logit sees 70 x
-    70 pixels. Normalisation is GroupNorm (16 channels a group) where Isola's code has BatchNorm:
-    it needs no running statistics, which a second pass over real pictures would mix with those of
-    reconstructions, and a logit does not depend on the other pictures of the batch or on how the
-    batch is split over devices.
+    70 pixels.
 
     Attributes:
       channels, max_channels: of the first layer, doubled by each next one up to the second.
       layers: of stride 2.
+      norm: of `NORMS`, between the first layer and the last.
     """
 
     channels: int = 64
     max_channels: int = 512
     layers: int = 3
+    norm: str = "group"
 
     @nn.compact
     def __call__(self, images: jax.Array) -> jax.Array:
@@ -138,10 +142,19 @@ class PatchGAN(nn.Module):
         for i in range(1, self.layers + 1):
             features = min(self.channels * 2**i, self.max_channels)
             stride = 2 if i < self.layers else 1
-            conv = Conv(features, (4, 4), stride, one, bias=False, name=f"conv_{i}")
-            norm = GroupNorm(features // math.gcd(16, features), name=f"norm_{i}")
-            x_BhwC = jax.nn.leaky_relu(norm(conv(x_BhwC)), 0.2)
+            # A norm has the bias, where there is one.
+            bias = self.norm == "none"
+            x_BhwC = Conv(features, (4, 4), stride, one, bias=bias, name=f"conv_{i}")(x_BhwC)
+            x_BhwC = jax.nn.leaky_relu(self._normalize(x_BhwC, f"norm_{i}"), 0.2)
         return Conv(1, (4, 4), 1, one, name="logit")(x_BhwC)[..., 0]
+
+    def _normalize(self, x_BhwC: jax.Array, name: str) -> jax.Array:
+        if self.norm == "none":
+            return x_BhwC
+        if self.norm == "batch":
+            return BatchNorm(name=name)(x_BhwC)
+        features = x_BhwC.shape[-1]
+        return GroupNorm(features // math.gcd(16, features), name=name)(x_BhwC)
 
     @staticmethod
     def check(size: tuple[int, int], layers: int) -> None:
@@ -155,6 +168,11 @@ class PatchGAN(nn.Module):
         )
 
 
+# What PatchGAN normalises by. `group`: 16 channels a group where Isola's code has `batch`; a logit
+# then does not depend on the other pictures of its batch.
+NORMS = ("group", "batch", "none")
+
+
 class GroupNorm(nn.Module):
     """Wu and He, 2018: mean 0 and variance 1 over places and the channels of a group."""
 
@@ -165,12 +183,123 @@ class GroupNorm(nn.Module):
     def __call__(self, x_BhwC: jax.Array) -> jax.Array:
         b, h, w, c = x_BhwC.shape
         x_BhwGC = x_BhwC.reshape(b, h, w, self.groups, c // self.groups)
-        x_BhwGC = x_BhwGC - jnp.mean(x_BhwGC, axis=(1, 2, 4), keepdims=True)
-        variance = jnp.mean(jnp.square(x_BhwGC), axis=(1, 2, 4), keepdims=True)
-        y_BhwC = (x_BhwGC * jax.lax.rsqrt(variance + self.epsilon)).reshape(x_BhwC.shape)
-        ones, zeros = (
-            nn.with_logical_partitioning(init, ("embed",))
-            for init in (nn.initializers.ones, nn.initializers.zeros)
+        y_BhwC = _standardized(x_BhwGC, (1, 2, 4), self.epsilon).reshape(x_BhwC.shape)
+        return _scaled(self, y_BhwC)
+
+
+class BatchNorm(nn.Module):
+    """Ioffe and Szegedy, 2015: mean 0 and variance 1 of each channel over places and pictures.
+
+    By the statistics of the batch that it is given, as Isola's code in training, and no others:
+    there are no running ones, for a discriminator judges nothing after training. Real pictures and
+    reconstructions are given apart, as there. The batch is the whole one, over all devices: how it
+    is split changes no number. Torch's layer without `SyncBatchNorm`, which IBQ and taming's VQGAN
+    train with, has the statistics of each device's part instead, of some four pictures.
+    """
+
+    epsilon: float = 1e-5
+
+    @nn.compact
+    def __call__(self, x_BhwC: jax.Array) -> jax.Array:
+        return _scaled(self, _standardized(x_BhwC, (0, 1, 2), self.epsilon))
+
+
+def _standardized(x: jax.Array, axes: tuple[int, ...], epsilon: float) -> jax.Array:
+    """Mean 0 and variance 1 over `axes`."""
+    x = x - jnp.mean(x, axis=axes, keepdims=True)
+    variance = jnp.mean(jnp.square(x), axis=axes, keepdims=True)
+    return x * jax.lax.rsqrt(variance + epsilon)
+
+
+def _scaled(norm: nn.Module, y_BhwC: jax.Array) -> jax.Array:
+    """Times a learned scale, plus a learned bias, of each channel; parameters of `norm`."""
+    ones, zeros = (
+        nn.with_logical_partitioning(init, ("embed",))
+        for init in (nn.initializers.ones, nn.initializers.zeros)
+    )
+    channels = y_BhwC.shape[-1:]
+    scale, bias = norm.param("scale", ones, channels), norm.param("bias", zeros, channels)
+    return y_BhwC * jnp.broadcast_to(scale, y_BhwC.shape) + jnp.broadcast_to(bias, y_BhwC.shape)
+
+
+@dataclasses.dataclass(frozen=True)
+class NoDiscriminatorConfig:
+    """There is no adversarial term."""
+
+    kind: str = "none"
+
+
+@dataclasses.dataclass(frozen=True)
+class StyleGANConfig:
+    """See `StyleGANDiscriminator`, ViT-VQGAN's."""
+
+    channels: int = 128
+    max_channels: int = 512
+    group: int = 4
+    kind: str = "stylegan"
+
+    def __post_init__(self):
+        _check_sizes(self, "channels", "max_channels", "group")
+
+    def tiny(self) -> "StyleGANConfig":
+        """The same for a first run."""
+        return dataclasses.replace(self, channels=8, max_channels=16)
+
+    def check(self, image_size: tuple[int, int]) -> None:
+        """Raises `UserError` when pictures of (height, width) are none for it."""
+        StyleGANDiscriminator.halvings(image_size)
+
+    def make(self) -> nn.Module:
+        """The network: float32 [B, height, width, 3] in [0, 1] -> logits, large means real."""
+        return StyleGANDiscriminator(self.channels, self.max_channels, self.group)
+
+
+@dataclasses.dataclass(frozen=True)
+class PatchGANConfig:
+    """See `PatchGAN`, which ViT-VQGAN compares with. Isola's has 64 channels."""
+
+    channels: int = 128
+    max_channels: int = 512
+    layers: int = 3
+    norm: str = "group"
+    kind: str = "patchgan"
+
+    def __post_init__(self):
+        _check_sizes(self, "channels", "max_channels", "layers")
+        require(
+            self.norm in NORMS,
+            f"config.discriminator.norm is {self.norm!r}; the choices are {', '.join(NORMS)}",
         )
-        scale, bias = self.param("scale", ones, (c,)), self.param("bias", zeros, (c,))
-        return y_BhwC * jnp.broadcast_to(scale, (b, h, w, c)) + jnp.broadcast_to(bias, (b, h, w, c))
+
+    def tiny(self) -> "PatchGANConfig":
+        """The same for a first run."""
+        # Of small pictures more layers would leave no logit.
+        return dataclasses.replace(self, channels=8, max_channels=16, layers=min(self.layers, 3))
+
+    def check(self, image_size: tuple[int, int]) -> None:
+        """Raises `UserError` when pictures of (height, width) are none for it."""
+        PatchGAN.check(image_size, self.layers)
+
+    def make(self) -> nn.Module:
+        """The network: float32 [B, height, width, 3] in [0, 1] -> logits, large means real."""
+        return PatchGAN(self.channels, self.max_channels, self.layers, self.norm)
+
+
+def _check_sizes(config: Any, *names: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        require(value >= 1, f"config.discriminator.{name} is {value}; at least 1 is needed")
+    require(
+        config.max_channels >= config.channels,
+        f"config.discriminator.max_channels is {config.max_channels}, less than "
+        f"channels={config.channels}",
+    )
+
+
+# By the field `kind` of the section `discriminator`: a new one is a class and a line here.
+DISCRIMINATORS: dict[str, tuple[type]] = {
+    "none": (NoDiscriminatorConfig,),
+    "stylegan": (StyleGANConfig,),
+    "patchgan": (PatchGANConfig,),
+}
+DiscriminatorConfig = Annotated[Any, OfKind(DISCRIMINATORS)]

@@ -167,18 +167,21 @@ class LayerNorm(nn.Module):
 
     Attributes:
       epsilon: added to the variance.
-      axis: logical axis of the scale.
+      axis: logical axis of scale and bias.
+      scaled: whether there is a scale beside the bias.
     """
 
     epsilon: float = 1e-6
     axis: str = "embed"
+    scaled: bool = True
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         dim = x.shape[-1]
-        scale = self.param(
-            "scale", nn.with_logical_partitioning(nn.initializers.ones, (self.axis,)), (dim,)
-        )
+        if self.scaled:
+            scale = self.param(
+                "scale", nn.with_logical_partitioning(nn.initializers.ones, (self.axis,)), (dim,)
+            )
         bias = self.param(
             "bias", nn.with_logical_partitioning(nn.initializers.zeros, (self.axis,)), (dim,)
         )
@@ -186,7 +189,9 @@ class LayerNorm(nn.Module):
         mean = jnp.mean(x, axis=-1, keepdims=True)
         variance = jnp.mean(jnp.square(x - mean), axis=-1, keepdims=True)
         y = (x - mean) * jax.lax.rsqrt(variance + self.epsilon)
-        return y * jnp.broadcast_to(scale, x.shape) + jnp.broadcast_to(bias, x.shape)
+        if self.scaled:
+            y = y * jnp.broadcast_to(scale, x.shape)
+        return y + jnp.broadcast_to(bias, x.shape)
 
 
 class RMSNorm(nn.Module):

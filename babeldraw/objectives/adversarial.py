@@ -15,18 +15,23 @@ import jax.numpy as jnp
 import optax
 
 from babeldraw.config import require
-from babeldraw.judges.discriminators import PatchGAN, StyleGANDiscriminator
+from babeldraw.judges.discriminators import DISCRIMINATORS, DiscriminatorConfig
 from babeldraw.objectives import losses
 from babeldraw.objectives.base import Metrics
 from babeldraw.optim.optimizer import OptimizerConfig, make_optimizer, optimizer_axes
 from babeldraw.optim.schedules import ScheduleConfig
 from babeldraw.sharding.constraint import logical_axes
 
-KINDS = ("none", "stylegan", "patchgan")
 # The generator's loss, the discriminator's, and what lies between drawn and real for it.
 LOSSES = {
     "non_saturating": (losses.non_saturating_generator, losses.non_saturating_discriminator, 0.0),
     "hinge": (losses.hinge_generator, losses.hinge_discriminator, 0.0),
+    # Open-MAGVIT2's and IBQ's.
+    "hinge_non_saturating": (
+        losses.non_saturating_generator_of_means,
+        losses.hinge_discriminator,
+        0.0,
+    ),
     "least_squares": (losses.least_squares_generator, losses.least_squares_discriminator, 0.5),
 }
 # ViT-VQGAN, section 5: the same for both networks.
@@ -48,107 +53,111 @@ STAGE_1_OPTIMIZER = OptimizerConfig(
 
 
 @dataclasses.dataclass(frozen=True)
-class DiscriminatorConfig:
-    """Attributes:
-    kind: stylegan (the paper's), patchgan (its ablation) or none.
-    channels, max_channels: of the first layer and of the widest.
-    group: pictures that share a minibatch deviation; stylegan only.
-    loss: non_saturating, hinge or least_squares.
+class AdversarialConfig:
+    """How a discriminator and what it judges are trained against each other.
+
+    Attributes:
+    loss: of `LOSSES`. Of the discriminator's it is the sum over real and drawn pictures; where a
+      paper halves it, `r1_gamma` and `lecam` are twice the paper's for the same balance.
+    start_step: neither network feels the adversarial term before; the discriminator rests.
+    head_start: steps from then on that the discriminator alone learns. A generator that is tuned
+      against one that knows nothing yet runs in any direction.
+    adaptive: weigh the term by gradients, see `losses.adaptive_weight`.
     r1_gamma: weight of the R1 penalty on real pictures, gradients counted for pictures in [-1, 1];
       0: none. StyleGAN2 has 10 at 1024 px; small pictures want less, about in proportion to their
       pixels.
     r1_every: the penalty is computed at every so many steps, that many times as heavy (StyleGAN2,
       appendix B: lazy regularisation).
-    start_step: neither network feels the adversarial term before; the discriminator rests.
-    head_start: steps from then on that the discriminator alone learns. A generator that is tuned
-      against one that knows nothing yet runs in any direction.
-    adaptive: weigh the term by gradients, see `losses.adaptive_weight`.
+    lecam: weight of `losses.lecam` in the discriminator's loss; 0: none, and nothing is kept.
+      Open-MAGVIT2 and IBQ have 0.05, TiTok 0.001.
+    lecam_decay: of its running means of logits, which begin at 0; 0.999 in all three.
     """
 
-    kind: str = "none"
-    channels: int = 128
-    max_channels: int = 512
-    group: int = 4
     loss: str = "non_saturating"
-    r1_gamma: float = 10.0
-    r1_every: int = 16
     start_step: int = 0
     head_start: int = 0
     adaptive: bool = False
+    r1_gamma: float = 10.0
+    r1_every: int = 16
+    lecam: float = 0.0
+    lecam_decay: float = 0.999
 
     def __post_init__(self):
-        path = "config.discriminator"
-        for name, valid in (("kind", KINDS), ("loss", LOSSES)):
-            value = getattr(self, name)
-            require(
-                value in valid, f"{path}.{name} is {value!r}; the choices are {', '.join(valid)}"
-            )
-        least = {"channels": 1, "max_channels": 1, "group": 1, "r1_every": 1}
-        for name in (*least, "r1_gamma", "start_step", "head_start"):
-            value, minimum = getattr(self, name), least.get(name, 0)
-            require(value >= minimum, f"{path}.{name} is {value}; at least {minimum} is needed")
+        path = "config.adversarial"
         require(
-            self.max_channels >= self.channels,
-            f"{path}.max_channels is {self.max_channels}, less than channels={self.channels}",
+            self.loss in LOSSES,
+            f"{path}.loss is {self.loss!r}; the choices are {', '.join(LOSSES)}",
+        )
+        for name in ("start_step", "head_start", "r1_gamma", "r1_every", "lecam"):
+            value, least = getattr(self, name), int(name == "r1_every")
+            require(value >= least, f"{path}.{name} is {value}; at least {least} is needed")
+        require(
+            0 <= self.lecam_decay < 1,
+            f"{path}.lecam_decay is {self.lecam_decay}; 0 to less than 1 is needed",
         )
 
-    def check(self, image_size: tuple[int, int], weight: float) -> None:
-        """What must hold between this section and others.
 
-        Args:
-          image_size: (height, width) of the pictures to judge.
-          weight: `config.loss.adversarial`.
+def check_discriminator(
+    discriminator: DiscriminatorConfig, image_size: tuple[int, int], weight: float
+) -> None:
+    """What must hold between the section `discriminator` and others.
 
-        Raises:
-          UserError: a weight without a discriminator or the reverse, or a size that does not fit.
-        """
-        if self.kind == "none":
-            require(
-                weight == 0,
-                f"config.loss.adversarial is {weight} and config.discriminator.kind is 'none'; "
-                "choose stylegan or patchgan, or set the weight to 0",
-            )
-            return
+    Args:
+      discriminator: the section.
+      image_size: (height, width) of the pictures to judge.
+      weight: `config.loss.adversarial`.
+
+    Raises:
+      UserError: a weight without a discriminator or the reverse, or a size that does not fit.
+    """
+    if discriminator.kind == "none":
+        others = ", ".join(kind for kind in DISCRIMINATORS if kind != "none")
         require(
-            weight > 0,
-            f"config.discriminator.kind is {self.kind!r} and config.loss.adversarial is 0; set "
-            "kind=none too, or a weight (0.1 in ViT-VQGAN)",
+            weight == 0,
+            f"config.loss.adversarial is {weight} and config.discriminator.kind is 'none'; "
+            f"choose one of {others}, or set the weight to 0",
         )
-        if self.kind == "stylegan":
-            StyleGANDiscriminator.halvings(image_size)
-        else:
-            PatchGAN.check(image_size, PatchGAN.layers)
-
-    def tiny(self) -> "DiscriminatorConfig":
-        """The same for a first run."""
-        return dataclasses.replace(self, channels=8, max_channels=16)
+        return
+    require(
+        weight > 0,
+        f"config.discriminator.kind is {discriminator.kind!r} and config.loss.adversarial is 0; "
+        "set kind=none too, or a weight (0.1 in ViT-VQGAN)",
+    )
+    discriminator.check(image_size)
 
 
 @dataclasses.dataclass(frozen=True)
 class Adversary:
     """A discriminator and its optimizer, for any objective that draws pictures.
 
-    Its state is {"params": ..., "opt_state": ...}, which an objective keeps in `TrainState.extra`.
+    Its state is {"params": ..., "opt_state": ...}, and {"lecam": {"real", "fake"}}, running means
+    of logits, where that has a weight. An objective keeps it in `TrainState.extra`.
 
     Attributes:
-      config: network and losses; not of kind none.
+      discriminator: the network; not of kind none.
+      config: what it is trained against.
       optimizer: the discriminator's own.
       image_size: (height, width) of the pictures.
     """
 
-    config: DiscriminatorConfig
+    discriminator: DiscriminatorConfig
+    config: AdversarialConfig
     optimizer: OptimizerConfig
     image_size: tuple[int, int]
 
     def init(self, key: jax.Array) -> dict[str, Any]:
         params = nn.unbox(self._init(key))
-        return {"params": params, "opt_state": self._optimizer.init(params)}
+        state = {"params": params, "opt_state": self._optimizer.init(params)}
+        if self.config.lecam > 0:
+            state["lecam"] = {"real": jnp.zeros(()), "fake": jnp.zeros(())}
+        return state
 
     def axes(self) -> dict[str, Any]:
         """Logical axes of each array of the state."""
         state, axes = jax.eval_shape(self.init, jax.random.key(0)), self._parameter_axes
         opt_axes = optimizer_axes(state["opt_state"], state["params"], axes)
-        return {"params": axes, "opt_state": opt_axes}
+        found = {"params": axes, "opt_state": opt_axes}
+        return {**found, "lecam": {"real": (), "fake": ()}} if "lecam" in state else found
 
     def logits(self, params: Any, images: jax.Array) -> jax.Array:
         """float32 [B, height, width, 3] near [0, 1] -> [B] or [B, h, w]; large means real."""
@@ -175,10 +184,11 @@ class Adversary:
           step: number of updates done.
 
         Returns:
-          The new state; and `discriminator`, the loss without R1, `real_accuracy` and
+          The new state; and `discriminator`, the loss without R1 and LeCam, `real_accuracy` and
           `fake_accuracy`, shares of logits above and below what lies between real and drawn, and
           `r1`, the penalty as it entered the loss: at every `r1_every`-th step that many times
-          itself, 0 at the others, so that its mean is the penalty's.
+          itself, 0 at the others, so that its mean is the penalty's. `lecam`, without its weight,
+          where that is above 0.
         """
         start = self.config.start_step
         return _from(start, self._update, self._rest, step, state, real, fake, step)
@@ -189,21 +199,34 @@ class Adversary:
         def loss_fn(params):
             # Apart, so that no group of the minibatch deviation holds both.
             real_B, fake_B = self.logits(params, real), self.logits(params, fake)
-            return LOSSES[self.config.loss][1](real_B, fake_B), (real_B, fake_B)
+            terms = {"discriminator": LOSSES[self.config.loss][1](real_B, fake_B)}
+            means = self._means(state, real_B, fake_B)
+            loss = terms["discriminator"]
+            if means:
+                terms["lecam"] = losses.lecam(real_B, fake_B, **means["lecam"])
+                loss = loss + self.config.lecam * terms["lecam"]
+            return loss, (terms, means, real_B, fake_B)
 
-        value_and_grad = jax.value_and_grad(loss_fn, has_aux=True)
-        (loss, (real_B, fake_B)), grads = value_and_grad(state["params"])
+        grads, (terms, means, real_B, fake_B) = jax.grad(loss_fn, has_aux=True)(state["params"])
         penalty, grads = self._add_r1(state["params"], grads, real, step)
         updates, opt_state = self._optimizer.update(grads, state["opt_state"], state["params"])
         params = optax.apply_updates(state["params"], updates)
         middle = LOSSES[self.config.loss][2]
         metrics = {
-            "discriminator": loss,
+            **terms,
             "real_accuracy": jnp.mean(real_B > middle),
             "fake_accuracy": jnp.mean(fake_B < middle),
             "r1": penalty,
         }
-        return {"params": params, "opt_state": opt_state}, metrics
+        return {"params": params, "opt_state": opt_state, **means}, metrics
+
+    def _means(self, state: dict[str, Any], real_B: jax.Array, fake_B: jax.Array) -> dict[str, Any]:
+        """LeCam's running means with those of this step in them, as constants; {} without it."""
+        if self.config.lecam == 0:
+            return {}
+        decay, found = self.config.lecam_decay, {"real": jnp.mean(real_B), "fake": jnp.mean(fake_B)}
+        means = jax.tree.map(lambda m, new: decay * m + (1 - decay) * new, state["lecam"], found)
+        return {"lecam": jax.lax.stop_gradient(means)}
 
     def _add_r1(self, params: Any, grads: Any, real: jax.Array, step: jax.Array):
         """The lazy penalty at this step, and `grads` with its gradient added."""
@@ -224,16 +247,14 @@ class Adversary:
         return found, jax.tree.map(jnp.add, grads, own)
 
     def _rest(self, state, real, fake, step) -> tuple[dict[str, Any], Metrics]:
-        zero = jnp.zeros(())
         names = ("discriminator", "real_accuracy", "fake_accuracy", "r1")
-        return state, dict.fromkeys(names, zero)
+        if self.config.lecam > 0:
+            names = (*names, "lecam")
+        return state, dict.fromkeys(names, jnp.zeros(()))
 
     @functools.cached_property
     def _network(self) -> nn.Module:
-        config = self.config
-        if config.kind == "stylegan":
-            return StyleGANDiscriminator(config.channels, config.max_channels, config.group)
-        return PatchGAN(config.channels, config.max_channels)
+        return self.discriminator.make()
 
     def _init(self, key: jax.Array) -> Any:
         images = jnp.zeros((1, *self.image_size, 3), jnp.float32)

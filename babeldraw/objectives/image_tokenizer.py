@@ -15,9 +15,15 @@ import jax.numpy as jnp
 import optax
 
 from babeldraw.config import require
+from babeldraw.judges.discriminators import DiscriminatorConfig, NoDiscriminatorConfig
 from babeldraw.judges.perceptual import PerceptualConfig, PerceptualNetwork
 from babeldraw.objectives import losses
-from babeldraw.objectives.adversarial import STAGE_1_OPTIMIZER, Adversary, DiscriminatorConfig
+from babeldraw.objectives.adversarial import (
+    STAGE_1_OPTIMIZER,
+    AdversarialConfig,
+    Adversary,
+    check_discriminator,
+)
 from babeldraw.objectives.base import Batch, Metrics, TrainState
 from babeldraw.optim.optimizer import OptimizerConfig, make_optimizer, optimizer_axes
 from babeldraw.sharding.constraint import logical_axes
@@ -34,12 +40,14 @@ class TokenizerLossConfig:
       l2: of the mean squared error, 1 in the paper.
       commitment: beta of the quantizer's loss, 0.25 in the paper. A tokenizer's other terms have
         the weight 1.
+      entropy: of the quantizer's entropy term, 0 in the paper, 0.1 in MaskGIT; 0 computes none.
       perceptual, adversarial, logit_laplace: 0.1 each in the paper. They need
         `config.perceptual.file`, a `config.discriminator.kind` and
         `config.tokenizer.output=logit_laplace`.
       restart_below: a code whose running share of the tokens falls under this fraction of an equal
-        share is replaced by a latent that the codebook serves badly, where the kind can do so. 0
-        (the paper) never does; small data needs it, or a handful of codes takes everything.
+        share is replaced by a latent that the codebook serves badly, where the kind can do so, or
+        as its `restart_how` says. 0 (the paper) never does; small data needs it, or a handful of
+        codes takes everything.
     """
 
     l2: float = 1.0
@@ -48,6 +56,7 @@ class TokenizerLossConfig:
     adversarial: float = 0.0
     logit_laplace: float = 0.0
     restart_below: float = 0.0
+    entropy: float = 0.0
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
@@ -66,7 +75,8 @@ class ImageTokenizerObjective:
     tokenizer: the network to train.
     optimizer, loss: their constants.
     batch_size: images per step, over all devices.
-    discriminator, discriminator_optimizer: the adversary; used where its weight is above 0.
+    discriminator, adversarial, discriminator_optimizer: the adversary; used where its weight is
+      above 0.
     perceptual: the frozen network of the perceptual term; used where its weight is above 0.
     train_groups: the parts that learn; the others stay as they are, bit for bit. The decoder alone
       is Babeldraw's second phase of stage 1.
@@ -76,7 +86,8 @@ class ImageTokenizerObjective:
     optimizer: OptimizerConfig
     loss: TokenizerLossConfig
     batch_size: int
-    discriminator: DiscriminatorConfig = DiscriminatorConfig()
+    discriminator: DiscriminatorConfig = NoDiscriminatorConfig()
+    adversarial: AdversarialConfig = AdversarialConfig()
     discriminator_optimizer: OptimizerConfig = STAGE_1_OPTIMIZER
     perceptual: PerceptualConfig = PerceptualConfig()
     train_groups: tuple[str, ...] = PARTS
@@ -88,13 +99,18 @@ class ImageTokenizerObjective:
             f"config.loss.logit_laplace is {self.loss.logit_laplace} and config.tokenizer.output "
             f"is {output!r}; set output=logit_laplace, or the weight to 0",
         )
-        self.discriminator.check(self.tokenizer.image_size, self.loss.adversarial)
+        check_discriminator(self.discriminator, self.tokenizer.image_size, self.loss.adversarial)
         require(
-            not self.discriminator.adaptive
+            not self.adversarial.adaptive
             or self.loss.adversarial == 0
             or (self._tokenizer.last and "decoder" in self.train_groups),
-            "config.discriminator.adaptive weighs by the decoder's last weight, which "
+            "config.adversarial.adaptive weighs by the decoder's last weight, which "
             f"config.train_groups={self.train_groups} does not train; set adaptive=false",
+        )
+        require(
+            self.loss.entropy == 0 or "entropy" in self._tokenizer.optional_terms,
+            f"config.loss.entropy is {self.loss.entropy} and the codes of config.tokenizer.kind="
+            f"{self.tokenizer.kind} have no such term; set entropy=0",
         )
         require(
             self.loss.restart_below == 0 or self._tokenizer.restarts(),
@@ -217,7 +233,9 @@ class ImageTokenizerObjective:
     def _reconstruct(self, state: TrainState, trained: Any, images: jax.Array, key: jax.Array):
         """One pass through the tokenizer, with `trained` in place of what learns."""
         with jax.named_scope("tokenizer"):
-            return self._tokenizer.forward({**state.params, **trained}, images, key, state.frozen)
+            params = {**state.params, **trained}
+            asked = self._asked()
+            return self._tokenizer.forward(params, images, key, state.frozen, **asked)
 
     def _backward(self, state: TrainState, images: jax.Array, key: jax.Array):
         """Gradients of what learns, the metrics, and the pass that they are of."""
@@ -276,7 +294,7 @@ class ImageTokenizerObjective:
 
         loss, own = jax.value_and_grad(lambda raw: self._generator_loss(state, raw))(raw_BhwC)
         weight = jnp.asarray(self.loss.adversarial, jnp.float32)
-        if self.discriminator.adaptive:
+        if self.adversarial.adaptive:
             # Of each backward pass only its first product is used; the compiler drops the rest.
             zeros = jax.tree.map(jnp.zeros_like, terms)
             last = [self._last(pull((g, zeros))[0]) for g in (gradient, own)]
@@ -290,7 +308,13 @@ class ImageTokenizerObjective:
 
     def _weight(self, term: str) -> float:
         """Of a term that the tokenizer gives."""
-        return self.loss.commitment if term == "commitment" else 1.0
+        own = {"commitment": self.loss.commitment, "entropy": self.loss.entropy}
+        return own.get(term, 1.0)
+
+    def _asked(self) -> dict[str, tuple[str, ...]]:
+        """The argument of `Tokenizer.forward` by which optional terms of a weight are computed."""
+        terms = tuple(t for t in self._tokenizer.optional_terms if self._weight(t) > 0)
+        return {"terms": terms} if terms else {}
 
     def _last(self, tree: Any) -> jax.Array:
         """Of a tree like the parameters, the leaf of the decoder's last weight."""
@@ -318,8 +342,12 @@ class ImageTokenizerObjective:
     def _adversary(self) -> Adversary | None:
         if self.loss.adversarial == 0:
             return None
-        size = self.tokenizer.image_size
-        return Adversary(self.discriminator, self.discriminator_optimizer, size)
+        return Adversary(
+            self.discriminator,
+            self.adversarial,
+            self.discriminator_optimizer,
+            self.tokenizer.image_size,
+        )
 
     @functools.cached_property
     def _perceptual(self) -> PerceptualNetwork | None:

@@ -46,6 +46,14 @@ def non_saturating_generator(fake: jax.Array) -> jax.Array:
     return jnp.mean(jax.nn.softplus(-fake))
 
 
+def non_saturating_generator_of_means(fake: jax.Array) -> jax.Array:
+    """The same of each picture's mean logit, where it has one per patch: Open-MAGVIT2's and IBQ's.
+
+    A picture whose patches look real on the whole is then pulled little by the others.
+    """
+    return non_saturating_generator(jnp.mean(fake.reshape(fake.shape[0], -1), axis=1))
+
+
 def non_saturating_discriminator(real: jax.Array, fake: jax.Array) -> jax.Array:
     """-ln sigmoid(D(real)) - ln(1 - sigmoid(D(fake))), each a mean. Goodfellow et al., 2014."""
     return jnp.mean(jax.nn.softplus(-real)) + jnp.mean(jax.nn.softplus(fake))
@@ -69,6 +77,24 @@ def least_squares_generator(fake: jax.Array) -> jax.Array:
 def least_squares_discriminator(real: jax.Array, fake: jax.Array) -> jax.Array:
     """(D(real) - 1)^2 + D(fake)^2, each a mean. Mao et al., 2017."""
     return jnp.mean(jnp.square(real - 1)) + jnp.mean(jnp.square(fake))
+
+
+def lecam(
+    logits_real: jax.Array, logits_fake: jax.Array, real: jax.Array, fake: jax.Array
+) -> jax.Array:
+    """max(0, D(x) - fake)^2 + max(0, real - D(G))^2, each a mean over all logits.
+
+    Tseng et al., "Regularizing Generative Adversarial Networks under Limited Data", 2021,
+    has no max; their code and all that follow it keep only what lies beyond the mean of
+    the other side, and so do not draw the two together past each other.
+
+    Args:
+      logits_real, logits_fake: of real and drawn pictures, float32 [B] or [B, h, w].
+      real, fake: running means of both, scalars, constants.
+    """
+    apart_real = jax.nn.relu(logits_real - fake)
+    apart_fake = jax.nn.relu(real - logits_fake)
+    return jnp.mean(jnp.square(apart_real)) + jnp.mean(jnp.square(apart_fake))
 
 
 def r1_and_gradient(

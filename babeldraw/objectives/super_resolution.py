@@ -15,10 +15,16 @@ import jax.numpy as jnp
 import optax
 
 from babeldraw.config import require
+from babeldraw.judges.discriminators import DiscriminatorConfig, NoDiscriminatorConfig
 from babeldraw.judges.perceptual import PerceptualConfig, PerceptualNetwork
 from babeldraw.models.super_resolution import SuperResolutionConfig, Upscaler, downsample
 from babeldraw.objectives import losses
-from babeldraw.objectives.adversarial import STAGE_1_OPTIMIZER, Adversary, DiscriminatorConfig
+from babeldraw.objectives.adversarial import (
+    STAGE_1_OPTIMIZER,
+    AdversarialConfig,
+    Adversary,
+    check_discriminator,
+)
 from babeldraw.objectives.base import Batch, Metrics, TrainState, apply_gradients
 from babeldraw.optim.optimizer import OptimizerConfig, make_optimizer, optimizer_axes
 from babeldraw.sharding.constraint import logical_axes
@@ -61,7 +67,8 @@ class SuperResolutionObjective:
     tokenizer: the frozen network; its weights are `state.frozen["tokenizer"]`.
     optimizer, loss: their constants.
     batch_size: images per step, over all devices.
-    discriminator, discriminator_optimizer: the adversary; used where its weight is above 0.
+    discriminator, adversarial, discriminator_optimizer: the adversary; used where its weight is
+      above 0.
     perceptual: the frozen network of the perceptual term; used where its weight is above 0.
     """
 
@@ -70,12 +77,13 @@ class SuperResolutionObjective:
     optimizer: OptimizerConfig
     loss: SuperResolutionLossConfig
     batch_size: int
-    discriminator: DiscriminatorConfig = DiscriminatorConfig()
+    discriminator: DiscriminatorConfig = NoDiscriminatorConfig()
+    adversarial: AdversarialConfig = AdversarialConfig()
     discriminator_optimizer: OptimizerConfig = STAGE_1_OPTIMIZER
     perceptual: PerceptualConfig = PerceptualConfig()
 
     def __post_init__(self):
-        self.discriminator.check(self.image_size, self.loss.adversarial)
+        check_discriminator(self.discriminator, self.image_size, self.loss.adversarial)
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -210,7 +218,7 @@ class SuperResolutionObjective:
 
         loss, own = jax.value_and_grad(lambda images: self._generator_loss(state, images))(images)
         weight = jnp.asarray(self.loss.adversarial, jnp.float32)
-        if self.discriminator.adaptive:
+        if self.adversarial.adaptive:
             # Of each backward pass only its first product is used; the compiler drops the rest.
             last = f"doubling_{self.super_resolution.doublings - 1}"
             tails = [pull(g)[0][last]["tail"] for g in (gradient, own)]
@@ -239,7 +247,9 @@ class SuperResolutionObjective:
     def _adversary(self) -> Adversary | None:
         if self.loss.adversarial == 0:
             return None
-        return Adversary(self.discriminator, self.discriminator_optimizer, self.image_size)
+        return Adversary(
+            self.discriminator, self.adversarial, self.discriminator_optimizer, self.image_size
+        )
 
     @functools.cached_property
     def _perceptual(self) -> PerceptualNetwork | None:

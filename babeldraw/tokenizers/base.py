@@ -133,6 +133,8 @@ class Tokenizer:
       last: where the decoder's last weight lies in the parameter tree, for adaptive weights.
       needs: names of frozen networks that `forward` asks for.
       level: of kinds whose weights make codes of several sizes, which one this is; see `at`.
+      optional_terms: of the loss, which `forward` gives only where its argument `terms`, a tuple of
+        names, says so; a kind that has none need not take that argument.
     """
 
     config: Any
@@ -140,6 +142,7 @@ class Tokenizer:
     last: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
     level: str = ""
+    optional_terms: tuple[str, ...] = ()
 
     @property
     def levels(self) -> tuple[str, ...]:
@@ -204,6 +207,7 @@ class Tokenizer:
         images: jax.Array,
         key: jax.Array | None = None,
         frozen: Mapping[str, Any] | None = None,
+        terms: tuple[str, ...] = (),
     ) -> Reconstruction:
         """Images through the codes and back.
 
@@ -212,6 +216,7 @@ class Tokenizer:
           images: float32 [B, height, width, 3] in [0, 1].
           key: of dropout; None: no dropout.
           frozen: parameters of the networks in `needs`.
+          terms: those of `optional_terms` that are wanted.
         """
         raise NotImplementedError
 

@@ -1,82 +1,119 @@
-"""Vector quantizers: the nearest code of a learned codebook."""
+"""Vector quantizers: the sections that a tokenizer has one of, and their modules."""
 
 import dataclasses
 from typing import Annotated, Any
 
 import flax.linen as nn
-import flax.struct
 import jax
 import jax.numpy as jnp
 
-from babeldraw.config import OfKind, require
+from babeldraw.config import OfKind, require, to_dict
 from babeldraw.layers.linear import l2_normalize
+from babeldraw.tokenizers.lookup import (
+    RESTARTS,
+    Quantized,
+    entropy,
+    quantize,
+    straight_through,
+)
 
 
-@flax.struct.dataclass
-class Quantized:
-    """Attributes:
-    codes: float32 [..., Q], the chosen codes, with the gradient passed straight through.
-    ids: int32 [...].
-    latents: float32 [..., Q], as compared with the codes (normalised when they are).
-    codebook_loss, commitment_loss: float32 scalars, the two terms of L_VQ without beta.
+class Quantizer:
+    """What a tokenizer asks of its section `quantizer`, a frozen dataclass that extends this.
+
+    Attributes:
+      kind: the section's name in `QUANTIZERS`.
+      code_dim: Q, of what is quantized.
+      optional_terms: of the loss, which are computed only where asked for.
+      training_fields: those that make no codes.
     """
 
-    codes: jax.Array
-    ids: jax.Array
-    latents: jax.Array
-    codebook_loss: jax.Array
-    commitment_loss: jax.Array
+    kind: str
+    code_dim: int
+    optional_terms: tuple[str, ...] = ()
+    training_fields: tuple[str, ...] = ()
 
+    @property
+    def vocab(self) -> tuple[int, ...]:
+        """Values of each factor of a code."""
+        raise NotImplementedError
 
-def nearest(z: jax.Array, codes_VQ: jax.Array) -> jax.Array:
-    """Index of the code at the least Euclidean distance. [..., Q] -> int32 [...]."""
-    half_norms_V = 0.5 * jnp.sum(jnp.square(codes_VQ), axis=-1)
-    # argmin |z - e|^2 = argmax z.e - |e|^2 / 2: the term |z|^2 is the same for all codes.
-    scores = jnp.einsum("...Q,VQ->...V", z, codes_VQ)
-    return jnp.argmax(scores - jnp.broadcast_to(half_norms_V, scores.shape), axis=-1)
+    @property
+    def code_fields(self) -> dict[str, Any]:
+        """The fields that make codes and are not as by default, for the identity of codes."""
+        fields = to_dict(self, defaults=False)
+        found = {name: fields[name] for name in fields if name not in self.training_fields}
+        # The first kind has no name there, nor had it in runs from before there were others.
+        return found if self.kind == "vq" else {**found, "kind": self.kind}
 
+    def make(self) -> nn.Module:
+        """A module from float32 [..., Q], and whether entropy is wanted, to `Quantized`.
 
-def quantize(z: jax.Array, codes_VQ: jax.Array) -> Quantized:
-    """Replaces each vector by its nearest code, straight-through.
+        It has `lookup`, from ids to float32 [..., Q].
+        """
+        raise NotImplementedError
 
-    L_VQ = |sg[z] - e|^2 + beta |z - sg[e]|^2, means over all elements (ViT-VQGAN, equation 1); beta
-    is the caller's. The gradient with respect to the output goes to z unchanged.
-    """
-    with jax.named_scope("quantize"):
-        ids = nearest(jax.lax.stop_gradient(z), jax.lax.stop_gradient(codes_VQ))
-        chosen = jnp.take(codes_VQ, ids, axis=0)
-        return Quantized(
-            codes=z + jax.lax.stop_gradient(chosen - z),
-            ids=ids.astype(jnp.int32),
-            latents=z,
-            codebook_loss=jnp.mean(jnp.square(jax.lax.stop_gradient(z) - chosen)),
-            commitment_loss=jnp.mean(jnp.square(z - jax.lax.stop_gradient(chosen))),
+    def restart(
+        self, params: Any, share: jax.Array, q: Quantized, below: float, key: jax.Array
+    ) -> tuple[Any, jax.Array]:
+        """Moves codes that are hardly used; see `Tokenizer.restart`. `params`: of the module."""
+        raise NotImplementedError
+
+    def restarts(self) -> bool:
+        """Whether the kind has `restart`."""
+        return type(self).restart is not Quantizer.restart
+
+    def _check(self, *sizes: str) -> None:
+        path = "tokenizer.quantizer"
+        for name in sizes:
+            value = getattr(self, name)
+            require(value >= 1, f"{path}.{name} is {value}; at least 1 is needed")
+        require(
+            self.codebook_size < 2**31,
+            f"{path}.codebook_size is {self.codebook_size}; ids are int32, so below {2**31}",
+        )
+        require(
+            self.entropy_temperature > 0,
+            f"{path}.entropy_temperature is {self.entropy_temperature}; more than 0 is needed",
+        )
+        require(
+            self.restart_how in RESTARTS,
+            f"{path}.restart_how is {self.restart_how!r}; the choices are {', '.join(RESTARTS)}",
         )
 
 
 @dataclasses.dataclass(frozen=True)
-class VQConfig:
+class VQConfig(Quantizer):
     """The nearest of a table of vectors; see `Codebook`.
 
     Attributes:
       codebook_size: V, 8192 in ViT-VQGAN.
       code_dim: Q of the factorized lookup, 32 in ViT-VQGAN.
       l2_normalized: normalise latents and codes before the lookup.
+      straight_through: what the codes' gradient is that of: the latent as compared with them
+        (`normalized`), or as it comes (`raw`), past the normalisation.
+      entropy_temperature: T of `entropy`, 0.01 in MAGVIT-v2, MaskGIT and LlamaGen; its weight is
+        `config.loss.entropy`.
+      restart_how: of `RESTARTS`, what `config.loss.restart_below` does.
     """
 
     codebook_size: int = 8192
     code_dim: int = 32
     l2_normalized: bool = True
+    straight_through: str = "normalized"
+    entropy_temperature: float = 0.01
+    restart_how: str = "idle"
     kind: str = "vq"
 
+    optional_terms = ("entropy",)
+    training_fields = ("straight_through", "entropy_temperature", "restart_how")
+
     def __post_init__(self):
-        for name in ("codebook_size", "code_dim"):
-            value = getattr(self, name)
-            require(value >= 1, f"tokenizer.quantizer.{name} is {value}; at least 1 is needed")
+        self._check("codebook_size", "code_dim")
         require(
-            self.codebook_size < 2**31,
-            f"tokenizer.quantizer.codebook_size is {self.codebook_size}; ids are int32, so below "
-            f"{2**31}",
+            self.straight_through in ("normalized", "raw"),
+            f"tokenizer.quantizer.straight_through is {self.straight_through!r}; the choices are "
+            "normalized, raw",
         )
 
     def tiny(self) -> "VQConfig":
@@ -85,12 +122,26 @@ class VQConfig:
 
     @property
     def vocab(self) -> tuple[int, ...]:
-        """Values of each factor of a code."""
         return (self.codebook_size,)
 
     def make(self) -> "Codebook":
-        """The module that quantizes."""
-        return Codebook(self.codebook_size, self.code_dim, self.l2_normalized)
+        return Codebook(
+            self.codebook_size,
+            self.code_dim,
+            self.l2_normalized,
+            self.straight_through == "raw",
+            self.entropy_temperature,
+        )
+
+    def restart(
+        self, params: Any, share: jax.Array, q: Quantized, below: float, key: jax.Array
+    ) -> tuple[Any, jax.Array]:
+        table = params["table"]
+        if self.l2_normalized and self.restart_how == "clustered":
+            # A part of the way lies between two directions only where both are of one length.
+            table = l2_normalize(table)
+        table, share = RESTARTS[self.restart_how](table, share, q, below, key)
+        return {"table": table}, share
 
 
 class Codebook(nn.Module):
@@ -102,11 +153,15 @@ class Codebook(nn.Module):
     Attributes:
       size, dim: V and Q.
       l2_normalized: normalise both sides before the lookup.
+      raw: the gradient goes straight through to what was given, not to what was normalised.
+      temperature: of `entropy`.
     """
 
     size: int
     dim: int
     l2_normalized: bool = True
+    raw: bool = False
+    temperature: float = 0.01
 
     def setup(self):
         init = nn.with_logical_partitioning(nn.initializers.normal(1.0), ("vocab", "code_dim"))
@@ -116,45 +171,142 @@ class Codebook(nn.Module):
         """float32 [V, Q], as they are looked up."""
         return l2_normalize(self.table) if self.l2_normalized else self.table
 
-    def __call__(self, z: jax.Array) -> Quantized:
+    def __call__(self, z: jax.Array, with_entropy: bool = False) -> Quantized:
         """Quantizes float32 [..., Q]."""
-        return quantize(l2_normalize(z) if self.l2_normalized else z, self.codes())
+        latents, codes_VQ = l2_normalize(z) if self.l2_normalized else z, self.codes()
+        found = quantize(latents, codes_VQ)
+        if self.raw:
+            found = found.replace(codes=straight_through(found.codes, z))
+        if with_entropy:
+            found = found.replace(more={"entropy": entropy(latents, codes_VQ, self.temperature)})
+        return found
 
     def lookup(self, ids: jax.Array) -> jax.Array:
         """int32 [...] -> float32 [..., Q]."""
         return jnp.take(self.codes(), ids, axis=0, mode="clip")
 
 
-def restart_idle(
-    table_VQ: jax.Array, share_V: jax.Array, q: Quantized, below: float, key: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    """Moves idle codes to latents drawn with probability proportional to squared error.
+@dataclasses.dataclass(frozen=True)
+class ResidualVQConfig(Quantizer):
+    """Several codes for each place, each of what those before it left; see `ResidualCodebook`.
 
-    Args:
-      table_VQ: the codebook.
-      share_V: how much each code was used, in units of an equal share; remembers fifty batches.
-      q: of this batch.
-      below: the share under which a code is idle.
-      key: of the draw.
-
-    Returns:
-      The codebook and the shares, those of moved codes 1.
+    Attributes:
+      codebook_size, code_dim: V of each level and Q; RQ-VAE's.
+      levels: codes of a place, 4 in RQ-VAE.
+      shared: one table for all levels (RQ-VAE), or one for each.
+      entropy_temperature, restart_how: as in `VQConfig`; of the levels the mean.
     """
-    size = table_VQ.shape[0]
-    counts_V = jnp.zeros(size, jnp.float32).at[q.ids.reshape(-1)].add(1.0)
-    share_V = 0.98 * share_V + 0.02 * counts_V * (size / q.ids.size)
-    latents_NQ = jax.lax.stop_gradient(q.latents).reshape(-1, q.latents.shape[-1])
-    chosen_NQ = jax.lax.stop_gradient(q.codes).reshape(latents_NQ.shape)
-    error_N = jnp.sum(jnp.square(latents_NQ - chosen_NQ), axis=-1)
-    # By the sums up to each latent: a number for each code, where Gumbel's way takes V times N.
-    sums_N = jnp.cumsum(error_N + 1e-12)
-    drawn_V = jnp.searchsorted(sums_N, jax.random.uniform(key, (size,)) * sums_N[-1])
-    drawn_V = jnp.minimum(drawn_V, sums_N.size - 1)
-    idle_V = share_V < below
-    idle_VQ = jnp.broadcast_to(idle_V[:, None], table_VQ.shape)
-    return jnp.where(idle_VQ, latents_NQ[drawn_V], table_VQ), jnp.where(idle_V, 1.0, share_V)
+
+    codebook_size: int = 16384
+    code_dim: int = 256
+    levels: int = 4
+    shared: bool = True
+    entropy_temperature: float = 0.01
+    restart_how: str = "idle"
+    kind: str = "residual_vq"
+
+    optional_terms = ("entropy",)
+    training_fields = ("entropy_temperature", "restart_how")
+
+    def __post_init__(self):
+        self._check("codebook_size", "code_dim")
+        require(
+            self.levels >= 2,
+            f"tokenizer.quantizer.levels is {self.levels}; at least 2 are needed, kind=vq has one",
+        )
+
+    def tiny(self) -> "ResidualVQConfig":
+        """The same for a first run."""
+        return dataclasses.replace(self, codebook_size=64, code_dim=8)
+
+    @property
+    def vocab(self) -> tuple[int, ...]:
+        return (self.codebook_size,) * self.levels
+
+    def make(self) -> "ResidualCodebook":
+        return ResidualCodebook(
+            self.codebook_size, self.code_dim, self.levels, self.shared, self.entropy_temperature
+        )
+
+    def restart(
+        self, params: Any, share: jax.Array, q: Quantized, below: float, key: jax.Array
+    ) -> tuple[Any, jax.Array]:
+        """A shared table has one share for each of its codes, that of all levels."""
+        move, table = RESTARTS[self.restart_how], params["table"]
+        share_LV = share.reshape(self.levels, self.codebook_size)
+        if self.shared:
+            whole = q.replace(codes=jnp.take(table, q.ids, axis=0))
+            table, share_V = move(table, share_LV[0], whole, below, key)
+            return {"table": table}, jnp.tile(share_V, self.levels)
+        found = []
+        for level, own in enumerate(jax.random.split(key, self.levels)):
+            ids, latents = q.ids[..., level], q.latents[..., level, :]
+            part = q.replace(ids=ids, latents=latents, codes=jnp.take(table[level], ids, axis=0))
+            found.append(move(table[level], share_LV[level], part, below, own))
+        tables, shares = zip(*found, strict=True)
+        return {"table": jnp.stack(tables)}, jnp.concatenate(shares)
+
+
+class ResidualCodebook(nn.Module):
+    """Residual quantization: each level takes the code nearest to what the former left.
+
+    Lee et al., "Autoregressive Image Generation using Residual Quantization" (RQ-VAE), 2022,
+    section 3.1. Both losses are the mean over levels, as in their code (the paper's sum it), the
+    commitment that of the latent to the sum of codes up to each level (equation 7). Their codes
+    move by running means; here by the codebook's loss, as VQ's. Codes are drawn from a standard
+    normal, as theirs, which few latents are near at first: use `config.loss.restart_below`.
+
+    Attributes:
+      size, dim, levels: V, Q and the codes of a place.
+      shared: one table for all levels.
+      temperature: of `entropy`.
+    """
+
+    size: int
+    dim: int
+    levels: int
+    shared: bool = True
+    temperature: float = 0.01
+
+    def setup(self):
+        shape, axes = (self.size, self.dim), ("vocab", "code_dim")
+        if not self.shared:
+            shape, axes = (self.levels, *shape), (None, *axes)
+        init = nn.with_logical_partitioning(nn.initializers.normal(1.0), axes)
+        self.table = self.param("table", init, shape)
+
+    def codes(self, level: int) -> jax.Array:
+        """float32 [V, Q], of a level."""
+        return self.table if self.shared else self.table[level]
+
+    def __call__(self, z: jax.Array, with_entropy: bool = False) -> Quantized:
+        """Quantizes float32 [..., Q] to ids [..., levels]; `latents` are what each level takes."""
+        left, levels, entropies = z, [], []
+        for level in range(self.levels):
+            codes_VQ = self.codes(level)
+            levels.append(quantize(left, codes_VQ))
+            if with_entropy:
+                entropies.append(entropy(left, codes_VQ, self.temperature))
+            left = left - jax.lax.stop_gradient(levels[-1].codes)
+        ids = jnp.stack([q.ids for q in levels], axis=-1)
+        return Quantized(
+            codes=straight_through(self.lookup(ids), z),
+            ids=ids,
+            latents=jnp.stack([q.latents for q in levels], axis=-2),
+            codebook_loss=sum(q.codebook_loss for q in levels) / self.levels,
+            commitment_loss=sum(q.commitment_loss for q in levels) / self.levels,
+            more={"entropy": sum(entropies) / self.levels} if with_entropy else {},
+        )
+
+    def lookup(self, ids: jax.Array) -> jax.Array:
+        """int32 [..., levels] -> float32 [..., Q], the sum of the levels' codes."""
+        chosen = [
+            jnp.take(self.codes(level), ids[..., level], axis=0, mode="clip")
+            for level in range(self.levels)
+        ]
+        return sum(chosen[1:], chosen[0])
 
 
 # By the field `kind` of the section `quantizer`: a new one is a class and a line here.
-QUANTIZERS: dict[str, tuple[type]] = {"vq": (VQConfig,)}
+QUANTIZERS: dict[str, tuple[type]] = {"vq": (VQConfig,), "residual_vq": (ResidualVQConfig,)}
 QuantizerConfig = Annotated[Any, OfKind(QUANTIZERS)]

@@ -31,10 +31,18 @@ from babeldraw.tokenizers.pixels import (
     to_images,
     to_patches,
 )
-from babeldraw.tokenizers.quantizers import QuantizerConfig, VQConfig, restart_idle
+from babeldraw.tokenizers.quantizers import QuantizerConfig, VQConfig
 
 # The fields beside the encoder's and the quantizer's that make codes.
 CODE_FIELDS = ("image_size", "patch_size")
+# Those of them that are younger than tokens that lie somewhere: named only where not as by default.
+YOUNGER_CODE_FIELDS = ("encoder_head", "latent_norm")
+# What stands behind each stack: the paper's two-layer network with tanh in the middle; a relu alone
+# (vit-vqgan-jax, whose decoder has nothing); nothing (enhancing-transformers).
+HEADS = ("tanh", "relu", "none")
+# Of the latents before their lookup: nothing, as in the paper; a LayerNorm with a bias and no scale
+# (vit-vqgan-jax), whose scale the l2 normalisation behind it would undo.
+LATENT_NORMS = ("none", "layer")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +52,8 @@ class ViTVQGANConfig:
     image_size: (height, width) in pixels.
     patch_size: side of the square patches, 8 in the paper.
     quantizer: what makes codes of latents.
+    encoder_head, decoder_head: of `HEADS`.
+    latent_norm: of `LATENT_NORMS`.
     kind: vit_vqgan, which says that a section is of this network.
     output: what the decoder gives for each colour: `rgb`, its raw value, or `logit_laplace`, a
       distribution of it (see `babeldraw.tokenizers.pixels`). The paper trains with the second;
@@ -56,13 +66,19 @@ class ViTVQGANConfig:
     patch_size: int = 8
     quantizer: QuantizerConfig = VQConfig()
     output: str = "rgb"
+    encoder_head: str = "tanh"
+    decoder_head: str = "tanh"
+    latent_norm: str = "none"
     kind: str = "vit_vqgan"
 
     def __post_init__(self):
-        require(
-            self.output in OUTPUTS,
-            f"tokenizer.output is {self.output!r}; the choices are {', '.join(OUTPUTS)}",
-        )
+        choices = {"encoder_head": HEADS, "decoder_head": HEADS, "latent_norm": LATENT_NORMS}
+        for name, valid in {"output": OUTPUTS, **choices}.items():
+            value = getattr(self, name)
+            require(
+                value in valid,
+                f"tokenizer.{name} is {value!r}; the choices are {', '.join(valid)}",
+            )
         require(
             self.patch_size >= 1,
             f"tokenizer.patch_size is {self.patch_size}; at least 1 is needed",
@@ -89,7 +105,7 @@ class ViTVQGANConfig:
 
 
 class Transformer(nn.Module):
-    """Positions, blocks, a final norm and the tanh head.
+    """Positions, blocks, a final norm and a head, of `HEADS`.
 
     The two-layer network with tanh in the middle stands once, at the output of the stack (paper,
     section 3.1), not in every block. Its hidden width is not published; F is taken.
@@ -97,6 +113,7 @@ class Transformer(nn.Module):
 
     config: TransformerConfig
     grid: tuple[int, int]
+    head: str = "tanh"
 
     @nn.compact
     def __call__(self, x_BTD: jax.Array, deterministic: bool = True) -> jax.Array:
@@ -107,6 +124,8 @@ class Transformer(nn.Module):
         rng = None if deterministic or not config.dropout else self.make_rng("dropout")
         keys = None if rng is None else example_keys(rng, x_BTD.shape[0])
         x_BTD = LayerNorm(name="norm")(stack(x_BTD, keys=keys))
+        if self.head != "tanh":
+            return jax.nn.relu(x_BTD) if self.head == "relu" else x_BTD
         head = FeedForward(
             config.dim, config.hidden, "tanh", True, DTYPES[config.compute.dtype], name="head"
         )
@@ -123,7 +142,7 @@ class ViTVQGAN(nn.Module):
         encoder, decoder = config.encoder, config.decoder
         pixels = config.patch_size**2 * CHANNELS
         self.embed = Einsum("BTP,PD->BTD", (pixels, encoder.dim), ("patch", "embed"), bias=True)
-        self.encoder = Transformer(encoder, config.grid)
+        self.encoder = Transformer(encoder, config.grid, config.encoder_head)
         code_dim = config.quantizer.code_dim
         self.to_code = Einsum(
             "BTD,DQ->BTQ",
@@ -131,6 +150,8 @@ class ViTVQGAN(nn.Module):
             ("embed", "code_dim"),
             bias=True,
         )
+        if config.latent_norm == "layer":
+            self.latent_norm = LayerNorm(axis="code_dim", scaled=False)
         self.codebook = config.quantizer.make()
         self.from_code = Einsum(
             "BTQ,QD->BTD",
@@ -138,23 +159,25 @@ class ViTVQGAN(nn.Module):
             ("code_dim", "embed"),
             bias=True,
         )
-        self.decoder = Transformer(decoder, config.grid)
+        self.decoder = Transformer(decoder, config.grid, config.decoder_head)
         values = config.patch_size**2 * OUTPUTS[config.output]
         self.to_pixels = Einsum("BTD,DP->BTP", (decoder.dim, values), ("embed", "patch"), bias=True)
 
-    def __call__(self, images: jax.Array, deterministic: bool = True) -> Reconstruction:
+    def __call__(
+        self, images: jax.Array, deterministic: bool = True, terms: tuple[str, ...] = ()
+    ) -> Reconstruction:
         """float32 [B, height, width, 3] in [0, 1], through the codes and back."""
-        quantized = self.codebook(self.latents(images, deterministic))
+        quantized = self.codebook(self.latents(images, deterministic), "entropy" in terms)
         raw = self.raw(quantized.codes, deterministic)
-        terms = {"codebook": quantized.codebook_loss, "commitment": quantized.commitment_loss}
         images = to_images(raw, self.config.output)
-        return Reconstruction(images, raw, quantized.ids, terms, quantized)
+        return Reconstruction(images, raw, quantized.ids, quantized.terms, quantized)
 
     def latents(self, images: jax.Array, deterministic: bool = True) -> jax.Array:
-        """float32 [B, T, Q], before normalisation and lookup."""
+        """float32 [B, T, Q], before l2 normalisation and lookup."""
         # Networks see values centred on zero; images stay in [0, 1] outside.
         x_BTD = self.embed(to_patches(2 * images - 1, self.config.patch_size))
-        return self.to_code(self.encoder(x_BTD, deterministic))
+        z_BTQ = self.to_code(self.encoder(x_BTD, deterministic))
+        return self.latent_norm(z_BTQ) if self.config.latent_norm == "layer" else z_BTQ
 
     def raw(self, codes_BTQ: jax.Array, deterministic: bool = True) -> jax.Array:
         """float32 [B, height, width, C]; raw values, no activation at the output."""
@@ -162,11 +185,11 @@ class ViTVQGAN(nn.Module):
         return from_patches(patches, self.config.grid, self.config.patch_size)
 
     def encode(self, images: jax.Array) -> jax.Array:
-        """float32 [B, height, width, 3] in [0, 1] -> int32 [B, T]."""
+        """float32 [B, height, width, 3] in [0, 1] -> int32 [B, T], or [B, T, levels]."""
         return self.codebook(self.latents(images)).ids
 
     def decode(self, ids: jax.Array) -> jax.Array:
-        """int32 [B, T] -> float32 [B, height, width, 3] in [0, 1]."""
+        """int32 [B, T], or [B, T, levels] -> float32 [B, height, width, 3] in [0, 1]."""
         images = to_images(self.raw(self.codebook.lookup(ids)), self.config.output)
         return jnp.clip(images, 0.0, 1.0)
 
@@ -177,11 +200,15 @@ class ViTVQGANTokenizer(Tokenizer):
 
     config: ViTVQGANConfig
     last = ("to_pixels", "weight")
-    groups = {
-        "encoder": ("embed", "encoder", "to_code"),
-        "quantizer": ("codebook",),
-        "decoder": ("from_code", "decoder", "to_pixels"),
-    }
+
+    @property
+    def groups(self) -> dict[str, tuple[str, ...]]:
+        norm = () if self.config.latent_norm == "none" else ("latent_norm",)
+        return {
+            "encoder": ("embed", "encoder", "to_code", *norm),
+            "quantizer": ("codebook",),
+            "decoder": ("from_code", "decoder", "to_pixels"),
+        }
 
     @property
     def network(self) -> ViTVQGAN:
@@ -200,13 +227,19 @@ class ViTVQGANTokenizer(Tokenizer):
         return self.config.output
 
     @property
+    def optional_terms(self) -> tuple[str, ...]:
+        return self.config.quantizer.optional_terms
+
+    @property
     def code_fields(self) -> dict[str, Any]:
         # Sizes stand in the arrays. Defaults are left out, so that a new field changes no identity.
         encoder = dataclasses.replace(self.config.encoder, dropout=0.0)
+        set_here = to_dict(self.config, defaults=False)
         return {
             "encoder": without_compute(to_dict(encoder, defaults=False)),
-            "quantizer": to_dict(self.config.quantizer, defaults=False),
+            "quantizer": self.config.quantizer.code_fields,
             **{name: to_dict(getattr(self.config, name)) for name in CODE_FIELDS},
+            **{name: set_here[name] for name in YOUNGER_CODE_FIELDS if name in set_here},
         }
 
     @property
@@ -229,10 +262,11 @@ class ViTVQGANTokenizer(Tokenizer):
         images: jax.Array,
         key: jax.Array | None = None,
         frozen: Mapping[str, Any] | None = None,
+        terms: tuple[str, ...] = (),
     ) -> Reconstruction:
         del frozen
         rngs = None if key is None else {"dropout": key}
-        return self.network.apply({"params": params}, images, key is None, rngs=rngs)
+        return self.network.apply({"params": params}, images, key is None, terms, rngs=rngs)
 
     def to_images(self, raw: jax.Array) -> jax.Array:
         return to_images(raw, self.config.output)
@@ -240,6 +274,9 @@ class ViTVQGANTokenizer(Tokenizer):
     def restart(
         self, params: Any, share: jax.Array, out: Reconstruction, below: float, key: jax.Array
     ) -> tuple[Any, jax.Array]:
-        table = params["codebook"]["table"]
-        table, share = restart_idle(table, share, out.quantized, below, key)
-        return {**params, "codebook": {"table": table}}, share
+        book, quantizer = params["codebook"], self.config.quantizer
+        book, share = quantizer.restart(book, share, out.quantized, below, key)
+        return {**params, "codebook": book}, share
+
+    def restarts(self) -> bool:
+        return self.config.quantizer.restarts()

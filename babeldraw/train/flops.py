@@ -43,7 +43,10 @@ def with_judges(flops: ModelFlops, experiment: Any) -> ModelFlops:
         formula["perceptual network"] = "3 forward: of both pictures, and back to one"
     if experiment.loss.adversarial > 0:
         adversary = Adversary(
-            experiment.discriminator, experiment.discriminator_optimizer, experiment.image_size
+            experiment.discriminator,
+            experiment.adversarial,
+            experiment.discriminator_optimizer,
+            experiment.image_size,
         )
         own = traced(lambda state, x: adversary.logits(state["params"], x), adversary.init, image)
         parts["discriminator"] = 8 * own

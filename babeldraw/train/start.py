@@ -331,7 +331,7 @@ def tokenizer_folder(experiment: Experiment) -> RunFolder:
         )
     if begins_from_tokenizer(experiment) and "decoder" not in experiment.taken:
         # A decoder may be another.
-        names = make_tokenizer(asked).code_fields
+        names = [name for config in (trained, asked) for name in make_tokenizer(config).code_fields]
         trained, asked = (
             {name: to_dict(config)[name] for name in names} for config in (trained, asked)
         )

@@ -7,9 +7,10 @@ from babeldraw.evaluation.base import Context, Evaluator
 from babeldraw.evaluation.outlines import Outlines, OutlinesConfig
 from babeldraw.evaluation.pictures import perceptual_distance
 from babeldraw.evaluation.reconstruction import Reconstruction, ReconstructionConfig
+from babeldraw.judges.discriminators import DiscriminatorConfig, NoDiscriminatorConfig
 from babeldraw.judges.perceptual import PerceptualConfig
 from babeldraw.layers.block import TransformerConfig
-from babeldraw.objectives.adversarial import STAGE_1_OPTIMIZER, DiscriminatorConfig
+from babeldraw.objectives.adversarial import STAGE_1_OPTIMIZER, AdversarialConfig
 from babeldraw.objectives.base import Objective
 from babeldraw.objectives.image_tokenizer import ImageTokenizerObjective, TokenizerLossConfig
 from babeldraw.optim.optimizer import OptimizerConfig
@@ -50,7 +51,8 @@ class TokenizerExperiment(Experiment):
     start_groups: tuple[str, ...] = ()
     tokenizer_run: str = ""
     loss: TokenizerLossConfig = TokenizerLossConfig()
-    discriminator: DiscriminatorConfig = DiscriminatorConfig()
+    discriminator: DiscriminatorConfig = NoDiscriminatorConfig()
+    adversarial: AdversarialConfig = AdversarialConfig()
     discriminator_optimizer: OptimizerConfig = STAGE_1_OPTIMIZER
     perceptual: PerceptualConfig = PerceptualConfig()
     evaluators: TokenizerEvaluators = TokenizerEvaluators()
@@ -121,6 +123,7 @@ class TokenizerExperiment(Experiment):
             self.loss,
             self.train.batch_size,
             self.discriminator,
+            self.adversarial,
             self.discriminator_optimizer,
             self.perceptual,
             self.train_groups,

@@ -5,9 +5,10 @@ import dataclasses
 from babeldraw.evaluation.base import Context, Evaluator
 from babeldraw.evaluation.pictures import perceptual_distance
 from babeldraw.evaluation.upscaling import Upscaling, UpscalingConfig
+from babeldraw.judges.discriminators import DiscriminatorConfig, NoDiscriminatorConfig
 from babeldraw.judges.perceptual import PerceptualConfig
 from babeldraw.models.super_resolution import SuperResolutionConfig, Upscaler
-from babeldraw.objectives.adversarial import STAGE_1_OPTIMIZER, DiscriminatorConfig
+from babeldraw.objectives.adversarial import STAGE_1_OPTIMIZER, AdversarialConfig
 from babeldraw.objectives.base import Objective
 from babeldraw.objectives.super_resolution import (
     SuperResolutionLossConfig,
@@ -45,7 +46,8 @@ class SuperResolutionExperiment(Experiment):
     super_resolution: SuperResolutionConfig
     tokenizer_run: str = ""
     loss: SuperResolutionLossConfig = SuperResolutionLossConfig()
-    discriminator: DiscriminatorConfig = DiscriminatorConfig()
+    discriminator: DiscriminatorConfig = NoDiscriminatorConfig()
+    adversarial: AdversarialConfig = AdversarialConfig()
     discriminator_optimizer: OptimizerConfig = STAGE_1_OPTIMIZER
     perceptual: PerceptualConfig = PerceptualConfig()
     evaluators: SuperResolutionEvaluators = SuperResolutionEvaluators()
@@ -80,6 +82,7 @@ class SuperResolutionExperiment(Experiment):
             self.loss,
             self.train.batch_size,
             self.discriminator,
+            self.adversarial,
             self.discriminator_optimizer,
             self.perceptual,
         )

@@ -38,12 +38,10 @@ def get_config(variant: str = "") -> ConfigDict:
             "logit_laplace": 0.0,
             "restart_below": 0.05,
         },
-        # StyleGAN2's own gamma, 10, is for a million pixels; in proportion to the pixels. A
-        # penalty too heavy leaves no discriminator at all: docs/stage1.md.
-        "discriminator": {
-            "kind": "stylegan",
-            "channels": 16,
-            "max_channels": 64,
+        "discriminator": {"kind": "stylegan", "channels": 16, "max_channels": 64},
+        "adversarial": {
+            # StyleGAN2's own gamma, 10, is for a million pixels; in proportion to the pixels. A
+            # penalty too heavy leaves no discriminator at all: docs/stage1.md.
             "r1_gamma": 0.1,
             # There is something to sharpen by then.
             "start_step": 400,

@@ -29,14 +29,8 @@ def get_config(variant: str = "") -> ConfigDict:
         "tokenizer": base["tokenizer"],
         # Four times the weight, and a pattern of 8 x 8 pixels lies over everything.
         "loss": {"l2": 10.0, "adversarial": 0.005},
-        "discriminator": {
-            "kind": "patchgan",
-            "channels": 32,
-            "max_channels": 128,
-            "head_start": 200,
-            "r1_gamma": 0.3,
-            "r1_every": 8,
-        },
+        "discriminator": {"kind": "patchgan", "channels": 32, "max_channels": 128},
+        "adversarial": {"head_start": 200, "r1_gamma": 0.3, "r1_every": 8},
         "optimizer": {
             "name": "adamw",
             "b1": 0.5,

@@ -25,7 +25,7 @@ from babeldraw.data.pipeline import eval_batches
 from babeldraw.data.sources import open_source
 from babeldraw.drawing.tokenizer_run import TokenizerRun
 from babeldraw.runs.folder import RunFolder
-from babeldraw.train.experiment import parse
+from babeldraw.train.experiment import parse, switch_kind
 from babeldraw.train.loop import train
 from babeldraw.train.metrics import read_scalars
 from babeldraw.train.presets import load_config
@@ -34,7 +34,6 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-WITHOUT = {"loss.adversarial": 0.0, "discriminator.kind": "none"}
 EDGE, FLAT = 0.1, 0.01
 SHOWN, ENLARGED = 8, 3
 PANELS = (
@@ -57,10 +56,13 @@ def main() -> None:
     workdir, out = pathlib.Path(args.workdir), pathlib.Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
     folders = {"with": workdir / "with", "without": workdir / "without"}
-    for name, changes in (("with", {}), ("without", WITHOUT)):
-        train(configured(args.steps, changes), str(folders[name]), label=name)
+    for name in ("with", "without"):
+        config = configured(args.steps)
+        if name == "without":
+            leave_out(config)
+        train(config, str(folders[name]), label=name)
     draw_curves(folders, out / "curves.png")
-    originals = held_out(configured(args.steps, {}), args.examples)
+    originals = held_out(configured(args.steps), args.examples)
     drawn = {name: reconstructions(str(folder), originals) for name, folder in folders.items()}
     figures = {name: measure(originals, images) for name, images in drawn.items()}
     figures["with"] |= last_quarter(folders["with"])
@@ -69,14 +71,19 @@ def main() -> None:
     print(table(figures))
 
 
-def configured(steps: int, changes: dict):
-    """configs/demo/tokenizer_gan.py with other steps and fields."""
+def configured(steps: int):
+    """configs/demo/tokenizer_gan.py with other steps."""
     config = load_config("configs/demo/tokenizer_gan.py", ROOT / "pyproject.toml")
-    config.update_from_flattened_dict(changes)
     config.train.steps = steps
     for section in (config.optimizer, config.discriminator_optimizer):
         section.schedule.decay_end = steps
     return config
+
+
+def leave_out(config) -> None:
+    """Takes the adversarial term from a config."""
+    config.loss.adversarial = 0.0
+    switch_kind(config, ("discriminator",), "none")
 
 
 def held_out(config, count: int) -> np.ndarray:

@@ -21,7 +21,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 # Config, fields to set, devices.
 CASES = (
     ("photographs/tokenizer", {"train.batch_size": 16}, 1),
-    ("demo/tokenizer_gan", {"discriminator.start_step": 0}, 1),
+    ("demo/tokenizer_gan", {"adversarial.start_step": 0}, 1),
     ("demo/text_to_image", {"train.batch_size": 64}, 1),
     ("demo/text_to_image", {"train.batch_size": 64}, 4),
     ("demo/text_to_image", {"train.batch_size": 64, "mesh.rules": "fsdp"}, 4),

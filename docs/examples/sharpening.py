@@ -18,7 +18,7 @@ import json
 import pathlib
 
 import numpy as np
-from adversarial import WITHOUT, draw_curves, gradient_length, last_quarter
+from adversarial import draw_curves, gradient_length, last_quarter, leave_out
 from photographs import read_crops, reconstructions
 
 from babeldraw.data.image import save_png, to_grid
@@ -35,12 +35,13 @@ def main() -> None:
     parser.add_argument("--workdir", type=pathlib.Path, required=True, help="where all goes")
     args = parser.parse_args()
     folders = {"not tuned": args.photographs / "tokenizer"}
-    for name, changes in (("without", WITHOUT), ("with", {})):
+    for name in ("without", "with"):
         folders[name] = args.workdir / name
         config = load_config("configs/photographs/decoder_gan.py", ROOT / "pyproject.toml")
         config.tokenizer_run = str(folders["not tuned"].resolve())
         config.data.path = str((args.photographs / "crops").resolve())
-        config.update_from_flattened_dict(changes)
+        if name == "without":
+            leave_out(config)
         train(config, str(folders[name]), label=name)
 
     originals = read_crops(args.photographs / "crops" / "test")

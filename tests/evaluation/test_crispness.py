@@ -57,7 +57,7 @@ def test_a_corner_that_is_round_and_a_hole_that_is_filled_are_found():
     (whole,) = outlines(square, SQUARE)
     assert whole.crisp and whole.along < 0.03 and whole.anywhere < 0.1
     blue = np.linalg.norm(square - 1, axis=-1) > 0.5
-    disc = np.hypot(*np.mgrid[-4:5, -4:5]) <= 4
+    disc = np.hypot(*np.mgrid[-3:4, -3:4]) <= 3
     rounded = np.where(ndimage.binary_opening(blue, disc)[..., None], square, 1.0)
     (found,) = outlines(rounded, SQUARE)
     assert found.along < 0.25 < 1.0 < found.anywhere and not found.crisp

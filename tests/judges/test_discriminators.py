@@ -6,9 +6,11 @@ import flax.linen as nn
 import jax
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding, PartitionSpec
 
 from babeldraw.errors import UserError
 from babeldraw.judges.discriminators import (
+    BatchNorm,
     PatchGAN,
     StyleGANDiscriminator,
     leaky_relu,
@@ -99,6 +101,31 @@ def test_the_minibatch_deviation_is_that_of_each_group(batch, group, size):
         part = x[start : start + size].astype(np.float64)
         expected = np.sqrt(part.var(axis=0) + 1e-8).mean()
         np.testing.assert_allclose(found[start : start + size, ..., 5], expected, atol=1e-5)
+
+
+def test_a_batch_is_normalised_as_a_whole_however_it_is_split():
+    x = np.random.default_rng(6).normal(3, 2, size=(8, 3, 2, 5)).astype(np.float32)
+    norm = BatchNorm()
+    params = norm.init(jax.random.key(0), x)
+    found = np.asarray(norm.apply(params, x))
+    np.testing.assert_allclose(found.mean((0, 1, 2)), 0, atol=1e-5)
+    np.testing.assert_allclose(found.var((0, 1, 2)), 1, atol=1e-4)
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    split = jax.device_put(x, NamedSharding(mesh, PartitionSpec("data")))
+    np.testing.assert_allclose(jax.jit(norm.apply)(params, split), found, atol=1e-5)
+    # Not each device by its own.
+    assert np.abs(np.asarray(norm.apply(params, x[:1])) - found[:1]).max() > 0.1
+
+
+@pytest.mark.parametrize("norm", ["group", "batch", "none"])
+def test_patches_by_depth_and_norm(norm):
+    network = PatchGAN(4, 8, layers=2, norm=norm)
+    assert logits(network, IMAGES).shape == (8, 6, 4)
+    names = {path[-2].key for path, _ in jax.tree_util.tree_leaves_with_path(compiled(network)[1])}
+    assert ("norm_2" in names) == (norm != "none")
+    alone = np.asarray(network.apply(compiled(network)[1], IMAGES[:1]))
+    together = np.abs(alone - logits(network, IMAGES)[:1]).max()
+    assert (together > 1e-3) == (norm == "batch")
 
 
 def test_weights_are_drawn_alike_and_the_signal_keeps_its_size():

@@ -8,13 +8,21 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from babeldraw.config import OfKind
 from babeldraw.errors import UserError
+from babeldraw.judges.discriminators import (
+    DISCRIMINATORS,
+    NoDiscriminatorConfig,
+    PatchGANConfig,
+    StyleGANConfig,
+)
 from babeldraw.objectives import losses
 from babeldraw.objectives.adversarial import (
     LOSSES,
     STAGE_1_OPTIMIZER,
+    AdversarialConfig,
     Adversary,
-    DiscriminatorConfig,
+    check_discriminator,
 )
 from babeldraw.optim.optimizer import OptimizerConfig
 from babeldraw.optim.schedules import ScheduleConfig, make_schedule
@@ -27,7 +35,8 @@ RNG = np.random.default_rng(0)
 # Reconstructions are a little brighter: what there is to tell.
 REAL = RNG.random((4, 8, 8, 3), np.float32)
 FAKE = REAL * np.float32(0.7) + np.float32(0.3)
-CONFIG = DiscriminatorConfig("stylegan", 4, 8, group=2, r1_gamma=0.0)
+NETWORK = StyleGANConfig(4, 8, group=2)
+CONFIG = AdversarialConfig(r1_gamma=0.0)
 OPTIMIZER = OptimizerConfig(ScheduleConfig(3e-3, 0, 0, 1, kind="constant"), "adamw", b2=0.99)
 STEP = jnp.asarray(0, jnp.int32)
 
@@ -35,7 +44,7 @@ STEP = jnp.asarray(0, jnp.int32)
 @functools.cache
 def made(**fields):
     """An adversary, its compiled update and a state."""
-    adversary = Adversary(dataclasses.replace(CONFIG, **fields), OPTIMIZER, (8, 8))
+    adversary = Adversary(NETWORK, dataclasses.replace(CONFIG, **fields), OPTIMIZER, (8, 8))
     return adversary, jax.jit(adversary.update), jax.jit(adversary.init)(jax.random.key(0))
 
 
@@ -122,6 +131,37 @@ def test_a_head_start_is_the_discriminators_alone():
         assert bool(np.any(gradient != 0)) == bool(pulls)
 
 
+def test_lecam_is_its_recursion():
+    adversary, update, state = made(lecam=0.5, lecam_decay=0.75, loss="hinge")
+    assert "lecam" not in made(loss="hinge")[2]
+    means, found = {"real": 0.0, "fake": 0.0}, 0.0
+    for step in range(3):
+        logits = {
+            name: np.asarray(adversary.logits(state["params"], images), np.float64)
+            for name, images in (("real", REAL), ("fake", FAKE))
+        }
+        means = {name: 0.75 * m + 0.25 * logits[name].mean() for name, m in means.items()}
+        expected = np.mean(np.maximum(0, logits["real"] - means["fake"]) ** 2)
+        expected += np.mean(np.maximum(0, means["real"] - logits["fake"]) ** 2)
+        state, metrics = update(state, REAL, FAKE, jnp.asarray(step, jnp.int32))
+        np.testing.assert_allclose(metrics["lecam"], expected, atol=1e-5)
+        for name, mean in means.items():
+            np.testing.assert_allclose(state["lecam"][name], mean, atol=1e-5)
+        found = max(found, expected)
+    assert found > 1e-3
+
+
+def test_lecam_holds_the_logits_together():
+    apart = {}
+    for weight in (0.0, 10.0):
+        adversary, update, state = made(lecam=weight, loss="hinge")
+        for step in range(20):
+            state, _ = update(state, REAL, FAKE, jnp.asarray(step, jnp.int32))
+        real, fake = (np.asarray(adversary.logits(state["params"], x)) for x in (REAL, FAKE))
+        apart[weight] = float(real.mean() - fake.mean())
+    assert 0 < apart[10.0] < 0.5 * apart[0.0]
+
+
 def test_a_discriminator_learns_nothing_into_the_reconstruction():
     adversary, _, state = made()
 
@@ -131,9 +171,12 @@ def test_a_discriminator_learns_nothing_into_the_reconstruction():
     assert np.all(jax.grad(moved)(FAKE) == 0)
 
 
-@pytest.mark.parametrize("kind", ["stylegan", "patchgan"])
-def test_axes_are_those_of_the_state(kind):
-    adversary = Adversary(dataclasses.replace(CONFIG, kind=kind), OPTIMIZER, (32, 32))
+@pytest.mark.parametrize(
+    ("network", "lecam"),
+    [(NETWORK, 0.0), (NETWORK, 0.1), (PatchGANConfig(4, 8), 0.0)],
+)
+def test_axes_are_those_of_the_state(network, lecam):
+    adversary = Adversary(network, AdversarialConfig(lecam=lecam), OPTIMIZER, (32, 32))
     state, axes = jax.eval_shape(adversary.init, jax.random.key(0)), adversary.axes()
     assert jax.tree.structure(axes, is_leaf=is_names) == jax.tree.structure(state)
     for names, leaf in zip(
@@ -155,26 +198,48 @@ def test_the_optimizer_is_the_papers():
 @pytest.mark.parametrize(
     ("fields", "line"),
     [
-        ({"kind": "biggan"}, "kind is 'biggan'; the choices are none, stylegan, patchgan"),
         ({"loss": "wgan"}, "loss is 'wgan'; the choices are non_saturating, hinge, "),
         ({"r1_every": 0}, "r1_every is 0; at least 1 is needed"),
         ({"r1_gamma": -1.0}, "r1_gamma is -1.0; at least 0 is needed"),
-        ({"max_channels": 2}, "max_channels is 2, less than channels=4"),
+        ({"lecam": -0.1}, "lecam is -0.1; at least 0 is needed"),
+        ({"lecam_decay": 1.0}, "lecam_decay is 1.0; 0 to less than 1 is needed"),
     ],
 )
 def test_a_bad_field_is_named(fields, line):
-    with pytest.raises(UserError, match=f"config.discriminator.{line}"):
+    with pytest.raises(UserError, match=f"config.adversarial.{line}"):
         dataclasses.replace(CONFIG, **fields)
 
 
 @pytest.mark.parametrize(
-    ("kind", "weight", "line"),
+    ("section", "line"),
     [
-        ("none", 0.1, "config.loss.adversarial is 0.1 and config.discriminator.kind is 'none'"),
-        ("stylegan", 0.0, "kind is 'stylegan' and config.loss.adversarial is 0; set kind=none too"),
-        ("stylegan", 0.1, "halves pictures of \\(200, 200\\)"),
+        ({"kind": "biggan"}, "kind is 'biggan'; the kinds are none, stylegan, patchgan"),
+        ({"kind": "stylegan", "max_channels": 2}, "max_channels is 2, less than channels=128"),
+        ({"kind": "stylegan", "group": 0}, "group is 0; at least 1 is needed"),
+        ({"kind": "stylegan", "layers": 2}, "layers is not a field"),
+        ({"kind": "patchgan", "layers": 0}, "layers is 0; at least 1 is needed"),
+        ({"kind": "patchgan", "norm": "layer"}, "norm is 'layer'; the choices are group, batch, n"),
+        ({"kind": "none", "channels": 4}, "channels is not a field"),
     ],
 )
-def test_sections_that_do_not_fit_are_named(kind, weight, line):
+def test_a_bad_network_is_named(section, line):
+    with pytest.raises(UserError, match=f"config.discriminator.{line}"):
+        OfKind(DISCRIMINATORS).build(section, "config.discriminator")
+
+
+@pytest.mark.parametrize(
+    ("network", "weight", "line"),
+    [
+        (
+            NoDiscriminatorConfig(),
+            0.1,
+            "config.loss.adversarial is 0.1 and config.discriminator.kind is 'none'",
+        ),
+        (NETWORK, 0.0, "kind is 'stylegan' and config.loss.adversarial is 0; set kind=none too"),
+        (NETWORK, 0.1, "halves pictures of \\(200, 200\\)"),
+        (PatchGANConfig(layers=7), 0.1, "7 strides need pictures of at least 384 px"),
+    ],
+)
+def test_sections_that_do_not_fit_are_named(network, weight, line):
     with pytest.raises(UserError, match=line):
-        DiscriminatorConfig(kind).check((200, 200), weight)
+        check_discriminator(network, (200, 200), weight)

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from babeldraw.errors import UserError
+from babeldraw.judges.discriminators import NoDiscriminatorConfig, StyleGANConfig
 from babeldraw.judges.perceptual import PerceptualConfig, PerceptualNetwork
 from babeldraw.layers.block import TransformerConfig
 from babeldraw.objectives import losses
-from babeldraw.objectives.adversarial import DiscriminatorConfig
+from babeldraw.objectives.adversarial import AdversarialConfig
 from babeldraw.objectives.image_tokenizer import ImageTokenizerObjective, TokenizerLossConfig
 from babeldraw.optim.optimizer import OptimizerConfig
 from babeldraw.optim.schedules import ScheduleConfig
@@ -29,18 +30,19 @@ FULL = ImageTokenizerObjective(
     optimizer=OPTIMIZER,
     loss=TokenizerLossConfig(perceptual=0.1, adversarial=0.1, logit_laplace=0.1),
     batch_size=B,
-    discriminator=DiscriminatorConfig("stylegan", 4, 8, r1_every=2),
+    discriminator=StyleGANConfig(4, 8),
+    adversarial=AdversarialConfig(r1_every=2),
     discriminator_optimizer=OPTIMIZER,
     perceptual=PerceptualConfig(widths=(2, 2, 2, 2, 2)),
 )
 ADAPTIVE = dataclasses.replace(
-    FULL, discriminator=dataclasses.replace(FULL.discriminator, adaptive=True)
+    FULL, adversarial=dataclasses.replace(FULL.adversarial, adaptive=True)
 )
 
 # Steps of two networks, with R1's second derivative.
 pytestmark = pytest.mark.budget(15)
 DECODER_ONLY = dataclasses.replace(FULL, train_groups=("decoder",))
-GROUPS = ViTVQGANTokenizer.groups
+GROUPS = ViTVQGANTokenizer(FULL.tokenizer).groups
 ENCODER, DECODER = {*GROUPS["encoder"], *GROUPS["quantizer"]}, {*GROUPS["decoder"]}
 KEY = jax.random.key(0)
 # One colour per quarter: there is something to learn in a few steps.
@@ -206,7 +208,7 @@ def test_the_axes_are_the_state_s(objective):
             "config.loss.logit_laplace is 0.1 and config.tokenizer.output is 'rgb'; set output=",
         ),
         (
-            {"discriminator": DiscriminatorConfig("none")},
+            {"discriminator": NoDiscriminatorConfig()},
             "config.loss.adversarial is 0.1 and config.discriminator.kind is 'none'",
         ),
         (

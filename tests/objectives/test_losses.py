@@ -100,6 +100,15 @@ def test_l2_is_the_mean_square():
     np.testing.assert_allclose(losses.l2(x, y), np.mean((x - y) ** 2.0), rtol=1e-5)
 
 
+def test_the_mean_logit_of_a_picture_is_judged():
+    fake = np.random.default_rng(3).normal(size=(3, 2, 2)).astype(np.float32)
+    expected = np.log1p(np.exp(-fake.astype(float).mean((1, 2)))).mean()
+    found = losses.non_saturating_generator_of_means(fake)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    one_each = losses.non_saturating_generator_of_means(fake[:, 0, 0])
+    np.testing.assert_allclose(one_each, losses.non_saturating_generator(fake[:, 0, 0]), rtol=1e-6)
+
+
 @pytest.mark.parametrize("places", [False, True])
 def test_r1_is_the_squared_gradient_by_finite_differences(places):
     weight = RNG.normal(size=(2 * 3 * 3, 4))

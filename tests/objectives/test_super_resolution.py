@@ -11,10 +11,10 @@ import pytest
 
 from babeldraw.data import shapes
 from babeldraw.errors import UserError
+from babeldraw.judges.discriminators import StyleGANConfig
 from babeldraw.judges.perceptual import PerceptualConfig
 from babeldraw.layers.block import TransformerConfig
 from babeldraw.models.super_resolution import SuperResolutionConfig
-from babeldraw.objectives.adversarial import DiscriminatorConfig
 from babeldraw.objectives.super_resolution import (
     SuperResolutionLossConfig,
     SuperResolutionObjective,
@@ -148,7 +148,7 @@ def test_a_negative_weight_is_named():
 FULL = dataclasses.replace(
     OBJECTIVE,
     loss=SuperResolutionLossConfig(l2=1.0, perceptual=0.1, adversarial=0.1),
-    discriminator=DiscriminatorConfig("stylegan", channels=4, max_channels=8),
+    discriminator=StyleGANConfig(4, 8),
     discriminator_optimizer=OBJECTIVE.optimizer,
     perceptual=PerceptualConfig(widths=(2, 2, 2, 2, 2)),
 )
@@ -194,8 +194,8 @@ def test_the_gradient_is_that_of_the_sum():
 
 @pytest.mark.slow
 def test_an_adaptive_weight_compares_gradients_at_the_tail():
-    adaptive = dataclasses.replace(FULL.discriminator, adaptive=True)
-    _, _, metrics = full(dataclasses.replace(FULL, discriminator=adaptive))
+    adaptive = dataclasses.replace(FULL.adversarial, adaptive=True)
+    _, _, metrics = full(dataclasses.replace(FULL, adversarial=adaptive))
     assert float(metrics["adversarial_weight"]) > 0
     assert float(metrics["adversarial_weight"]) != pytest.approx(0.1)
 

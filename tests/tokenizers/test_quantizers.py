@@ -1,4 +1,4 @@
-"""Quantizers: the nearest code by brute force; gradients by hand."""
+"""Quantizers: the nearest code by brute force; gradients by hand; entropy, residual levels."""
 
 import flax.linen as nn
 import jax
@@ -6,7 +6,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from babeldraw.tokenizers.quantizers import Codebook, l2_normalize, nearest, quantize
+from babeldraw.config import OfKind
+from babeldraw.errors import UserError
+from babeldraw.layers.linear import l2_normalize
+from babeldraw.tokenizers.lookup import entropy, nearest, quantize, restart_clustered
+from babeldraw.tokenizers.quantizers import (
+    QUANTIZERS,
+    Codebook,
+    ResidualCodebook,
+    ResidualVQConfig,
+    VQConfig,
+)
 
 N, V, Q = 40, 9, 4
 RNG = np.random.default_rng(0)
@@ -109,3 +119,173 @@ def test_codes_begin_as_a_standard_normal():
     table = nn.unbox(boxed)
     assert boxed.names == ("vocab", "code_dim") and table.shape == (512, 32)
     assert abs(float(jnp.mean(table))) < 0.02 and abs(float(jnp.var(table)) - 1) < 0.03
+
+
+# ------------------------------------------------------------------ entropy, straight-through
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.1])
+def test_entropy_is_that_of_the_softmax_of_distances(temperature):
+    distances = np.sum((Z[:, None].astype(float) - CODES.astype(float)) ** 2, axis=-1)
+    p = np.exp(-(distances - distances.min(axis=1, keepdims=True)) / temperature)
+    p /= p.sum(axis=1, keepdims=True)
+    each, mean = -np.sum(p * np.log(p + 1e-30), axis=1).mean(), p.mean(axis=0)
+    expected = each + np.sum(mean * np.log(mean + 1e-5))
+    found = entropy(jnp.asarray(Z).reshape(4, 10, Q), CODES, temperature)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_entropy_is_low_where_latents_are_sure_and_codes_are_used_and_its_gradient_finite():
+    spread = np.eye(4, dtype=np.float32)
+    assert float(entropy(spread, spread, 0.01)) == pytest.approx(-np.log(4), abs=1e-3)
+    assert float(entropy(np.zeros((4, 4), np.float32), spread, 0.01)) == pytest.approx(0, abs=1e-3)
+    # The last code is nobody's, to the last bit.
+    for gradient in jax.grad(entropy, argnums=(0, 1))(Z, CODES, 0.01):
+        assert np.isfinite(gradient).all() and np.abs(gradient).max() > 0
+
+
+def test_the_gradient_goes_past_the_normalisation_where_it_is_asked_to():
+    def made(raw):
+        book = Codebook(V, Q, True, raw)
+        return lambda z: book.apply({"params": {"table": CODES}}, z).codes
+
+    cotangent = RNG.normal(size=Z.shape).astype(np.float32)
+    codes, pull_back = jax.vjp(made(True), Z)
+    np.testing.assert_array_equal(pull_back(cotangent)[0], cotangent)
+    np.testing.assert_allclose(codes, made(False)(Z), atol=1e-5)
+    through = jax.vjp(made(False), Z)[1](cotangent)[0]
+    expected = jax.vjp(l2_normalize, Z)[1](cotangent)[0]
+    np.testing.assert_allclose(through, expected, atol=1e-6)
+
+
+# ------------------------------------------------------------------ restarts
+
+
+def test_a_clustered_restart_moves_idle_codes_a_part_of_the_way():
+    table, below = jnp.asarray(CODES), 0.5
+    q = quantize(Z, CODES)
+    before = np.linspace(0, 2, V).astype(np.float32)
+    moved, share = restart_clustered(table, before, q, below, jax.random.key(0))
+    counts = np.bincount(IDS, minlength=V) * V / N
+    np.testing.assert_allclose(share, 0.99 * before + 0.01 * counts, atol=1e-5)
+    part = np.exp(-np.asarray(share) / below)[:, None]
+    target = (np.asarray(moved) - (1 - part) * CODES) / part
+    # What each is drawn to is one of the latents.
+    assert np.abs(target[:, None] - Z).max(-1).min(1).max() < 1e-3
+    # Far from all, a code is drawn to the nearest.
+    distances = np.sum((Z - CODES[-1]) ** 2, axis=1)
+    np.testing.assert_allclose(target[-1], Z[distances.argmin()], atol=1e-3)
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_residual_codes_restart_level_by_level(shared):
+    config = ResidualVQConfig(V, Q, 2, shared)
+    table = RNG.normal(size=(V, Q) if shared else (2, V, Q)).astype(np.float32)
+    # Nobody's.
+    table[..., -1, :] = 100
+    q = config.make().apply({"params": {"table": table}}, Z)
+    params, share = config.restart(
+        {"table": jnp.asarray(table)}, jnp.ones(2 * V), q, 0.985, jax.random.key(0)
+    )
+    moved = np.asarray(params["table"]).reshape(-1, V, Q)
+    for level in range(2):
+        latents = np.asarray(q.latents)[:, None if shared else level].reshape(-1, Q)
+        found = moved[0 if shared else level, -1]
+        assert np.abs(latents - found).max(axis=1).min() < 1e-5
+    assert share.shape == (2 * V,) and np.all(np.asarray(share).reshape(2, V)[:, -1] == 1)
+    if shared:
+        np.testing.assert_array_equal(share[:V], share[V:])
+
+
+# ------------------------------------------------------------------ residual levels
+
+LEVELS = 3
+
+
+def residual(shared):
+    """A module and tables of ever finer codes, the origin among them: no level makes it worse."""
+    scales = np.ones(1) if shared else 0.6 ** np.arange(LEVELS)
+    table = RNG.normal(size=(len(scales), V, Q)) * scales[:, None, None]
+    table[:, 0] = 0
+    table = table[0] if shared else table
+    return ResidualCodebook(V, Q, LEVELS, shared), {"params": {"table": table.astype(np.float32)}}
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_each_level_quantizes_what_the_former_left(shared):
+    book, params = residual(shared)
+    q = book.apply(params, Z.reshape(4, 10, Q), True)
+    assert q.ids.shape == (4, 10, LEVELS) and q.codes.shape == (4, 10, Q)
+    left, errors, terms = Z.astype(float), [np.mean(Z.astype(float) ** 2)], []
+    for level in range(LEVELS):
+        codes = params["params"]["table"] if shared else params["params"]["table"][level]
+        np.testing.assert_allclose(q.latents[..., level, :].reshape(N, Q), left, atol=1e-5)
+        ids = np.argmin(np.sum((left[:, None] - codes) ** 2, axis=-1), axis=1)
+        np.testing.assert_array_equal(q.ids[..., level].ravel(), ids)
+        terms.append(float(entropy(left.astype(np.float32), codes, 0.01)))
+        left = left - codes[ids]
+        errors.append(np.mean(left**2))
+    assert all(after < before for before, after in zip(errors, errors[1:], strict=False))
+    for found in (q.codebook_loss, q.commitment_loss):
+        np.testing.assert_allclose(found, np.mean(errors[1:]), atol=1e-5)
+    np.testing.assert_allclose(q.more["entropy"], np.mean(terms), atol=1e-4)
+    np.testing.assert_allclose(q.codes.reshape(N, Q), Z - left, atol=1e-5)
+    np.testing.assert_array_equal(book.apply(params, q.ids, method="lookup"), q.codes)
+
+
+def test_residual_gradients():
+    book, params = residual(False)
+    table = params["params"]["table"]
+
+    def of(name):
+        return lambda z, t: getattr(book.apply({"params": {"table": t}}, z), name)
+
+    cotangent = RNG.normal(size=Z.shape).astype(np.float32)
+    to_z, to_table = jax.vjp(of("codes"), Z, table)[1](cotangent)
+    np.testing.assert_array_equal(to_z, cotangent)
+    np.testing.assert_array_equal(to_table, np.zeros_like(table))
+    q = book.apply(params, Z)
+    to_z, to_table = jax.grad(of("commitment_loss"), (0, 1))(Z, table)
+    left = np.asarray(q.latents) - table[np.arange(LEVELS), np.asarray(q.ids)]
+    np.testing.assert_allclose(to_z, 2 * left.sum(1) / Z.size / LEVELS, atol=1e-5)
+    np.testing.assert_array_equal(to_table, np.zeros_like(table))
+    to_z, to_table = jax.grad(of("codebook_loss"), (0, 1))(Z, table)
+    expected = np.zeros_like(table, float)
+    for n in range(N):
+        for level in range(LEVELS):
+            expected[level, q.ids[n, level]] -= 2 * left[n, level] / Z.size / LEVELS
+    np.testing.assert_array_equal(to_z, np.zeros_like(Z))
+    np.testing.assert_allclose(to_table, expected, atol=1e-5)
+
+
+# ------------------------------------------------------------------ sections
+
+
+def test_what_only_trains_is_no_part_of_the_identity():
+    assert VQConfig().code_fields == {}
+    plain = VQConfig(64, 8, straight_through="raw", entropy_temperature=1.0)
+    assert plain.code_fields == {"codebook_size": 64, "code_dim": 8}
+    residual = ResidualVQConfig(levels=2, restart_how="clustered")
+    assert residual.code_fields == {"levels": 2, "kind": "residual_vq"}
+    assert residual.vocab == (16384, 16384)
+
+
+@pytest.mark.parametrize(
+    ("section", "line"),
+    [
+        ({"kind": "fsq"}, "kind is 'fsq'; the kinds are vq, residual_vq"),
+        ({"kind": "vq", "levels": 2}, "levels is not a field"),
+        (
+            {"kind": "vq", "straight_through": "soft"},
+            "straight_through is 'soft'; the choices",
+        ),
+        ({"kind": "vq", "entropy_temperature": 0.0}, "entropy_temperature is 0.0; more than 0 is"),
+        ({"kind": "vq", "restart_how": "all"}, "restart_how is 'all'; the choices are idle, clus"),
+        ({"kind": "residual_vq", "levels": 1}, "levels is 1; at least 2 are needed, kind=vq has o"),
+        ({"kind": "residual_vq", "code_dim": 0}, "code_dim is 0; at least 1 is needed"),
+    ],
+)
+def test_a_bad_quantizer_is_named(section, line):
+    with pytest.raises(UserError) as caught:
+        OfKind(QUANTIZERS).build(section, "tokenizer.quantizer")
+    assert str(caught.value).startswith(f"tokenizer.quantizer.{line}")

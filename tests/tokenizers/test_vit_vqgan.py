@@ -152,3 +152,45 @@ def test_sizes_of_a_codebook_that_cannot_be_are_named(field, value):
     with pytest.raises(UserError) as caught:
         dataclasses.replace(VQConfig(), **{field: value})
     assert str(caught.value).startswith(f"tokenizer.quantizer.{field} is {value}")
+
+
+HEADS = {"encoder_head": "relu", "decoder_head": "none", "latent_norm": "layer"}
+
+
+def test_a_section_without_the_papers_head():
+    tokenizer = ViTVQGANTokenizer(dataclasses.replace(CONFIG, **HEADS))
+    boxed = jax.eval_shape(tokenizer.init, jax.random.key(0))
+    rng = np.random.default_rng(1)
+    params = jax.tree.map(
+        lambda leaf: rng.normal(0.5, 1, leaf.shape).astype(np.float32), nn.unbox(boxed)
+    )
+    assert boxed["latent_norm"]["bias"].names == ("code_dim",)
+    assert set(params["latent_norm"]) == {"bias"}
+    assert set(params["encoder"]) == set(params["decoder"]) == {"positions", "stack", "norm"}
+    assert set(tokenizer.part(params, tokenizer.groups)) == set(params)
+    seen = tokenizer.network.apply({"params": params}, IMAGES, method="latents")
+    seen = np.asarray(seen) - params["latent_norm"]["bias"]
+    np.testing.assert_allclose(seen.mean(-1), 0, atol=1e-5)
+    np.testing.assert_allclose(seen.std(-1), 1, atol=1e-3)
+
+
+@pytest.mark.parametrize(("field", "makes_codes"), [*zip(HEADS, (True, False, True), strict=True)])
+def test_what_makes_codes_is_in_their_identity(field, makes_codes):
+    changed = ViTVQGANTokenizer(dataclasses.replace(CONFIG, **{field: HEADS[field]}))
+    assert (changed.code_fields != TOKENIZER.code_fields) == makes_codes
+    assert field not in TOKENIZER.code_fields
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "choices"),
+    [
+        ("encoder_head", "gelu", "tanh, relu, none"),
+        ("decoder_head", "", "tanh, relu, none"),
+        ("latent_norm", "rms", "none, layer"),
+        ("output", "bgr", "rgb, logit_laplace"),
+    ],
+)
+def test_a_choice_that_there_is_not_is_named(field, value, choices):
+    with pytest.raises(UserError) as caught:
+        dataclasses.replace(CONFIG, **{field: value})
+    assert str(caught.value) == f"tokenizer.{field} is {value!r}; the choices are {choices}"

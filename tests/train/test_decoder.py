@@ -16,7 +16,6 @@ from babeldraw.runs.checkpoints import on_first_device, restore_subset
 from babeldraw.runs.folder import RunFolder
 from babeldraw.runs.weights import flatten
 from babeldraw.tokenizers.base import PARTS
-from babeldraw.tokenizers.vit_vqgan import ViTVQGANTokenizer
 from babeldraw.train.evaluation import evaluate_run
 from babeldraw.train.loop import train
 from babeldraw.train.metrics import read_scalars
@@ -56,7 +55,7 @@ def other_run(runlocal, tmp_path_factory):
 
 def test_the_folder_is_a_tokenizers_with_the_same_tokens(tokenizer_run, decoder_run):
     before, after = (TokenizerRun.open(str(f)) for f in (tokenizer_run, decoder_run))
-    groups = ViTVQGANTokenizer.groups
+    groups = before.tokenizer.groups
     for name in (*groups["encoder"], *groups["quantizer"]):
         jax.tree.map(np.testing.assert_array_equal, before.params[name], after.params[name])
     assert {*groups["decoder"]} <= {*after.params}
