@@ -5,6 +5,7 @@ can be scanned, written out, cut into pipeline stages or stepped through with a 
 is a function of (key, layer), never of the order of calls.
 """
 
+import functools
 import operator
 from collections.abc import Callable
 from typing import Any
@@ -158,9 +159,26 @@ def _used(params: Any, axes: Any, *leading: str) -> Any:
 
 def per_layer(blocks: Any, num_layers: int) -> tuple[Any, ...]:
     """Cuts stacked parameters into one tree per layer; already cut ones pass through."""
-    if isinstance(blocks, tuple):
-        return blocks
+    return blocks if isinstance(blocks, tuple) else _cut(num_layers, blocks)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _cut(num_layers: int, blocks: Any) -> tuple[Any, ...]:
     return tuple(jax.tree.map(operator.itemgetter(i), blocks) for i in range(num_layers))
+
+
+def _cut_forward(num_layers: int, blocks: Any) -> tuple[tuple[Any, ...], None]:
+    return _cut(num_layers, blocks), None
+
+
+def _cut_backward(num_layers: int, _: None, layers: tuple[Any, ...]) -> tuple[Any]:
+    # Each layer's own gradient: that of taking one out is as large as all of them, and they are
+    # summed.
+    del num_layers
+    return (jax.tree.map(lambda *leaves: jnp.stack(leaves), *layers),)
+
+
+_cut.defvjp(_cut_forward, _cut_backward)
 
 
 def read_type(stack: Any, dtype: jnp.dtype) -> Any:

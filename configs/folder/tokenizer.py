@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from babeldraw.train.presets import complete
 
-STACK = {"blocks": 4, "heads": 4, "dim": 256, "hidden": 1024}
+STACK = {"blocks": 4, "heads": 4, "dim": 256, "hidden": 1024, "compute": {"scan": False}}
 
 
 def get_config(variant: str = "") -> ConfigDict:
