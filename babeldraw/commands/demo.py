@@ -107,7 +107,7 @@ def _summary(tokenizer: dict[str, float], generator: dict[str, float]) -> dict[s
         return {k.partition("/")[2]: v for k, v in figures.items() if k.startswith(f"{name}/")}
 
     return {
-        "tokenizer": part(tokenizer, "reconstruction"),
+        "tokenizer": part(tokenizer, "reconstruction") | part(tokenizer, "outlines"),
         "prompts": part(generator, "prompts"),
         "validation": part(generator, "validation"),
         "seconds": {

@@ -31,6 +31,7 @@ TILES = {
         "{exact_unseen:.0%}",
         "{exact_unseen_without_guidance:.0%} without guidance",
     ),
+    "crisp, seen pairs": ("{crisp_seen:.0%}", "{crisp:.0%} of reconstructions"),
     "minutes": ("{total:.1f}", "tokenizer {tokenizer:.1f}, generator {text_to_image:.1f}"),
 }
 # Row by row: the name of a figure, its label, what it asks for.
@@ -42,6 +43,7 @@ SCORES = (
     ("relation_{}", "relation", "left of, above, …; always right where there is one object"),
     ("background_{}", "background", "white, black or gray"),
     ("exact_{}", "exact", "all of these at once"),
+    ("crisp_{}", "crisp", "every object there, its sides straight, corners sharp, holes open"),
     ("exact_{}_without_guidance", "exact", "without guidance"),
 )
 SCORES_TEXT = (
@@ -131,7 +133,8 @@ class _Demo:
     def read(cls, folder: epath.Path) -> "_Demo":
         runs = {name: _Run.read(folder / name) for name in ("tokenizer", "text_to_image")}
         tokenizer, generator = runs.values()
-        figures = tokenizer.figures("reconstruction") | generator.figures("prompts")
+        figures = tokenizer.figures("reconstruction") | tokenizer.figures("outlines")
+        figures |= generator.figures("prompts")
         with contextlib.suppress(KeyError, TypeError, ValueError, ZeroDivisionError):
             count = generator.config["evaluators"]["prompts"]["num_prompts"]
             figures |= {"num_prompts": count, "error": 50 / math.sqrt(count)}

@@ -54,6 +54,9 @@ def get_config(variant: str = "") -> ConfigDict:
                 "kind": "cosine",
             },
         },
-        "evaluators": {"reconstruction": {"num_examples": 512}},
+        "evaluators": {
+            "reconstruction": {"num_examples": 512},
+            "outlines": {"num_examples": 256},
+        },
     }
     return complete(config, variant)

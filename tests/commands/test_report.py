@@ -18,7 +18,7 @@ from babeldraw.errors import UserError
 SIZE = 32
 VOID = {"meta", "img", "br"}
 HOSTILE = 'a "<script>alert(1)</script>" & {exact_seen} \ud800'
-SHARES = ("number", "colour", "shape", "size", "relation", "background", "exact")
+SHARES = ("number", "colour", "shape", "size", "relation", "background", "exact", "crisp")
 NOTES = {
     "figures": "There are no figures yet.",
     "Pictures": "No pictures have been drawn for prompts yet.",
