@@ -18,9 +18,11 @@ import babeldraw
 from babeldraw.commands.flags import make_folder
 from babeldraw.commands.report import write_report
 from babeldraw.commands.sample import Drawing
+from babeldraw.config import to_dict
 from babeldraw.data.image import decode, save_png, to_grid
 from babeldraw.drawing.sampler import Sampler
 from babeldraw.errors import UserError
+from babeldraw.evaluation.outlines import OutlinesConfig
 from babeldraw.evaluation.prompts import held_out_captions
 from babeldraw.hosts.joining import Interrupted
 from babeldraw.hosts.presence import GO_ON
@@ -73,6 +75,8 @@ def demo(folder: RunFolder, variant: str = "") -> dict[str, Any]:
         raise UserError(f"the demo's configs are not in {CONFIGS}; run it from a clone")
     say("1 of 3: the tokenizer learns to turn pictures into tokens and back")
     config = load_config("tokenizer.py", CONFIGS / "demo.py", variant)
+    # Not in the config: with other data than shapes it would be refused.
+    config.evaluators.outlines = to_dict(OutlinesConfig(num_examples=8 if variant else 256))
     tokenizer = train(config, str(tokenizer_dir), label="tokenizer")
     say("2 of 3: the generator learns to predict tokens from text")
     config = load_config("text_to_image.py", CONFIGS / "demo.py", variant)

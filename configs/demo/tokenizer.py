@@ -54,9 +54,6 @@ def get_config(variant: str = "") -> ConfigDict:
                 "kind": "cosine",
             },
         },
-        "evaluators": {
-            "reconstruction": {"num_examples": 512},
-            "outlines": {"num_examples": 256},
-        },
+        "evaluators": {"reconstruction": {"num_examples": 512}},
     }
     return complete(config, variant)

@@ -236,7 +236,9 @@ def test_a_tokenizer_does_not_draw_from_text(refused, tokenizer_run):
 
 def test_an_evaluator_that_the_run_does_not_have(refused, tokenizer_run):
     line = refused("evaluate", f"--workdir={tokenizer_run}", "--evaluators=fid,reconstruction")
-    assert line.startswith("evaluators names fid; ") and line.endswith(" are reconstruction")
+    assert line.startswith("evaluators names fid; ") and line.endswith(
+        " are reconstruction, outlines"
+    )
 
 
 def test_another_config_in_the_folder_of_a_run(refused, tokenizer_run):

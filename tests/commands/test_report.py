@@ -121,7 +121,7 @@ def whole_demo(tmp_path_factory):
     write_samples(folder, *examples(6)[::-1])
     save_png(folder / "samples.png", to_grid(examples(6)[0], 3))
     summary = {
-        "tokenizer": {"psnr_db": 27.34, "codebook_usage": 0.812},
+        "tokenizer": {"psnr_db": 27.34, "codebook_usage": 0.812, "crisp": 0.72},
         "prompts": prompt_figures(),
         "seconds": {"total": 1230, "tokenizer": 396.0, "text_to_image": 798.0},
     }
@@ -161,11 +161,12 @@ def test_headline_holds_the_figures_of_the_summary(demo):
         ("codebook in use", "81%"),
         ("exact, seen pairs", "84%"),
         ("exact, held-out pairs", "44%"),
+        ("crisp, seen pairs", "83%"),
         ("minutes", "20.5"),
     ]
     notes = [note for *_, note in tiles[2:]]
     assert notes[:2] == ["33% without guidance", "22% without guidance"]
-    assert notes[2] == "tokenizer 6.6, generator 13.3"
+    assert notes[2:] == ["72% of reconstructions", "tokenizer 6.6, generator 13.3"]
     assert notes_of(page) == set()
 
 

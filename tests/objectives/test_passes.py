@@ -12,15 +12,19 @@ from babeldraw.train.start import whole_objective
 pytestmark = pytest.mark.budget(10)
 
 
+def slow(*values):
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
 @pytest.mark.parametrize(
     ("name", "fields", "after"),
     [
         ("demo/tokenizer.py", {"ema": {}}, ("optimizer", "restarts", "average")),
         ("demo/tokenizer_gan.py", {}, ("optimizer", "discriminator", "restarts")),
-        ("demo/text_to_image.py", {"accumulation": 2}, ("optimizer",)),
-        ("demo/classifier.py", {}, ("optimizer",)),
-        ("demo/coca.py", {}, ("optimizer",)),
-        ("demo/super_resolution.py", {}, ("optimizer",)),
+        slow("demo/text_to_image.py", {"accumulation": 2}, ("optimizer",)),
+        slow("demo/classifier.py", {}, ("optimizer",)),
+        slow("demo/coca.py", {}, ("optimizer",)),
+        slow("demo/super_resolution.py", {}, ("optimizer",)),
     ],
 )
 def test_they_are_those_of_the_update(runlocal, name, fields, after):
