@@ -162,8 +162,8 @@ LESS = "lower config.train.batch_size, or raise config.train.accumulation where 
 
 def _first_step(experiment: Experiment) -> int:
     """From which on all networks of a recipe are at work: a discriminator may rest before."""
-    discriminator = getattr(experiment, "discriminator", None)
-    return 0 if discriminator is None else discriminator.start_step + discriminator.head_start
+    section = getattr(experiment, "adversarial", None)
+    return 0 if section is None else section.start_step + section.head_start
 
 
 def _beside(watch: WatchState, done: tuple) -> tuple:
