@@ -24,6 +24,24 @@ def l2(images: jax.Array, targets: jax.Array) -> jax.Array:
     return jnp.mean(jnp.square(images - targets))
 
 
+def l1(images: jax.Array, targets: jax.Array) -> jax.Array:
+    """mean |x - y|: the negative log-likelihood of Laplace noise, up to constants."""
+    return jnp.mean(jnp.abs(images - targets))
+
+
+def gradient(images: jax.Array, targets: jax.Array) -> jax.Array:
+    """mean |d(x - y)|, d the difference of two neighbours, of a column and of a row.
+
+    After the gradient difference loss of Mathieu et al., "Deep multi-scale video prediction beyond
+    mean square error", 2016, equation 6, which compares the differences' sizes and not their signs.
+
+    Args:
+      images, targets: float32 [B, height, width, C].
+    """
+    error = images - targets
+    return l1(error[:, 1:], error[:, :-1]) + l1(error[:, :, 1:], error[:, :, :-1])
+
+
 def logit_laplace(mean: jax.Array, log_scale: jax.Array, images: jax.Array) -> jax.Array:
     """-ln f(y | mu, b), mean over values, of the pixels y = (1 - 2 epsilon) x + epsilon.
 

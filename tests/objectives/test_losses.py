@@ -98,6 +98,7 @@ def test_adversarial_losses_are_their_formulas(shape):
 def test_l2_is_the_mean_square():
     x, y = RNG.normal(size=(2, 3, 4, 4, 3)).astype(np.float32)
     np.testing.assert_allclose(losses.l2(x, y), np.mean((x - y) ** 2.0), rtol=1e-5)
+    np.testing.assert_allclose(losses.l1(x, y), np.mean(np.abs(x - y)), rtol=1e-5)
 
 
 def test_the_mean_logit_of_a_picture_is_judged():
@@ -165,3 +166,12 @@ def test_least_squares_are_distances_from_one_and_zero():
     found = losses.least_squares_discriminator(real, fake)
     np.testing.assert_allclose(found, (0.25 + 1) / 2 + (1 + 0.0625) / 2, rtol=1e-6)
     np.testing.assert_allclose(losses.least_squares_generator(fake), (4 + 0.5625) / 2, rtol=1e-6)
+
+
+def test_the_gradient_term_compares_neighbours_differences():
+    x, y = np.random.default_rng(0).uniform(size=(2, 2, 5, 4, 3)).astype(np.float32)
+    error = x - y
+    expected = np.mean(np.abs(np.diff(error, axis=1))) + np.mean(np.abs(np.diff(error, axis=2)))
+    np.testing.assert_allclose(losses.gradient(x, y), expected, rtol=1e-5)
+    # A picture that is but brighter has the same edges.
+    np.testing.assert_allclose(losses.gradient(x + 0.25, x), 0.0, atol=1e-6)
