@@ -22,10 +22,10 @@ from babeldraw.evaluation.shapes_scorer import (
 )
 
 # Of the outline: the area that differs over its length, and the most that differs within any 3 x 3
-# pixels. True pictures have at most 0.01 and 0.03; a blur of 0.5 pixels, which few see, 0.18 and 0.8;
-# of 0.7, still as sharp as a photograph, 0.35 and 1.5; of a whole pixel, which is soft, 0.47 to 0.54
-# and 1.7 to 2.2; patches of 8 x 8 moved by 0.3 and by 0.6 pixels each 0.24 to 0.38 and 1.8 to 3.4, 0.4
-# to 0.66 and 3.4 to 5.6 (medians to the 99th percentile of 100 pictures).
+# pixels. True pictures have at most 0.01 and 0.03; a blur of 0.5 pixels, which few see, 0.18 and
+# 0.8; of 0.7, still as sharp as a photograph, 0.35 and 1.5; of a whole pixel, which is soft, 0.47
+# to 0.54 and 1.7 to 2.2; patches of 8 x 8 moved by 0.3 pixels each 0.24 to 0.38 and 1.8 to 3.4, by
+# 0.6 pixels 0.4 to 0.66 and 3.4 to 5.6 (medians to the 99th percentile of 100 pictures).
 MOST_ALONG, MOST_ANYWHERE = 0.4, 1.5
 # Of the fit: rounds, and the step of its numerical derivatives in pixels.
 _ROUNDS, _STEP = 6, 0.1
