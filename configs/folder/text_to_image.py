@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from babeldraw.train.presets import complete, load_config
 
-STACK = {"heads": 4, "dim": 256, "hidden": 1024, "dropout": 0.1}
+STACK = {"heads": 4, "dim": 256, "hidden": 1024, "dropout": 0.1, "compute": {"scan": False}}
 
 
 def get_config(variant: str = "") -> ConfigDict:
