@@ -77,8 +77,8 @@ def orthogonal(matrices: jax.Array) -> jax.Array:
 
     Singular values s become p4(p3(p2(p1(s)))), by the polynomials of `coefficients`: those of at
     least LEAST times the Schatten 4-norm lie in [0.80, 1.20] then (Jordan's five iterations: about
-    0.7 to 1.2). All but the first and the last product are of the smaller side's square: with X the wide
-    matrix and A = X X^T, X is but multiplied by a polynomial of A, and so is A.
+    0.7 to 1.2). All but the first and the last product are of the smaller side's square: with X the
+    wide matrix and A = X X^T, X is but multiplied by a polynomial of A, and so is A.
     """
     tall = matrices.shape[1] > matrices.shape[2]
     wide = matrices.swapaxes(1, 2) if tall else matrices
