@@ -110,6 +110,13 @@ def require(condition: bool, message: str) -> None:
         raise UserError(message)
 
 
+def require_positive(section: Any, path: str) -> None:
+    """Raises `UserError` where a field of a section, all of them numbers, is below 1."""
+    for field in dataclasses.fields(section):
+        value = getattr(section, field.name)
+        require(value >= 1, f"{path}.{field.name} is {value}; at least 1 is needed")
+
+
 def _convert(hint: Any, value: Any, path: str) -> Any:
     if hint is Any:
         return value

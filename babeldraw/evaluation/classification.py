@@ -7,10 +7,9 @@ import jax
 import numpy as np
 from scipy.special import logsumexp
 
-from babeldraw.config import require
-from babeldraw.data.pipeline import eval_batches
+from babeldraw.config import require, require_positive
 from babeldraw.evaluation.base import Context, HeldOut, Value
-from babeldraw.evaluation.pictures import open_pictures
+from babeldraw.evaluation.pictures import open_pictures, picture_batches
 from babeldraw.objectives.base import TrainState
 from babeldraw.sharding.batch import place_batch, whole
 
@@ -26,12 +25,7 @@ class ClassificationConfig:
     batch_size: int = 128
 
     def __post_init__(self):
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            require(
-                value >= 1,
-                f"config.evaluators.classification.{field.name} is {value}; at least 1 is needed",
-            )
+        require_positive(self, "config.evaluators.classification")
 
     def tiny(self) -> "ClassificationConfig":
         """The same for a first run."""
@@ -47,14 +41,7 @@ class Classification(HeldOut):
 
     def run(self, state: TrainState) -> Iterator[tuple[str, Value]]:
         source, right, loss, count = open_pictures(self._context), 0, 0.0, 0
-        for batch in eval_batches(
-            source,
-            batch_size=self._config.batch_size,
-            image_size=self._context.image_size,
-            num_examples=self._config.num_examples,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
-        ):
+        for batch in picture_batches(source, self._config, self._context):
             names = ("image", "label", "mask")
             placed = place_batch({name: batch[name] for name in names}, self._context.mesh)
             mask_B, all_B = whole(placed.pop("mask")), whole(placed.pop("label"))

@@ -6,13 +6,16 @@ from collections.abc import Callable, Iterator
 import jax
 import numpy as np
 
-from babeldraw.config import require
+from babeldraw.config import require_positive
 from babeldraw.data.image import to_grid
-from babeldraw.data.pipeline import eval_batches
-from babeldraw.data.records import Source
 from babeldraw.evaluation.base import Context, HeldOut, Value
 from babeldraw.evaluation.crispness import crisp_share
-from babeldraw.evaluation.pictures import open_pictures, picture_pairs, place_pictures
+from babeldraw.evaluation.pictures import (
+    open_pictures,
+    picture_batches,
+    picture_pairs,
+    place_pictures,
+)
 from babeldraw.objectives.base import TrainState
 
 
@@ -29,10 +32,7 @@ class OutlinesConfig:
     num_shown: int = 8
 
     def __post_init__(self):
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            path = f"config.evaluators.outlines.{field.name}"
-            require(value >= 1, f"{path} is {value}; at least 1 is needed")
+        require_positive(self, "config.evaluators.outlines")
 
     def tiny(self) -> "OutlinesConfig":
         """The same for a first run."""
@@ -53,7 +53,7 @@ class Outlines(HeldOut):
     def run(self, state: TrainState) -> Iterator[tuple[str, Value]]:
         source, config = open_pictures(self._context), self._config
         pairs: list[tuple[np.ndarray, np.ndarray]] = []
-        for batch in self._batches(source):
+        for batch in picture_batches(source, self._config, self._context):
             placed = place_pictures(batch, self._context)
             pairs += picture_pairs(placed, self._reconstruct(state, placed))
         # All of the source can be read: it draws them itself.
@@ -62,13 +62,3 @@ class Outlines(HeldOut):
         pairs = [picture for pair in pairs[: config.num_shown] for picture in pair]
         large = np.stack(pairs).repeat(4, axis=1).repeat(4, axis=2)
         yield "enlarged", to_grid(large, 4)
-
-    def _batches(self, source: Source) -> Iterator[dict]:
-        return eval_batches(
-            source,
-            batch_size=self._config.batch_size,
-            image_size=self._context.image_size,
-            num_examples=self._config.num_examples,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
-        )

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from babeldraw.data.image import to_grid, to_uint8
+from babeldraw.data.pipeline import eval_batches
 from babeldraw.data.records import Source
 from babeldraw.evaluation import measures
 from babeldraw.evaluation.base import Context, open_held_out
@@ -24,6 +25,18 @@ Distance = jax.tree_util.Partial
 def open_pictures(context: Context) -> Source:
     """The held-out pictures, captions or not."""
     return open_held_out(context, captions=False)
+
+
+def picture_batches(source: Source, config: Any, context: Context) -> Iterator[dict]:
+    """This host's share of held-out pictures, `config.batch_size` of `config.num_examples` each."""
+    return eval_batches(
+        source,
+        batch_size=config.batch_size,
+        image_size=context.image_size,
+        num_examples=config.num_examples,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
 
 
 def place_pictures(batch: dict, context: Context) -> Batch:

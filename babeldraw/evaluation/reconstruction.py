@@ -9,9 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from babeldraw.config import require
-from babeldraw.data.pipeline import eval_batches
-from babeldraw.data.records import Source
+from babeldraw.config import require, require_positive
 from babeldraw.evaluation import measures
 from babeldraw.evaluation.base import Context, HeldOut, Value
 from babeldraw.evaluation.pictures import (
@@ -20,6 +18,7 @@ from babeldraw.evaluation.pictures import (
     mean_figures,
     open_pictures,
     pairs_grid,
+    picture_batches,
     picture_measures,
     picture_pairs,
     place_pictures,
@@ -46,9 +45,7 @@ class ReconstructionConfig:
 
     def __post_init__(self):
         path = "config.evaluators.reconstruction"
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            require(value >= 1, f"{path}.{field.name} is {value}; at least 1 is needed")
+        require_positive(self, path)
         require(
             self.usage_batch % self.batch_size == 0,
             f"{path}.usage_batch is {self.usage_batch}, which batch_size={self.batch_size} does "
@@ -114,7 +111,9 @@ class Reconstruction(HeldOut):
         total = min(self._config.num_examples, len(source))
         totals, usages, shown = self._nothing(), [], []
         ends = itertools.count(self._config.batch_size, self._config.batch_size)
-        for end, batch in zip(ends, self._batches(source), strict=False):
+        for end, batch in zip(
+            ends, picture_batches(source, self._config, self._context), strict=False
+        ):
             before, placed = totals, place_pictures(batch, self._context)
             totals, images = self._add(state, placed, totals, self._distance)
             # One batch at a time is under way: the host may read faster than a device measures.
@@ -166,16 +165,6 @@ class Reconstruction(HeldOut):
     def _next_group(self, totals: _Totals) -> _Totals:
         nothing = self._nothing()
         return totals.replace(group_V=nothing.group_V, group_pictures=nothing.group_pictures)
-
-    def _batches(self, source: Source) -> Iterator[dict]:
-        return eval_batches(
-            source,
-            batch_size=self._config.batch_size,
-            image_size=self._context.image_size,
-            num_examples=self._config.num_examples,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
-        )
 
 
 def _usage(groups: list[tuple[bool, jax.Array, jax.Array]]) -> Iterator[tuple[str, float]]:

@@ -160,6 +160,7 @@ def find_objects(image: np.ndarray) -> tuple[str | None, list[Found]]:
 
 
 def parse(caption: str) -> shapes.Scene:
+    """What a caption says. Raises `UserError` where it is not of the shapes world."""
     scene = shapes.parse_caption(caption)
     if scene is None:
         example = "a small red circle on a white background"

@@ -7,15 +7,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from babeldraw.config import require
+from babeldraw.config import require, require_positive
 from babeldraw.data.image import to_grid, to_uint8
-from babeldraw.data.pipeline import eval_batches
 from babeldraw.evaluation.base import Context, HeldOut, Value
 from babeldraw.evaluation.pictures import (
     Distance,
     masked_sums,
     mean_figures,
     open_pictures,
+    picture_batches,
     picture_measures,
     place_pictures,
 )
@@ -37,12 +37,7 @@ class UpscalingConfig:
     num_shown: int = 4
 
     def __post_init__(self):
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            require(
-                value >= 1,
-                f"config.evaluators.upscaling.{field.name} is {value}; at least 1 is needed",
-            )
+        require_positive(self, "config.evaluators.upscaling")
 
     def tiny(self) -> "UpscalingConfig":
         """The same for a first run."""
@@ -75,14 +70,7 @@ class Upscaling(HeldOut):
     def run(self, state: TrainState) -> Iterator[tuple[str, Value]]:
         source = open_pictures(self._context)
         sums, pictures, shown = None, 0, []
-        for batch in eval_batches(
-            source,
-            batch_size=self._config.batch_size,
-            image_size=self._context.image_size,
-            num_examples=self._config.num_examples,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
-        ):
+        for batch in picture_batches(source, self._config, self._context):
             placed = place_pictures(batch, self._context)
             added, rows = self._measure(state, placed, self._distance)
             # One batch at a time is under way: the host may read faster than a device measures.

@@ -150,7 +150,7 @@ class Enlarged:
 
     Coarse slots see each other. A fine one sees the coarse cells around where it lies, and the fine
     cells around itself, before it and behind it (CogView2's direct super-resolution; Ding et al.
-    2022, section 3.3). The coarse come first.
+    2022, and their code). The coarse come first.
 
     Attributes:
       coarse, fine: (h, w) of both grids; the second divides by the first.
@@ -193,7 +193,7 @@ class ByRole:
     """Slots see each other by roles that each example gives them.
 
     CogLM's context, seen by all, and what is predicted, seen from behind alone; padding, seen by
-    none (CogView2, section 3.1). A context of the stack names them `roles`.
+    none (CogView2). A context of the stack names them `roles`.
 
     Attributes:
       table: row by role of the query, column by role of the key: NEVER, BY_PATTERN or ALWAYS.

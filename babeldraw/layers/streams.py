@@ -58,7 +58,8 @@ class PerStream(nn.Module):
     """A part of a block, or a norm, with weights for each stream.
 
     A part as a feed-forward, which makes each slot of itself alone. A step computes all streams and
-    keeps its own's: fit for two or three.
+    keeps its own's: fit for two or three. Dropout of hidden values, where a part has it, drops the
+    same in the first slots of each stream.
 
     Attributes:
       layer: makes one stream's.

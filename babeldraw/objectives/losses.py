@@ -33,7 +33,7 @@ def gradient(images: jax.Array, targets: jax.Array) -> jax.Array:
     """mean |d(x - y)|, d the difference of two neighbours, of a column and of a row.
 
     After the gradient difference loss of Mathieu et al., "Deep multi-scale video prediction beyond
-    mean square error", 2016, equation 6, which compares the differences' sizes and not their signs.
+    mean square error", 2016, which compares the differences' sizes and not their signs.
 
     Args:
       images, targets: float32 [B, height, width, C].

@@ -105,7 +105,7 @@ def coefficients(iterations: int, least: float) -> tuple[tuple[float, float, flo
     """(a, b, c) of a s + b s^3 + c s^5 for each iteration: composed, nearest to 1 on [least, 1].
 
     Each is the best on what the one before leaves, which makes the composition the best of its
-    form (Amsel et al., "The Polar Express", 2025, theorem 3.1).
+    form (Amsel et al., "The Polar Express", 2025).
     """
     low, high, found = least, 1.0, []
     for _ in range(iterations):

@@ -26,7 +26,7 @@ from babeldraw.layers.block import (
 )
 from babeldraw.layers.feed_forward import FeedForward
 from babeldraw.layers.linear import LayerNorm, RMSNorm
-from babeldraw.layers.masks import ALWAYS, BY_PATTERN, NEVER, ByRole, Causal, ConvShaped
+from babeldraw.layers.masks import ALWAYS, BY_PATTERN, NEVER, ByRole, Causal, ConvShaped, Prefixed
 from babeldraw.layers.positions import Rotary, sine_grid, sine_positions
 from babeldraw.layers.skips import SkippingStack
 from babeldraw.layers.streams import PerStream, StreamAttention, Streams
@@ -143,9 +143,16 @@ def test_stepping_is_the_full_forward_at_one_place_or_many(name):
         np.testing.assert_allclose(found[begin : begin + T, row], expected[row], atol=2e-5)
 
 
-@pytest.mark.parametrize("name", ["pre-norm", "rotary", "added", "streams, all options"])
+PREFIXED = {
+    **{name: VARIANTS[name] for name in ("pre-norm", "rotary", "added", "streams, all options")},
+    # Its slots see each other, which steps one by one could not do.
+    "a text seen whole": parts(Prefixed(7)),
+}
+
+
+@pytest.mark.parametrize("name", PREFIXED)
 def test_a_prefix_enters_the_cache_at_once(name):
-    stack = make_stack(VARIANTS[name], CONFIG)
+    stack = make_stack(PREFIXED[name], CONFIG)
     shapes = nn.unbox(jax.eval_shape(stack.init, jax.random.key(0), X, SAID))
     params = jax.tree_util.tree_map_with_path(draw, shapes)
     context, expected = {"text": TEXT}, stack.apply(params, X, SAID)
