@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Protocol
 
 import numpy as np
+from etils import epath
 from jax.sharding import Mesh
 
 from babeldraw.data.config import DataConfig
@@ -27,6 +28,17 @@ class Evaluator(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
+class HalfDone:
+    """Attributes:
+    folder: for files of what an evaluation has done so far.
+    identity: of the weights that are judged; what was done with others is not gone on from.
+    """
+
+    folder: epath.Path
+    identity: str
+
+
+@dataclasses.dataclass(frozen=True)
 class Context:
     """What any evaluator may need beside its own config.
 
@@ -38,6 +50,7 @@ class Context:
       vocabulary, text_length: of a run that reads texts.
       classes: names of those that the run learns; empty where it learns none or kept no names.
       condition: what a generator draws from; None of other runs.
+      half_done: where long evaluations keep what they have; None: they do not.
     """
 
     data: DataConfig
@@ -48,6 +61,7 @@ class Context:
     text_length: int = 0
     classes: tuple[str, ...] = ()
     condition: Condition | None = None
+    half_done: HalfDone | None = None
     # Opened once for all evaluators and all evaluations.
     _opened: dict[bool, Source] = dataclasses.field(default_factory=dict, compare=False)
 

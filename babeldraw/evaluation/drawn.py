@@ -1,6 +1,6 @@
 """What evaluators that draw have in common."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -36,17 +36,28 @@ class Drawn:
           sampling: of the prediction.
           batch_size: pictures at a time; 0: all.
         """
+        size = batch_size or len(words)
+        parts = [to_uint8(part) for part in self.batches(state, words, sampling, size)]
+        return np.concatenate(parts)
+
+    def batches(
+        self,
+        state: TrainState,
+        words: Sequence[Any],
+        sampling: Any,
+        batch_size: int,
+        first_batch: int = 0,
+    ) -> Iterator[np.ndarray]:
+        """The same a batch at a time, float32 near [0, 1], from the batch `first_batch` on."""
         asked = {
             repr(word): self._context.condition.ask(word, self._context.lexicon).row
             for word in words
         }
-        rows, size = [asked[repr(word)] for word in words], batch_size or len(words)
-        images = []
-        for start in range(0, len(rows), size):
+        rows, size = [asked[repr(word)] for word in words], batch_size
+        for start in range(first_batch * size, len(rows), size):
             # The last batch is padded: another shape would be another compilation.
             seeds = np.arange(start, start + size)
             batch = stacked([rows[seed % len(rows)] for seed in seeds])
             keys_B = jax.vmap(jax.random.key)(seeds)
             drawn = self._generate(state, batch, keys_B, sampling.traced(), sampling.guided)
-            images.append(to_uint8(whole(drawn)))
-        return np.concatenate(images)[: len(rows)]
+            yield whole(drawn)[: len(rows) - start]

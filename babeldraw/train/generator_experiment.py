@@ -8,6 +8,8 @@ from babeldraw.data.records import Source, classes_of
 from babeldraw.drawing.classifier_judge import ClassifierJudge
 from babeldraw.evaluation.base import Context, Evaluator
 from babeldraw.evaluation.class_accuracy import ClassAccuracy, ClassAccuracyConfig
+from babeldraw.evaluation.drawn_distance import DrawnDistance, DrawnDistanceConfig
+from babeldraw.evaluation.feature_sets import open_features
 from babeldraw.evaluation.linear_probe import LinearProbe, LinearProbeConfig, check_blocks
 from babeldraw.evaluation.prompts import Prompts, PromptsConfig
 from babeldraw.evaluation.samples import Samples, SamplesConfig
@@ -38,6 +40,7 @@ class GeneratorEvaluators:
     prompts: PromptsConfig | None = None
     class_accuracy: ClassAccuracyConfig | None = None
     linear_probe: LinearProbeConfig | None = None
+    fd: DrawnDistanceConfig | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -209,6 +212,10 @@ class GeneratorExperiment(Experiment):
         if configs.class_accuracy is not None and configs.class_accuracy.classifier_run:
             made["class_accuracy"] = ClassAccuracy(
                 fns["generate"], self._drawing("class_accuracy"), context
+            )
+        if configs.fd is not None and configs.fd.file:
+            made["fd"] = DrawnDistance(
+                fns["generate"], self._drawing("fd"), context, open_features(configs.fd)
             )
         if configs.linear_probe is not None:
             for sentence in self.what_saw_labels():
