@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterator
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from etils import epath
@@ -13,6 +13,7 @@ from babeldraw.data.records import Source
 from babeldraw.data.sources import open_source
 from babeldraw.data.text import Vocabulary
 from babeldraw.errors import UserError
+from babeldraw.evaluation.protocol import of_pictures
 from babeldraw.models.condition import Condition, Lexicon
 from babeldraw.objectives.base import TrainState
 
@@ -24,6 +25,10 @@ class Evaluator(Protocol):
 
     def run(self, state: TrainState) -> Iterator[tuple[str, Value]]:
         """Figures (float) and pictures (uint8 [H, W, 3])."""
+        ...
+
+    def protocol(self) -> dict[str, Any]:
+        """How the figures come about, as JSON holds it; see `evaluation.protocol`."""
         ...
 
 
@@ -108,6 +113,12 @@ class HeldOut:
     """An evaluator that reads held-out data, which it can look for before any step is done."""
 
     _context: Context
+    _config: Any
+
+    def protocol(self) -> dict[str, Any]:
+        context = self._context
+        source, num = open_held_out(context), self._config.num_examples
+        return {"pictures": of_pictures(source, num, context.data.eval_split, context.image_size)}
 
     def check(self) -> None:
         """Raises what opening the data would raise."""

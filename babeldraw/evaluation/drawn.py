@@ -8,6 +8,7 @@ import numpy as np
 
 from babeldraw.data.image import to_uint8
 from babeldraw.evaluation.base import Context
+from babeldraw.evaluation.protocol import Speed
 from babeldraw.models.condition import stacked
 from babeldraw.objectives.base import TrainState
 from babeldraw.sharding.batch import whole
@@ -19,11 +20,15 @@ class Drawn:
     Args:
       generate: of the objective's `predict_fns`.
       context: of the run.
+
+    Attributes:
+      speed: of drawing, all there was so far.
     """
 
     def __init__(self, generate: Callable, context: Context):
         self._generate = jax.jit(generate, static_argnums=4)
         self._context = context
+        self.speed = Speed()
 
     def draw(
         self, state: TrainState, words: Sequence[Any], sampling: Any, batch_size: int = 0
@@ -59,5 +64,7 @@ class Drawn:
             seeds = np.arange(start, start + size)
             batch = stacked([rows[seed % len(rows)] for seed in seeds])
             keys_B = jax.vmap(jax.random.key)(seeds)
-            drawn = self._generate(state, batch, keys_B, sampling.traced(), sampling.guided)
-            yield whole(drawn)[: len(rows) - start]
+            with self.speed.batch(size):
+                traced, guided = sampling.traced(), sampling.guided
+                drawn = whole(self._generate(state, batch, keys_B, traced, guided))
+            yield drawn[: len(rows) - start]

@@ -21,10 +21,12 @@ from babeldraw.evaluation.feature_sets import (
     check_enough,
     compared,
     dim_of,
+    of_network,
     open_reference,
     write_reference,
 )
 from babeldraw.evaluation.pictures import picture_batches, place_pictures
+from babeldraw.evaluation.protocol import Speed, guidance_of, of_drawing
 from babeldraw.judges.features import Features
 from babeldraw.objectives.base import TrainState
 from babeldraw.sharding.batch import place_batch, whole
@@ -93,6 +95,16 @@ class DrawnDistance(HeldOut):
                 yield f"{name}{suffix}", value
         for progress in underway:
             progress.finish()
+
+    def protocol(self) -> dict[str, Any]:
+        sampling = self._config.sampling
+        drawing = of_drawing(self._words(), sampling, guidance_of(sampling))
+        true = {} if self._config.reference else super().protocol()
+        return {**true, "drawn": drawing, **of_network(self._config)}
+
+    @property
+    def speed(self) -> Speed:
+        return self._drawn.speed
 
     @property
     def _source(self) -> Source:

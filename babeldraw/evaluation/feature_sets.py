@@ -19,7 +19,7 @@ from babeldraw.evaluation.distances import Gaussian, frechet_distance, inside
 from babeldraw.evaluation.intervals import Figure, frechet_figure, kernel_figure, mean_figure
 from babeldraw.evaluation.moments import Moments
 from babeldraw.evaluation.references import Reference, read_reference
-from babeldraw.judges.features import Features, network
+from babeldraw.judges.features import NETWORKS, Features, network
 from babeldraw.say import say
 
 # Seconds between two writings of what is gathered.
@@ -220,6 +220,20 @@ def check_enough(config: SetsConfig, dim: int, available: Sequence[int]) -> None
         f"Fréchet distance needs at least {dim} pictures; raise num_examples, or give data with "
         "more",
     )
+
+
+def of_network(config: SetsConfig) -> dict[str, Any]:
+    """What the protocol says of the network and of the true statistics."""
+    known = NETWORKS.get(config.network)
+    preprocessing = None if known is None else dataclasses.asdict(known.preprocessing)
+    found: dict[str, Any] = {
+        "network": {
+            "name": config.network,
+            "features": None if known is None else known.title,
+            "preprocessing": preprocessing,
+        }
+    }
+    return found | ({"reference": config.reference} if config.reference else {})
 
 
 def compared(

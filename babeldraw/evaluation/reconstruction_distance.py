@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,7 @@ from babeldraw.evaluation.feature_sets import (
     check_enough,
     compared,
     dim_of,
+    of_network,
     open_reference,
     write_reference,
 )
@@ -58,6 +60,9 @@ class ReconstructionDistance(HeldOut):
             return features(rounded(images)), features(to_float(batch["image"]))
 
         self._judge = jax.jit(judge)
+
+    def protocol(self) -> dict[str, Any]:
+        return {**super().protocol(), **of_network(self._config), "reconstructions": "8 bits"}
 
     def check(self) -> None:
         super().check()
