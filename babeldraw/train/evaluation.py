@@ -4,7 +4,7 @@ import dataclasses
 import json
 import time
 import typing
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -25,7 +25,7 @@ from babeldraw.sharding.layout import Layout, make_layout, use
 from babeldraw.sharding.mesh import MeshConfig, make_mesh
 from babeldraw.train.base_experiment import Experiment
 from babeldraw.train.experiment import parse
-from babeldraw.train.metrics import read_scalars
+from babeldraw.train.metrics import last_timing, read_scalars
 from babeldraw.train.start import evaluation_context
 from babeldraw.train.step import state_shardings
 
@@ -98,6 +98,7 @@ class TrainedRun:
         Its pictures go to `samples/`.
         """
         figures, pictures, start = {}, {}, time.perf_counter()
+        before = protocol.machine()["peak_bytes"]
         with use(self.layout.without_pipeline()):
             for key, value in evaluator.run(self.state):
                 if isinstance(value, np.ndarray):
@@ -105,7 +106,10 @@ class TrainedRun:
                 else:
                     figures[key] = value
         seconds = time.perf_counter() - start
-        found = Evaluated(figures, pictures, self._record(name, evaluator, figures, seconds))
+        record = self._record(name, evaluator, figures, seconds)
+        # What another evaluator has taken before cannot be told from what this one took.
+        record["machine"]["peak_is_bound"] = record["machine"]["peak_bytes"] == before
+        found = Evaluated(figures, pictures, record)
         if jax.process_index() == 0:
             for key, picture in pictures.items():
                 save_png(self.folder.samples / f"{name}_{key}_{self.step:07d}.png", picture)
@@ -118,7 +122,9 @@ class TrainedRun:
         self, name: str, evaluator: Evaluator, figures: dict[str, float], seconds: float
     ) -> dict[str, Any]:
         """One JSON of all that is to be known of a result."""
-        lines, speed = read_scalars(self.folder), getattr(evaluator, "speed", None)
+        lines, timing = read_scalars(self.folder), last_timing(self.folder)
+        speed, step_seconds = getattr(evaluator, "speed", None), timing.get("step_seconds")
+        batch = self.experiment.train.batch_size
         asked = getattr(evaluator, "protocol", dict)
         return {
             "evaluator": name,
@@ -129,8 +135,12 @@ class TrainedRun:
             "figures": protocol.figures_json(figures),
             "protocol": asked(),
             "parameters": sum(leaf.size for leaf in jax.tree.leaves(self.state.params)),
-            "training_seconds": lines[-1]["seconds"] if lines else None,
-            "evaluation_seconds": round(seconds, 3),
+            "training": {
+                "seconds": lines[-1]["seconds"] if lines else None,
+                "pictures_per_second": batch / step_seconds if step_seconds else None,
+                "peak_gib": timing.get("memory_gib/peak_bytes_in_use"),
+            },
+            "seconds": round(seconds, 3),
             "pictures_per_second": None if speed is None else speed.per_second,
             "machine": protocol.machine(),
             "versions": protocol.versions(),
@@ -138,7 +148,10 @@ class TrainedRun:
 
 
 def evaluate_run(
-    workdir: str, evaluators: Sequence[str] = (), weights: str = ""
+    workdir: str,
+    evaluators: Sequence[str] = (),
+    weights: str = "",
+    fields: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> dict[str, float]:
     """The figures of a run's evaluators; their pictures go to `samples/`.
 
@@ -147,26 +160,40 @@ def evaluate_run(
       evaluators: sections of `config.evaluators`; those that the run's config does not list are
         asked with their defaults. Empty: all that it lists.
       weights: see `TrainedRun.open`.
+      fields: see `evaluated`.
 
     Raises:
       UserError: no run there, no checkpoint yet, or an evaluator that there is not for such a run.
     """
     run = TrainedRun.open(workdir, weights)
     figures: dict[str, float] = {"step": run.step}
-    for name, found in evaluated(run, evaluators).items():
+    for name, found in evaluated(run, evaluators, fields).items():
         figures |= {f"{name}/{key}": value for key, value in found.figures.items()}
     return figures
 
 
-def evaluated(run: TrainedRun, evaluators: Sequence[str] = ()) -> dict[str, Evaluated]:
+def evaluated(
+    run: TrainedRun,
+    evaluators: Sequence[str] = (),
+    fields: Mapping[str, Mapping[str, Any]] | None = None,
+) -> dict[str, Evaluated]:
     """What the evaluators of these names find, or all that the run's config lists.
+
+    Args:
+      run: to be judged.
+      evaluators: see `evaluate_run`.
+      fields: by evaluator, values of fields of its section in place of those of the run.
 
     Raises:
       UserError: one that there is not for such a run, or whose data, files or numbers do not fit,
         before any of them begins.
     """
+    fields = fields or {}
+    spare = [name for name in fields if name not in evaluators]
+    if spare:
+        raise UserError(f"fields are set of {', '.join(spare)}, which evaluators does not name")
     if evaluators:
-        made = _made(run, evaluators)
+        made = _made(run, evaluators, fields)
     else:
         made = run.experiment.make_evaluators(run.objective, run.context)
     for evaluator in made.values():
@@ -174,11 +201,13 @@ def evaluated(run: TrainedRun, evaluators: Sequence[str] = ()) -> dict[str, Eval
     return {name: run.run(name, evaluator) for name, evaluator in made.items()}
 
 
-def _made(run: TrainedRun, names: Sequence[str]) -> dict[str, Evaluator]:
+def _made(
+    run: TrainedRun, names: Sequence[str], fields: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Evaluator]:
     """The evaluators of these names, in their order."""
     made: dict[str, Evaluator] = {}
     for name in names:
-        alone = asked_alone(run.experiment, [name])
+        alone = asked_alone(run.experiment, [name], fields)
         found = alone.make_evaluators(run.objective, run.context)
         if not found:
             section = getattr(alone.evaluators, name)
@@ -189,8 +218,16 @@ def _made(run: TrainedRun, names: Sequence[str]) -> dict[str, Evaluator]:
     return made
 
 
-def asked_alone(experiment: Experiment, names: Sequence[str]) -> Experiment:
-    """The same with these evaluators, as its config has them or by their defaults, and no other."""
+def asked_alone(
+    experiment: Experiment,
+    names: Sequence[str],
+    fields: Mapping[str, Mapping[str, Any]] | None = None,
+) -> Experiment:
+    """The same with these evaluators, as its config has them or by their defaults, and no other.
+
+    Args:
+      fields: see `evaluated`.
+    """
     hints = typing.get_type_hints(type(experiment.evaluators))
     unknown = [name for name in names if name not in hints]
     if unknown:
@@ -202,9 +239,20 @@ def asked_alone(experiment: Experiment, names: Sequence[str]) -> Experiment:
     for name, hint in hints.items():
         kind = next(k for k in typing.get_args(hint) if k is not type(None))
         own = getattr(experiment.evaluators, name)
-        asked = own if own is not None else build(kind, {}, f"config.evaluators.{name}")
+        held = {} if own is None else to_dict(own)
+        changed = _changed(held, (fields or {}).get(name, {}))
+        asked = build(kind, changed, f"config.evaluators.{name}")
         sections[name] = asked if name in names else None
     return dataclasses.replace(experiment, evaluators=type(experiment.evaluators)(**sections))
+
+
+def _changed(section: dict[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
+    """A section, as plain dicts, with other values of some fields, also of those inside others."""
+    found = dict(section)
+    for name, value in fields.items():
+        inside = isinstance(value, Mapping) and isinstance(found.get(name), Mapping)
+        found[name] = _changed(found[name], value) if inside else value
+    return found
 
 
 def _layout(config: MeshConfig) -> Layout:
