@@ -22,9 +22,9 @@ from babeldraw.commands.evaluate_table import Judged, write_table
 from babeldraw.commands.flags import define_hosts, hosts_of, make_folder, required
 from babeldraw.errors import UserError
 from babeldraw.hosts.joining import joined
-from babeldraw.runs.folder import RunFolder, write_json
+from babeldraw.runs.folder import write_json
 from babeldraw.say import say
-from babeldraw.train.evaluation import TrainedRun, evaluate_run, evaluated
+from babeldraw.train.evaluation import TrainedRun, check_asked, evaluate_run, evaluated
 
 
 def define(values: flags.FlagValues, argv: list[str]) -> None:
@@ -95,8 +95,8 @@ def _judged(
 ) -> list[Judged]:
     """Each run with what its evaluators find, one after the other."""
     for workdir in workdirs:
-        # A folder that is none is said before the first run takes its time.
-        RunFolder.of(workdir).read_config()
+        # What is wrong with the last run is said before the first one takes its time.
+        check_asked(workdir, evaluators, weights, fields)
     found = []
     for workdir in workdirs:
         say(f"evaluating {workdir}")

@@ -172,6 +172,18 @@ def evaluate_run(
     return figures
 
 
+def check_asked(
+    workdir: str,
+    evaluators: Sequence[str],
+    weights: str = "",
+    fields: Mapping[str, Mapping[str, Any]] | None = None,
+) -> None:
+    """Raises what can be said of a run and its evaluators before its weights are read."""
+    config = RunFolder.of(workdir).read_config()
+    weights_in(config, weights)
+    asked_alone(parse(config), evaluators, fields)
+
+
 def evaluated(
     run: TrainedRun,
     evaluators: Sequence[str] = (),

@@ -72,10 +72,8 @@ def test_a_result_says_how_it_came_about(cli, vim_run, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(vim_run, folder)
     words = [f"--workdir={folder}", "--evaluators=validation_loss,samples"]
-    assert (
-        cli("evaluate", *words, "--set=samples.num=3,samples.each=1,samples.sampling.guidance=2")[0]
-        == 0
-    )
+    fields = "samples.num=3,samples.each=1,samples.sampling.guidance=2"
+    assert cli("evaluate", *words, f"--set={fields}")[0] == 0
     loss, samples = (
         json.loads(next((folder / "evaluations").glob(f"{name}_*.json")).read_text())
         for name in ("validation", "samples")
