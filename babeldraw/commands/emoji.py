@@ -1,8 +1,8 @@
 """Makes a folder of captioned emoji in up to four styles, to train on: docs/emoji.md.
 
-Packages are fetched by npm (7 MB), or by pip where there is no npm (32 MB, one style), each with its
-size and SHA-256 told; --packages names a folder that holds them already. CREDITS.md in the folder
-says whom to name.
+Packages are fetched by npm (7 MB), or by pip where there is no npm (32 MB, one style), each told
+with its size and SHA-256; --packages names a folder that holds them already. CREDITS.md in the
+folder says whom to name.
 
 Example:
   babeldraw emoji --out=data/emoji
