@@ -1,0 +1,112 @@
+"""The demo's world of emoji: real pictures, rendered here, whose concepts and styles are known."""
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from babeldraw.commands.demo_world import Card, MakeCard, World
+from babeldraw.commands.emoji import find_packs
+from babeldraw.data.emoji import UNSEEN_PAIRS, Entry, read_entries, write_folder
+from babeldraw.data.image import decode
+from babeldraw.say import say
+
+PICTURES, PACKAGES = "emoji", "packages"
+# Rows of the page: so many concepts that training sees in every style, so many of which it does
+# not see one; chosen by seed 0.
+ROWS = 6
+STYLES = 4
+
+
+def _configure(stage: str, folder: Path, config: Any, quick: bool) -> None:
+    pictures = folder / PICTURES
+    if not (pictures / "emoji.json").exists():
+        say("the pictures: packages of emoji, rendered on this machine")
+        packages = folder / PACKAGES
+        write_folder(find_packs(packages), packages, pictures, config.tokenizer.image_size[0])
+    config.data.path = str(pictures)
+
+
+def _prompts(folder: Path) -> list[str]:
+    """The first wording of every style of a few concepts: rows of seen ones, then of held out."""
+    return [entry.caption[0] for entry in shown(read_entries(folder / PICTURES))]
+
+
+def shown(entries: list[Entry]) -> list[Entry]:
+    """Those on the page: ROWS concepts whose styles are all seen, ROWS with one held out."""
+    by_concept: dict[str, list[Entry]] = {}
+    for entry in entries:
+        by_concept.setdefault(entry.concept, []).append(entry)
+    styles = max(map(len, by_concept.values()))
+    whole = [found for found in by_concept.values() if len(found) == styles]
+    held_out = [f for f in whole if any(entry.split == UNSEEN_PAIRS for entry in f)]
+    seen = [f for f in whole if all(entry.split == "train" for entry in f)]
+    rng = np.random.default_rng(0)
+    return [
+        entry
+        for kind in (seen, held_out)
+        for row in sorted(rng.permutation(len(kind))[:ROWS])
+        for entry in kind[row]
+    ]
+
+
+def _cards(folder: Path) -> MakeCard:
+    @functools.cache
+    def entries() -> dict[str, Entry]:
+        return {entry.caption[0]: entry for entry in read_entries(folder / PICTURES)}
+
+    def card(prompt: str, picture: np.ndarray) -> Card:
+        entry = entries().get(prompt)
+        if entry is None:
+            return Card(prompt, picture)
+        original = decode(folder / PICTURES / entry.file)
+        return Card(prompt, picture, held_out=entry.split == UNSEEN_PAIRS, original=original)
+
+    return card
+
+
+EMOJI = World(
+    name="emoji",
+    configs="emoji",
+    about="An image tokenizer and a text-to-image transformer, trained from scratch on emoji as "
+    "four projects draw them. Left what was drawn for the prompt, right the true picture. A "
+    "picture's concept and style are those of the nearest true picture of all, in the features of "
+    "AlexNet, which no training has seen.",
+    tiles=(
+        ("reconstruction", "{psnr_db:.1f} dB", "PSNR on pictures held out"),
+        ("LPIPS", "{lpips:.3f}", "of reconstructions, VGG16; 0 is equal"),
+        ("codebook in use", "{codebook_usage:.0%}", "of its codes, in one batch"),
+        ("concept, seen pairs", "{concept_seen:.0%}", "{concept_top5_seen:.0%} among the first 5"),
+        (
+            "concept, held-out pairs",
+            "{concept_unseen:.0%}",
+            "{concept_top5_unseen:.0%} among the first 5",
+        ),
+        ("style", "{style_seen:.0%}", "{style_unseen:.0%} of held-out pairs"),
+        ("minutes", "{total:.1f}", "tokenizer {tokenizer:.1f}, generator {text_to_image:.1f}"),
+    ),
+    scores=(
+        ("concept_{}", "concept", "of the nearest true picture"),
+        ("concept_top5_{}", "concept", "of one of the five nearest"),
+        ("style_{}", "style", "of the nearest true picture"),
+        ("both_{}", "both", "concept and style: the very picture"),
+        ("concept_{}_without_guidance", "concept", "without guidance"),
+    ),
+    scores_text=(
+        "A held-out pair is a concept in a style that training never shows together, while it "
+        "shows the concept in other styles.",
+        "Chance is {chance:.2%}.",
+        "Of true held-out pictures the nearest other one has the same concept in "
+        "{true_concept:.0%}, of noise in {noise_concept:.0%}.",
+        "Guidance is {guidance:g}.",
+    ),
+    quality=("concept", "Generator: % of concepts right"),
+    evaluator="concepts",
+    configure=_configure,
+    prompts=_prompts,
+    cards=_cards,
+    columns=STYLES,
+    notice="Emoji: Noto, Google, Apache-2.0; Twemoji, Twitter and contributors, CC-BY-4.0; Fluent, "
+    "Microsoft, MIT; OpenMoji, HfG Schwäbisch Gmünd, CC-BY-SA-4.0.",
+)
