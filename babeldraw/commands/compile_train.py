@@ -94,7 +94,7 @@ class Report:
 _SCOPES = {
     "tokenizer": r"\btokenizer\b",
     "discriminator": "discriminator",
-    "perceptual network": "perceptual|VGG",
+    "perceptual network": "perceptual|LPIPS",
     "cross-attention": "cross_attention",
     "self-attention": r"self_attention|\battention\b",
     "feed-forward": "ffn",

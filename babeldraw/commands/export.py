@@ -50,7 +50,7 @@ def run(values: flags.FlagValues) -> int:
     name, kind, files = kind_of(values)
     weights = required(values, "weights")
     if not files:
-        takes = ", ".join(f"--{flag}" for flag in kind.files)
+        takes = ", ".join(f"--{flag}" for flag in kind.flags)
         raise UserError(f"no file to write is named; --kind={name} takes {takes}")
     outs = {flag: safetensors_file(flag, file) for flag, file in files.items()}
     for flag, out in outs.items():

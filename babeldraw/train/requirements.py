@@ -78,6 +78,26 @@ def check_layout(
             _check_model_axis(path, stack, mesh["model"])
 
 
+def check_looked_at(layout: Layout, batch_size: int, every: int) -> None:
+    """Refuses a share of the batch, for the perceptual term, that leaves devices without work.
+
+    Args:
+      layout: mesh and rules.
+      batch_size: pictures per step, over all devices.
+      every: `config.perceptual.every`.
+
+    Raises:
+      UserError: naming the field, its value and what would do.
+    """
+    devices = layout.mesh.shape["data"] * layout.mesh.shape["stage"]
+    require(
+        batch_size % (every * devices) == 0,
+        f"config.perceptual.every is {every}, so that the loss looks at every so many of the "
+        f"{batch_size} pictures of config.train.batch_size, over {devices} devices; choose an "
+        f"`every` that divides {batch_size // devices}",
+    )
+
+
 def _check_stages(path: str, stack: TransformerConfig, stages: int) -> None:
     require(
         stack.blocks % stages == 0,

@@ -21,6 +21,7 @@ from babeldraw.train.base_experiment import Experiment
 from babeldraw.train.flops import ModelFlops, image_spec, traced, with_judges
 from babeldraw.train.requirements import (
     check_layout,
+    check_looked_at,
     need_pictures,
     need_rules_alone,
     need_whole_batches,
@@ -106,6 +107,8 @@ class TokenizerExperiment(Experiment):
     def check_layout(self, layout: Layout) -> None:
         need_rules_alone(self.mesh, "a tokenizer's")
         check_layout(layout, self.train.batch_size, 1, self.stacks)
+        if self.loss.perceptual > 0:
+            check_looked_at(layout, self.train.batch_size, self.perceptual.every)
 
     @property
     def stacks(self) -> dict[str, TransformerConfig]:

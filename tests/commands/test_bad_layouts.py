@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from babeldraw.judges.perceptual import PerceptualNetwork
 from babeldraw.train import loop
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -197,3 +198,12 @@ def test_overrides_that_do_not_fit(refused, overrides, line):
 )
 def test_a_tokenizer_has_its_own(refused, fields, line):
     assert refused(TOKENIZER, fields).startswith(line)
+
+
+def test_a_share_of_the_batch_that_leaves_devices_idle(refused, monkeypatch):
+    monkeypatch.setattr(PerceptualNetwork, "load", lambda network: {})
+    fields = ["train.batch_size=16", "loss.perceptual=0.1", "perceptual.every=4"]
+    assert refused(TOKENIZER, fields) == (
+        "config.perceptual.every is 4, so that the loss looks at every so many of the 16 pictures "
+        "of config.train.batch_size, over 8 devices; choose an `every` that divides 2"
+    )

