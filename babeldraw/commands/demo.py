@@ -15,7 +15,7 @@ import numpy as np
 from absl import flags
 
 import babeldraw
-from babeldraw.commands.flags import make_folder
+from babeldraw.commands.flags import define_cache, make_folder, use_cache
 from babeldraw.commands.report import write_report
 from babeldraw.commands.sample import Drawing
 from babeldraw.config import to_dict
@@ -36,6 +36,7 @@ NUM_PICTURES = 16
 
 
 def define(values: flags.FlagValues, argv: list[str]) -> None:
+    define_cache(values)
     flags.DEFINE_string("workdir", "runs/demo", "The folder of the demo.", flag_values=values)
     flags.DEFINE_string(
         "variant", "", "runlocal for a few quick steps that show the path only.", flag_values=values
@@ -48,6 +49,7 @@ def run(values: flags.FlagValues) -> int:
     if folder.report_file.exists() and page.exists():
         say(f"the demo in {folder.path} is finished; look at {page} (or give another --workdir)")
         return 0
+    use_cache(values)
     try:
         summary = demo(folder, values.variant)
     except Interrupted as stopped:
