@@ -168,7 +168,9 @@ def _train(
     # What an evaluator cannot open is said now, not at the first evaluation, hours from here.
     for evaluator in evaluators.values():
         getattr(evaluator, "check", lambda: None)()
-    writer = MetricsWriter(folder) if hosts.index == 0 else None
+    writer = None
+    if hosts.index == 0:
+        writer = MetricsWriter(folder, settings.metrics, to_dict(experiment))
     stop, restore_sigterm = _stop_on_sigterm(hosts)
     progress_report = ProgressReport(label, steps, start)
     profiler = Profiler(folder, hosts.index, progress_report.say)
