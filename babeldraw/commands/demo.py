@@ -19,7 +19,7 @@ from absl import flags
 import babeldraw
 from babeldraw.commands.demo_shapes import SHAPES
 from babeldraw.commands.demo_world import World
-from babeldraw.commands.flags import make_folder
+from babeldraw.commands.flags import define_cache, make_folder, use_cache
 from babeldraw.commands.report import WORLD_FILE, WORLDS, write_report
 from babeldraw.commands.sample import Drawing
 from babeldraw.data.image import decode, save_png, to_grid
@@ -36,6 +36,7 @@ CONFIGS = Path(babeldraw.__file__).resolve().parent.parent / "configs"
 
 
 def define(values: flags.FlagValues, argv: list[str]) -> None:
+    define_cache(values)
     flags.DEFINE_enum("world", "shapes", list(WORLDS), "What is learnt.", flag_values=values)
     flags.DEFINE_string(
         "workdir", None, "The folder of the demo; runs/demo, or runs/WORLD.", flag_values=values
@@ -47,11 +48,14 @@ def define(values: flags.FlagValues, argv: list[str]) -> None:
 
 def run(values: flags.FlagValues) -> int:
     world = WORLDS[values.world]
-    folder = RunFolder.of(values.workdir or f"runs/{world.configs}")
+    if not values.workdir:
+        values.workdir = f"runs/{world.configs}"
+    folder = RunFolder.of(values.workdir)
     page = folder.path / "report.html"
     if folder.report_file.exists() and page.exists():
         say(f"the demo in {folder.path} is finished; look at {page} (or give another --workdir)")
         return 0
+    use_cache(values)
     try:
         summary = demo(folder, values.variant, world)
     except Interrupted as stopped:

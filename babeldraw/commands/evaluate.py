@@ -11,13 +11,21 @@ from pathlib import Path
 
 from absl import flags
 
-from babeldraw.commands.flags import define_hosts, hosts_of, make_folder, required
+from babeldraw.commands.flags import (
+    define_cache,
+    define_hosts,
+    hosts_of,
+    make_folder,
+    required,
+    use_cache,
+)
 from babeldraw.hosts.joining import joined
 from babeldraw.runs.folder import write_json
 from babeldraw.train.evaluation import evaluate_run
 
 
 def define(values: flags.FlagValues, argv: list[str]) -> None:
+    define_cache(values)
     flags.DEFINE_string("workdir", None, "The run folder.", flag_values=values)
     flags.DEFINE_list(
         "evaluators",
@@ -43,6 +51,7 @@ def run(values: flags.FlagValues) -> int:
     place, limits = hosts_of(values)
     asked = {name: values[name].value for name in ("workdir", "evaluators", "weights")}
     with joined(place, asked, limits) as hosts:
+        use_cache(values)
         figures = evaluate_run(workdir, values.evaluators, values.weights)
     if hosts.index > 0:
         return 0
