@@ -14,7 +14,7 @@ from babeldraw.commands.flags import make_folder
 from babeldraw.data.image import write_whole
 from babeldraw.data.pipeline import TrainBatches
 from babeldraw.data.shards import MANIFEST
-from babeldraw.data.text import PAD_ID, Vocabulary, train_vocabulary
+from babeldraw.data.text import PAD_ID, Vocabulary, captions_in, train_vocabulary
 from babeldraw.errors import UserError
 from babeldraw.pages import png, render
 from babeldraw.train.base_experiment import Experiment
@@ -116,7 +116,8 @@ def _lengths(captions, vocabulary: Vocabulary | None, batches: TrainBatches) -> 
     """A histogram of token counts, and how many captions are cut; empty without captions."""
     if vocabulary is None:
         return {}
-    lengths = vocabulary.lengths(list(itertools.islice(captions, COUNTED)))
+    said = (text for caption in captions for text in captions_in(caption))
+    lengths = vocabulary.lengths(list(itertools.islice(said, COUNTED)))
     if not lengths:
         return {}
     width = max(1, -(-(max(lengths) + 1) // BARS))
