@@ -26,6 +26,7 @@ from babeldraw.data.sources import open_source
 from babeldraw.drawing.tokenizer_run import TokenizerRun
 from babeldraw.errors import UserError
 from babeldraw.evaluation import measures
+from babeldraw.judges import similarity
 from babeldraw.judges.perceptual import PerceptualConfig, PerceptualNetwork
 from babeldraw.pages import render
 from babeldraw.runs.folder import RunFolder, write_json
@@ -128,8 +129,8 @@ def _measures(size: tuple[int, int], perceptual: str) -> Measures:
     @jax.jit
     def measure(params: Any, images: jax.Array, originals: jax.Array) -> dict[str, jax.Array]:
         found = {"l1": measures.l1(images, originals), "l2": measures.l2(images, originals)}
-        if min(size) >= measures.SSIM_WINDOW:
-            found["ssim"] = measures.ssim(images, originals)
+        if min(size) >= similarity.SSIM_WINDOW:
+            found["ssim"] = similarity.ssim(images, originals)
         if network is not None:
             found["lpips"] = network.distance(params, images, originals)
         return found

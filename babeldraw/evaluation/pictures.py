@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from babeldraw.data.image import to_grid, to_uint8
@@ -12,6 +11,8 @@ from babeldraw.data.pipeline import eval_batches
 from babeldraw.data.records import Source
 from babeldraw.evaluation import measures
 from babeldraw.evaluation.base import Context, open_held_out
+from babeldraw.evaluation.intervals import Figure, mean_figure
+from babeldraw.judges import similarity
 from babeldraw.judges.perceptual import PerceptualConfig, PerceptualNetwork
 from babeldraw.objectives.base import Batch, TrainState
 from babeldraw.sharding.batch import place_batch, whole
@@ -64,39 +65,53 @@ def perceptual_distance(fns: dict[str, Callable], config: PerceptualConfig) -> D
 
 
 def picture_measures(size: tuple[int, int], distance: Distance | None) -> dict[str, Measure]:
-    """The measures that apply to pictures of (height, width), by name."""
+    """The measures that apply to pictures of (height, width), by name.
+
+    MS-SSIM of pictures that are too small for its five scales bears their number in its name
+    (`ms_ssim_3_scales`): it is another figure.
+    """
 
     def of_pixels(measure: Callable) -> Measure:
         return lambda state, images, originals: measure(images, originals)
 
     found = {"l1": of_pixels(measures.l1), "l2": of_pixels(measures.l2)}
-    if min(size) >= measures.SSIM_WINDOW:
-        found["ssim"] = of_pixels(measures.ssim)
+    if min(size) >= similarity.SSIM_WINDOW:
+        count = similarity.scales(size)
+        whole_set = count == len(similarity.SCALE_WEIGHTS)
+        name = "ms_ssim" if whole_set else f"ms_ssim_{count}_scales"
+        found |= {"ssim": of_pixels(similarity.ssim), name: of_pixels(similarity.ms_ssim)}
     if distance is not None:
         found["lpips"] = distance
     return found
 
 
-def masked_sums(
-    of: dict[str, Measure],
-    state: TrainState,
-    images: jax.Array,
-    originals: jax.Array,
-    mask: jax.Array,
+def measured(
+    of: dict[str, Measure], state: TrainState, images: jax.Array, originals: jax.Array
 ) -> dict[str, jax.Array]:
-    """The sum of each measure over the pictures where mask, bool [B], is True."""
-    zeros_B = jnp.zeros(mask.shape, jnp.float32)
-    return {
-        name: jnp.sum(jnp.where(mask, measure(state, images, originals), zeros_B))
-        for name, measure in of.items()
-    }
+    """Each measure of each picture, float32 [B]; padding has values too."""
+    return {name: measure(state, images, originals) for name, measure in of.items()}
 
 
-def mean_figures(sums: dict[str, jax.Array], pictures: int) -> Iterator[tuple[str, float]]:
-    """psnr_db of the mean squared error, then the mean of each measure."""
-    means = {name: float(value) / pictures for name, value in sums.items()}
-    yield "psnr_db", measures.psnr_db(means["l2"])
-    yield from means.items()
+class Measured:
+    """What was measured of pictures, on the host: a number for each, whatever the batches were."""
+
+    def __init__(self):
+        self._values: dict[str, list[np.ndarray]] = {}
+
+    def add(self, values: dict[str, jax.Array], mask: np.ndarray) -> None:
+        """float32 [B] of a batch, and which of its places hold a picture."""
+        for name, value in values.items():
+            self._values.setdefault(name, []).append(whole(value)[mask])
+
+    def __len__(self) -> int:
+        return sum(len(part) for part in next(iter(self._values.values()), []))
+
+    def figures(self) -> Iterator[tuple[str, Figure]]:
+        """psnr_db of the mean squared error, then the mean of each measure, with intervals."""
+        found = {name: np.concatenate(parts) for name, parts in self._values.items()}
+        yield "psnr_db", mean_figure(found["l2"], measures.psnr_db)
+        for name, values in found.items():
+            yield name, mean_figure(values)
 
 
 def picture_pairs(placed: Batch, images: jax.Array) -> list[tuple[np.ndarray, np.ndarray]]:

@@ -12,8 +12,8 @@ from babeldraw.data.image import to_grid, to_uint8
 from babeldraw.evaluation.base import Context, HeldOut, Value
 from babeldraw.evaluation.pictures import (
     Distance,
-    masked_sums,
-    mean_figures,
+    Measured,
+    measured,
     open_pictures,
     picture_batches,
     picture_measures,
@@ -69,21 +69,19 @@ class Upscaling(HeldOut):
 
     def run(self, state: TrainState) -> Iterator[tuple[str, Value]]:
         source = open_pictures(self._context)
-        sums, pictures, shown = None, 0, []
+        found, shown = {"network": Measured(), "bicubic": Measured()}, []
         for batch in picture_batches(source, self._config, self._context):
             placed = place_pictures(batch, self._context)
-            added, rows = self._measure(state, placed, self._distance)
-            # One batch at a time is under way: the host may read faster than a device measures.
-            jax.block_until_ready(sums)
-            sums = added if sums is None else jax.tree.map(jnp.add, sums, added)
+            values, rows = self._measure(state, placed, self._distance)
             mask = whole(placed["mask"])
-            pictures += int(mask.sum())
+            for name, own in found.items():
+                own.add(values[name], mask)
             if len(shown) < self._config.num_shown:
                 there = mask[: self._config.num_shown]
                 shown += list(to_uint8(whole(rows))[there])
-        require(pictures > 0, f"no held-out record of {source.name} could be read")
-        yield from mean_figures(sums["network"], pictures)
-        for name, value in mean_figures(sums["bicubic"], pictures):
+        require(len(found["network"]) > 0, f"no held-out record of {source.name} could be read")
+        yield from found["network"].figures()
+        for name, value in found["bicubic"].figures():
             yield f"bicubic_{name}", value
         rows = np.stack(shown[: self._config.num_shown])
         yield "upscaled", to_grid(rows.reshape(-1, *rows.shape[2:]), rows.shape[1])
@@ -91,14 +89,14 @@ class Upscaling(HeldOut):
     def _measure_batch(
         self, state: TrainState, batch: Batch, distance: Distance | None
     ) -> tuple[dict, jax.Array]:
-        """Sums of the measures; and the rows of the grid, [n, 3, height, width, 3]."""
-        originals, mask = to_float(batch["image"]), batch["mask"]
+        """The measures, float32 [B]; and the rows of the grid, [n, 3, height, width, 3]."""
+        originals = to_float(batch["image"])
         large, small = self._upscale(state, batch)
         bicubic = jnp.clip(jax.image.resize(small, originals.shape, "cubic"), 0.0, 1.0)
         of = picture_measures(self._context.image_size, distance)
-        sums = {
-            name: masked_sums(of, state, images, originals, mask)
+        values = {
+            name: measured(of, state, images, originals)
             for name, images in (("network", large), ("bicubic", bicubic))
         }
         rows = jnp.stack([bicubic, large, originals], axis=1)
-        return sums, rows[: self._config.num_shown]
+        return values, rows[: self._config.num_shown]

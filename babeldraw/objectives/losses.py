@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from babeldraw.judges import similarity
 from babeldraw.tokenizers.pixels import map_pixels
 
 
@@ -40,6 +41,18 @@ def gradient(images: jax.Array, targets: jax.Array) -> jax.Array:
     """
     error = images - targets
     return l1(error[:, 1:], error[:, :-1]) + l1(error[:, :, 1:], error[:, :, :-1])
+
+
+def ms_ssim(images: jax.Array, targets: jax.Array) -> jax.Array:
+    """1 - multi-scale structural similarity, mean; see `babeldraw.judges.similarity`.
+
+    Zhao et al., "Loss Functions for Image Restoration with Neural Networks", 2017, section III-C.
+
+    Args:
+      images, targets: float32 [B, height, width, C] in [0, 1], sides of at least 11 pixels.
+    """
+    with jax.named_scope("ms_ssim"):
+        return 1 - jnp.mean(similarity.ms_ssim(images, targets))
 
 
 def logit_laplace(mean: jax.Array, log_scale: jax.Array, images: jax.Array) -> jax.Array:

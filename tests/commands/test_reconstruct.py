@@ -10,7 +10,7 @@ from babeldraw.commands.reconstruct import error_map
 from babeldraw.data import shapes
 from babeldraw.data.image import center_crop, decode, save_png, to_uint8
 from babeldraw.drawing.tokenizer_run import TokenizerRun
-from babeldraw.evaluation import measures
+from babeldraw.judges import similarity
 
 SIDE = 32
 
@@ -46,7 +46,7 @@ def test_the_files_are_the_tokenizer_s_and_the_figures_theirs(reconstruct, token
         l2 = np.mean(np.square(image - exact))
         assert row["l2"] == pytest.approx(l2, rel=1e-4)
         assert row["psnr_db"] == pytest.approx(-10 * np.log10(l2), rel=1e-4)
-        ssim = float(measures.ssim(image[None], exact[None])[0])
+        ssim = float(similarity.ssim(image[None], exact[None])[0])
         assert row["ssim"] == pytest.approx(ssim, abs=1e-4)
         assert row["codes"] == len(np.unique(ids)) and row["caption"] == caption
     l2 = np.mean([row["l2"] for row in figures["pictures"]])

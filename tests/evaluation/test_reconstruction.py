@@ -16,16 +16,15 @@ from babeldraw.tokenizers.base import Codes
 SIDE, V = 32, 16
 
 
-def context(size=(SIDE, SIDE)):
-    mesh = make_mesh(MeshConfig(), jax.devices()[:2])
+def context(size=(SIDE, SIDE), devices=2):
+    mesh = make_mesh(MeshConfig(), jax.devices()[:devices])
     return Context(DataConfig(num_examples=40), size, seed=0, mesh=mesh)
 
 
-def figures(reconstruct, distance=None, size=(SIDE, SIDE), **config):
+def figures(reconstruct, distance=None, size=(SIDE, SIDE), devices=2, **config):
     config = ReconstructionConfig(**{"num_examples": 20, "batch_size": 8, **config})
-    return dict(
-        Reconstruction(reconstruct, config, context(size), Codes((2, 2), (V,)), distance).run(None)
-    )
+    place, codes = context(size, devices), Codes((2, 2), (V,))
+    return dict(Reconstruction(reconstruct, config, place, codes, distance).run(None))
 
 
 def code_of_place(state, batch):
@@ -57,6 +56,11 @@ def test_figures_are_means_over_the_pictures_that_are_there():
     counts = np.array([3, 3, 3, 3, 2, 2, 2, 2]) / 20
     assert found["perplexity"] == pytest.approx(np.exp(-np.sum(counts * np.log(counts))))
     assert "lpips" not in found
+    # 32 pixels have two scales of the five, which the name says.
+    assert 0.9 < found["ms_ssim_2_scales"] < 1 and "ms_ssim" not in found
+    for name in ("psnr_db", "ssim", "l1"):
+        interval = found[name].interval
+        assert interval.low < found[name] < interval.high and found[name].num == 20
 
 
 @pytest.mark.parametrize(
@@ -93,6 +97,29 @@ def test_usage_is_averaged_over_batches_and_counts_each_code_once():
     both = figures(reconstruct, usage_batch=16)["codebook_usage"]
     assert both == pytest.approx(len(np.unique(brightness)) / V)
     assert both > min(shares)
+
+
+def test_any_batches_on_any_devices_give_the_same():
+    def by_brightness(state, batch):
+        images, ids = code_of_place(state, batch)
+        mean = (images.mean((1, 2, 3)) * V).astype(jnp.int32)
+        return images, jnp.broadcast_to(mean[:, None], ids.shape)
+
+    one, eight = (
+        figures(by_brightness, devices=devices, batch_size=size, usage_batch=24)
+        for devices, size in ((1, 4), (8, 24))
+    )
+    np.testing.assert_array_equal(one.pop("reconstructions"), eight.pop("reconstructions"))
+    assert one == pytest.approx(eight, rel=1e-6) and len(one) == 11
+    assert one["ssim"].interval.low == pytest.approx(eight["ssim"].interval.low, rel=1e-6)
+
+
+def test_use_stands_beside_that_of_uniform_draws():
+    found = figures(code_of_place, usage_batch=8, num_examples=16)
+    # Eight pictures of four places: 32 draws. At a place they have eight different codes.
+    assert found["codebook_usage_uniform"] == pytest.approx(1 - (15 / 16) ** 32)
+    at_a_place = 8 / (16 * (1 - (15 / 16) ** 8))
+    assert found["place_usage"] == found["place_usage_least"] == pytest.approx(at_a_place)
 
 
 def test_a_perceptual_distance_is_averaged_as_the_others():

@@ -130,6 +130,15 @@ def test_the_gradient_is_that_of_the_sum():
     np.testing.assert_allclose(first()[1]["grad_norm"], norm, rtol=1e-4)
 
 
+def test_structural_similarity_is_a_term_that_is_off_unless_asked_for():
+    raw, frozen = np.full((B, SIZE, SIZE, 6), 0.3, np.float32), initial().frozen
+    on = dataclasses.replace(FULL, loss=dataclasses.replace(FULL.loss, ms_ssim=0.5))
+    loss, terms = on._reconstruction_loss(raw, IMAGES, frozen)
+    plain, others = FULL._reconstruction_loss(raw, IMAGES, frozen)
+    assert terms.keys() - others.keys() == {"ms_ssim"} and 0 < terms["ms_ssim"] < 1
+    np.testing.assert_allclose(loss - plain, 0.5 * terms["ms_ssim"], rtol=1e-4)
+
+
 def test_each_network_has_its_own_optimizer_and_the_frozen_one_none():
     before, (after, _) = initial(), first()
     assert after.params.keys() == before.params.keys() == {*ENCODER, *DECODER}
@@ -210,6 +219,13 @@ def test_the_axes_are_the_state_s(objective):
         (
             {"discriminator": NoDiscriminatorConfig()},
             "config.loss.adversarial is 0.1 and config.discriminator.kind is 'none'",
+        ),
+        (
+            {
+                "tokenizer": dataclasses.replace(FULL.tokenizer, image_size=(8, 8)),
+                "loss": dataclasses.replace(FULL.loss, ms_ssim=1.0),
+            },
+            r"config.loss.ms_ssim is 1.0 and config.tokenizer.image_size is \(8, 8\)",
         ),
         (
             {

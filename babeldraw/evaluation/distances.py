@@ -1,0 +1,195 @@
+"""How far a set of pictures lies from another one, in the features of a network; float64.
+
+Every function takes features [N, D] or their moments, so that the network is whoever's: the figure
+is named after it (`fd_vgg16`), and only Inception's would be FID and KID as others print them.
+"""
+
+import dataclasses
+
+import numpy as np
+from scipy import linalg
+
+from babeldraw.config import require
+from babeldraw.evaluation.moments import Moments
+
+# Vectors whose distances to all others are in memory at once.
+ROWS = 1024
+
+
+# ------------------------------------------------------------------ Fréchet distance
+
+
+@dataclasses.dataclass(frozen=True)
+class Gaussian:
+    """What a Fréchet distance knows of a set: mean [D] and covariance [D, D], float64.
+
+    Attributes:
+      num: vectors that they are of; 0: not known.
+    """
+
+    mean_D: np.ndarray
+    covariance_DD: np.ndarray
+    num: int = 0
+
+    @classmethod
+    def of(cls, moments: Moments, name: str = "pictures") -> "Gaussian":
+        """Raises `UserError` where there are fewer vectors than features: the covariance is then
+        singular whatever the pictures, and the distance says more of N than of them."""
+        features = len(moments.mean_D)
+        require(
+            moments.num >= max(features, 2),
+            f"a Fréchet distance over {features} features needs at least as many {name} and there "
+            f"are {moments.num}; give more, or a network of fewer features",
+        )
+        return cls(moments.mean_D, moments.covariance_DD, moments.num)
+
+
+def frechet_distance(first: Gaussian, second: Gaussian) -> float:
+    """|m1 - m2|^2 + tr S1 + tr S2 - 2 tr (S1 S2)^(1/2), at least 0.
+
+    Dowson and Landau, 1982; Heusel et al., "GANs Trained by a Two Time-Scale Update Rule", 2017.
+
+    tr (S1 S2)^(1/2) is the sum of the singular values of S1^(1/2) S2^(1/2), each root by `eigh`
+    with eigenvalues that rounding alone left above 0 set to 0. No square root of an unsymmetric
+    matrix is taken (`sqrtm` of a singular product gives complex numbers or NaN), and no eigenvalue
+    of the product, whose rounding a square root would enlarge from 1e-16 to 1e-8.
+    """
+    require(
+        first.mean_D.shape == second.mean_D.shape,
+        f"one set has {len(first.mean_D)} features and the other {len(second.mean_D)}: they are "
+        "of two networks",
+    )
+    return frechet_given_root(first, second, square_root(second.covariance_DD))
+
+
+def frechet_given_root(first: Gaussian, second: Gaussian, root_DD: np.ndarray) -> float:
+    """The same, given the second covariance's `square_root`, for many first ones."""
+    product_DD = square_root(first.covariance_DD) @ root_DD
+    shared = linalg.svdvals(product_DD, check_finite=False).sum()
+    traces = np.trace(first.covariance_DD) + np.trace(second.covariance_DD)
+    apart = np.sum(np.square(first.mean_D - second.mean_D))
+    return max(0.0, float(apart + traces - 2 * shared))
+
+
+def square_root(x_DD: np.ndarray) -> np.ndarray:
+    """The symmetric root of a symmetric positive semidefinite matrix."""
+    values_D, vectors_DD = np.linalg.eigh((x_DD + x_DD.T) / 2)
+    floor = max(values_D[-1], 0.0) * len(x_DD) * np.finfo(np.float64).eps
+    values_D = np.where(values_D > floor, values_D, 0.0)
+    return (vectors_DD * np.sqrt(values_D)) @ vectors_DD.T
+
+
+# ------------------------------------------------------------------ kernel distance
+
+
+def kernel_distance(
+    first_ND: np.ndarray,
+    second_MD: np.ndarray,
+    subset: int = 1000,
+    subsets: int = 100,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """KID: mean and deviation of the unbiased MMD^2 over random subsets, at 0 for equal laws.
+
+    Bińkowski et al., "Demystifying MMD GANs", 2018: kernel (x.y / D + 1)^3. Each subset is drawn
+    without repetition, and one may share pictures with another: the deviation is no standard error.
+
+    Args:
+      subset: vectors of each set in a subset, at most what there are.
+      subsets: how many; 1 where they would all hold the same.
+    """
+    rng, most = np.random.default_rng(seed), min(len(first_ND), len(second_MD))
+    size = min(subset, most)
+    found = []
+    for _ in range(1 if size == len(first_ND) == len(second_MD) else subsets):
+        picked = [rng.choice(len(x), size, replace=False) for x in (first_ND, second_MD)]
+        found.append(squared_mmd(first_ND[picked[0]], second_MD[picked[1]]))
+    return float(np.mean(found)), float(np.std(found))
+
+
+def kernel_distance_of_blocks(
+    first_ND: np.ndarray, second_MD: np.ndarray, block: int = 1000, seed: int = 0
+) -> tuple[float, float]:
+    """KID over disjoint blocks in a random order, and its standard error.
+
+    Zaremba, Gretton and Blaschko, "B-tests", 2013: the blocks are independent, so their spread is
+    an honest one. A last part that fills no block is left out.
+
+    Raises:
+      UserError: there are not two blocks.
+    """
+    blocks = min(len(first_ND), len(second_MD)) // block
+    require(
+        blocks >= 2,
+        f"{len(first_ND)} and {len(second_MD)} pictures make no two blocks of {block}; choose "
+        "smaller ones",
+    )
+    rng = np.random.default_rng(seed)
+    orders = [rng.permutation(len(x))[: blocks * block] for x in (first_ND, second_MD)]
+    pairs = zip(*(order.reshape(blocks, block) for order in orders), strict=True)
+    found = [squared_mmd(first_ND[own], second_MD[other]) for own, other in pairs]
+    return float(np.mean(found)), float(np.std(found, ddof=1) / np.sqrt(blocks))
+
+
+def squared_mmd(x_ND: np.ndarray, y_MD: np.ndarray) -> float:
+    """The unbiased estimate with the polynomial kernel of degree 3; may be below 0.
+
+    Gretton et al., "A Kernel Two-Sample Test", 2012, equation 3.
+
+    Raises:
+      UserError: fewer than two vectors on a side.
+    """
+    n, m = len(x_ND), len(y_MD)
+    require(min(n, m) >= 2, f"a kernel distance needs 2 pictures a side; there are {n} and {m}")
+    x_ND, y_MD = np.asarray(x_ND, np.float64), np.asarray(y_MD, np.float64)
+    within = [(k.sum() - np.trace(k)) for k in (_kernel(x_ND, x_ND), _kernel(y_MD, y_MD))]
+    own, other = within[0] / (n * (n - 1)), within[1] / (m * (m - 1))
+    return float(own + other - 2 * _kernel(x_ND, y_MD).mean())
+
+
+def _kernel(x_ND: np.ndarray, y_MD: np.ndarray) -> np.ndarray:
+    return (x_ND @ y_MD.T / x_ND.shape[1] + 1) ** 3
+
+
+# ------------------------------------------------------------------ precision and recall
+
+
+def inside(x_ND: np.ndarray, set_MD: np.ndarray, neighbours: int = 3) -> np.ndarray:
+    """bool [N]: whether each vector lies in the manifold of a set.
+
+    Kynkäänniemi et al., "Improved Precision and Recall Metric", 2019: the manifold is the union of
+    balls about the set's vectors, each reaching to its k-th nearest other one. The mean over drawn
+    pictures in that of true ones is precision, the other way round recall.
+
+    Raises:
+      UserError: the set has no more than `neighbours` vectors.
+    """
+    require(
+        len(set_MD) > neighbours,
+        f"precision and recall with k={neighbours} need more than {neighbours} pictures a side; "
+        f"there are {len(set_MD)}",
+    )
+    radius_M = _radii(set_MD, neighbours)
+    found = []
+    for start in range(0, len(x_ND), ROWS):
+        squared = _squared_distances(x_ND[start : start + ROWS], set_MD)
+        found.append((squared <= radius_M).any(axis=1))
+    return np.concatenate(found)
+
+
+def _radii(set_MD: np.ndarray, neighbours: int) -> np.ndarray:
+    """The squared distance of each vector to its k-th nearest other one, float64 [M]."""
+    found = []
+    for start in range(0, len(set_MD), ROWS):
+        squared = _squared_distances(set_MD[start : start + ROWS], set_MD)
+        # Its own distance is the first, as 0.
+        squared[np.arange(len(squared)), np.arange(start, start + len(squared))] = -1.0
+        found.append(np.partition(squared, neighbours, axis=1)[:, neighbours])
+    return np.concatenate(found)
+
+
+def _squared_distances(x_ND: np.ndarray, y_MD: np.ndarray) -> np.ndarray:
+    """float64 [N, M], at least 0."""
+    x_ND, y_MD = np.asarray(x_ND, np.float64), np.asarray(y_MD, np.float64)
+    squares = np.square(x_ND).sum(1)[:, None] + np.square(y_MD).sum(1)
+    return np.maximum(squares - 2 * x_ND @ y_MD.T, 0.0)

@@ -1,0 +1,88 @@
+"""Statistics of a set of true pictures in a file, to compare others with without its pictures.
+
+The layouts are those of others: pytorch-fid's (`mu`, `sigma`) and that of ADM's evaluator, which
+has `mu_s` and `sigma_s` of spatial features besides. Ours adds the network's `network` and `num`.
+"""
+
+import dataclasses
+import os
+
+import numpy as np
+
+from babeldraw.config import require
+from babeldraw.evaluation.arrays import read_arrays, write_arrays
+from babeldraw.evaluation.distances import Gaussian
+from babeldraw.say import say
+
+
+@dataclasses.dataclass(frozen=True)
+class Reference:
+    """Attributes:
+    network: whose features; empty where the file names none.
+    pooled: of the pooled features.
+    spatial: of spatial ones, of which sFID is made; None where the file has none.
+    """
+
+    network: str
+    pooled: Gaussian
+    spatial: Gaussian | None = None
+
+    def save(self, file: str | os.PathLike) -> None:
+        """Writes an .npz that pytorch-fid reads, and ADM's evaluator where `spatial` is there."""
+        arrays = {"mu": self.pooled.mean_D, "sigma": self.pooled.covariance_DD}
+        if self.spatial is not None:
+            arrays |= {"mu_s": self.spatial.mean_D, "sigma_s": self.spatial.covariance_DD}
+        named = {"network": np.str_(self.network), "num": np.int64(self.pooled.num)}
+        write_arrays(file, arrays | named)
+
+
+def read_reference(file: str | os.PathLike, network: str, features: int) -> Reference:
+    """Statistics to compare with.
+
+    Args:
+      file: an .npz of either layout.
+      network: whose features are to be compared.
+      features: how many it has.
+
+    Raises:
+      UserError: the file cannot be read, holds objects, values that are not finite or no mean and
+        covariance of one size, or is of another network.
+    """
+    found = read_arrays(file, ("mu", "sigma"), ("mu_s", "sigma_s", "network", "num"))
+    named = str(found["network"]) if "network" in found else ""
+    require(
+        named in ("", network),
+        f"{file} holds statistics of {named} and those of {network} are needed; write them anew",
+    )
+    num = int(found["num"]) if "num" in found and found["num"].shape == () else 0
+    pooled = _gaussian(found["mu"], found["sigma"], num, f"{file}: mu and sigma")
+    require(
+        len(pooled.mean_D) == features,
+        f"{file} holds statistics of {len(pooled.mean_D)} features and {network} has {features}: "
+        "they are of another network",
+    )
+    if not named:
+        say(f"{file} names no network; its {features} features are taken for {network}'s")
+    spatial = None
+    if "mu_s" in found and "sigma_s" in found:
+        name = f"{file}: mu_s and sigma_s"
+        spatial = _gaussian(found["mu_s"], found["sigma_s"], num, name)
+    return Reference(named, pooled, spatial)
+
+
+def _gaussian(mean: np.ndarray, covariance: np.ndarray, num: int, name: str) -> Gaussian:
+    require(
+        mean.ndim == 1 and covariance.shape == 2 * mean.shape,
+        f"{name} have the shapes {mean.shape} and {covariance.shape}; (D,) and (D, D) are needed",
+    )
+    for array in (mean, covariance):
+        require(
+            array.dtype.kind in "fiu" and bool(np.isfinite(array).all()),
+            f"{name} hold values that are no finite numbers",
+        )
+    mean, covariance = np.asarray(mean, np.float64), np.asarray(covariance, np.float64)
+    require(
+        bool(np.allclose(covariance, covariance.T, rtol=1e-4, atol=1e-6)),
+        f"{name}: the second is no covariance, it is not symmetric",
+    )
+    return Gaussian(mean, covariance, num)
