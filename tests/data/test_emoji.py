@@ -10,10 +10,11 @@ import zipfile
 import numpy as np
 import pytest
 
-from babeldraw.data import emoji, emoji_packs
+from babeldraw.data import emoji, emoji_packs, packages
 from babeldraw.data.emoji import captions, entries, render, write_folder
-from babeldraw.data.emoji_packs import Icon, Pack, Package, find, read_iconify, read_openmoji
+from babeldraw.data.emoji_packs import Icon, Pack, find, read_iconify, read_openmoji
 from babeldraw.data.folder import FolderSource
+from babeldraw.data.packages import Package
 from babeldraw.errors import UserError
 
 SQUARE = '<path fill="{}" d="M0 0h8v8H0z"/>'
@@ -185,7 +186,7 @@ def test_without_a_renderer_one_line_says_what_to_install(monkeypatch):
 
 
 def test_without_npm_it_goes_on_with_what_there_is(pack, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(emoji_packs.shutil, "which", lambda name: None)
+    monkeypatch.setattr(packages.shutil, "which", lambda name: None)
     absent = Pack("Other", (Package("other", "2", "o.tgz", 1, "ab"),), "MIT", "m", "u", find)
     assert find((pack, absent), tmp_path) == [pack]
     assert capsys.readouterr().err == "Other is left out: there is no npm to fetch other 2\n"
