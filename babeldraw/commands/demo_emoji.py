@@ -36,9 +36,11 @@ def _configure(stage: str, folder: Path, config: Any, quick: bool) -> None:
         say("the pictures: packages of emoji, rendered on this machine")
         size = config.tokenizer.image_size[0]
         write_folder(find_packs(packages), packages, pictures, size)
-    config.data.path = str(pictures)
+    # A quick variant has another world's data.
+    config.data.update(source="folder", path=str(pictures), split="train/")
+    config.data.eval_split = "unseen_pairs/"
     vgg16, alexnet = (_weights(folder, packages, kind) for kind in ("vgg_lpips", "alexnet_lpips"))
-    if stage == "tokenizer" and vgg16:
+    if stage == "tokenizer" and vgg16 and not quick:
         config.perceptual.file = vgg16
     elif stage == "tokenizer":
         config.loss.perceptual = 0.0

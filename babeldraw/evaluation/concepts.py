@@ -77,7 +77,7 @@ class Concepts:
     def __init__(self, generate: Callable, config: ConceptsConfig, context: Context):
         self._drawn = Drawn(generate, context)
         self._config, self._context = config, context
-        self._seen_before: _Gallery | None = None
+        self._seen_before: Gallery | None = None
 
     def check(self) -> None:
         """Raises what drawing would find out late."""
@@ -108,27 +108,27 @@ class Concepts:
                 right_N = gallery.judge(images, asked)["concept"]
                 yield f"concept_{kind}_without_guidance", mean_figure(right_N)
 
-    def _gallery(self) -> "_Gallery":
+    def _gallery(self) -> "Gallery":
         if self._seen_before is None:
-            self._seen_before = _Gallery.read(Path(self._context.data.path), self._config.file)
+            self._seen_before = Gallery.read(Path(self._context.data.path), self._config.file)
         return self._seen_before
 
-    def _asked(self, gallery: "_Gallery", split: str) -> np.ndarray:
+    def _asked(self, gallery: "Gallery", split: str) -> np.ndarray:
         """Which pictures are asked for: always the same."""
         those = gallery.of(split)
         rng = np.random.default_rng(self._context.seed)
         return np.sort(rng.permutation(those)[: self._config.num_prompts])
 
     def _draw(
-        self, state: TrainState, gallery: "_Gallery", asked: np.ndarray, sampling: Any
+        self, state: TrainState, gallery: "Gallery", asked: np.ndarray, sampling: Any
     ) -> np.ndarray:
         prompts = [gallery.entries[index].caption[0] for index in asked]
         return self._drawn.draw(state, prompts, sampling, self._config.batch_size)
 
 
 @dataclasses.dataclass(frozen=True)
-class _Gallery:
-    """All true pictures. `features_ND`: float16, `images`: uint8 [N, height, width, 3]."""
+class Gallery:
+    """All true pictures: `images` uint8 [N, height, width, 3], `features_ND` float16."""
 
     entries: list[Entry]
     images: np.ndarray
@@ -136,7 +136,7 @@ class _Gallery:
     features_of: Callable[[np.ndarray], np.ndarray]
 
     @classmethod
-    def read(cls, folder: Path, file: str) -> "_Gallery":
+    def read(cls, folder: Path, file: str) -> "Gallery":
         entries, of = read_entries(folder), make_features(file)
         images = np.stack([decode(folder / entry.file) for entry in entries])
         return cls(entries, images, of(images), of)

@@ -55,6 +55,8 @@ def get_config(variant: str = "") -> ConfigDict:
                 "kind": "cosine",
             },
         },
-        "evaluators": {"reconstruction": {"num_examples": 178, "batch_size": 89}},
+        "evaluators": {
+            "reconstruction": {"num_examples": 178, "batch_size": 89, "usage_batch": 178}
+        },
     }
     return complete(config, variant)
