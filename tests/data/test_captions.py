@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from babeldraw.data.captions import turn_of, with_captions
-from babeldraw.data.config import DataConfig
+from babeldraw.data.config import DataConfig, MixturePart
 from babeldraw.data.folder import FolderSource
 from babeldraw.data.languages import in_language
 from babeldraw.data.pipeline import TrainBatches, eval_batches
@@ -178,9 +178,8 @@ def test_a_caption_file_may_end_otherwise_and_in_capitals(tmp_path, caplog):
 def test_a_metadata_list_tells_of_its_own_folder(tmp_path):
     for name in ("train/a", "test/a"):
         paint(tmp_path / f"{name}.png")
-        (tmp_path / name).parent.joinpath("metadata.csv").write_text(
-            f"file_name,text\na.png,{name}\n"
-        )
+        rows = f"file_name,text\na.png,{name}\n"
+        (tmp_path / name).with_name("metadata.csv").write_text(rows)
     # Of another name it is none, but at the top.
     (tmp_path / "train" / "other.csv").write_text("file_name,text\na.png,wrong\n")
     assert captions(tmp_path) == ["test/a", "train/a"]
