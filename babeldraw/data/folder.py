@@ -1,6 +1,7 @@
 """A folder of pictures, or the .zip of one, captioned by a text file beside each or by a list."""
 
 import bisect
+import contextlib
 import hashlib
 import os
 import posixpath
@@ -13,7 +14,7 @@ from absl import logging
 
 from babeldraw.data.files import DiskFiles, Files
 from babeldraw.data.image import decode, image_suffixes
-from babeldraw.data.languages import ANY, PLAIN, in_language, translations
+from babeldraw.data.languages import PLAIN, check_language, in_language
 from babeldraw.data.listed import Listed, read_lists
 from babeldraw.data.records import BadRecord, Record
 from babeldraw.data.rows import numbered_classes
@@ -125,7 +126,7 @@ class FolderSource:
         self._names = _split(pictures, split)
         if not self._names:
             raise self._nothing_in(split, len(pictures))
-        self._check_language()
+        check_language(self._texts(), language, path)
         self.identity = f"folder/{split}/{self._digest()}"
         self.name = f"folder/{self._files.name}/{split}/{self._digest()}"
 
@@ -203,44 +204,11 @@ class FolderSource:
         of_class = self._class_caption and self._label(name) >= 0
         return bool(name in self._listed or self._sidecar(name) or of_class)
 
-    def _check_language(self) -> None:
-        """Tells how many captions have the language; asked for none, whether there are some."""
-        if self._language == PLAIN:
-            # One caption tells: to read all takes long where there are many.
-            first = next((name for name in self._names if self._has_caption(name)), None)
-            found = self._translations(first) if first is not None else {}
-            if found:
-                logging.warning(
-                    "%s: captions have translations (%s), which are left out; data.language names "
-                    "one, or 'any'",
-                    self._path,
-                    _some(found),
-                )
-            return
-        every = [self._translations(name) for name in self._names]
-        some = [found for found in every if found and (self._language in (*found, ANY))]
-        if not some:
-            languages = {language for found in every for language in found}
-            raise UserError(
-                f"data.language={self._language!r} is of no caption of data.path={self._path}; use "
-                f"'' or one of these: {_some(sorted(languages)) or 'there are none'}"
-            )
-        if len(some) < len(every):
-            logging.warning(
-                "%s: %d of %d captions are not there in data.language=%r; their first line is "
-                "taken",
-                self._path,
-                len(every) - len(some),
-                len(every),
-                self._language,
-            )
-
-    def _translations(self, name: str) -> dict[str, str]:
-        try:
-            return translations(self._text(name))
-        except BadRecord:
-            # Told where it is read.
-            return {}
+    def _texts(self) -> Iterator[str]:
+        """What is written of each picture; what cannot be read is told where it is used."""
+        for name in self._names:
+            with contextlib.suppress(BadRecord):
+                yield self._text(name)
 
     # ------------------------------------------------------------------ classes
 
@@ -336,12 +304,6 @@ def _tell(files: Files, what: str, why: str, names: list[str]) -> None:
             why,
             names[0],
         )
-
-
-def _some(words: Iterable[str], count: int = 12) -> str:
-    words = list(words)
-    more = f", ... ({len(words)})" if len(words) > count else ""
-    return ", ".join(words[:count]) + more
 
 
 def _split(names: list[str], split: str) -> list[str]:

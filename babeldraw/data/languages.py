@@ -6,6 +6,12 @@ pt_BR.utf8=Um tigre de Sumatra.
 """
 
 import re
+from collections.abc import Iterable
+from typing import Any
+
+from absl import logging
+
+from babeldraw.errors import UserError
 
 # The language of a line without a mark; all of them.
 PLAIN, ANY = "", "any"
@@ -41,3 +47,49 @@ def in_language(caption: str, language: str) -> str:
     elif language in translated:
         plain = [translated[language]]
     return "\n".join(plain).strip()
+
+
+def check_language(captions: Iterable[str], language: str, where: Any) -> None:
+    """Says how many captions lack a language; where none is asked for, whether there are some.
+
+    Args:
+        captions: with all their lines. Without a language only the first is looked at: to read all
+            takes long where there are many.
+        language: '', 'any' or a code.
+        where: the data's path.
+
+    Raises:
+        UserError: no caption has it.
+    """
+    captions = filter(None, captions)
+    if language == PLAIN:
+        if found := translations(next(captions, "")):
+            logging.warning(
+                "%s: captions have translations (%s), which are left out; data.language names "
+                "one, or 'any'",
+                where,
+                _some(found),
+            )
+        return
+    found = [translations(caption) for caption in captions]
+    lacking = [one for one in found if not (one if language == ANY else language in one)]
+    if len(lacking) == len(found):
+        known = _some(sorted({name for one in found for name in one})) or "there are none"
+        raise UserError(
+            f"data.language={language!r} is of no caption of data.path={where}; use '' or one of "
+            f"these: {known}"
+        )
+    if lacking:
+        logging.warning(
+            "%s: %d of %d captions are not there in data.language=%r; their first line is taken",
+            where,
+            len(lacking),
+            len(found),
+            language,
+        )
+
+
+def _some(words: Iterable[str], count: int = 12) -> str:
+    words = list(words)
+    more = f", ... ({len(words)})" if len(words) > count else ""
+    return ", ".join(words[:count]) + more

@@ -96,7 +96,7 @@ class ZipFiles:
         members: dict[str, zipfile.ZipInfo] = {}
         for info in self._zip.infolist():
             name = _name(info)
-            if info.is_dir() or hidden(name):
+            if name.endswith("/") or hidden(name):
                 continue
             if reason := _refused(info, name):
                 self.left_out.setdefault(reason, []).append(name)
