@@ -20,7 +20,7 @@ from babeldraw.runs.folder import RunFolder, write_json
 from babeldraw.say import say
 
 # Seconds: to reach the server at the start, and to send what is left at the end.
-WANDB_SECONDS = 60
+WANDB_SECONDS = 30
 
 
 class Board(Protocol):
@@ -162,7 +162,7 @@ class WandbBoard:
                 finish_timeout=WANDB_SECONDS,
             ),
         )
-        self._run = _begun(begin, place)
+        self._run = _begun(begin, wandb.teardown, place)
         # Steps are a figure like others: done again after a kill, they would be refused as its own.
         self._run.define_metric("*", step_metric="step")
 
@@ -176,8 +176,14 @@ class WandbBoard:
         self._run.finish()
 
 
-def _begun(begin: Callable[..., Any], place: str) -> Any:
-    """The run at the server; where that cannot be, one in a folder that can be sent there."""
+def _begun(begin: Callable[..., Any], drop: Callable[[], None], place: str) -> Any:
+    """The run at the server; where that cannot be, one in a folder that can be sent there.
+
+    Args:
+      begin: `wandb.init` without the mode.
+      drop: forgets a run that could not begin, whose id would be in use.
+      place: the folder.
+    """
     kept = f"wandb keeps the run in {place}/wandb; `wandb sync` sends it"
     asked = os.environ.get("WANDB_MODE", "")
     if not asked and not os.environ.get("WANDB_API_KEY"):
@@ -187,6 +193,7 @@ def _begun(begin: Callable[..., Any], place: str) -> Any:
         return begin(mode=asked or "online")
     except Exception as error:
         say(f"wandb cannot be reached ({' '.join(str(error).split())}): {kept}")
+        drop()
         return begin(mode="offline")
 
 

@@ -89,14 +89,21 @@ class Run:
 def wandb(monkeypatch):
     """A module in its place. `runs`: those begun; `refuse`: modes that raise; `down`: for runs."""
     module = types.ModuleType("wandb")
-    module.runs, module.refuse, module.down = [], (), False
+    module.runs, module.refuse, module.down, module.stuck = [], (), False, False
 
     def init(**asked):
+        if module.stuck:
+            raise ValueError("its id is in use")
         if asked["mode"] in module.refuse:
+            module.stuck = True
             raise ConnectionError(f"no {asked['mode']}")
         module.runs.append(Run(asked, module.down))
         return module.runs[-1]
 
+    def teardown():
+        module.stuck = False
+
+    module.teardown = teardown
     module.init, module.Settings, module.Image = init, dict, lambda picture: ("image", picture)
     monkeypatch.setitem(sys.modules, "wandb", module)
     for name in ("API_KEY", "PROJECT", "ENTITY", "NAME", "MODE", "SILENT"):
