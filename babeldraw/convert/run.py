@@ -34,7 +34,8 @@ def export_run(workdir: str, folder: Path, weights: str = "", half: bool = False
       The number of arrays.
 
     Raises:
-      UserError: no run there, no checkpoint yet, a number beyond float16, no such weights, or the folder holds something.
+      UserError: no run there, no checkpoint yet, no such weights, a number beyond float16, or the
+        folder holds something.
     """
     run, folder = RunFolder.of(workdir), folder.expanduser()
     config = run.read_config()
@@ -100,5 +101,5 @@ def _half(array: np.ndarray, name: str) -> np.ndarray:
         return array
     largest = float(np.abs(array).max(initial=0.0))
     if largest > np.finfo(HALF).max:
-        raise UserError(f"{name} holds {largest:g}, which is beyond float16; export it whole")
+        raise UserError(f"{name} holds {largest:.0f}, which is beyond float16; export it whole")
     return array.astype(HALF)

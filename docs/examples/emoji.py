@@ -1,15 +1,15 @@
 """The emoji world beyond its demo: what the perceptual term does, and what two hours give.
 
-    bash launch/local.sh emoji --out=data/emoji --size=48
-    python docs/examples/emoji.py --pictures=data/emoji --weights=runs/emoji --workdir=runs/emoji_table
+    bash launch/local.sh demo --world=emoji
+    python docs/examples/emoji.py --demo=runs/emoji --workdir=runs/emoji_table
 
-`--weights` is the folder of a demo (`babeldraw demo --world=emoji`), which has VGG16 and AlexNet with
-LPIPS's weights as vgg_lpips.safetensors and alexnet_lpips.safetensors. Cell by cell, each of which
-writes its figures to OUT (docs/reports) as emoji_CELL.json and is left alone where they are there:
+`--demo` is the folder of the demo, whose pictures and weights of VGG16 and AlexNet are used. Cell by
+cell, each of which writes its figures to OUT (docs/reports) as emoji_CELL.json and is left alone
+where they are there:
 
-  tokenizers   configs/emoji/tokenizer.py with and without the perceptual term; PSNR, SSIM, LPIPS and
-               the Fréchet distance of VGG16's features, on held-out and on training pictures, and a
-               picture of both. 25 minutes each on two cores.
+  tokenizers   configs/emoji/tokenizer.py with and without the perceptual term; PSNR, SSIM, LPIPS
+               and the Fréchet distance of VGG16's features, and a picture of both. 25 minutes
+               each on two cores.
   long         a tokenizer and a generator of twice the demo's steps, their figures over minutes.
                Two hours.
   released     the long run as plain files for `babeldraw import --kind=run`, in float16.
@@ -41,8 +41,7 @@ LONGER = 2
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--pictures", type=pathlib.Path, required=True)
-    parser.add_argument("--weights", type=pathlib.Path, required=True)
+    parser.add_argument("--demo", type=pathlib.Path, required=True)
     parser.add_argument("--workdir", type=pathlib.Path, required=True)
     parser.add_argument("--out", type=pathlib.Path, default=ROOT / "docs" / "reports")
     parser.add_argument("--cells", default="tokenizers,long,released")
@@ -61,11 +60,11 @@ def main() -> None:
 def config_of(name: str, args: argparse.Namespace) -> Any:
     """A config of the emoji world with this machine's files."""
     config = load_config(f"configs/emoji/{name}.py", ROOT / "pyproject.toml")
-    config.data.path = str(args.pictures.resolve())
+    config.data.path = str((args.demo / "emoji").resolve())
     if name == "tokenizer":
-        config.perceptual.file = str((args.weights / "vgg_lpips.safetensors").resolve())
+        config.perceptual.file = str((args.demo / "vgg_lpips.safetensors").resolve())
     else:
-        file = str((args.weights / "alexnet_lpips.safetensors").resolve())
+        file = str((args.demo / "alexnet_lpips.safetensors").resolve())
         config.evaluators.concepts = {"file": file}
     return config
 
@@ -94,9 +93,9 @@ def tokenizers(args: argparse.Namespace) -> dict[str, Any]:
 
 def side_by_side(args: argparse.Namespace, folders: dict[str, pathlib.Path]) -> np.ndarray:
     """Rows: held-out pictures, and what each tokenizer gives back, enlarged twice."""
-    held_out = [e for e in read_entries(args.pictures) if e.split == "unseen_pairs"]
+    held_out = [e for e in read_entries(args.demo / "emoji") if e.split == "unseen_pairs"]
     chosen = np.random.default_rng(0).permutation(len(held_out))[:SHOWN]
-    originals = np.stack([decode(args.pictures / held_out[index].file) for index in chosen])
+    originals = np.stack([decode(args.demo / "emoji" / held_out[index].file) for index in chosen])
     rows = [originals / np.float32(255)]
     for folder in folders.values():
         tokenizer = TokenizerRun.open(str(folder))
