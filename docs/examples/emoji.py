@@ -3,9 +3,9 @@
     bash launch/local.sh demo --world=emoji
     python docs/examples/emoji.py --demo=runs/emoji --workdir=runs/emoji_table
 
-`--demo` is the folder of the demo, whose pictures and weights of VGG16 and AlexNet are used. Cell by
-cell, each of which writes its figures to OUT (docs/reports) as emoji_CELL.json and is left alone
-where they are there:
+`--demo` is the folder of the demo, whose pictures and weights of VGG16 and AlexNet are used. Cell
+by cell, each of which writes its figures to OUT (docs/reports) as emoji_CELL.json and is left
+alone where they are there:
 
   tokenizers   configs/emoji/tokenizer.py with and without the perceptual term; PSNR, SSIM, LPIPS
                and the Fréchet distance of VGG16's features, and a picture of both. 25 minutes
