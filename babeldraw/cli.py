@@ -28,6 +28,7 @@ COMMANDS = (
     "compile",
     "vocabulary",
     "prepare",
+    "emoji",
     "tokenize",
     "reconstruct",
     "import",

@@ -129,8 +129,8 @@ main() {
       # A worker per core, files of tests shared among them; `test -n0` runs in one process.
       exec "$VENV/bin/python" -m pytest --numprocesses=auto --maxprocesses=8 --dist=loadfile "$@"
       ;;
-    prepare)
-      set_up prepare
+    prepare | emoji)
+      set_up "$1"
       exec "$VENV/bin/babeldraw" "$@"
       ;;
     *)

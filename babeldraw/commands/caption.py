@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 
-from babeldraw.commands.flags import make_folder, required
+from babeldraw.commands.flags import define_cache, make_folder, required, use_cache
 from babeldraw.data.image import decode, image_suffixes, write_whole
 from babeldraw.data.records import BadRecord
 from babeldraw.drawing.captioning import GREEDY, CaptionerRun
@@ -27,6 +27,7 @@ AT_A_TIME = 256
 
 
 def define(values: flags.FlagValues, argv: list[str]) -> None:
+    define_cache(values)
     flags.DEFINE_string(
         "workdir", None, "A contrastive captioner's run folder.", flag_values=values
     )
@@ -51,6 +52,7 @@ def run(values: flags.FlagValues) -> int:
     workdir, files = required(values, "workdir"), _files(values)
     changed = {name: values[name].value for name in ("temperature", "top_k", "top_p")}
     settings = dataclasses.replace(GREEDY, **changed)
+    use_cache(values)
     captioner = CaptionerRun.open(workdir, values.weights)
     lines, bad = [], 0
     report = ProgressReport("caption", len(files), unit="pictures")

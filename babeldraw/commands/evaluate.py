@@ -19,7 +19,14 @@ from typing import Any
 from absl import flags
 
 from babeldraw.commands.evaluate_table import Judged, write_table
-from babeldraw.commands.flags import define_hosts, hosts_of, make_folder, required
+from babeldraw.commands.flags import (
+    define_cache,
+    define_hosts,
+    hosts_of,
+    make_folder,
+    required,
+    use_cache,
+)
 from babeldraw.errors import UserError
 from babeldraw.hosts.joining import joined
 from babeldraw.runs.folder import write_json
@@ -28,6 +35,7 @@ from babeldraw.train.evaluation import TrainedRun, check_asked, evaluate_run, ev
 
 
 def define(values: flags.FlagValues, argv: list[str]) -> None:
+    define_cache(values)
     flags.DEFINE_string(
         "workdir", None, "The run folder; several, separated by commas.", flag_values=values
     )
@@ -71,6 +79,7 @@ def run(values: flags.FlagValues) -> int:
     place, limits = hosts_of(values)
     asked = {name: values[name].value for name in ("workdir", "evaluators", "set", "weights")}
     with joined(place, asked, limits) as hosts:
+        use_cache(values, workdirs[0])
         if several:
             runs = _judged(workdirs, values.evaluators, values.weights, fields)
             if hosts.index == 0:

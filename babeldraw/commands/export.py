@@ -3,7 +3,8 @@
 --weights is a file that `babeldraw import` made; each flag of the kind's files names one to write,
 and a file that is already there is refused, for the same flags name the originals to `import`.
 
---kind=run: the newest weights of a run as plain files, with its config and vocabulary.
+--kind=run: the newest weights of a run as plain files, with its config and vocabulary; --half
+rounds them to float16, and `import` gives float32 again.
 
 Example:
   babeldraw export --kind=vgg_lpips --weights=vgg_lpips.safetensors --vgg=vgg16.safetensors \\
@@ -38,17 +39,22 @@ def define(values: flags.FlagValues, argv: list[str]) -> None:
         f"The .safetensors file to read; of {RUN}: ema or params, none for those in use.",
         flag_values=values,
     )
+    flags.DEFINE_bool(
+        "half", False, f"{RUN}: rounds weights to float16, half the size.", flag_values=values
+    )
 
 
 def run(values: flags.FlagValues) -> int:
     check_flags(values, ())
     if values.kind == RUN:
         folder, workdir = required(values, "folder"), required(values, "workdir")
-        count = export_run(workdir, Path(folder), values.weights or "")
+        count = export_run(workdir, Path(folder), values.weights or "", values.half)
         say(f"{folder}: {count} arrays of {workdir}, its config and words")
         return 0
     name, kind, files = kind_of(values)
     weights = required(values, "weights")
+    if values.half:
+        raise UserError(f"--half goes with --kind={RUN}; others' files are written whole")
     if not files:
         takes = ", ".join(f"--{flag}" for flag in kind.flags)
         raise UserError(f"no file to write is named; --kind={name} takes {takes}")

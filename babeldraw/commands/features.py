@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 
-from babeldraw.commands.flags import make_folder, required
+from babeldraw.commands.flags import define_cache, make_folder, required, use_cache
 from babeldraw.data.image import write_whole
 from babeldraw.data.pipeline import eval_batches
 from babeldraw.data.records import Source
@@ -25,6 +25,7 @@ from babeldraw.train.understanding import BATCH_SIZE, FeaturesRun, check_block
 
 
 def define(values: flags.FlagValues, argv: list[str]) -> None:
+    define_cache(values)
     flags.DEFINE_string("workdir", None, "The run folder of a VIM.", flag_values=values)
     flags.DEFINE_integer(
         "block", None, "Which block; 0: tokens plus positions.", flag_values=values
@@ -43,6 +44,7 @@ def run(values: flags.FlagValues) -> int:
     workdir, block = required(values, "workdir"), required(values, "block")
     if not values.out.endswith(".npz"):
         raise UserError(f"--out={values.out} must end in .npz")
+    use_cache(values)
     features = FeaturesRun.open(workdir)
     check_block(block, features.blocks)
     source = _source(values, features)

@@ -12,6 +12,7 @@ from absl import flags
 from babeldraw.errors import UserError
 from babeldraw.hosts.place import Place, find_place
 from babeldraw.hosts.presence import Limits
+from babeldraw.runs.compiled import use_compilation_cache
 
 
 def required(values: flags.FlagValues, name: str) -> Any:
@@ -60,6 +61,28 @@ def as_flags(names: Mapping[str, str]) -> Iterator[None]:
     except UserError as error:
         words = said.sub(lambda found: f"--{names[found[1] or found[2]]}", str(error))
         raise UserError(words) from error
+
+
+def define_cache(values: flags.FlagValues) -> None:
+    """The flag of a command that compiles programs."""
+    flags.DEFINE_string(
+        "compilation_cache",
+        None,
+        "A folder that keeps compiled programs for the next start, or off; none: "
+        "JAX_COMPILATION_CACHE_DIR, else .compilation_cache beside the run folder.",
+        flag_values=values,
+    )
+
+
+def use_cache(values: flags.FlagValues, workdir: str | None = None) -> None:
+    """Keeps compiled programs as the flags say; once all hosts have joined.
+
+    Args:
+      workdir: the run folder beside which they lie; None: that of the flags, if there is one.
+    """
+    if workdir is None and "workdir" in values:
+        workdir = values["workdir"].value
+    use_compilation_cache(values.compilation_cache, workdir)
 
 
 def define_hosts(values: flags.FlagValues) -> None:

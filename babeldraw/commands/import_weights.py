@@ -53,7 +53,26 @@ def run(values: flags.FlagValues) -> int:
     for flag, file in wanted.items():
         if file.without is None:
             required(values, flag)
-    out = safetensors_file("out", required(values, "out"))
+    import_kind(name, files, safetensors_file("out", required(values, "out")))
+    for flag, file in wanted.items():
+        if flag not in files:
+            say(f"--{flag} not given: what it holds is {file.without:g} everywhere")
+    return 0
+
+
+def import_kind(name: str, files: dict[str, str], out: Path) -> None:
+    """Writes the weights of a kind, and tells what of its files was taken.
+
+    Args:
+      name: of KINDS.
+      files: of the kind, by flag.
+      out: a .safetensors file, which records the files' SHA-256.
+
+    Raises:
+      UserError: a file that cannot be read, or is of another kind.
+    """
+    kind = KINDS[name]
+    wanted = kind.asked(files)
     names = {flag: f"--{flag}={file}" for flag, file in files.items()}
     tensors = {
         flag: read_arrays(file, f"--{flag}", wanted[flag].inside) for flag, file in files.items()
@@ -69,10 +88,6 @@ def run(values: flags.FlagValues) -> int:
             say(f"--{flag}: {len(keys)} arrays left out: {why}")
     say(f"sha256 {sha256(str(out))}  --out={out}")
     say(f"{out}: {name}, {len(params)} arrays")
-    for flag, file in wanted.items():
-        if flag not in files:
-            say(f"--{flag} not given: what it holds is {file.without:g} everywhere")
-    return 0
 
 
 # ------------------------------------------------------------------ shared with `export`

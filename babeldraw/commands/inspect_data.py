@@ -13,8 +13,9 @@ import numpy as np
 from babeldraw.commands.flags import make_folder
 from babeldraw.data.image import write_whole
 from babeldraw.data.pipeline import TrainBatches
+from babeldraw.data.records import classes_of
 from babeldraw.data.shards import MANIFEST
-from babeldraw.data.text import PAD_ID, Vocabulary, train_vocabulary
+from babeldraw.data.text import PAD_ID, Vocabulary, captions_in, train_vocabulary
 from babeldraw.errors import UserError
 from babeldraw.pages import png, render
 from babeldraw.train.base_experiment import Experiment
@@ -73,11 +74,11 @@ def _vocabulary(experiment: Experiment, file: str) -> Vocabulary | None:
 
 def _pictures(batches: TrainBatches, vocabulary: Vocabulary | None) -> list[dict[str, Any]]:
     """The first pictures, each with its caption as its ids read back."""
-    pictures = []
+    pictures, names = [], classes_of(batches.source)
     while len(pictures) < SHOWN:
         batch = next(batches)
         for row, image in enumerate(batch["image"]):
-            label = f"label {batch['label'][row]}" if batch["label"][row] >= 0 else ""
+            label = _label(int(batch["label"][row]), names)
             picture = {"address": png(image), "label": label, "caption": "", "tokens": None}
             if vocabulary is not None:
                 ids = batch["text"][row]
@@ -87,11 +88,20 @@ def _pictures(batches: TrainBatches, vocabulary: Vocabulary | None) -> list[dict
     return pictures[:SHOWN]
 
 
+def _label(number: int, names: tuple[str, ...]) -> str:
+    if number < 0:
+        return ""
+    name = names[number] if number < len(names) else str(number)
+    return f"label {number}" if name == str(number) else f"label {number} ({name})"
+
+
 def _facts(experiment: Experiment, batches: TrainBatches) -> dict[str, str]:
     reader, size = batches.reader, experiment.image_size
     share = reader.bad / max(1, reader.read)
+    classes = classes_of(reader.source)
     return {
         "records": f"{len(reader.source):,}",
+        **({"classes": f"{len(classes):,}"} if classes else {}),
         "steps per epoch": f"{len(reader.source) / experiment.train.batch_size:,.1f}",
         "pictures": f"{size[1]} x {size[0]}, crop {experiment.data.crop}",
         "read for this page": f"{reader.read:,}",
@@ -116,7 +126,8 @@ def _lengths(captions, vocabulary: Vocabulary | None, batches: TrainBatches) -> 
     """A histogram of token counts, and how many captions are cut; empty without captions."""
     if vocabulary is None:
         return {}
-    lengths = vocabulary.lengths(list(itertools.islice(captions, COUNTED)))
+    said = (text for caption in captions for text in captions_in(caption))
+    lengths = vocabulary.lengths(list(itertools.islice(said, COUNTED)))
     if not lengths:
         return {}
     width = max(1, -(-(max(lengths) + 1) // BARS))

@@ -49,6 +49,9 @@ def define(values: flags.FlagValues, argv: list[str]) -> None:
         "split", "", "SUBFOLDER/ of a folder, or a split of TFDS (train).", flag_values=values
     )
     flags.DEFINE_string("data_dir", "", "Where TFDS keeps prepared data.", flag_values=values)
+    flags.DEFINE_string(
+        "language", "", "Of a folder's captions with translations: fr, any.", flag_values=values
+    )
     flags.DEFINE_boolean("fetch", False, "Fetches the URLs of a list.", flag_values=values)
     flags.DEFINE_list(
         "fetch_hosts", [], "Hosts that may be asked; * for any public one.", flag_values=values
@@ -84,7 +87,7 @@ def run(values: flags.FlagValues) -> int:
 
 def _flags() -> dict[str, str]:
     """The library's arguments and the flags that they come from."""
-    same = ("path", "split", "data_dir", "out", "fetch", "max_bad_share")
+    same = ("path", "split", "data_dir", "language", "out", "fetch", "max_bad_share")
     own = {name: name for name in (*same, *(f.name for f in dataclasses.fields(Options)))}
     return {**own, "kind": "source", "fetch.hosts": "fetch_hosts", "fetch.seconds": "fetch_seconds"}
 
@@ -100,7 +103,7 @@ def _run(values: flags.FlagValues, path: str, out: str) -> int:
         reports[0].update(done)
 
     manifest = prepare(
-        open_input(values.source, path, values.split, values.data_dir, fetch),
+        open_input(values.source, path, values.split, values.data_dir, fetch, values.language),
         options,
         out,
         shard_size=values.shard_size,

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from absl import flags
 
-from babeldraw.commands.flags import make_folder, required
+from babeldraw.commands.flags import define_cache, make_folder, required, use_cache
 from babeldraw.config import build, to_dict
 from babeldraw.errors import UserError
 from babeldraw.evaluation.linear_probe import LinearProbeConfig
@@ -22,6 +22,7 @@ from babeldraw.train.understanding import open_with_features, probe_run
 
 
 def define(values: flags.FlagValues, argv: list[str]) -> None:
+    define_cache(values)
     flags.DEFINE_string("workdir", None, "The run folder of a VIM.", flag_values=values)
     flags.DEFINE_string("out", "", "A file for the figures as JSON.", flag_values=values)
     flags.DEFINE_list(
@@ -44,6 +45,7 @@ def run(values: flags.FlagValues) -> int:
     changed = {name: value for name, value in given.items() if value is not None}
     if "blocks" in changed:
         changed["blocks"] = _numbers(changed["blocks"])
+    use_cache(values)
     trained = open_with_features(workdir)
     own = to_dict(trained.experiment.evaluators.linear_probe or LinearProbeConfig())
     config = build(LinearProbeConfig, {**own, **changed}, "config.evaluators.linear_probe")

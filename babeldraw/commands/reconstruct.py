@@ -16,7 +16,7 @@ import jax
 import numpy as np
 from absl import flags
 
-from babeldraw.commands.flags import make_folder, required
+from babeldraw.commands.flags import define_cache, make_folder, required, use_cache
 from babeldraw.config import build
 from babeldraw.data.config import DataConfig
 from babeldraw.data.image import save_png, to_uint8, write_whole
@@ -48,6 +48,7 @@ FORMS = {
 
 
 def define(values: flags.FlagValues, argv: list[str]) -> None:
+    define_cache(values)
     flags.DEFINE_string("workdir", None, "Run folder of a tokenizer.", flag_values=values)
     flags.DEFINE_string("images", "", "A folder of pictures; none: held out.", flag_values=values)
     flags.DEFINE_integer("num", 16, "Pictures at most; 0: all.", flag_values=values)
@@ -66,6 +67,7 @@ def run(values: flags.FlagValues) -> int:
         if values[name].value < least:
             raise UserError(f"--{name} is {values[name].value}; at least {least} is needed")
     workdir, out = required(values, "workdir"), Path(required(values, "out"))
+    use_cache(values)
     tokenizer = TokenizerRun.open(workdir, level=values.level)
     source = _open(workdir, values.images, tokenizer.image_size)
     measure = _measures(tokenizer.image_size, values.perceptual)

@@ -7,52 +7,25 @@ import json
 import math
 import os
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from etils import epath
 
-from babeldraw.data import shapes
+from babeldraw.commands.demo_emoji import EMOJI
+from babeldraw.commands.demo_shapes import SHAPES
+from babeldraw.commands.demo_world import KINDS, World
 from babeldraw.data.image import decode, write_whole
 from babeldraw.data.records import BadRecord
 from babeldraw.errors import UserError
-from babeldraw.evaluation.shapes_scorer import score_batch
 from babeldraw.pages import render
 from babeldraw.runs.folder import RunFolder
 from babeldraw.train.metrics import read_scalars
 
-KINDS = {"seen": "seen pairs", "unseen": "held-out pairs"}
-# Under each label a figure and a note.
-TILES = {
-    "reconstruction": ("{psnr_db:.1f} dB", "PSNR on held-out pictures"),
-    "codebook in use": ("{codebook_usage:.0%}", "of its codes, in one batch"),
-    "exact, seen pairs": ("{exact_seen:.0%}", "{exact_seen_without_guidance:.0%} without guidance"),
-    "exact, held-out pairs": (
-        "{exact_unseen:.0%}",
-        "{exact_unseen_without_guidance:.0%} without guidance",
-    ),
-    "crisp, seen pairs": ("{crisp_seen:.0%}", "{crisp:.0%} of reconstructions"),
-    "minutes": ("{total:.1f}", "tokenizer {tokenizer:.1f}, generator {text_to_image:.1f}"),
-}
-# Row by row: the name of a figure, its label, what it asks for.
-SCORES = (
-    ("number_{}", "number", "as many objects as asked for"),
-    ("colour_{}", "colour", "of every object"),
-    ("shape_{}", "shape", "of every object"),
-    ("size_{}", "size", "of every object"),
-    ("relation_{}", "relation", "left of, above, …; always right where there is one object"),
-    ("background_{}", "background", "white, black or gray"),
-    ("exact_{}", "exact", "all of these at once"),
-    ("crisp_{}", "crisp", "every object there, its sides straight, corners sharp, holes open"),
-    ("exact_{}_without_guidance", "exact", "without guidance"),
-)
-SCORES_TEXT = (
-    "Training shows none of the scenes asked for; a held-out pair is a colour and a shape that it "
-    "never shows together.",
-    "Guidance is {guidance:g}.",
-    "{num_prompts:,} prompts of each kind leave a share uncertain by up to {error:.1f} points "
-    "(one standard error).",
-)
+# In a demo's folder: which world it is of.
+WORLD_FILE = "demo.json"
+WORLDS = {world.name: world for world in (SHAPES, EMOJI)}
 
 Points = list[tuple[float, float]]
 
@@ -76,16 +49,19 @@ def write_report(folder: str | os.PathLike) -> epath.Path:
     path = epath.Path(folder).expanduser()
     if not path.is_dir():
         raise UserError(f"the demo folder {path} does not exist; name one that demo made")
-    demo = _Demo.read(path)
-    cards = [_card(prompt, picture) for prompt, picture in demo.samples()]
+    world = WORLDS.get(_read_json(path / WORLD_FILE).get("world"), SHAPES)
+    demo = _Demo.read(path, world)
+    card = world.cards(Path(path))
+    cards = [card(prompt, picture) for prompt, picture in demo.samples()]
     text = render(
         "report.html",
+        world=world,
         tiles=_tiles(demo),
         cards=cards,
         grid=None if cards else _grid(demo),
         kinds=KINDS.values(),
         scores=_scores(demo),
-        scores_text=" ".join(_filled(template, demo.figures) for template in SCORES_TEXT),
+        scores_text=" ".join(_filled(template, demo.figures) for template in world.scores_text),
         pairs=_latest_pairs(demo.tokenizer),
         charts=_charts(demo),
         configs=_configs(demo),
@@ -125,18 +101,19 @@ class _Demo:
     """`figures`: those of the summary, else the last of the runs; parts and total in minutes."""
 
     folder: epath.Path
+    world: World
     tokenizer: _Run
     generator: _Run
     figures: dict[str, float]
 
     @classmethod
-    def read(cls, folder: epath.Path) -> "_Demo":
+    def read(cls, folder: epath.Path, world: World) -> "_Demo":
         runs = {name: _Run.read(folder / name) for name in ("tokenizer", "text_to_image")}
         tokenizer, generator = runs.values()
         figures = tokenizer.figures("reconstruction") | tokenizer.figures("outlines")
-        figures |= generator.figures("prompts")
+        figures |= generator.figures(world.evaluator)
         with contextlib.suppress(KeyError, TypeError, ValueError, ZeroDivisionError):
-            count = generator.config["evaluators"]["prompts"]["num_prompts"]
+            count = generator.config["evaluators"][world.evaluator]["num_prompts"]
             figures |= {"num_prompts": count, "error": 50 / math.sqrt(count)}
         summary = _read_json(folder / "report.json")
         figures |= _numbers(summary.get("tokenizer")) | _numbers(summary.get("prompts"))
@@ -144,7 +121,7 @@ class _Demo:
         seconds |= {"total": sum(seconds.values())} if seconds else {}
         seconds |= _numbers(summary.get("seconds"))
         figures |= {name: value / 60 for name, value in seconds.items()}
-        return cls(folder, tokenizer, generator, figures)
+        return cls(folder, world, tokenizer, generator, figures)
 
     def samples(self) -> Iterator[tuple[str, np.ndarray]]:
         """Prompt and picture of each line of the manifest that can be read."""
@@ -182,30 +159,9 @@ def _tiles(demo: _Demo) -> list[tuple[str, str, str]]:
     """Label, figure and note of each tile whose figure there is."""
     tiles = [
         (label, *(_filled(template, demo.figures) for template in templates))
-        for label, templates in TILES.items()
+        for label, *templates in demo.world.tiles
     ]
     return [(label, value, note) for label, value, note in tiles if value]
-
-
-@dataclasses.dataclass(frozen=True)
-class _Card:
-    """A drawn picture. `wrong`: what is not as asked; empty too where it cannot be `judged`."""
-
-    prompt: str
-    picture: np.ndarray
-    judged: bool = False
-    wrong: tuple[str, ...] = ()
-    held_out: bool = False
-
-
-def _card(prompt: str, picture: np.ndarray) -> _Card:
-    try:
-        answers = score_batch(picture[None], [prompt])
-    except UserError:
-        return _Card(prompt, picture)
-    wrong = tuple(name for name, right in answers.items() if not right and name != "exact")
-    held_out = shapes.parse_caption(prompt).split() == "unseen"
-    return _Card(prompt, picture, judged=True, wrong=wrong, held_out=held_out)
 
 
 def _grid(demo: _Demo) -> np.ndarray | None:
@@ -218,7 +174,7 @@ def _scores(demo: _Demo) -> list[tuple[str, str, list[float | None]]]:
     """Label, note and the share of each kind, of the rows that have one."""
     rows = [
         (label, note, [demo.figures.get(name.format(kind)) for kind in KINDS])
-        for name, label, note in SCORES
+        for name, label, note in demo.world.scores
     ]
     return [(label, note, shares) for label, note, shares in rows if shares != [None, None]]
 
@@ -242,8 +198,9 @@ def _charts(demo: _Demo) -> list["_Chart"]:
     tokenizer, generator = demo.tokenizer.curve, demo.generator.curve
     psnr = tokenizer("train/psnr_db"), tokenizer("reconstruction/psnr_db")
     loss = generator("train/loss"), generator("validation/loss")
-    exact = (
-        [(x / 60, 100 * y) for x, y in generator(f"prompts/exact_{kind}", "seconds")]
+    (figure, title), evaluator = demo.world.quality, demo.world.evaluator
+    quality = (
+        [(x / 60, 100 * y) for x, y in generator(f"{evaluator}/{figure}_{kind}", "seconds")]
         for kind in KINDS
     )
     losses, kinds = ("training", "held-out"), tuple(KINDS.values())
@@ -251,7 +208,7 @@ def _charts(demo: _Demo) -> list["_Chart"]:
         _chart("Tokenizer: loss", "steps", losses, [tokenizer("train/loss")], log=True),
         _chart("Tokenizer: PSNR in dB", "steps", losses, psnr),
         _chart("Generator: loss in nats per token", "steps", losses, loss),
-        _chart("Generator: % of prompts exact", "minutes of its training", kinds, exact),
+        _chart(title, "minutes of its training", kinds, quality),
     )
     return [chart for chart in charts if chart.legend]
 

@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from babeldraw.commands.flags import make_folder, required
+from babeldraw.commands.flags import define_cache, make_folder, required, use_cache
 from babeldraw.data.image import decode
 from babeldraw.data.records import BadRecord
 from babeldraw.drawing.album import MOST_IN_GRID, Album, slug
@@ -72,6 +72,7 @@ INTEGERS = {
 
 
 def define(values: flags.FlagValues, argv: list[str]) -> None:
+    define_cache(values)
     flags.DEFINE_multi_string("prompt", [], "What to draw; may be repeated.", flag_values=values)
     for name, (default, text) in STRINGS.items():
         flags.DEFINE_string(name, default, text, flag_values=values)
@@ -99,8 +100,10 @@ def run(values: flags.FlagValues) -> int:
     image, mask = (_read_image(values, name) for name in ("image", "mask"))
     prompts = [Prompt(text) for text in values.prompt]
     prompts += read_prompts(values.prompts) if values.prompts else []
+    workdir = required(values, "workdir")
+    use_cache(values)
     sampler = Sampler.from_run(
-        required(values, "workdir"),
+        workdir,
         stages=values.super_resolution,
         tokenizer_run=values.tokenizer_run,
         judge=values.judge,

@@ -19,7 +19,7 @@ import jax
 import numpy as np
 from absl import flags
 
-from babeldraw.commands.flags import make_folder, required
+from babeldraw.commands.flags import define_cache, make_folder, required, use_cache
 from babeldraw.data.config import DataConfig
 from babeldraw.data.image import save_png, write_whole
 from babeldraw.data.pipeline import fitted
@@ -36,6 +36,7 @@ DECODED = "decoded.json"
 
 
 def define(values: flags.FlagValues, argv: list[str]) -> None:
+    define_cache(values)
     flags.DEFINE_string("workdir", None, "Run folder of a tokenizer.", flag_values=values)
     flags.DEFINE_boolean("decode", False, "Token shards to pictures.", flag_values=values)
     flags.DEFINE_string("source", "folder", "shapes, folder or tfds.", flag_values=values)
@@ -63,6 +64,7 @@ def run(values: flags.FlagValues) -> int:
     workdir, out = required(values, "workdir"), Path(required(values, "out"))
     if not values.decode and values.source == "tokens":
         raise UserError("--source=tokens are tokens already; --decode makes them pictures again")
+    use_cache(values)
     tokenizer = TokenizerRun.open(workdir, weights=values.weights, level=values.level)
     if values.decode:
         source = _open_tokens(values.path, values.split, tokenizer, workdir)

@@ -8,7 +8,7 @@ Example:
 from absl import flags
 from ml_collections import config_flags
 
-from babeldraw.commands.flags import define_hosts, hosts_of, required
+from babeldraw.commands.flags import define_cache, define_hosts, hosts_of, required, use_cache
 from babeldraw.config import to_dict
 from babeldraw.hosts.joining import Interrupted, joined
 from babeldraw.hosts.presence import GO_ON
@@ -18,6 +18,7 @@ from babeldraw.train.loop import train
 
 
 def define(values: flags.FlagValues, argv: list[str]) -> None:
+    define_cache(values)
     config_flags.DEFINE_config_file(
         "config",
         None,
@@ -35,6 +36,7 @@ def run(values: flags.FlagValues) -> int:
     place, limits = hosts_of(values)
     try:
         with joined(place, to_dict(parse(config)), limits) as hosts:
+            use_cache(values)
             figures = train(config, workdir, hosts=hosts)
     except Interrupted as stopped:
         say(f"stopped after step {stopped.step}, which is saved; the same command goes on from it")

@@ -7,7 +7,6 @@ place in our trees, `params/...` and `frozen/...`.
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from babeldraw.convert.files import sha256
@@ -18,21 +17,25 @@ from babeldraw.runs.opened import write_run
 from babeldraw.runs.weights import check_finite, flatten, read_weights, write_weights
 
 WEIGHTS = "weights.safetensors"
+# What a release is rounded to: half the size, 11 bits of each number's.
+HALF = np.float16
 
 
-def export_run(workdir: str, folder: Path, weights: str = "") -> int:
+def export_run(workdir: str, folder: Path, weights: str = "", half: bool = False) -> int:
     """Writes the newest weights of a run; the optimizer stays behind.
 
     Args:
       workdir: the run folder.
       folder: to write to; it must not be there, or be empty.
       weights: `ema` or `params`; empty: the average where the run keeps one.
+      half: whether float32 arrays are rounded to float16.
 
     Returns:
       The number of arrays.
 
     Raises:
-      UserError: no run there, no checkpoint yet, no such weights, or the folder holds something.
+      UserError: no run there, no checkpoint yet, no such weights, a number beyond float16, or the
+        folder holds something.
     """
     run, folder = RunFolder.of(workdir), folder.expanduser()
     config = run.read_config()
@@ -42,13 +45,16 @@ def export_run(workdir: str, folder: Path, weights: str = "") -> int:
     step, state = restore_parts(run.checkpoints, (held, "frozen"))
     arrays = {f"params/{name}": a for name, a in flatten(state[held]).items()}
     arrays |= {f"frozen/{name}": a for name, a in flatten(state.get("frozen", {})).items()}
+    arrays = {name: np.asarray(array) for name, array in arrays.items()}
+    if half:
+        arrays = {name: _half(array, name) for name, array in arrays.items()}
     folder.mkdir(parents=True, exist_ok=True)
     to = RunFolder.of(str(folder))
     if run.vocabulary_file.exists():
         to.vocabulary_file.write_bytes(run.vocabulary_file.read_bytes())
     to.write_classes(run.read_classes())
     told = {"step": str(step), "weights": held}
-    write_weights(folder / WEIGHTS, jax.tree.map(np.asarray, arrays), told)
+    write_weights(folder / WEIGHTS, arrays, told)
     # Last: a folder without it is none.
     to.write_config({**config, "train": {**config["train"], "ema": None}})
     return len(arrays)
@@ -76,7 +82,7 @@ def import_run(folder: Path, workdir: str) -> int:
         tree = state
         for part in path:
             tree = tree.setdefault(part, {})
-        tree[leaf] = array
+        tree[leaf] = array.astype(np.float32) if array.dtype == HALF else array
     vocabulary = given.vocabulary_file
     write_run(
         workdir,
@@ -88,3 +94,12 @@ def import_run(folder: Path, workdir: str) -> int:
         classes=given.read_classes(),
     )
     return len(arrays)
+
+
+def _half(array: np.ndarray, name: str) -> np.ndarray:
+    if array.dtype != np.float32:
+        return array
+    largest = float(np.abs(array).max(initial=0.0))
+    if largest > np.finfo(HALF).max:
+        raise UserError(f"{name} holds {largest:.0f}, which is beyond float16; export it whole")
+    return array.astype(HALF)

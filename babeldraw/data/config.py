@@ -2,8 +2,14 @@
 
 from dataclasses import dataclass
 
+from babeldraw.data.captions import CAPTIONS
 from babeldraw.data.crops import CROPS
+from babeldraw.data.folder import CLASS, CLASS_FOLDERS
+from babeldraw.data.languages import is_language
 from babeldraw.errors import UserError
+
+# Fields that no other source than a folder reads.
+OF_FOLDERS = ("language", "class_folder", "class_caption")
 
 
 @dataclass(frozen=True)
@@ -31,8 +37,8 @@ class DataConfig:
         source: 'shapes' (drawn on the fly), 'shape_pairs' (one object, whose colour and shape are
             its class), 'digits' (scikit-learn's), 'folder', 'shards' of `babeldraw prepare`,
             'tfds', 'webdataset', 'tokens' of `babeldraw tokenize`, or 'mixture'.
-        path: the folder of pictures, shards or tokens, or the TFDS name such as
-            'coco_captions:1.1.0'.
+        path: the folder of pictures (or a .zip of one), shards or tokens, or the TFDS name such
+            as 'coco_captions:1.1.0'.
         split: the part to train on. shapes: train, test, unseen; shape_pairs: train, test; others:
             train, test, all; folder also 'NAME/', the pictures in that sub-folder; tfds: any of
             its splits, slices
@@ -45,6 +51,16 @@ class DataConfig:
         crop: how training cuts its pictures: 'random', 'center', 'dalle_tokenizer' (mirrors) or
             'dalle_generator' (see `crops`).
         mixture: the sources of a 'mixture' with their weights.
+        captions: of several captions of a picture, a line each, training takes the next one with
+            each epoch ('in_turn'), one drawn anew by seed and step ('random'), the first alone
+            ('first') or all as one text ('joined'). Evaluation takes the first, or all as one.
+        language: of a folder whose captions have translations (lines 'fr.utf8=...'): '' reads the
+            lines without a mark, a code such as 'fr' its translations, and those lines where
+            there is none; 'any' reads all, each a caption of its own.
+        class_folder: which folder is the class of a folder's picture: the one that holds it
+            ('inner') or the topmost ('outer').
+        class_caption: of a folder: what is said of pictures without a caption, such as 'a photo
+            of a {class}'; '' leaves them out.
 
     Raises:
         UserError: a value outside its range.
@@ -60,6 +76,10 @@ class DataConfig:
     workers: int = 2
     crop: str = "random"
     mixture: tuple[MixturePart, ...] = ()
+    captions: str = "in_turn"
+    language: str = ""
+    class_folder: str = "inner"
+    class_caption: str = ""
 
     def __post_init__(self):
         if self.crop not in CROPS:
@@ -75,3 +95,33 @@ class DataConfig:
             raise UserError(f"data.max_bad_share={self.max_bad_share} must lie between 0 and 1")
         if self.workers < 1:
             raise UserError(f"data.workers={self.workers} must be at least 1")
+        if self.captions not in CAPTIONS:
+            raise UserError(
+                f"data.captions={self.captions!r} is unknown; use {', '.join(CAPTIONS)}"
+            )
+        self._check_folder()
+
+    def _check_folder(self) -> None:
+        if not is_language(self.language):
+            raise UserError(
+                f"data.language={self.language!r} is no language; use a code such as 'fr' or "
+                "'pt_BR', 'any', or ''"
+            )
+        if self.class_folder not in CLASS_FOLDERS:
+            raise UserError(
+                f"data.class_folder={self.class_folder!r} is unknown; use "
+                f"{', '.join(CLASS_FOLDERS)}"
+            )
+        if self.class_caption and CLASS not in self.class_caption:
+            raise UserError(
+                f"data.class_caption={self.class_caption!r} has no {CLASS}; write it where the "
+                f"class's name shall stand, as in 'a photo of a {CLASS}'"
+            )
+        if "folder" in (self.source, *(part.source for part in self.mixture)):
+            return
+        for name in OF_FOLDERS:
+            if getattr(self, name) != getattr(DataConfig, name):
+                raise UserError(
+                    f"data.{name}={getattr(self, name)!r} is of data.source='folder' alone, and "
+                    f"here that is {self.source!r}; leave it out"
+                )

@@ -1,57 +1,76 @@
-"""A folder of pictures, captioned by a text file beside each or by a list at the top."""
+"""A folder of pictures, or the .zip of one, captioned by a text file beside each or by a list."""
 
 import bisect
-import csv
+import contextlib
 import hashlib
-import json
 import os
 import posixpath
-import unicodedata
+import zipfile
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 from absl import logging
 
+from babeldraw.data.files import DiskFiles, Files
 from babeldraw.data.image import decode, image_suffixes
+from babeldraw.data.languages import PLAIN, check_language, in_language
+from babeldraw.data.listed import Listed, read_lists
 from babeldraw.data.records import BadRecord, Record
-from babeldraw.data.rows import FILE_COLUMNS, caption_of, columns_of, label_of, numbered_classes
+from babeldraw.data.rows import numbered_classes
+from babeldraw.data.zipped import ZipFiles
 from babeldraw.errors import UserError
 
 SPLITS = ("train", "test", "all")
 TEST_SHARE = 0.05
+# Which folder is the class of a picture: the one that holds it, or the topmost.
+CLASS_FOLDERS = ("inner", "outer")
+# What a template of captions says in place of the class's name.
+CLASS = "{class}"
+# Files of captions, the first of them where there are several.
+SIDECARS = (".txt", ".caption")
 # What stands beside pictures and is none; files of other kinds are counted.
-BESIDE = (".txt", ".json", ".jsonl", ".csv", ".tsv", ".md", ".html", ".parquet", "")
+BESIDE = (".json", ".jsonl", ".csv", ".tsv", ".md", ".html", ".parquet", "")
 HOW_TO_CAPTION = (
     "put NAME.txt beside each NAME.jpg, or a .jsonl file of "
-    '{"file": ..., "caption": ...} or a .csv file with columns file,caption at the top'
+    '{"file": ..., "caption": ...} or a .csv file with columns file,caption at the top, or set '
+    "data.class_caption"
 )
 
 
-@dataclass(frozen=True)
-class Listed:
-    """What a list says of one picture."""
+def open_files(path: str | os.PathLike) -> Files:
+    """The files of a folder or of a .zip.
 
-    caption: str
-    label: int = -1
-
-    def joined(self, other: "Listed") -> "Listed":
-        """With what another row says of the same picture: one more caption, a line of its own."""
-        said = self.caption.split("\n") + other.caption.split("\n")
-        caption = "\n".join(dict.fromkeys(text for text in said if text))
-        return Listed(caption, other.label if self.label < 0 else self.label)
+    Raises:
+        UserError: nothing of that name is here, it is neither, or the .zip cannot be read.
+    """
+    here = Path(path).expanduser()
+    if "://" in os.fspath(path):
+        raise UserError(
+            f"data.path={str(path)!r} is not a folder of this machine; mount that bucket, or copy "
+            "the folder or .zip here"
+        )
+    if str(path) and here.is_dir():
+        return DiskFiles(here)
+    if str(path) and zipfile.is_zipfile(here):
+        return ZipFiles(here)
+    if here.is_file():
+        raise UserError(
+            f"data.path={str(path)!r} is not a folder, and no whole .zip file either; give a "
+            "folder of pictures, or the .zip of one, downloaded to its end"
+        )
+    raise UserError(f"data.path={str(path)!r} is not a folder; give a folder of pictures or a .zip")
 
 
 class FolderSource:
     """Pictures, of any suffix that Pillow reads, at any depth, in the order of their paths.
 
-    A caption is the content of `NAME.txt` beside the picture; else what a `*.jsonl` or `*.csv` file
-    in the top folder says: "file", "file_name", "path" or "image" (relative to that folder),
-    "caption" or "text", and optionally "label", an integer. Of several captions, lines of a file or
-    rows of a list, each is used in turn. Linked folders are followed, hidden files passed over;
-    files of kinds that are not read are counted in the log.
+    A caption is the content of `NAME.txt` or `NAME.caption` beside the picture; else what a
+    `*.jsonl` or `*.csv` file in the top folder, or a `metadata.jsonl` or `.csv` in any, says:
+    "file", "file_name", "path" or "image" (relative to the list's folder), "caption" or "text", and
+    optionally "label", an integer; else, where asked for, a sentence with the class's name. Of
+    several captions, lines of a file or rows of a list, each is used in turn. Linked folders are
+    followed, hidden files passed over; files of kinds that are not read are counted in the log.
 
     Where no list gives labels, the class of a picture is the folder that holds it: `cats/1.jpg`,
     or `train/cats/1.jpg` with split 'train/'. Classes are numbered in the order of their names.
@@ -62,47 +81,54 @@ class FolderSource:
     split of all pictures in the sub-folder of that name.
 
     Args:
-        path: the folder.
+        path: the folder, or a .zip, whose pictures come in the same order and splits.
         split: 'train', 'test', 'all' or 'SUBFOLDER/'.
         require_captions: whether pictures without caption are left out (their number is logged)
             or kept with an empty one.
+        language: of captions with translations: see `languages`.
+        class_folder: 'inner' or 'outer', which of the folders around a picture is its class.
+        class_caption: what is said of pictures without a caption, with {class} in it; '': nothing.
 
     Raises:
-        UserError: no folder, no pictures, no captions where they are required, no such split, or
-            a list none of whose files exist.
+        UserError: no folder, no pictures, no captions where they are required, no such split, a
+            list none of whose files exist, or a language that no caption has.
     """
 
-    def __init__(self, path: str | os.PathLike, split: str, require_captions: bool = True):
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        split: str,
+        require_captions: bool = True,
+        *,
+        language: str = PLAIN,
+        class_folder: str = "inner",
+        class_caption: str = "",
+    ):
         if split not in SPLITS and not split.endswith("/"):
             raise UserError(
                 f"data.split={split!r} is unknown to a folder; use {', '.join(SPLITS)}, or "
                 "'NAME/' for the pictures in sub-folder NAME"
             )
-        self._root = Path(path).expanduser()
-        if not str(path) or not self._root.is_dir():
-            raise UserError(f"data.path={str(path)!r} is not a folder; give a folder of pictures")
-        names, sidecars = _find(self._root)
-        if not names:
+        self._files, self._path = open_files(path), path
+        self._language, self._class_folder = language, class_folder
+        self._class_caption = class_caption
+        names = list(self._files.names())
+        _tell_left_out(self._files)
+        pictures = _pictures(names, self._files)
+        if not pictures:
             raise UserError(f"data.path={path} holds no pictures (.jpg, .png, .webp, ...)")
-        self._listed = _read_lists(self._root, set(names))
-        self._sidecars = sidecars
+        self._listed = read_lists(self._files, names, set(pictures))
+        self._sidecars = _sidecars(names, pictures, self._files)
         self._depth = split.count("/")
-        self.classes, self._numbered = self._find_classes(names)
+        self.classes, self._numbered = self._find_classes(pictures)
         if require_captions:
-            names = self._captioned(names)
-        self._names = _split(names, split)
-        if not self._names and split.endswith("/"):
-            raise UserError(
-                f"data.split={split!r}: there are no pictures in a sub-folder of that name of "
-                f"data.path={path}"
-            )
+            pictures = self._captioned(pictures)
+        self._names = _split(pictures, split)
         if not self._names:
-            raise UserError(
-                f"data.path={path} holds {len(names)} picture, none of them in split {split!r}; "
-                "add pictures or use split 'all'"
-            )
+            raise self._nothing_in(split, len(pictures))
+        check_language(self._texts(), language, path)
         self.identity = f"folder/{split}/{self._digest()}"
-        self.name = f"folder/{self._root.name}/{split}/{self._digest()}"
+        self.name = f"folder/{self._files.name}/{split}/{self._digest()}"
 
     def __len__(self) -> int:
         return len(self._names)
@@ -110,7 +136,8 @@ class FolderSource:
     def __getitem__(self, index: int) -> Record:
         name = self._names[index]
         caption = self._caption(name)
-        return Record(decode(self._root / name), caption, self._label(name))
+        image = decode(self._files.read(name), self._files.where(name))
+        return Record(image, caption, self._label(name))
 
     def captions(self) -> Iterator[str]:
         """The captions in order; what is not UTF-8 is left out."""
@@ -124,38 +151,81 @@ class FolderSource:
         """Per picture in order: its relative path; that of its caption's file, '' without one;
         what a list says its caption is; its label."""
         for name in self._names:
-            listed, sidecar = self._listed.get(name, Listed("")), _sidecar(name)
-            label = self._label(name)
-            yield name, sidecar * (sidecar in self._sidecars), listed.caption, label
-
-    def _caption(self, name: str) -> str:
-        sidecar = _sidecar(name)
-        if sidecar not in self._sidecars:
-            return self._listed.get(name, Listed("")).caption
-        try:
-            text = (self._root / sidecar).read_text(encoding="utf-8-sig")
-        except UnicodeDecodeError as error:
-            raise BadRecord(str(self._root / sidecar), "the caption is not UTF-8") from error
-        except OSError as error:
-            raise BadRecord(str(self._root / sidecar), error.strerror or str(error)) from error
-        return text.strip()
-
-    def _find_classes(self, names: list[str]) -> tuple[tuple[str, ...], bool]:
-        """Names of the classes over all splits, and whether they are the numbers of a list."""
-        classes = numbered_classes((listed.label for listed in self._listed.values()), self._root)
-        if classes is not None:
-            return classes, True
-        return tuple(sorted({self._holder(name) for name in names} - {""})), False
+            listed = self._listed.get(name, Listed(""))
+            yield name, self._sidecar(name), listed.caption, self._label(name)
 
     @property
     def unlabelled(self) -> int:
         """How many pictures have no class."""
         return sum(self._label(name) < 0 for name in self._names)
 
+    # ------------------------------------------------------------------ captions
+
+    def _sidecar(self, name: str) -> str:
+        return self._sidecars.get(posixpath.splitext(name)[0], "")
+
+    def _caption(self, name: str) -> str:
+        caption = in_language(self._text(name), self._language)
+        if caption or not self._class_caption or self._sidecar(name):
+            return caption
+        label = self._label(name)
+        said = self.classes[label].replace("_", " ") if label >= 0 else ""
+        return said and self._class_caption.replace(CLASS, said)
+
+    def _text(self, name: str) -> str:
+        """What is written of a picture, in all its languages."""
+        sidecar = self._sidecar(name)
+        if not sidecar:
+            return self._listed.get(name, Listed("")).caption
+        try:
+            return self._files.read(sidecar).decode("utf-8-sig").strip()
+        except UnicodeDecodeError as error:
+            where = self._files.where(sidecar)
+            raise BadRecord(where, "the caption is not UTF-8") from error
+
+    def _captioned(self, names: list[str]) -> list[str]:
+        kept = [name for name in names if self._has_caption(name)]
+        if not kept:
+            raise UserError(
+                f"data.path={self._path} holds {len(names)} pictures but no captions; "
+                f"{HOW_TO_CAPTION}"
+            )
+        if len(kept) < len(names):
+            missing = len(names) - len(kept)
+            logging.warning(
+                "%s: %d of %d pictures have no caption and are left out",
+                self._path,
+                missing,
+                len(names),
+            )
+        return kept
+
+    def _has_caption(self, name: str) -> bool:
+        of_class = self._class_caption and self._label(name) >= 0
+        return bool(name in self._listed or self._sidecar(name) or of_class)
+
+    def _texts(self) -> Iterator[str]:
+        """What is written of each picture; what cannot be read is told where it is used."""
+        for name in self._names:
+            with contextlib.suppress(BadRecord):
+                yield self._text(name)
+
+    # ------------------------------------------------------------------ classes
+
+    def _find_classes(self, names: list[str]) -> tuple[tuple[str, ...], bool]:
+        """Names of the classes over all splits, and whether they are the numbers of a list."""
+        labels = (listed.label for listed in self._listed.values())
+        classes = numbered_classes(labels, self._path)
+        if classes is not None:
+            return classes, True
+        return tuple(sorted({self._holder(name) for name in names} - {""})), False
+
     def _holder(self, name: str) -> str:
-        """The folder that holds a picture, below that of the split; '' where there is none."""
-        folder = posixpath.dirname(name)
-        return posixpath.basename(folder) if name.count("/") > self._depth else ""
+        """The folder that is a picture's class, below that of the split; '' where there is none."""
+        folders = name.split("/")[self._depth : -1]
+        if not folders:
+            return ""
+        return folders[0] if self._class_folder == "outer" else folders[-1]
 
     def _label(self, name: str) -> int:
         if self._numbered:
@@ -164,22 +234,18 @@ class FolderSource:
         holder = self._holder(name)
         return bisect.bisect_left(self.classes, holder) if holder else -1
 
-    def _captioned(self, names: list[str]) -> list[str]:
-        kept = [n for n in names if n in self._listed or _sidecar(n) in self._sidecars]
-        if not kept:
-            raise UserError(
-                f"data.path={self._root} holds {len(names)} pictures but no captions; "
-                f"{HOW_TO_CAPTION}"
+    # ------------------------------------------------------------------ which data
+
+    def _nothing_in(self, split: str, count: int) -> UserError:
+        if split.endswith("/"):
+            return UserError(
+                f"data.split={split!r}: there are no pictures in a sub-folder of that name of "
+                f"data.path={self._path}"
             )
-        if len(kept) < len(names):
-            missing = len(names) - len(kept)
-            logging.warning(
-                "%s: %d of %d pictures have no caption and are left out",
-                self._root,
-                missing,
-                len(names),
-            )
-        return kept
+        return UserError(
+            f"data.path={self._path} holds {count} picture, none of them in split {split!r}; "
+            "add pictures or use split 'all'"
+        )
 
     def _digest(self) -> str:
         digest = hashlib.sha256()
@@ -189,41 +255,55 @@ class FolderSource:
         return digest.hexdigest()[:8]
 
 
-def _find(root: Path) -> tuple[list[str], set[str]]:
-    """Relative paths of the pictures, sorted, and of the text files that may be captions."""
-    names, texts, others = [], set(), Counter()
-    # Linked folders are followed, but not in circles.
-    around = {os.path.realpath(root)}
-    for folder, folders, files in os.walk(root, followlinks=True):
-        kept = []
-        # A folder before the links to it, whatever the order of the disk.
-        for name in sorted(folders, key=lambda n: (os.path.islink(os.path.join(folder, n)), n)):
-            real = os.path.realpath(os.path.join(folder, name))
-            if not name.startswith(".") and real not in around:
-                around.add(real)
-                kept.append(name)
-        folders[:] = kept
-        relative = Path(folder).relative_to(root)
-        for file in files:
-            # Archives made on a Mac hold a hidden "._NAME.jpg", no picture, beside each picture.
-            if file.startswith("."):
-                continue
-            name = (relative / file).as_posix()
-            suffix = posixpath.splitext(file)[1].lower()
-            if suffix in image_suffixes():
-                names.append(name)
-            elif suffix == ".txt":
-                texts.add(name)
-            elif suffix not in BESIDE:
-                others[suffix] += 1
+def _pictures(names: Iterable[str], files: Files) -> list[str]:
+    """The pictures among the files, sorted; files of kinds that nobody reads are counted."""
+    found, others = [], Counter()
+    for name in names:
+        suffix = posixpath.splitext(name)[1].lower()
+        if suffix in image_suffixes():
+            found.append(name)
+        elif suffix not in (*BESIDE, *SIDECARS):
+            others[suffix] += 1
     if others:
         told = ", ".join(f"{count} {suffix}" for suffix, count in others.most_common(8))
-        logging.warning("%s: files that are read by nobody here are left out: %s", root, told)
-    return sorted(names), texts
+        logging.warning(
+            "%s: files that are read by nobody here are left out: %s", files.where(""), told
+        )
+    return sorted(found)
 
 
-def _sidecar(name: str) -> str:
-    return posixpath.splitext(name)[0] + ".txt"
+def _sidecars(names: Iterable[str], pictures: Iterable[str], files: Files) -> dict[str, str]:
+    """The file of a picture's caption, by the picture's path without its ending."""
+    found: dict[str, str] = {}
+    stems = {posixpath.splitext(name)[0] for name in pictures}
+    lone, further = [], []
+    for suffix in SIDECARS:
+        for name in sorted(name for name in names if name.lower().endswith(suffix)):
+            stem = posixpath.splitext(name)[0]
+            if stem not in stems:
+                lone.append(name)
+            elif found.setdefault(stem, name) != name:
+                further.append(name)
+    for told, why in ((lone, "have no picture"), (further, "are second ones of their picture")):
+        _tell(files, "text files", why, told)
+    return found
+
+
+def _tell_left_out(files: Files) -> None:
+    for reason, names in files.left_out.items():
+        _tell(files, "members", reason, names)
+
+
+def _tell(files: Files, what: str, why: str, names: list[str]) -> None:
+    if names:
+        logging.warning(
+            "%s: %d %s %s and are left out, first: %r",
+            files.where(""),
+            len(names),
+            what,
+            why,
+            names[0],
+        )
 
 
 def _split(names: list[str], split: str) -> list[str]:
@@ -243,106 +323,3 @@ def _rank(name: str) -> float:
     """A number in [0, 1) that depends on the name alone."""
     digest = hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()
     return int.from_bytes(digest[:6], "big") / 2**48
-
-
-def _read_lists(root: Path, names: set[str]) -> dict[str, Listed]:
-    """What the lists in the top folder say, by relative path; several captions are joined."""
-    listed: dict[str, Listed] = {}
-    missing: list[str] = []
-    composed = {_composed(name): name for name in names}
-    for path in sorted(p for p in root.iterdir() if p.suffix.lower() in (".jsonl", ".csv")):
-        if path.name.startswith("."):
-            continue
-        rows = json_rows(path) if path.suffix.lower() == ".jsonl" else csv_rows(path)
-        bad: list[str] = []
-        labels: list[str] = []
-        found: set[str] = set()
-        for line, row in rows:
-            entry = _entry(row)
-            if isinstance(row, dict):
-                found.update(columns_of(row))
-            if entry is None:
-                bad.append(f"{path}:{line}")
-                continue
-            file, said, problem = entry
-            if problem:
-                labels.append(f"{path}:{line}: {problem}")
-            # Lists come from Windows; and Macs write letters with marks in two parts.
-            for other in (file, file.replace("\\", "/")):
-                other = posixpath.normpath(other)
-                file = other if other in names else composed.get(_composed(other), file)
-                if file in names:
-                    break
-            if file in names:
-                listed[file] = listed[file].joined(said) if file in listed else said
-            else:
-                missing.append(file)
-        if bad:
-            logging.warning(
-                "%d lines are no captions and are skipped, first: %s; the columns are %s",
-                len(bad),
-                bad[0],
-                ", ".join(sorted(found)) or "not there",
-            )
-        if labels:
-            logging.warning("%d labels are left out, first: %s", len(labels), labels[0])
-    if missing and not listed:
-        raise UserError(
-            f"none of the {len(missing)} files listed in data.path={root} exist, such as "
-            f"{missing[0]!r}; list them relative to that folder"
-        )
-    if missing:
-        logging.warning("%d listed files do not exist, first: %s", len(missing), missing[0])
-    return listed
-
-
-def json_rows(path: Path) -> Iterator[tuple[int, Any]]:
-    """(line, what it holds) of a file of JSON lines; None where a line is no JSON."""
-    with path.open("rb") as lines:
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            try:
-                yield number, json.loads(line.decode("utf-8-sig"))
-            except (ValueError, RecursionError):
-                yield number, None
-
-
-def csv_rows(path: Path) -> Iterator[tuple[int, Any]]:
-    """(line, its fields by column) of a CSV file with a header; None where a line is none."""
-    # Bytes that are not UTF-8 become surrogates, which `_entry` refuses row by row.
-    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as lines:
-        rows = csv.DictReader(lines, skipinitialspace=True)
-        while True:
-            try:
-                row = next(rows)
-                # More fields than columns: of a comma that no quotes protect nobody knows more.
-                yield rows.line_num, None if any(row.pop(None, ())) else row
-            except StopIteration:
-                return
-            except csv.Error:
-                yield rows.line_num, None
-
-
-def _entry(row: Any) -> tuple[str, Listed, str] | None:
-    """(path, what is said of it, what is wrong with its label or ''); None: not such a row."""
-    if not isinstance(row, dict):
-        return None
-    columns, problem, label = columns_of(row), "", -1
-    file = next((columns[c] for c in FILE_COLUMNS if isinstance(columns.get(c), str)), None)
-    caption = caption_of(columns)
-    if not file or caption is None:
-        return None
-    try:
-        caption.encode("utf-8")
-    except UnicodeEncodeError:
-        return None
-    try:
-        label = label_of(columns.get("label"))
-    except ValueError as error:
-        problem = str(error)
-    return file.strip(), Listed(caption, label), problem
-
-
-def _composed(name: str) -> str:
-    return unicodedata.normalize("NFC", name)

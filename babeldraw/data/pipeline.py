@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from absl import logging
 
+from babeldraw.data.captions import turn_of
 from babeldraw.data.crops import check_crop, crop_image, crop_jpeg, tensorflow
 from babeldraw.data.image import center_crop
 from babeldraw.data.order import Order
@@ -53,6 +54,7 @@ class TrainBatches:
             'dalle_generator' (see `crops`).
         workers: records read at the same time.
         max_bad_share: see `RecordReader`, which replaces bad records.
+        captions: which of several captions is used: see `captions.CAPTIONS`.
 
     Raises:
         UserError: a value that does not fit; and, while iterating, too many bad records.
@@ -73,6 +75,7 @@ class TrainBatches:
         crop: str = "random",
         workers: int = 2,
         max_bad_share: float = 0.01,
+        captions: str = "in_turn",
     ):
         _check_sizes(batch_size, image_size, process_index, process_count)
         _check_text(vocabulary, text_length)
@@ -90,7 +93,7 @@ class TrainBatches:
         self._vocabulary = vocabulary
         self.text_length = text_length if vocabulary is not None else 0
         self._seed, self._step = int(seed), int(start_step)
-        self._crop, self._workers = crop, workers
+        self._crop, self._workers, self._captions = crop, workers, captions
         # Shape and type of an image's stored codes; None where there are pictures.
         self._token_spec = getattr(source, "token_spec", None)
         self._fingerprint = fingerprint(source)
@@ -207,8 +210,8 @@ class TrainBatches:
     ) -> list[np.ndarray]:
         try:
             records = [self.reader.read_at(int(index)) for index in indices]
-            # Of several captions each epoch takes the next.
-            turns = [int(position) // len(self.reader.source) for position in positions]
+            length = len(self.reader.source)
+            turns = [turn_of(self._captions, int(p), length, self._seed) for p in positions]
             return [self._gather(name, records, turns) for name in wanted]
         except Exception as error:
             self._error = self._error or error

@@ -3,7 +3,8 @@
 import dataclasses
 import os
 
-from babeldraw.data.config import DataConfig
+from babeldraw.data.captions import with_captions
+from babeldraw.data.config import OF_FOLDERS, DataConfig
 from babeldraw.data.digits import DigitsSource
 from babeldraw.data.folder import FolderSource
 from babeldraw.data.mixture import MixtureSource
@@ -34,6 +35,13 @@ def open_source(
     """
     path, data_dir = (os.path.expanduser(where) for where in (config.path, config.data_dir))
     config = dataclasses.replace(config, path=path, data_dir=data_dir)
+    source = _open(config, split, image_size, seed, require_captions)
+    return with_captions(source, config.captions)
+
+
+def _open(
+    config: DataConfig, split: str, image_size: int, seed: int, require_captions: bool
+) -> Source:
     if config.source == "shapes":
         return ShapesSource(split, image_size, seed, config.num_examples)
     if config.source == "shape_pairs":
@@ -41,7 +49,14 @@ def open_source(
     if config.source == "digits":
         return DigitsSource(split)
     if config.source == "folder":
-        return FolderSource(config.path, split, require_captions)
+        return FolderSource(
+            config.path,
+            split,
+            require_captions,
+            language=config.language,
+            class_folder=config.class_folder,
+            class_caption=config.class_caption,
+        )
     if config.source == "tfds":
         return TfdsSource(config.path, split, config.data_dir)
     if config.source == "shards":
@@ -64,9 +79,10 @@ def _open_mixture(
     """Each part's own split: that to train on where `split` is the config's, else the other."""
     sources = []
     for part in config.mixture:
-        one = dataclasses.replace(
-            config, source=part.source, path=part.path, data_dir=part.data_dir, mixture=()
-        )
+        own_fields = {"path": part.path, "data_dir": part.data_dir, "mixture": ()}
+        if part.source != "folder":
+            own_fields |= {name: getattr(DataConfig, name) for name in OF_FOLDERS}
+        one = dataclasses.replace(config, source=part.source, **own_fields)
         own = part.split if split == config.split else part.eval_split
-        sources.append(open_source(one, own, image_size, seed, require_captions))
+        sources.append(_open(one, own, image_size, seed, require_captions))
     return MixtureSource(sources, [part.weight for part in config.mixture])

@@ -21,6 +21,7 @@ from typing import Any, BinaryIO
 
 from absl import logging
 
+from babeldraw.data.files import hidden
 from babeldraw.data.image import decode, image_suffixes
 from babeldraw.data.records import BadRecord, Record
 from babeldraw.data.rows import MAX_CLASSES, caption_of, columns_of, label_of, numbered_classes
@@ -99,7 +100,7 @@ def scan(file: BinaryIO) -> Iterator[Entry | Further | Damage]:
                 offset = member.offset
                 # tarfile remembers every member it saw.
                 tar.members = []
-                if not member.isfile() or _hidden(member.name):
+                if not member.isfile() or hidden(member.name):
                     continue
                 last, suffix = os.path.splitext(member.name)
                 if kind := _kind(suffix.lower()):
@@ -121,12 +122,6 @@ def scan(file: BinaryIO) -> Iterator[Entry | Further | Damage]:
             yield Entry(**entry)
     if damage is not None:
         yield damage
-
-
-def _hidden(name: str) -> bool:
-    """As Macs pack them beside each file: `._NAME.jpg`, `__MACOSX/`."""
-    names = [part for part in name.split("/") if part not in ("", ".", "..")]
-    return any(part.startswith((".", "__MACOSX")) for part in names)
 
 
 def _of_another(key: str, entry: dict[str, Any], parts: dict[str, dict[str, Any]]) -> bool:

@@ -12,6 +12,7 @@ from babeldraw.config import require
 from babeldraw.data.image import to_uint8
 from babeldraw.data.pipeline import fingerprint
 from babeldraw.data.records import Source
+from babeldraw.data.text import caption_at
 from babeldraw.evaluation.base import Context, HeldOut, Value, open_held_out
 from babeldraw.evaluation.drawn import Drawn
 from babeldraw.evaluation.feature_sets import (
@@ -116,7 +117,7 @@ class DrawnDistance(HeldOut):
         if not self._config.reference:
             num = min(num, len(self._source))
         if self._context.text_length > 0:
-            captions = list(itertools.islice(self._source.captions(), num))
+            captions = [caption_at(c, 0) for c in itertools.islice(self._source.captions(), num)]
         words = self._context.condition.first(num, captions)
         return [words[index % len(words)] for index in range(num)]
 

@@ -52,7 +52,7 @@ class ReconstructionConfig:
 
     def tiny(self) -> "ReconstructionConfig":
         """The same for a first run."""
-        return dataclasses.replace(self, num_examples=8, batch_size=8)
+        return dataclasses.replace(self, num_examples=8, batch_size=8, usage_batch=8)
 
 
 class Reconstruction(HeldOut):

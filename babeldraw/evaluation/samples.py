@@ -7,6 +7,7 @@ from typing import Any
 
 from babeldraw.config import require
 from babeldraw.data.image import to_grid
+from babeldraw.data.text import caption_at
 from babeldraw.evaluation.base import Context, HeldOut, Value, open_held_out
 from babeldraw.evaluation.drawn import Drawn
 from babeldraw.evaluation.protocol import Speed, of_drawing
@@ -80,5 +81,5 @@ class Samples(HeldOut):
             return list(config.ask)
         if self._reads_captions:
             source = open_held_out(self._context)
-            captions = list(itertools.islice(source.captions(), config.num))
+            captions = [caption_at(c, 0) for c in itertools.islice(source.captions(), config.num)]
         return self._context.condition.first(config.num, captions)

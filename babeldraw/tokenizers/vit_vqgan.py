@@ -91,11 +91,13 @@ class ViTVQGANConfig:
 
     def tiny(self) -> "ViTVQGANConfig":
         """The same network, small."""
+        # Whole patches, at least the 32 px that the world of shapes needs.
+        side = -(-32 // self.patch_size) * self.patch_size
         return dataclasses.replace(
             self,
             encoder=self.encoder.tiny(),
             decoder=self.decoder.tiny(),
-            image_size=(32, 32),
+            image_size=(side, side),
             quantizer=self.quantizer.tiny(),
         )
 

@@ -8,6 +8,7 @@ from babeldraw.data.records import Source, classes_of
 from babeldraw.drawing.classifier_judge import ClassifierJudge
 from babeldraw.evaluation.base import Context, Evaluator
 from babeldraw.evaluation.class_accuracy import ClassAccuracy, ClassAccuracyConfig
+from babeldraw.evaluation.concepts import Concepts, ConceptsConfig
 from babeldraw.evaluation.drawn_distance import DrawnDistance, DrawnDistanceConfig
 from babeldraw.evaluation.feature_sets import open_features
 from babeldraw.evaluation.linear_probe import LinearProbe, LinearProbeConfig, check_blocks
@@ -33,11 +34,15 @@ from babeldraw.train.requirements import check_layout
 
 @dataclasses.dataclass(frozen=True)
 class GeneratorEvaluators:
-    """Which evaluators judge a generator; None leaves one out. `prompts` is for shapes only."""
+    """Which evaluators judge a generator; None leaves one out.
+
+    `prompts` is for shapes only, `concepts` for the emoji world.
+    """
 
     validation_loss: ValidationLossConfig | None = ValidationLossConfig()
     samples: SamplesConfig | None = SamplesConfig()
     prompts: PromptsConfig | None = None
+    concepts: ConceptsConfig | None = None
     class_accuracy: ClassAccuracyConfig | None = None
     linear_probe: LinearProbeConfig | None = None
     fd: DrawnDistanceConfig | None = None
@@ -91,6 +96,13 @@ class GeneratorExperiment(Experiment):
             "config.evaluators.prompts judges the texts of the shapes world only and "
             f"config.data.source is {self.data.source!r}, config.condition.kind "
             f"{self.condition.kind!r}; take a config without it: configs/folder/text_to_image.py",
+        )
+        require(
+            evaluators.concepts is None
+            or (self.data.source == "folder" and self.condition.kind == "text"),
+            "config.evaluators.concepts judges the texts of a folder of `babeldraw emoji` only and "
+            f"config.data.source is {self.data.source!r}, config.condition.kind "
+            f"{self.condition.kind!r}; leave it out",
         )
         if evaluators.linear_probe is not None:
             require(
@@ -209,6 +221,8 @@ class GeneratorExperiment(Experiment):
             made["samples"] = Samples(fns["generate"], self._drawing("samples"), context)
         if configs.prompts is not None:
             made["prompts"] = Prompts(fns["generate"], self._drawing("prompts"), context)
+        if configs.concepts is not None:
+            made["concepts"] = Concepts(fns["generate"], self._drawing("concepts"), context)
         if configs.class_accuracy is not None and configs.class_accuracy.classifier_run:
             made["class_accuracy"] = ClassAccuracy(
                 fns["generate"], self._drawing("class_accuracy"), context

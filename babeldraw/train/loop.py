@@ -26,6 +26,7 @@ from babeldraw.sharding.mesh import make_mesh
 from babeldraw.train.clock import Clock, ideal_seconds
 from babeldraw.train.crash import Flight, reported
 from babeldraw.train.experiment import Experiment, parse
+from babeldraw.train.first_step import FirstStep
 from babeldraw.train.metrics import MetricsWriter
 from babeldraw.train.overview import overview
 from babeldraw.train.pace import Pace
@@ -167,7 +168,9 @@ def _train(
     # What an evaluator cannot open is said now, not at the first evaluation, hours from here.
     for evaluator in evaluators.values():
         getattr(evaluator, "check", lambda: None)()
-    writer = MetricsWriter(folder) if hosts.index == 0 else None
+    writer = None
+    if hosts.index == 0:
+        writer = MetricsWriter(folder, settings.metrics, to_dict(experiment))
     stop, restore_sigterm = _stop_on_sigterm(hosts)
     progress_report = ProgressReport(label, steps, start)
     profiler = Profiler(folder, hosts.index, progress_report.say)
@@ -175,9 +178,11 @@ def _train(
     clock = Clock(progress.get("clock"), ideal_seconds(experiment, kind, mesh.size))
     elapsed_before, began = progress.get("elapsed", 0.0), time.monotonic()
     pending = Pending(STEPS_IN_FLIGHT)
-    pace = Pace(
-        experiment, start, STEPS_IN_FLIGHT, lambda line: progress_report.say(f"{label}: {line}")
-    )
+
+    def tell(line: str) -> None:
+        progress_report.say(f"{label}: {line}")
+
+    pace = Pace(experiment, start, STEPS_IN_FLIGHT, tell)
     flight = Flight(to_dict(experiment))
 
     def elapsed() -> float:
@@ -203,6 +208,8 @@ def _train(
             closing.callback(close or (lambda: None))
         for close in (profiler.close, progress_report.close, restore_sigterm):
             closing.callback(close)
+        first_step = FirstStep(tell)
+        closing.callback(first_step.close)
         closing.enter_context(reported(folder, hosts.index, flight))
         step = start
         while step < steps:
@@ -218,6 +225,7 @@ def _train(
                 pending.add(step, data_step, metrics)
             with clock.part("device"):
                 pending.wait()
+            first_step.done(clock)
             clock.step_done()
             pace.step_done(clock)
             profiler.step_done(step, metrics)

@@ -1,8 +1,8 @@
-"""Figures and pictures of a run: a line per step in metrics.jsonl, and TensorBoard through clu."""
+"""Figures and pictures of a run: a line per step in metrics.jsonl, and where they are looked at."""
 
 import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
 
 import numpy as np
@@ -10,49 +10,56 @@ import numpy as np
 from babeldraw.data.image import save_png
 from babeldraw.runs.folder import RunFolder
 from babeldraw.say import say
+from babeldraw.train.boards import Boards
 
 
 class MetricsWriter:
     """Writes under `metrics/` and `samples/` of a run folder. Only the first host makes one.
 
     What a full disk swallows is told once and costs the run nothing else.
+
+    Args:
+      folder: of the run.
+      boards: as `config.train.metrics`.
+      config: of the run, for boards that show it.
     """
 
-    def __init__(self, folder: RunFolder):
+    def __init__(
+        self,
+        folder: RunFolder,
+        boards: Sequence[str] = ("tensorboard",),
+        config: Mapping[str, Any] | None = None,
+    ):
         self._folder = folder
         folder.metrics.mkdir(parents=True, exist_ok=True)
         self._lines = (folder.metrics / "metrics.jsonl").open("a")
         self._timing = (folder.metrics / "timing.jsonl").open("a")
         self._failed = False
-        self._board = _tensorboard(str(folder.metrics))
+        self._boards = Boards(boards, folder, config or {})
 
     def scalars(self, step: int, values: Mapping[str, float], elapsed: float) -> None:
         """`elapsed`: seconds of training, over all restarts."""
         self._append(self._lines, {"step": step, "seconds": round(elapsed, 3), **values})
-        if self._board is not None:
-            self._board.write_scalars(step, dict(values))
+        self._boards.scalars(step, values)
 
     def timing(self, step: int, values: Mapping[str, float]) -> None:
         """What no two runs share, to timing.jsonl: where the time goes, memory."""
         self._append(self._timing, {"step": step, **values})
-        if self._board is not None:
-            self._board.write_scalars(step, {f"timing/{k}": v for k, v in values.items()})
+        self._boards.scalars(step, {f"timing/{k}": v for k, v in values.items()})
 
     def image(self, step: int, name: str, picture: np.ndarray) -> None:
         """uint8 [H, W, 3] to samples/NAME_STEP.png."""
         self._folder.samples.mkdir(parents=True, exist_ok=True)
         save_png(self._folder.samples / f"{name.replace('/', '_')}_{step:07d}.png", picture)
-        if self._board is not None:
-            self._board.write_images(step, {name: picture[None]})
+        self._boards.image(step, name, picture)
 
     def close(self) -> None:
-        """Flushes both."""
+        """Flushes all of them."""
         for lines in (self._lines, self._timing):
             # A line that the disk did not take is tried once more.
             with contextlib.suppress(OSError):
                 lines.close()
-        if self._board is not None:
-            self._board.close()
+        self._boards.close()
 
     def _append(self, lines: TextIO, line: Mapping[str, float]) -> None:
         try:
@@ -86,15 +93,3 @@ def read_scalars(folder: RunFolder) -> list[dict[str, Any]]:
             continue
         merged[(line["step"], *sorted(line))] = line
     return sorted(merged.values(), key=lambda line: line["step"])
-
-
-def _tensorboard(folder: str) -> Any:
-    """clu's writer, or None where TensorFlow, which it imports, is not installed."""
-    try:
-        from babeldraw.data.crops import tensorflow
-
-        tensorflow()
-        from clu import metric_writers
-    except ImportError:
-        return None
-    return metric_writers.create_default_writer(folder, asynchronous=True)

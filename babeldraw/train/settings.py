@@ -4,6 +4,7 @@ import dataclasses
 
 from babeldraw.config import require
 from babeldraw.objectives.average import AverageConfig
+from babeldraw.train.boards import BOARDS
 from babeldraw.train.watch import WatchConfig
 
 
@@ -22,6 +23,7 @@ class TrainConfig:
       same step.
     watch: what happens when a loss is not finite, or leaps.
     ema: an average of the weights, which samplers and evaluators then use; None: none.
+    metrics: where figures and pictures are shown beside metrics.jsonl: tensorboard, wandb.
     """
 
     steps: int
@@ -35,16 +37,23 @@ class TrainConfig:
     accumulation: int = 1
     watch: WatchConfig = WatchConfig()
     ema: AverageConfig | None = None
+    metrics: tuple[str, ...] = ("tensorboard",)
 
     def __post_init__(self):
         least = {"seed": 0, "eval_every": 0, "keep_every": 0}
         for field in dataclasses.fields(self):
-            if field.name in ("watch", "ema"):
+            if field.name in ("watch", "ema", "metrics"):
                 continue
             value, minimum = getattr(self, field.name), least.get(field.name, 1)
             require(
                 value >= minimum,
                 f"config.train.{field.name} is {value}; at least {minimum} is needed",
+            )
+
+        for name in self.metrics:
+            require(
+                name in BOARDS,
+                f"config.train.metrics names {name!r}; there are {', '.join(BOARDS)}",
             )
 
     def tiny(self) -> "TrainConfig":

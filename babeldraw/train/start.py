@@ -10,7 +10,7 @@ from babeldraw.config import first_difference, to_dict
 from babeldraw.data.pipeline import TrainBatches
 from babeldraw.data.records import Source, classes_of
 from babeldraw.data.sources import open_source
-from babeldraw.data.text import Vocabulary, train_vocabulary
+from babeldraw.data.text import Vocabulary, captions_in, train_vocabulary
 from babeldraw.drawing.tokenizer_run import TokenizerRun
 from babeldraw.errors import UserError
 from babeldraw.evaluation.base import Context
@@ -245,7 +245,8 @@ def resolve(
 
 def _say_what_is_cut(experiment: Experiment, source: Source, vocabulary: Vocabulary) -> None:
     limit = experiment.text_length
-    captions = list(itertools.islice(source.captions(), CAPTIONS_CHECKED))
+    said = (text for caption in source.captions() for text in captions_in(caption))
+    captions = list(itertools.islice(said, CAPTIONS_CHECKED))
     lengths = vocabulary.lengths(captions)
     cut = sum(length > limit for length in lengths)
     if cut:
@@ -282,6 +283,7 @@ def open_batches(
         crop=experiment.data.crop,
         workers=experiment.data.workers,
         max_bad_share=experiment.data.max_bad_share,
+        captions=experiment.data.captions,
     )
 
 

@@ -15,13 +15,13 @@ STACK = {"heads": 4, "dim": 256, "hidden": 1024, "dropout": 0.1, "compute": {"sc
 
 def get_config(variant: str = "") -> ConfigDict:
     """`variant`: empty, or runlocal for a few quick steps."""
-    steps = 20_000
+    steps = 3000
     config = {
         "objective": "generator",
-        "train": {"steps": steps, "batch_size": 32, "checkpoint_every": 500, "eval_every": 2000},
+        "train": {"steps": steps, "batch_size": 32, "checkpoint_every": 500, "eval_every": 500},
         "data": {"source": "folder"},
         "tokenizer": load_config("tokenizer.py", beside=__file__)["tokenizer"],
-        "condition": {"kind": "text", "length": 128},
+        "condition": {"kind": "text", "length": 64},
         "model": {
             "kind": "babeldraw",
             "encoder": {"blocks": 4, **STACK},
@@ -32,9 +32,9 @@ def get_config(variant: str = "") -> ConfigDict:
             "b2": 0.96,
             "clip_norm": 1.0,
             "schedule": {
-                "peak": 1e-3,
-                "warmup_steps": 500,
-                "decay_start": 500,
+                "peak": 2e-3,
+                "warmup_steps": 200,
+                "decay_start": 200,
                 "decay_end": steps,
                 "final_ratio": 0.05,
                 "kind": "cosine",

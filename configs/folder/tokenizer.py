@@ -16,10 +16,10 @@ STACK = {"blocks": 4, "heads": 4, "dim": 256, "hidden": 1024, "compute": {"scan"
 
 def get_config(variant: str = "") -> ConfigDict:
     """`variant`: empty, or runlocal for a few quick steps."""
-    steps = 20_000
+    steps = 3000
     config = {
         "objective": "image_tokenizer",
-        "train": {"steps": steps, "batch_size": 32, "checkpoint_every": 500, "eval_every": 1000},
+        "train": {"steps": steps, "batch_size": 32, "checkpoint_every": 500, "eval_every": 500},
         "data": {"source": "folder"},
         "tokenizer": {
             "kind": "vit_vqgan",
@@ -41,9 +41,9 @@ def get_config(variant: str = "") -> ConfigDict:
             "weight_decay": 1e-4,
             "clip_norm": 1.0,
             "schedule": {
-                "peak": 1e-3,
-                "warmup_steps": 500,
-                "decay_start": 500,
+                "peak": 2e-3,
+                "warmup_steps": 200,
+                "decay_start": 200,
                 "decay_end": steps,
                 "final_ratio": 0.05,
                 "kind": "cosine",

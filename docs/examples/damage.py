@@ -31,7 +31,7 @@ from babeldraw.runs.folder import write_json
 
 # Deviation of the blur in pixels of 64, deviation of the noise, share of the colour that is lost.
 STRENGTHS = {
-    "blur": (0.3, 0.6, 1.0, 1.6, 2.5),
+    "blur": (0.5, 0.8, 1.2, 1.8, 2.8),
     "noise": (0.02, 0.04, 0.08, 0.16, 0.3),
     "colour": (0.2, 0.4, 0.6, 0.8, 1.0),
 }

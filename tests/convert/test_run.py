@@ -8,6 +8,8 @@ import pytest
 
 from babeldraw.drawing.sampler import Sampler
 from babeldraw.errors import UserError
+from babeldraw.runs.checkpoints import restore_parts
+from babeldraw.runs.folder import RunFolder
 from babeldraw.runs.opened import write_run
 from babeldraw.runs.weights import read_weights, write_weights
 from babeldraw.train.evaluation import evaluate_run
@@ -96,3 +98,29 @@ def test_a_run_that_is_written_keeps_no_average(tmp_path):
     config = {"objective": "x", "train": {"ema": {"decay": 0.5}}}
     folder = write_run(str(tmp_path), config, {"w": np.zeros(3, np.float32)}, source="a test")
     assert json.loads(folder.config_file.read_text())["train"] == {"ema": None}
+
+
+def test_half_is_half_the_size_and_a_run_of_float32_again(generator_run, tmp_path):
+    from babeldraw.convert.run import WEIGHTS, export_run, import_run
+    from babeldraw.runs.weights import flatten
+
+    for name, half in (("whole", False), ("half", True)):
+        export_run(str(generator_run), tmp_path / name, half=half)
+        import_run(tmp_path / name, str(tmp_path / f"{name}_run"))
+    whole, half = ((tmp_path / name / WEIGHTS).stat().st_size for name in ("whole", "half"))
+    assert half < 0.6 * whole
+    states = [
+        restore_parts(RunFolder.of(str(tmp_path / f"{n}_run")).checkpoints, ("params",))[1]
+        for n in ("whole", "half")
+    ]
+    for key, array in flatten(states[0]["params"]).items():
+        rounded = flatten(states[1]["params"])[key]
+        assert rounded.dtype == array.dtype
+        np.testing.assert_allclose(rounded, array, rtol=2**-11, atol=2**-25)
+
+
+def test_what_float16_cannot_hold_is_refused():
+    from babeldraw.convert.run import _half
+
+    with pytest.raises(UserError, match="w holds 70000, which is beyond float16"):
+        _half(np.float32([1, -7e4]), "w")

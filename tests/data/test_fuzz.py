@@ -6,6 +6,7 @@ import logging
 import random
 import tarfile
 import tracemalloc
+import zipfile
 
 import numpy as np
 import pytest
@@ -78,6 +79,24 @@ def read_tar(data, folder):
     read_all(WebDatasetSource(folder / "a.tar", "all"))
 
 
+def zip_bytes():
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        members = [("cat/a.png", picture("PNG")), ("cat/a.txt", b"a\nfr.utf8=b")]
+        for name, data in [
+            *members,
+            ("b.jpg", picture("JPEG")),
+            ("l.csv", b"file,text\nb.jpg,b\n"),
+        ]:
+            archive.writestr(name, data)
+    return file.getvalue()
+
+
+def read_zip(data, folder):
+    (folder / "a.zip").write_bytes(data)
+    read_all(FolderSource(folder / "a.zip", "all", require_captions=False))
+
+
 def read_picture(data, folder):
     decode(data)
 
@@ -122,6 +141,7 @@ READERS = {
     "tiff": (lambda: picture("TIFF"), read_picture),
     "gif": (lambda: picture("GIF"), read_picture),
     "tar": (tar_bytes, read_tar),
+    "zip": (zip_bytes, read_zip),
     "folder_jsonl": (lambda: JSON, lambda data, folder: read_folder(data, folder, "list.jsonl")),
     "folder_csv": (lambda: CSV, lambda data, folder: read_folder(data, folder, "list.csv")),
     "list_jsonl": (lambda: JSON, lambda data, folder: read_list(data, folder, "list.jsonl")),

@@ -7,6 +7,7 @@ import pytest
 
 from babeldraw.config import to_dict
 from babeldraw.errors import UserError
+from babeldraw.evaluation import feature_sets
 from babeldraw.evaluation.base import Context
 from babeldraw.objectives.generator import GeneratorObjective
 from babeldraw.objectives.image_tokenizer import ImageTokenizerObjective
@@ -169,3 +170,17 @@ def test_a_mesh_that_does_not_fit_the_devices_is_refused():
     experiment = parse(changed(TOKENIZER, "mesh.data", 3))
     with pytest.raises(UserError, match=f"but there are {jax.device_count()}; choose sizes"):
         make_mesh(experiment.mesh)
+
+
+@pytest.mark.parametrize(("config", "name"), [(TOKENIZER, "rfd"), (GENERATOR, "fd")])
+def test_sets_are_compared_where_a_network_s_file_is_named(config, name, monkeypatch):
+    assert name not in names(changed(config, f"evaluators.{name}", {}))
+    there = changed(config, f"evaluators.{name}", {"file": "vgg.safetensors"})
+    with pytest.raises(UserError, match=f"config.evaluators.{name}: file=vgg.safetensors is not"):
+        names(there)
+    features = jax.tree_util.Partial(lambda images: images.mean(axis=(1, 2)))
+    monkeypatch.setattr(feature_sets, "network", lambda network, file: features)
+    assert name in names(there)
+    bad = changed(there, f"evaluators.{name}.batch_size", 0)
+    with pytest.raises(UserError, match=f"config.evaluators.{name}.batch_size is 0; at least 1 is"):
+        parse(bad)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from babeldraw.data.folder import csv_rows, json_rows
+from babeldraw.data.listed import rows_of
 from babeldraw.data.prepare.examples import Raw, Rejected
 from babeldraw.data.prepare.fetch import Fetch, fetch
 from babeldraw.data.rows import (
@@ -141,12 +141,13 @@ def _value(row: dict, columns: tuple[str, ...], kinds: tuple[type, ...]) -> Any:
 
 def _rows(file: Path) -> Iterator[tuple[int, Any]]:
     """Numbered rows as JSON holds them; None where a row cannot be read."""
-    for number, row in (json_rows if file.suffix.lower() == ".jsonl" else csv_rows)(file):
-        try:
-            json.dumps(row).encode()
-            yield number, row
-        except (TypeError, ValueError):
-            yield number, None
+    with file.open("rb") as stream:
+        for number, row in rows_of(file.name, stream):
+            try:
+                json.dumps(row).encode()
+                yield number, row
+            except (TypeError, ValueError):
+                yield number, None
 
 
 def _parquet() -> Any:

@@ -1,0 +1,180 @@
+"""Lists of pictures: rows of a .jsonl or .csv file that name a picture and say its captions."""
+
+import csv
+import io
+import json
+import posixpath
+import unicodedata
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+
+from absl import logging
+
+from babeldraw.data.files import Files
+from babeldraw.data.records import BadRecord
+from babeldraw.data.rows import FILE_COLUMNS, caption_of, columns_of, label_of
+from babeldraw.errors import UserError
+
+SUFFIXES = (".jsonl", ".csv")
+# Of this name a list may stand in any folder and tells of that one, as Hugging Face's imagefolder
+# has it; others stand at the top.
+IN_ANY_FOLDER = "metadata"
+
+
+@dataclass(frozen=True)
+class Listed:
+    """What a list says of one picture."""
+
+    caption: str
+    label: int = -1
+
+    def joined(self, other: "Listed") -> "Listed":
+        """With what another row says of the same picture: one more caption, a line of its own."""
+        said = self.caption.split("\n") + other.caption.split("\n")
+        caption = "\n".join(dict.fromkeys(text for text in said if text))
+        return Listed(caption, other.label if self.label < 0 else self.label)
+
+
+class Lists:
+    """What lists say of pictures, gathered list by list; what cannot be used is told in the log.
+
+    Args:
+        files: the folder or .zip.
+        pictures: their relative paths.
+    """
+
+    def __init__(self, files: Files, pictures: set[str]):
+        self._files, self._pictures = files, pictures
+        self._composed = {_composed(name): name for name in pictures}
+        self.listed: dict[str, Listed] = {}
+        self.missing: list[str] = []
+
+    def read(self, path: str) -> None:
+        """One list. Raises UserError where the file cannot be read."""
+        try:
+            file = io.BytesIO(self._files.read(path))
+        except BadRecord as error:
+            raise UserError(f"the list {error}; mend the file or take it away") from error
+        bad: list[str] = []
+        labels: list[str] = []
+        found: set[str] = set()
+        for line, row in rows_of(path, file):
+            entry, where = _entry(row), f"{self._files.where(path)}:{line}"
+            if isinstance(row, dict):
+                found.update(columns_of(row))
+            if entry is None:
+                bad.append(where)
+                continue
+            name, said, problem = entry
+            if problem:
+                labels.append(f"{where}: {problem}")
+            self._add(posixpath.dirname(path), name, said)
+        if bad:
+            logging.warning(
+                "%d lines are no captions and are skipped, first: %s; the columns are %s",
+                len(bad),
+                bad[0],
+                ", ".join(sorted(found)) or "not there",
+            )
+        if labels:
+            logging.warning("%d labels are left out, first: %s", len(labels), labels[0])
+
+    def _add(self, folder: str, name: str, said: Listed) -> None:
+        # Lists come from Windows; and Macs write letters with marks in two parts.
+        for other in (name, name.replace("\\", "/")):
+            path = posixpath.normpath(posixpath.join(folder, other))
+            path = path if path in self._pictures else self._composed.get(_composed(path), "")
+            if path:
+                before = self.listed.get(path)
+                self.listed[path] = before.joined(said) if before else said
+                return
+        self.missing.append(name)
+
+
+def read_lists(files: Files, names: Iterable[str], pictures: set[str]) -> dict[str, Listed]:
+    """What the lists say, by the picture's relative path; several captions are joined.
+
+    Args:
+        files: the folder or .zip.
+        names: its files.
+        pictures: those of them that are pictures.
+
+    Raises:
+        UserError: a list cannot be read, or none of the files that are listed exist.
+    """
+    lists = Lists(files, pictures)
+    for path in sorted(filter(_is_list, names)):
+        lists.read(path)
+    missing = lists.missing
+    if missing and not lists.listed:
+        raise UserError(
+            f"none of the {len(missing)} files listed in data.path={files.where('')} exist, such "
+            f"as {missing[0]!r}; list them relative to that folder"
+        )
+    if missing:
+        logging.warning("%d listed files do not exist, first: %s", len(missing), missing[0])
+    return lists.listed
+
+
+def _is_list(name: str) -> bool:
+    stem, suffix = posixpath.splitext(posixpath.basename(name))
+    return suffix.lower() in SUFFIXES and ("/" not in name or stem == IN_ANY_FOLDER)
+
+
+def rows_of(path: str, file: BinaryIO) -> Iterator[tuple[int, Any]]:
+    """The numbered rows of a list, of the kind that its name says; None where one is none."""
+    return (_json_rows if path.lower().endswith(".jsonl") else _csv_rows)(file)
+
+
+def _json_rows(lines: BinaryIO) -> Iterator[tuple[int, Any]]:
+    """(line, what it holds) of a file of JSON lines; None where a line is no JSON."""
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            yield number, json.loads(line.decode("utf-8-sig"))
+        except (ValueError, RecursionError):
+            yield number, None
+
+
+def _csv_rows(file: BinaryIO) -> Iterator[tuple[int, Any]]:
+    """(line, its fields by column) of a CSV file with a header; None where a line is none."""
+    # Bytes that are not UTF-8 become surrogates, which `_entry` refuses row by row.
+    with io.TextIOWrapper(
+        file, encoding="utf-8-sig", errors="surrogateescape", newline=""
+    ) as lines:
+        rows = csv.DictReader(lines, skipinitialspace=True)
+        while True:
+            try:
+                row = next(rows)
+                # More fields than columns: of a comma that no quotes protect nobody knows more.
+                yield rows.line_num, None if any(row.pop(None, ())) else row
+            except StopIteration:
+                return
+            except csv.Error:
+                yield rows.line_num, None
+
+
+def _entry(row: Any) -> tuple[str, Listed, str] | None:
+    """(path, what is said of it, what is wrong with its label or ''); None: not such a row."""
+    if not isinstance(row, dict):
+        return None
+    columns, problem, label = columns_of(row), "", -1
+    file = next((columns[c] for c in FILE_COLUMNS if isinstance(columns.get(c), str)), None)
+    caption = caption_of(columns)
+    if not file or caption is None:
+        return None
+    try:
+        caption.encode("utf-8")
+    except UnicodeEncodeError:
+        return None
+    try:
+        label = label_of(columns.get("label"))
+    except ValueError as error:
+        problem = str(error)
+    return file.strip(), Listed(caption, label), problem
+
+
+def _composed(name: str) -> str:
+    return unicodedata.normalize("NFC", name)

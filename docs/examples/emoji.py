@@ -1,0 +1,135 @@
+"""The emoji world beyond its demo: what the perceptual term does, and what two hours give.
+
+    bash launch/local.sh demo --world=emoji
+    python docs/examples/emoji.py --demo=runs/emoji --workdir=runs/emoji_table
+
+`--demo` is the folder of the demo, whose pictures and weights of VGG16 and AlexNet are used. Cell
+by cell, each of which writes its figures to OUT (docs/reports) as emoji_CELL.json and is left
+alone where they are there:
+
+  tokenizers   configs/emoji/tokenizer.py with and without the perceptual term; PSNR, SSIM, LPIPS
+               and the Fréchet distance of VGG16's features, and a picture of both. 25 minutes
+               each on two cores.
+  long         a tokenizer and a generator of twice the demo's steps, their figures over minutes.
+               Two hours.
+  released     the long run as plain files for `babeldraw import --kind=run`, in float16.
+
+A run that was stopped goes on; three hours in all.
+"""
+
+import argparse
+import json
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from babeldraw.convert.run import export_run
+from babeldraw.data.emoji import read_entries
+from babeldraw.data.image import decode, save_png, to_grid
+from babeldraw.drawing.tokenizer_run import TokenizerRun
+from babeldraw.runs.folder import RunFolder
+from babeldraw.train.evaluation import evaluate_run
+from babeldraw.train.loop import train
+from babeldraw.train.metrics import read_scalars
+from babeldraw.train.presets import load_config
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+SHOWN = 8
+LONGER = 2
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--demo", type=pathlib.Path, required=True)
+    parser.add_argument("--workdir", type=pathlib.Path, required=True)
+    parser.add_argument("--out", type=pathlib.Path, default=ROOT / "docs" / "reports")
+    parser.add_argument("--cells", default="tokenizers,long,released")
+    args = parser.parse_args()
+    cells = {"tokenizers": tokenizers, "long": long, "released": released}
+    for name in args.cells.split(","):
+        file = args.out / f"emoji_{name}.json"
+        if file.exists():
+            print(f"{file} is there")
+            continue
+        figures = cells[name](args)
+        file.write_text(json.dumps(figures, indent=2) + "\n")
+        print(f"{file}: {json.dumps(figures)}")
+
+
+def config_of(name: str, args: argparse.Namespace) -> Any:
+    """A config of the emoji world with this machine's files."""
+    config = load_config(f"configs/emoji/{name}.py", ROOT / "pyproject.toml")
+    config.data.path = str((args.demo / "emoji").resolve())
+    if name == "tokenizer":
+        config.perceptual.file = str((args.demo / "vgg_lpips.safetensors").resolve())
+    else:
+        file = str((args.demo / "alexnet_lpips.safetensors").resolve())
+        config.evaluators.concepts = {"file": file}
+    return config
+
+
+def lengthen(config: Any) -> Any:
+    config.train.steps *= LONGER
+    config.optimizer.schedule.decay_end *= LONGER
+    return config
+
+
+# ------------------------------------------------------------------ with and without the term
+
+
+def tokenizers(args: argparse.Namespace) -> dict[str, Any]:
+    found, folders = {}, {}
+    for name, weight in (("without", 0.0), ("with", 0.1)):
+        config = config_of("tokenizer", args)
+        config.loss.perceptual = weight
+        folder = folders[name] = args.workdir / f"tokenizer_{name}"
+        trained = train(config, str(folder), label=f"{name} the term")
+        found[name] = {"minutes": trained["seconds"] / 60}
+        found[name] |= evaluate_run(str(folder), ["reconstruction"])
+    save_png(args.out.parent / "images" / "emoji_perceptual.png", side_by_side(args, folders))
+    return found
+
+
+def side_by_side(args: argparse.Namespace, folders: dict[str, pathlib.Path]) -> np.ndarray:
+    """Rows: held-out pictures, and what each tokenizer gives back, enlarged twice."""
+    held_out = [e for e in read_entries(args.demo / "emoji") if e.split == "unseen_pairs"]
+    chosen = np.random.default_rng(0).permutation(len(held_out))[:SHOWN]
+    originals = np.stack([decode(args.demo / "emoji" / held_out[index].file) for index in chosen])
+    rows = [originals / np.float32(255)]
+    for folder in folders.values():
+        tokenizer = TokenizerRun.open(str(folder))
+        rows.append(np.asarray(tokenizer.decode(tokenizer.encode(originals))))
+    return to_grid(np.concatenate(rows), SHOWN).repeat(2, axis=0).repeat(2, axis=1)
+
+
+# ------------------------------------------------------------------ two hours
+
+
+def long(args: argparse.Namespace) -> dict[str, Any]:
+    tokenizer_dir, generator_dir = args.workdir / "tokenizer", args.workdir / "text_to_image"
+    tokenizer = train(lengthen(config_of("tokenizer", args)), str(tokenizer_dir))
+    config = lengthen(config_of("text_to_image", args))
+    config.tokenizer_run = str(tokenizer_dir.resolve())
+    generator = train(config, str(generator_dir))
+    curve = [
+        {
+            "minutes": (tokenizer["seconds"] + line["seconds"]) / 60,
+            **{name: line[f"concepts/{name}"] for name in ("concept_seen", "concept_unseen")},
+        }
+        for line in read_scalars(RunFolder.of(str(generator_dir)))
+        if "concepts/concept_seen" in line
+    ]
+    return {"tokenizer": tokenizer, "generator": generator, "curve": curve}
+
+
+def released(args: argparse.Namespace) -> dict[str, Any]:
+    folder = args.workdir / "released"
+    # The generator's holds its tokenizer.
+    export_run(str(args.workdir / "text_to_image"), folder, half=True)
+    size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    return {"folder": folder.name, "megabytes": size / 1e6}
+
+
+if __name__ == "__main__":
+    main()
