@@ -102,13 +102,11 @@ class FeatureSet:
 
     def arrays(self) -> dict[str, np.ndarray]:
         """All of it, to go on from."""
-        own = self._moments
-        named = {"num": np.int64(own.num), "mean": own.mean_D, "scatter": own.scatter_DD}
-        return named | {"kept": self._all_kept()}
+        return self._moments.arrays() | {"kept": self._all_kept()}
 
     def take(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Goes on from what `arrays` gave."""
-        self._moments = Moments(int(arrays["num"]), arrays["mean"], arrays["scatter"])
+        self._moments = Moments.of_arrays(arrays)
         self._kept, self._new = arrays["kept"], []
 
     def _all_kept(self) -> np.ndarray:

@@ -8,13 +8,14 @@ import dataclasses
 import functools
 import io
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
-from babeldraw.config import require
+from babeldraw.config import require, to_dict
 from babeldraw.data.image import decode
 from babeldraw.data.pipeline import eval_batches
 from babeldraw.data.records import Source, classes_of
@@ -110,6 +111,11 @@ class LinearProbe:
         """Raises what opening either split would raise, and where one has no classes."""
         for split in (self._context.data.split, self._context.data.eval_split):
             self._open(split)
+
+    def protocol(self) -> dict[str, Any]:
+        data = self._context.data
+        pictures = {"source": data.source, "train": data.split, "held_out": data.eval_split}
+        return {"pictures": pictures, "probe": to_dict(self._config)}
 
     def run(self, state: TrainState) -> Iterator[tuple[str, Value]]:
         config, data = self._config, self._context.data

@@ -6,12 +6,11 @@ E[x x^T] - E[x] E[x]^T has.
 """
 
 import dataclasses
-import os
+from collections.abc import Mapping
 
 import numpy as np
 
 from babeldraw.config import require
-from babeldraw.evaluation.arrays import read_arrays, write_arrays
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,14 +74,11 @@ class Moments:
         require(self.num > 1, f"{self.num} pictures have no covariance; at least 2 are needed")
         return self.scatter_DD / (self.num - 1)
 
-    def save(self, file: str | os.PathLike) -> None:
-        """Writes an .npz, whole or not at all, to go on from."""
-        write_arrays(
-            file, {"num": np.int64(self.num), "mean": self.mean_D, "scatter": self.scatter_DD}
-        )
+    def arrays(self) -> dict[str, np.ndarray]:
+        """All of it, for an .npz to go on from; see `evaluation.arrays`."""
+        return {"num": np.int64(self.num), "mean": self.mean_D, "scatter": self.scatter_DD}
 
     @classmethod
-    def load(cls, file: str | os.PathLike) -> "Moments":
-        """What `save` wrote. Raises `UserError` where it is something else."""
-        found = read_arrays(file, ("num", "mean", "scatter"))
-        return cls(int(found["num"]), found["mean"], found["scatter"])
+    def of_arrays(cls, arrays: Mapping[str, np.ndarray]) -> "Moments":
+        """What `arrays` gave."""
+        return cls(int(arrays["num"]), arrays["mean"], arrays["scatter"])
