@@ -153,9 +153,9 @@ class PerceptualNetwork:
         file = os.path.expanduser(self.config.file)
         if not file:
             raise UserError(
-                f"{name} is empty and config.loss.perceptual is above 0; name a file that "
-                f"`babeldraw import --kind={self.config.backbone.name}_lpips` wrote, or set "
-                "config.loss.perceptual=0"
+                f"{name} is empty and a loss looks at that network; name a file that `babeldraw "
+                f"import --kind={self.config.backbone.name}_lpips` wrote, or set "
+                "config.loss.perceptual=0, and another config.discriminator.kind than projected"
             )
         params = read_params(file, name, self.shapes())
         check_linear(params, f"{name}={file}")

@@ -179,7 +179,7 @@ def _check_fresh(folder: RunFolder, experiment: Experiment) -> None:
             )
     if experiment.frozen_tokenizer or begins_from_tokenizer(experiment):
         tokenizer_folder(experiment)
-    if uses_perceptual(experiment):
+    if experiment.uses_perceptual:
         PerceptualNetwork(experiment.perceptual).load()
     for start in experiment.starts:
         check_start(start)
@@ -208,11 +208,6 @@ def check_data(experiment: Experiment, source: Source) -> None:
             f"{f'{found} classes; set {found}' if found else 'no classes; name data with some'}"
         )
     experiment.check_data(source)
-
-
-def uses_perceptual(experiment: Experiment) -> bool:
-    """Whether the recipe has a perceptual term, for which a file of weights must be there."""
-    return hasattr(experiment, "perceptual") and experiment.loss.perceptual > 0
 
 
 def finished_figures(folder: RunFolder, experiment: Experiment) -> dict[str, float] | None:
