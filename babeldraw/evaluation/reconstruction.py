@@ -2,7 +2,7 @@
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import flax.struct
 import jax
@@ -89,7 +89,7 @@ class Reconstruction(HeldOut):
     Args:
       reconstruct: (state, batch) -> (images [B, height, width, 3] in [0, 1], codes).
       codes: what the tokenizer makes of pictures.
-      distance: the perceptual distance of each picture from its original; None for none.
+      distances: perceptual distances of each picture from its original, by name; None for none.
     """
 
     def __init__(
@@ -98,12 +98,12 @@ class Reconstruction(HeldOut):
         config: ReconstructionConfig,
         context: Context,
         codes: Codes,
-        distance: Distance | None = None,
+        distances: Mapping[str, Distance] | None = None,
     ):
         self._reconstruct = reconstruct
         self._config, self._context = config, context
         self._codes = codes
-        self._distance = distance
+        self._distances = dict(distances or {})
         self._add = jax.jit(self._add_batch)
 
     def run(self, state: TrainState) -> Iterator[tuple[str, Value]]:
@@ -115,7 +115,7 @@ class Reconstruction(HeldOut):
             ends, picture_batches(source, self._config, self._context), strict=False
         ):
             before, placed = totals, place_pictures(batch, self._context)
-            totals, images = self._add(state, placed, totals, self._distance)
+            totals, images = self._add(state, placed, totals, self._distances)
             # One batch at a time is under way: the host may read faster than a device measures.
             jax.block_until_ready(before)
             if len(shown) < self._config.num_shown:
@@ -135,7 +135,7 @@ class Reconstruction(HeldOut):
         yield "reconstructions", pairs_grid(shown[: self._config.num_shown])
 
     def _add_batch(
-        self, state: TrainState, batch: Batch, totals: _Totals, distance: Distance | None
+        self, state: TrainState, batch: Batch, totals: _Totals, distances: dict[str, Distance]
     ) -> tuple[_Totals, jax.Array]:
         images, ids = self._reconstruct(state, batch)
         originals, mask = to_float(batch["image"]), batch["mask"]
@@ -144,7 +144,7 @@ class Reconstruction(HeldOut):
             numbered = self._codes.numbered(ids)
             counts_V = measures.code_counts(numbered, mask, self._codes.entries)
         pictures = jnp.sum(mask.astype(jnp.int32))
-        of = picture_measures(self._context.image_size, distance)
+        of = picture_measures(self._context.image_size, distances)
         sums = masked_sums(of, state, images, originals, mask)
         totals = _Totals(
             sums=jax.tree.map(jnp.add, totals.sums, sums),
@@ -158,7 +158,7 @@ class Reconstruction(HeldOut):
     def _nothing(self) -> _Totals:
         zeros_V = jnp.zeros(self._codes.entries, jnp.int32)
         zero = jnp.zeros((), jnp.int32)
-        names = picture_measures(self._context.image_size, self._distance)
+        names = picture_measures(self._context.image_size, self._distances)
         sums = {name: jnp.zeros((), jnp.float32) for name in names}
         return _Totals(sums, zero, zeros_V, zeros_V, zero)
 

@@ -14,6 +14,7 @@ from babeldraw.data.text import Vocabulary, train_vocabulary
 from babeldraw.drawing.tokenizer_run import TokenizerRun
 from babeldraw.errors import UserError
 from babeldraw.evaluation.base import Context
+from babeldraw.evaluation.pictures import perceptual_distances
 from babeldraw.hosts.joining import ALONE, Alone, Hosts
 from babeldraw.judges.perceptual import PerceptualNetwork
 from babeldraw.layers.block import without_compute
@@ -181,6 +182,9 @@ def _check_fresh(folder: RunFolder, experiment: Experiment) -> None:
         tokenizer_folder(experiment)
     if experiment.uses_perceptual:
         PerceptualNetwork(experiment.perceptual).load()
+    if hasattr(experiment, "perceptual"):
+        # Those of the figures too, or a file that is not there would be told after compiling.
+        perceptual_distances({}, experiment.perceptual)
     for start in experiment.starts:
         check_start(start)
 

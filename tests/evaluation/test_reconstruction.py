@@ -21,10 +21,10 @@ def context(size=(SIDE, SIDE)):
     return Context(DataConfig(num_examples=40), size, seed=0, mesh=mesh)
 
 
-def figures(reconstruct, distance=None, size=(SIDE, SIDE), **config):
+def figures(reconstruct, distances=None, size=(SIDE, SIDE), **config):
     config = ReconstructionConfig(**{"num_examples": 20, "batch_size": 8, **config})
     return dict(
-        Reconstruction(reconstruct, config, context(size), Codes((2, 2), (V,)), distance).run(None)
+        Reconstruction(reconstruct, config, context(size), Codes((2, 2), (V,)), distances).run(None)
     )
 
 
@@ -99,7 +99,7 @@ def test_a_perceptual_distance_is_averaged_as_the_others():
     def distance(weight, state, images, originals):
         return weight * jnp.mean(jnp.abs(images - originals), axis=(1, 2, 3))
 
-    found = figures(code_of_place, Distance(distance, jnp.float32(7)))
+    found = figures(code_of_place, {"lpips": Distance(distance, jnp.float32(7))})
     assert found["lpips"] == pytest.approx(7 * found["l1"], rel=1e-5)
 
 
