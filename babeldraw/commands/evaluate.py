@@ -1,16 +1,24 @@
-"""Runs a run's evaluators on its newest checkpoint and prints the figures as JSON.
+"""Runs evaluators on the newest checkpoints of runs and prints the figures as JSON.
 
-Example:
+Each evaluator leaves a JSON in the run's `evaluations/`: figures with intervals, and how they came
+about. Of several runs, separated by commas, a table in Markdown and a page are written to --out.
+
+Examples:
   babeldraw evaluate --workdir=runs/demo/text_to_image --evaluators=prompts
+  babeldraw evaluate --workdir=runs/a,runs/b --evaluators=reconstruction,rfd \\
+    --set=rfd.file=vgg_lpips.safetensors,rfd.num_examples=5000 --out=table
 
 On several hosts, as for `train`, the first one prints.
 """
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 
+from babeldraw.commands.evaluate_table import Judged, write_table
 from babeldraw.commands.flags import (
     define_cache,
     define_hosts,
@@ -19,19 +27,29 @@ from babeldraw.commands.flags import (
     required,
     use_cache,
 )
+from babeldraw.errors import UserError
 from babeldraw.hosts.joining import joined
 from babeldraw.runs.folder import write_json
-from babeldraw.train.evaluation import evaluate_run
+from babeldraw.say import say
+from babeldraw.train.evaluation import TrainedRun, check_asked, evaluate_run, evaluated
 
 
 def define(values: flags.FlagValues, argv: list[str]) -> None:
     define_cache(values)
-    flags.DEFINE_string("workdir", None, "The run folder.", flag_values=values)
+    flags.DEFINE_string(
+        "workdir", None, "The run folder; several, separated by commas.", flag_values=values
+    )
     flags.DEFINE_list(
         "evaluators",
         [],
         "Sections of config.evaluators, separated by commas, also such as the run's config leaves "
         "out; none: all that it lists.",
+        flag_values=values,
+    )
+    flags.DEFINE_list(
+        "set",
+        [],
+        "EVALUATOR.FIELD=VALUE, separated by commas: what is another here in these sections.",
         flag_values=values,
     )
     flags.DEFINE_string(
@@ -40,23 +58,80 @@ def define(values: flags.FlagValues, argv: list[str]) -> None:
         "ema or params; none: the average of the weights where the run keeps one.",
         flag_values=values,
     )
-    flags.DEFINE_string("out", "", "A file for the JSON; none: print it.", flag_values=values)
+    flags.DEFINE_string(
+        "out",
+        "",
+        "A file for the JSON; none: print it. Of several runs the folder of the table.",
+        flag_values=values,
+    )
     define_hosts(values)
 
 
 def run(values: flags.FlagValues) -> int:
-    workdir = required(values, "workdir")
-    if values.out:
-        make_folder(Path(values.out).parent, f"--out={values.out}")
+    workdirs = [part for part in required(values, "workdir").split(",") if part]
+    fields = parsed_fields(values["set"].value)
+    several, out = len(workdirs) > 1, values.out
+    if several and not out:
+        raise UserError(f"--out is missing; name a folder for the table of {len(workdirs)} runs")
+    if out:
+        folder = Path(out) if several else Path(out).parent
+        make_folder(folder, f"--out={out}")
     place, limits = hosts_of(values)
-    asked = {name: values[name].value for name in ("workdir", "evaluators", "weights")}
+    asked = {name: values[name].value for name in ("workdir", "evaluators", "set", "weights")}
     with joined(place, asked, limits) as hosts:
         use_cache(values)
-        figures = evaluate_run(workdir, values.evaluators, values.weights)
+        if several:
+            runs = _judged(workdirs, values.evaluators, values.weights, fields)
+            if hosts.index == 0:
+                write_table(Path(out), runs)
+                say(f"{len(runs)} runs; look at {Path(out) / 'index.html'}")
+            return 0
+        figures = evaluate_run(workdirs[0], values.evaluators, values.weights, fields)
     if hosts.index > 0:
         return 0
-    if values.out:
-        write_json(Path(values.out), figures)
+    if out:
+        write_json(Path(out), figures)
     else:
         print(json.dumps(figures, indent=2))
     return 0
+
+
+def _judged(
+    workdirs: Sequence[str],
+    evaluators: Sequence[str],
+    weights: str,
+    fields: Mapping[str, Mapping[str, Any]],
+) -> list[Judged]:
+    """Each run with what its evaluators find, one after the other."""
+    for workdir in workdirs:
+        # What is wrong with the last run is said before the first one takes its time.
+        check_asked(workdir, evaluators, weights, fields)
+    found = []
+    for workdir in workdirs:
+        say(f"evaluating {workdir}")
+        trained = TrainedRun.open(workdir, weights)
+        found.append(Judged.of(workdir, trained, evaluated(trained, evaluators, fields)))
+    return found
+
+
+def parsed_fields(words: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """`rfd.num_examples=5000` to {"rfd": {"num_examples": 5000}}; what is no JSON is a text.
+
+    Raises:
+      UserError: a word of another form.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for word in words:
+        path, equals, text = word.partition("=")
+        evaluator, *names = path.split(".")
+        if not equals or not names or not all([evaluator, *names]):
+            raise UserError(f"--set={word} is not EVALUATOR.FIELD=VALUE, such as rfd.batch_size=32")
+        try:
+            value = json.loads(text)
+        except ValueError:
+            value = text
+        section = found.setdefault(evaluator, {})
+        for name in names[:-1]:
+            section = section.setdefault(name, {})
+        section[names[-1]] = value
+    return found

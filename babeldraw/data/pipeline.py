@@ -252,6 +252,7 @@ def eval_batches(
     process_index: int = 0,
     process_count: int = 1,
     max_bad_share: float = 0.01,
+    first_batch: int = 0,
 ) -> Iterator[dict[str, Any]]:
     """The first `num_examples` records (None: all) in order, each once, without TensorFlow.
 
@@ -261,6 +262,7 @@ def eval_batches(
     Args:
         batch_size: over all hosts.
         image_size: (h, w) of the centre crop.
+        first_batch: number of the batch to begin with; those before are not read.
         others: as for `TrainBatches`.
 
     Yields:
@@ -278,7 +280,8 @@ def eval_batches(
     local = batch_size // process_count
 
     def batches() -> Iterator[dict[str, Any]]:
-        for start in range(process_index * local, -(-total // batch_size) * batch_size, batch_size):
+        own, end = process_index * local, -(-total // batch_size) * batch_size
+        for start in range(own + first_batch * batch_size, end, batch_size):
             slots = range(start, start + local)
             # Brought to size as they are read: a batch of photographs would fill the memory.
             records = [

@@ -2,9 +2,10 @@
 
 import dataclasses
 from collections.abc import Iterator
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
+from etils import epath
 from jax.sharding import Mesh
 
 from babeldraw.data.config import DataConfig
@@ -12,6 +13,7 @@ from babeldraw.data.records import Source
 from babeldraw.data.sources import open_source
 from babeldraw.data.text import Vocabulary
 from babeldraw.errors import UserError
+from babeldraw.evaluation.protocol import of_pictures
 from babeldraw.models.condition import Condition, Lexicon
 from babeldraw.objectives.base import TrainState
 
@@ -24,6 +26,21 @@ class Evaluator(Protocol):
     def run(self, state: TrainState) -> Iterator[tuple[str, Value]]:
         """Figures (float) and pictures (uint8 [H, W, 3])."""
         ...
+
+    def protocol(self) -> dict[str, Any]:
+        """How the figures come about, as JSON holds it; see `evaluation.protocol`."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class HalfDone:
+    """Attributes:
+    folder: for files of what an evaluation has done so far.
+    identity: of the weights that are judged; what was done with others is not gone on from.
+    """
+
+    folder: epath.Path
+    identity: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +55,7 @@ class Context:
       vocabulary, text_length: of a run that reads texts.
       classes: names of those that the run learns; empty where it learns none or kept no names.
       condition: what a generator draws from; None of other runs.
+      half_done: where long evaluations keep what they have; None: they do not.
     """
 
     data: DataConfig
@@ -48,6 +66,7 @@ class Context:
     text_length: int = 0
     classes: tuple[str, ...] = ()
     condition: Condition | None = None
+    half_done: HalfDone | None = None
     # Opened once for all evaluators and all evaluations.
     _opened: dict[bool, Source] = dataclasses.field(default_factory=dict, compare=False)
 
@@ -94,6 +113,12 @@ class HeldOut:
     """An evaluator that reads held-out data, which it can look for before any step is done."""
 
     _context: Context
+    _config: Any
+
+    def protocol(self) -> dict[str, Any]:
+        context = self._context
+        source, num = open_held_out(context), self._config.num_examples
+        return {"pictures": of_pictures(source, num, context.data.eval_split, context.image_size)}
 
     def check(self) -> None:
         """Raises what opening the data would raise."""

@@ -12,6 +12,8 @@ from babeldraw.drawing.classifier_judge import ClassifierJudge
 from babeldraw.drawing.judging import best
 from babeldraw.evaluation.base import Context, Value
 from babeldraw.evaluation.drawn import Drawn
+from babeldraw.evaluation.intervals import mean_figure
+from babeldraw.evaluation.protocol import Speed, guidance_of, of_drawing
 from babeldraw.objectives.base import TrainState
 
 
@@ -57,6 +59,8 @@ class ClassAccuracyConfig:
 class ClassAccuracy:
     """`accuracy`: share of the pictures whose class the classifier takes for its likeliest.
 
+    With a guidance other than 1 that without guidance as well (`accuracy_without_guidance`).
+
     `accuracy_accepted`, where pictures are rejected: the same of those that stay. `worst_class`
     and `worst_accuracy` tell where most goes wrong.
     """
@@ -69,13 +73,10 @@ class ClassAccuracy:
         self._classifier.check_knows(self._num_classes, context.classes, path)
 
     def run(self, state: TrainState) -> Iterator[tuple[str, Value]]:
-        config, each = self._config, self._config.drawn
-        class_N = np.repeat(np.arange(self._num_classes, dtype=np.int32), each)
-        words = [f"#{label}" for label in class_N]
-        images = self._drawn.draw(state, words, config.sampling, config.batch_size)
-        probability_NK = self._classifier.probabilities(images, config.batch_size)
+        config, each, class_N = self._config, self._config.drawn, self._classes()
+        probability_NK = self._probabilities(state, config.sampling)
         right_N = probability_NK.argmax(axis=-1) == class_N
-        yield "accuracy", float(right_N.mean())
+        yield "accuracy", mean_figure(right_N)
         per_class = right_N.reshape(self._num_classes, each).mean(axis=1)
         yield "worst_class", float(per_class.argmin())
         yield "worst_accuracy", float(per_class.min())
@@ -83,4 +84,29 @@ class ClassAccuracy:
             score_N = np.take_along_axis(probability_NK, class_N[:, None], axis=-1)[:, 0]
             rows = score_N.reshape(self._num_classes, each)
             kept = [start * each + best(row, config.num) for start, row in enumerate(rows)]
-            yield "accuracy_accepted", float(right_N[np.concatenate(kept)].mean())
+            yield "accuracy_accepted", mean_figure(right_N[np.concatenate(kept)])
+        if config.sampling.guidance != 1:
+            plain = dataclasses.replace(config.sampling, guidance=1.0)
+            found_N = self._probabilities(state, plain).argmax(axis=-1)
+            yield "accuracy_without_guidance", mean_figure(found_N == class_N)
+
+    def protocol(self) -> dict[str, Any]:
+        sampling = self._config.sampling
+        return of_drawing(self._words(), sampling, guidance_of(sampling))
+
+    @property
+    def speed(self) -> Speed:
+        return self._drawn.speed
+
+    def _classes(self) -> np.ndarray:
+        """int32 [N]: the class of each picture."""
+        return np.repeat(np.arange(self._num_classes, dtype=np.int32), self._config.drawn)
+
+    def _words(self) -> list[str]:
+        return [f"#{label}" for label in self._classes()]
+
+    def _probabilities(self, state: TrainState, sampling: Any) -> np.ndarray:
+        """What the classifier thinks of drawn pictures, float [N, K]."""
+        size = self._config.batch_size
+        images = self._drawn.draw(state, self._words(), sampling, size)
+        return self._classifier.probabilities(images, size)

@@ -9,6 +9,7 @@ from scipy.special import logsumexp
 
 from babeldraw.config import require, require_positive
 from babeldraw.evaluation.base import Context, HeldOut, Value
+from babeldraw.evaluation.intervals import mean_figure
 from babeldraw.evaluation.pictures import open_pictures, picture_batches
 from babeldraw.objectives.base import TrainState
 from babeldraw.sharding.batch import place_batch, whole
@@ -40,7 +41,7 @@ class Classification(HeldOut):
         self._config, self._context = config, context
 
     def run(self, state: TrainState) -> Iterator[tuple[str, Value]]:
-        source, right, loss, count = open_pictures(self._context), 0, 0.0, 0
+        source, right, loss = open_pictures(self._context), [], []
         for batch in picture_batches(source, self._config, self._context):
             names = ("image", "label", "mask")
             placed = place_batch({name: batch[name] for name in names}, self._context.mesh)
@@ -48,10 +49,9 @@ class Classification(HeldOut):
             counted_B = mask_B & (all_B >= 0)
             logits_BK = whole(self._classify(state, placed))[counted_B]
             label_B = all_B[counted_B]
-            right += int(np.sum(logits_BK.argmax(axis=-1) == label_B))
+            right.append(logits_BK.argmax(axis=-1) == label_B)
             own_B = np.take_along_axis(logits_BK, label_B[:, None], axis=-1)[:, 0]
-            loss += float(np.sum(logsumexp(logits_BK, axis=-1) - own_B))
-            count += len(label_B)
-        require(count > 0, f"no held-out record of {source.name} has a label")
-        yield "accuracy", right / count
-        yield "loss", loss / count
+            loss.append(logsumexp(logits_BK, axis=-1) - own_B)
+        require(any(map(len, loss)), f"no held-out record of {source.name} has a label")
+        yield "accuracy", mean_figure(np.concatenate(right))
+        yield "loss", mean_figure(np.concatenate(loss))

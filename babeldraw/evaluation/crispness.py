@@ -13,6 +13,7 @@ import numpy as np
 from scipy import ndimage
 
 from babeldraw.data import shapes
+from babeldraw.evaluation.intervals import Figure, mean_figure
 from babeldraw.evaluation.shapes_scorer import (
     Found,
     border_colour,
@@ -88,7 +89,7 @@ def is_crisp(image: np.ndarray, scene: shapes.Scene) -> bool:
     return len(found) == len(scene.objects) and all(one.crisp for one in found)
 
 
-def crisp_share(images: np.ndarray, captions: Sequence[str]) -> float:
+def crisp_share(images: np.ndarray, captions: Sequence[str]) -> Figure:
     """The share in [0, 1] of pictures that are crisp.
 
     Args:
@@ -99,7 +100,7 @@ def crisp_share(images: np.ndarray, captions: Sequence[str]) -> float:
       UserError: a caption that is not of this world.
     """
     scenes = [parse(caption) for caption in captions]
-    return float(np.mean([is_crisp(*pair) for pair in zip(images, scenes, strict=True)]))
+    return mean_figure([is_crisp(*pair) for pair in zip(images, scenes, strict=True)])
 
 
 def _outline(difference: np.ndarray, found: Found, others: list[Found]) -> Outline:

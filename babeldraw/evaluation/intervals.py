@@ -5,7 +5,7 @@ what a network's training would move is no part of it.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -50,7 +50,7 @@ class Figure(float):
 
 
 def mean_figure(
-    value_N: np.ndarray,
+    value_N: Sequence[float] | np.ndarray,
     of_mean: Callable[[float], float] = float,
     resamples: int = RESAMPLES_OF_MEAN,
     seed: int = 0,

@@ -15,6 +15,7 @@ from babeldraw.evaluation.intervals import Figure, mean_figure
 from babeldraw.judges import similarity
 from babeldraw.judges.perceptual import PerceptualConfig, PerceptualNetwork
 from babeldraw.objectives.base import Batch, TrainState
+from babeldraw.say import say
 from babeldraw.sharding.batch import place_batch, whole
 
 # (state, images, originals), float32 [B, height, width, 3] in [0, 1] -> float32 [B].
@@ -28,7 +29,9 @@ def open_pictures(context: Context) -> Source:
     return open_held_out(context, captions=False)
 
 
-def picture_batches(source: Source, config: Any, context: Context) -> Iterator[dict]:
+def picture_batches(
+    source: Source, config: Any, context: Context, first_batch: int = 0
+) -> Iterator[dict]:
     """This host's share of held-out pictures, `config.batch_size` of `config.num_examples` each."""
     return eval_batches(
         source,
@@ -37,6 +40,7 @@ def picture_batches(source: Source, config: Any, context: Context) -> Iterator[d
         num_examples=config.num_examples,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
+        first_batch=first_batch,
     )
 
 
@@ -89,10 +93,11 @@ def picture_measures(
 
     found = {"l1": of_pixels(measures.l1), "l2": of_pixels(measures.l2)}
     if min(size) >= similarity.SSIM_WINDOW:
-        count = similarity.scales(size)
+        found["ssim"] = of_pixels(similarity.ssim)
+    if (count := similarity.scales(size)) > 1:
         whole_set = count == len(similarity.SCALE_WEIGHTS)
         name = "ms_ssim" if whole_set else f"ms_ssim_{count}_scales"
-        found |= {"ssim": of_pixels(similarity.ssim), name: of_pixels(similarity.ms_ssim)}
+        found[name] = of_pixels(similarity.ms_ssim)
     return {**found, **distances}
 
 
@@ -122,6 +127,9 @@ class Measured:
         found = {name: np.concatenate(parts) for name, parts in self._values.items()}
         yield "psnr_db", mean_figure(found["l2"], measures.psnr_db)
         for name, values in found.items():
+            lost = np.count_nonzero(~np.isfinite(values))
+            if lost:
+                say(f"{name} of {lost} of {len(values)} pictures is not finite: NaN pixels?")
             yield name, mean_figure(values)
 
 

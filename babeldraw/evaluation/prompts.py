@@ -12,6 +12,7 @@ from babeldraw.data.image import to_grid
 from babeldraw.evaluation.base import Context, Value
 from babeldraw.evaluation.crispness import crisp_share
 from babeldraw.evaluation.drawn import Drawn
+from babeldraw.evaluation.protocol import Speed, guidance_of, of_drawing
 from babeldraw.evaluation.shapes_scorer import score_batch
 from babeldraw.objectives.base import TrainState
 
@@ -72,6 +73,20 @@ class Prompts:
                 plain = dataclasses.replace(sampling, guidance=1.0)
                 scores = score_batch(self._draw(state, captions, plain), captions)
                 yield f"exact_{kind}_without_guidance", scores["exact"]
+
+    def protocol(self) -> dict[str, Any]:
+        sampling, config = self._config.sampling, self._config
+        captions = [
+            held_out_captions(split, config.num_prompts, self._context.seed)
+            for split in SPLITS.values()
+        ]
+        guidance = guidance_of(sampling)
+        of = [of_drawing(words, sampling, guidance) for words in captions]
+        return dict(zip(SPLITS, of, strict=True))
+
+    @property
+    def speed(self) -> Speed:
+        return self._drawn.speed
 
     def _draw(self, state: TrainState, captions: list[str], sampling: Any) -> np.ndarray:
         return self._drawn.draw(state, captions, sampling, self._config.batch_size)

@@ -1,7 +1,8 @@
 """Statistics of a set of true pictures in a file, to compare others with without its pictures.
 
 The layouts are those of others: pytorch-fid's (`mu`, `sigma`) and that of ADM's evaluator, which
-has `mu_s` and `sigma_s` of spatial features besides. Ours adds the network's `network` and `num`.
+has `mu_s` and `sigma_s` of spatial features besides. Ours adds the
+network's `network`, the `num` and the `size` of the pictures.
 """
 
 import dataclasses
@@ -21,11 +22,13 @@ class Reference:
     network: whose features; empty where the file names none.
     pooled: of the pooled features.
     spatial: of spatial ones, of which sFID is made; None where the file has none.
+    size: (height, width) of the pictures; empty where the file does not say.
     """
 
     network: str
     pooled: Gaussian
     spatial: Gaussian | None = None
+    size: tuple[int, ...] = ()
 
     def save(self, file: str | os.PathLike) -> None:
         """Writes an .npz that pytorch-fid reads, and ADM's evaluator where `spatial` is there."""
@@ -33,26 +36,37 @@ class Reference:
         if self.spatial is not None:
             arrays |= {"mu_s": self.spatial.mean_D, "sigma_s": self.spatial.covariance_DD}
         named = {"network": np.str_(self.network), "num": np.int64(self.pooled.num)}
+        if self.size:
+            named["size"] = np.array(self.size, np.int64)
         write_arrays(file, arrays | named)
 
 
-def read_reference(file: str | os.PathLike, network: str, features: int) -> Reference:
+def read_reference(
+    file: str | os.PathLike, network: str, features: int, size: tuple[int, int] | None = None
+) -> Reference:
     """Statistics to compare with.
 
     Args:
       file: an .npz of either layout.
       network: whose features are to be compared.
       features: how many it has.
+      size: (height, width) of the pictures to be compared; None: any.
 
     Raises:
       UserError: the file cannot be read, holds objects, values that are not finite or no mean and
-        covariance of one size, or is of another network.
+        covariance of one size, or is of another network or of pictures of another size.
     """
-    found = read_arrays(file, ("mu", "sigma"), ("mu_s", "sigma_s", "network", "num"))
+    found = read_arrays(file, ("mu", "sigma"), ("mu_s", "sigma_s", "network", "num", "size"))
     named = str(found["network"]) if "network" in found else ""
     require(
         named in ("", network),
         f"{file} holds statistics of {named} and those of {network} are needed; write them anew",
+    )
+    held = tuple(int(side) for side in found["size"].reshape(-1)) if "size" in found else ()
+    require(
+        size is None or held in ((), tuple(size)),
+        f"{file} holds statistics of pictures of {held} and these are of {size}; write them anew "
+        "from pictures of that size",
     )
     num = int(found["num"]) if "num" in found and found["num"].shape == () else 0
     pooled = _gaussian(found["mu"], found["sigma"], num, f"{file}: mu and sigma")
@@ -67,7 +81,7 @@ def read_reference(file: str | os.PathLike, network: str, features: int) -> Refe
     if "mu_s" in found and "sigma_s" in found:
         name = f"{file}: mu_s and sigma_s"
         spatial = _gaussian(found["mu_s"], found["sigma_s"], num, name)
-    return Reference(named, pooled, spatial)
+    return Reference(named, pooled, spatial, held)
 
 
 def _gaussian(mean: np.ndarray, covariance: np.ndarray, num: int, name: str) -> Gaussian:

@@ -10,6 +10,7 @@ from babeldraw.config import require
 from babeldraw.data.image import to_grid
 from babeldraw.data.pipeline import eval_batches
 from babeldraw.evaluation.base import Context, HeldOut, Value, open_held_out
+from babeldraw.evaluation.intervals import mean_figure
 from babeldraw.objectives.base import TrainState
 from babeldraw.sharding.batch import place_batch, whole
 
@@ -66,9 +67,9 @@ class Retrieval(HeldOut):
                 shown = _picture(batch["image"][real], similarity, self._config.num_shown)
         right = np.concatenate(right, axis=1)
         require(right.size > 0, "no held-out pair could be read")
-        to_text, to_image = right.mean(axis=1)
-        yield "image_to_text", float(to_text)
-        yield "text_to_image", float(to_image)
+        to_text, to_image = map(mean_figure, right)
+        yield "image_to_text", to_text
+        yield "text_to_image", to_image
         yield "similarities", shown
 
     def _batches(self) -> Iterator[dict]:

@@ -10,6 +10,7 @@ from babeldraw.data.image import to_grid
 from babeldraw.data.text import caption_at
 from babeldraw.evaluation.base import Context, HeldOut, Value, open_held_out
 from babeldraw.evaluation.drawn import Drawn
+from babeldraw.evaluation.protocol import Speed, of_drawing
 from babeldraw.objectives.base import TrainState
 
 
@@ -55,9 +56,20 @@ class Samples(HeldOut):
 
     def run(self, state: TrainState) -> Iterator[tuple[str, Value]]:
         config, words = self._config, self._words()
-        each = [word for word in words for _ in range(config.each)]
-        images = self._drawn.draw(state, each, config.sampling)
+        images = self._drawn.draw(state, self._each(), config.sampling)
         yield "grid", to_grid(images, config.each if config.each > 1 else min(8, len(words)))
+
+    def protocol(self) -> dict[str, Any]:
+        sampling = self._config.sampling
+        return of_drawing(self._each(), sampling, [sampling.guidance])
+
+    @property
+    def speed(self) -> Speed:
+        return self._drawn.speed
+
+    def _each(self) -> list[Any]:
+        """What each picture is drawn of."""
+        return [word for word in self._words() for _ in range(self._config.each)]
 
     @property
     def _reads_captions(self) -> bool:

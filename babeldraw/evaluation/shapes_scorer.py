@@ -18,6 +18,7 @@ from scipy import ndimage
 
 from babeldraw.data import shapes
 from babeldraw.errors import UserError
+from babeldraw.evaluation.intervals import Figure, mean_figure
 
 # A little under half the least distance between two entries of the palette (109 of 255).
 COLOUR_TOLERANCE = 0.21
@@ -114,7 +115,7 @@ def score(image: np.ndarray, scene: shapes.Scene) -> Verdict:
     )
 
 
-def score_batch(images: np.ndarray, captions: Sequence[str]) -> dict[str, float]:
+def score_batch(images: np.ndarray, captions: Sequence[str]) -> dict[str, Figure]:
     """Means of the verdicts over pictures and their captions.
 
     Args:
@@ -135,7 +136,7 @@ def score_batch(images: np.ndarray, captions: Sequence[str]) -> dict[str, float]
         )
     scenes = [parse(caption) for caption in captions]
     verdicts = [score(image, scene).as_dict() for image, scene in zip(images, scenes, strict=True)]
-    return {name: float(np.mean([verdict[name] for verdict in verdicts])) for name in verdicts[0]}
+    return {name: mean_figure([verdict[name] for verdict in verdicts]) for name in verdicts[0]}
 
 
 def find_objects(image: np.ndarray) -> tuple[str | None, list[Found]]:

@@ -4,10 +4,12 @@ import dataclasses
 from collections.abc import Callable, Iterator
 
 import jax
+import numpy as np
 
 from babeldraw.config import require
 from babeldraw.data.pipeline import eval_batches
 from babeldraw.evaluation.base import Context, HeldOut, Value, open_held_out
+from babeldraw.evaluation.intervals import mean_figure
 from babeldraw.objectives.base import TrainState
 from babeldraw.sharding.batch import place_batch, whole
 
@@ -45,7 +47,7 @@ class ValidationLoss(HeldOut):
     def run(self, state: TrainState) -> Iterator[tuple[str, Value]]:
         context = self._context
         source = open_held_out(context)
-        total, count = 0.0, 0
+        found: list[np.ndarray] = []
         for batch in eval_batches(
             source,
             batch_size=self._config.batch_size,
@@ -61,7 +63,7 @@ class ValidationLoss(HeldOut):
             placed = place_batch(inputs, context.mesh)
             mask_B = whole(placed.pop("mask"))
             loss_B = whole(self._loss(state, placed))
-            total += float(loss_B[mask_B].sum())
-            count += int(mask_B.sum())
-        require(count > 0, f"no held-out record of {source.name} could be read")
-        yield "loss", total / count
+            found.append(loss_B[mask_B])
+        loss_N = np.concatenate(found)
+        require(len(loss_N) > 0, f"no held-out record of {source.name} could be read")
+        yield "loss", mean_figure(loss_N)

@@ -29,6 +29,7 @@ def ssim(images: jax.Array, originals: jax.Array) -> jax.Array:
     use_sample_covariance). The paper measures luminance; here each of R, G, B is measured and the
     mean taken, as is usual for colour. Sides of at least 11 pixels are needed.
     """
+    _check_sizes(images, originals)
     luminance, structure = _terms(images, originals)
     return jnp.mean(luminance * structure, axis=(1, 2, 3))
 
@@ -44,8 +45,9 @@ def ms_ssim(images: jax.Array, originals: jax.Array) -> jax.Array:
     (`scales`), and the weights of those, made to sum to 1.
 
     Raises:
-      UserError: a side has less than 11 pixels.
+      UserError: a side has less than 11 pixels, or the two are of different sizes.
     """
+    _check_sizes(images, originals)
     count = scales(images.shape[1:3])
     require(
         count > 0,
@@ -67,6 +69,14 @@ def scales(size: tuple[int, int]) -> int:
     """How many scales, at most five, pictures of (height, width) have; 0 of very small ones."""
     fitting = (min(size) >> scale >= SSIM_WINDOW for scale in range(len(SCALE_WEIGHTS)))
     return sum(fitting)
+
+
+def _check_sizes(images: jax.Array, originals: jax.Array) -> None:
+    require(
+        images.shape == originals.shape,
+        f"pictures of {images.shape} are compared with originals of {originals.shape}; bring both "
+        "to one size first",
+    )
 
 
 def _terms(images: jax.Array, originals: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -1,7 +1,7 @@
 """What lies where in a run folder, local or on any path that etils knows (gs://...).
 
 `config.json` · `text.model` · `classes.json` · `checkpoints/STEP/` · `metrics/` · `samples/` ·
-`report.json` · `profiles/STEP/` · `crashes/`
+`report.json` · `evaluations/` · `profiles/STEP/` · `crashes/`
 """
 
 import dataclasses
@@ -63,6 +63,10 @@ class RunFolder:
     @property
     def samples(self) -> epath.Path:
         return self.path / "samples"
+
+    @property
+    def evaluations(self) -> epath.Path:
+        return self.path / "evaluations"
 
     @property
     def profiles(self) -> epath.Path:

@@ -9,6 +9,8 @@ from babeldraw.drawing.classifier_judge import ClassifierJudge
 from babeldraw.evaluation.base import Context, Evaluator
 from babeldraw.evaluation.class_accuracy import ClassAccuracy, ClassAccuracyConfig
 from babeldraw.evaluation.concepts import Concepts, ConceptsConfig
+from babeldraw.evaluation.drawn_distance import DrawnDistance, DrawnDistanceConfig
+from babeldraw.evaluation.feature_sets import open_features
 from babeldraw.evaluation.linear_probe import LinearProbe, LinearProbeConfig, check_blocks
 from babeldraw.evaluation.prompts import Prompts, PromptsConfig
 from babeldraw.evaluation.samples import Samples, SamplesConfig
@@ -43,6 +45,7 @@ class GeneratorEvaluators:
     concepts: ConceptsConfig | None = None
     class_accuracy: ClassAccuracyConfig | None = None
     linear_probe: LinearProbeConfig | None = None
+    fd: DrawnDistanceConfig | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -228,6 +231,10 @@ class GeneratorExperiment(Experiment):
         if configs.class_accuracy is not None and configs.class_accuracy.classifier_run:
             made["class_accuracy"] = ClassAccuracy(
                 fns["generate"], self._drawing("class_accuracy"), context
+            )
+        if configs.fd is not None and configs.fd.file:
+            made["fd"] = DrawnDistance(
+                fns["generate"], self._drawing("fd"), context, open_features(configs.fd)
             )
         if configs.linear_probe is not None:
             for sentence in self.what_saw_labels():

@@ -71,6 +71,15 @@ class MetricsWriter:
             self._failed = True
 
 
+def last_timing(folder: RunFolder) -> dict[str, float]:
+    """The last of each figure of timing.jsonl; none where the run left none."""
+    path, found = folder.metrics / "timing.jsonl", {}
+    for text in path.read_text().splitlines() if path.exists() else ():
+        with contextlib.suppress(ValueError):  # A killed run may leave half a line.
+            found |= json.loads(text)
+    return found
+
+
 def read_scalars(folder: RunFolder) -> list[dict[str, Any]]:
     """The lines of metrics.jsonl in order of steps; of a step trained twice, the later line."""
     path = folder.metrics / "metrics.jsonl"

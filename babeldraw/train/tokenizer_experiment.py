@@ -4,9 +4,14 @@ import dataclasses
 
 from babeldraw.config import require
 from babeldraw.evaluation.base import Context, Evaluator
+from babeldraw.evaluation.feature_sets import open_features
 from babeldraw.evaluation.outlines import Outlines, OutlinesConfig
 from babeldraw.evaluation.pictures import perceptual_distances
 from babeldraw.evaluation.reconstruction import Reconstruction, ReconstructionConfig
+from babeldraw.evaluation.reconstruction_distance import (
+    ReconstructionDistance,
+    ReconstructionDistanceConfig,
+)
 from babeldraw.judges.discriminators import DiscriminatorConfig, NoDiscriminatorConfig
 from babeldraw.judges.perceptual import PerceptualConfig
 from babeldraw.layers.block import TransformerConfig
@@ -35,6 +40,7 @@ class TokenizerEvaluators:
 
     reconstruction: ReconstructionConfig | None = ReconstructionConfig()
     outlines: OutlinesConfig | None = None
+    rfd: ReconstructionDistanceConfig | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -142,6 +148,10 @@ class TokenizerExperiment(Experiment):
             )
         if configs.outlines is not None:
             made["outlines"] = Outlines(fns["reconstruct"], configs.outlines, context)
+        if configs.rfd is not None and configs.rfd.file:
+            made["rfd"] = ReconstructionDistance(
+                fns["reconstruct"], configs.rfd, context, open_features(configs.rfd)
+            )
         return made
 
     def flops(self) -> ModelFlops:

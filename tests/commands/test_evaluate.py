@@ -66,3 +66,50 @@ def test_what_a_config_leaves_out_may_be_asked(cli, vim_run):
 def test_an_average_is_asked_of_a_run_without_in_vain(cli, vim_run):
     status, _, said = cli("evaluate", f"--workdir={vim_run}", "--weights=ema")
     assert status == 2 and "weights is 'ema' and the run keeps no average of its weights" in said
+
+
+def test_a_result_says_how_it_came_about(cli, vim_run, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(vim_run, folder)
+    words = [f"--workdir={folder}", "--evaluators=validation_loss,samples"]
+    fields = "samples.num=3,samples.each=1,samples.sampling.guidance=2"
+    assert cli("evaluate", *words, f"--set={fields}")[0] == 0
+    loss, samples = (
+        json.loads(next((folder / "evaluations").glob(f"{name}_*.json")).read_text())
+        for name in ("validation", "samples")
+    )
+    (figure,) = loss["figures"].values()
+    assert figure["interval"][0] <= figure["value"] <= figure["interval"][1] and figure["n"] == 8
+    pictures = loss["protocol"]["pictures"]
+    assert (pictures["n"], pictures["split"]) == (8, "test")
+    assert pictures["resize"]["filter"] == "bilinear"
+    assert loss["weights"] == "params" and loss["step"] == 4 and loss["parameters"] > 1000
+    assert {"babeldraw", "jax", "numpy"} <= loss["versions"].keys()
+    drawing = samples["protocol"]
+    assert drawing["guidance"] == [2.0] and drawing["seeds"]["last"] == 2
+    assert drawing["conditions"] == {"n": 3, "different": 3, "first": ["#0", "#1", "#2"]}
+
+
+def test_several_runs_make_a_table(cli, tokenizer_run, tmp_path):
+    runs = [tmp_path / name for name in ("a", "b")]
+    for run in runs:
+        shutil.copytree(tokenizer_run, run)
+    words = [f"--workdir={runs[0]},{runs[1]}", "--evaluators=reconstruction"]
+    status, _, said = cli("evaluate", *words)
+    assert status == 2 and "--out is missing; name a folder for the table of 2 runs" in said
+    out = tmp_path / "table"
+    more = ["--set=reconstruction.num_examples=4", f"--out={out}"]
+    assert cli("evaluate", *words, *more)[0] == 0
+    row = next(line for line in (out / "table.md").read_text().splitlines() if "/ssim" in line)
+    first, second = row.split("|")[2:4]
+    assert first == second and "[" in first
+    assert (out / "index.html").read_text().count("data:image/png") == 3
+    # What cannot be is said before any run takes its time.
+    for wrong, line in (
+        ("--set=reconstruction.colour=4", "config.evaluators.reconstruction.colour is not a field"),
+        ("--set=outlines.num_examples=4", "fields are set of outlines, which evaluators does not"),
+    ):
+        status, _, said = cli("evaluate", *words, wrong, f"--out={out}")
+        assert status == 2 and line in said.splitlines()[-1]
+    status, _, said = cli("evaluate", f"--workdir={runs[0]},{tmp_path}/c", f"--out={out}")
+    assert status == 2 and "does not exist" in said

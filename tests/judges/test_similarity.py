@@ -134,3 +134,7 @@ def test_pictures_below_the_window_are_refused():
     small = np.zeros((1, 10, 64, 3), np.float32)
     with pytest.raises(UserError, match=r"at least 11 px on each side; they are \(10, 64\)"):
         similarity.ms_ssim(small, small)
+    wide = np.zeros((1, 64, 48, 3), np.float32)
+    for measure in (similarity.ssim, similarity.ms_ssim):
+        with pytest.raises(UserError, match="compared with originals of"):
+            measure(wide, wide[:, :, :40])

@@ -1,0 +1,272 @@
+"""Two sets of pictures in the features of a network: gathered as they come, then compared."""
+
+import dataclasses
+import hashlib
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from babeldraw.config import require
+from babeldraw.errors import UserError
+from babeldraw.evaluation.arrays import read_arrays, write_arrays
+from babeldraw.evaluation.base import HalfDone
+from babeldraw.evaluation.distances import Gaussian, frechet_distance, inside
+from babeldraw.evaluation.intervals import Figure, frechet_figure, kernel_figure, mean_figure
+from babeldraw.evaluation.moments import Moments
+from babeldraw.evaluation.references import Reference, read_reference
+from babeldraw.judges.features import NETWORKS, Features, network
+from babeldraw.say import say
+
+# Seconds between two writings of what is gathered.
+SAVE_EVERY = 60.0
+
+
+@dataclasses.dataclass(frozen=True)
+class SetsConfig:
+    """How two sets of pictures are compared.
+
+    Attributes:
+    network: whose features; figures bear its name.
+    file: its weights, which `babeldraw import` wrote; empty leaves the evaluator out.
+    num_examples: pictures of a set, at most; at least as many as the network has features.
+    batch_size: pictures at a time.
+    keep: pictures whose features stay in memory. Of more there is the Fréchet distance alone,
+      without interval, from running sums.
+    resamples: of the interval of a Fréchet distance; 0: none.
+    reference: .npz of true pictures, to compare with in place of the held-out ones; see
+      `evaluation.references`. KID, precision and recall need pictures and are left out.
+    write_reference: an .npz to write of the held-out pictures; empty: none.
+    """
+
+    network: str = "vgg16"
+    file: str = ""
+    num_examples: int = 10_000
+    batch_size: int = 64
+    keep: int = 50_000
+    resamples: int = 100
+    reference: str = ""
+    write_reference: str = ""
+
+    # Of the section, for messages; a subclass says it.
+    path = "config.evaluators"
+
+    def __post_init__(self):
+        for name, least in (("num_examples", 2), ("batch_size", 1), ("keep", 0), ("resamples", 0)):
+            value = getattr(self, name)
+            require(value >= least, f"{self.path}.{name} is {value}; at least {least} is needed")
+        require(
+            not (self.reference and self.write_reference),
+            f"{self.path}.reference and write_reference are both set; true pictures are read for "
+            "the second alone, leave one empty",
+        )
+
+    def tiny(self) -> "SetsConfig":
+        """The same for a first run, of which no file is asked."""
+        return dataclasses.replace(self, file="")
+
+
+class FeatureSet:
+    """Features of pictures as they come.
+
+    Args:
+      name: which pictures they are, for messages.
+      dim: features of each.
+      keep: pictures whose features stay in memory; of the others the moments do.
+    """
+
+    def __init__(self, name: str, dim: int, keep: int):
+        self._name, self._keep = name, keep
+        self._moments, self._kept = Moments.none(dim), np.zeros((0, dim), np.float32)
+        self._new: list[np.ndarray] = []
+
+    def add(self, x_bD: np.ndarray) -> None:
+        """Raises `UserError` where a feature is not finite."""
+        self._moments += Moments.of(x_bD)
+        self._new.append(x_bD)
+
+    @property
+    def gaussian(self) -> Gaussian:
+        """Raises `UserError` for fewer pictures than features."""
+        return Gaussian.of(self._moments, self._name)
+
+    @property
+    def features(self) -> np.ndarray | None:
+        """float32 [N, D] of all pictures in order; None where some were not kept."""
+        kept = self._all_kept()
+        return kept if len(kept) == self._moments.num else None
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """All of it, to go on from."""
+        own = self._moments
+        named = {"num": np.int64(own.num), "mean": own.mean_D, "scatter": own.scatter_DD}
+        return named | {"kept": self._all_kept()}
+
+    def take(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Goes on from what `arrays` gave."""
+        self._moments = Moments(int(arrays["num"]), arrays["mean"], arrays["scatter"])
+        self._kept, self._new = arrays["kept"], []
+
+    def _all_kept(self) -> np.ndarray:
+        self._kept = np.concatenate([self._kept, *self._new])[: self._keep]
+        self._new = []
+        return self._kept
+
+
+class Progress:
+    """Keeps gathered features in a file, so that an evaluation that was killed goes on.
+
+    On one host; of several, each would have to read the same file at the same moment.
+
+    Args:
+      half_done: of the context.
+      sets: what is gathered, side by side.
+      name: of the evaluator and its part.
+      of: what the features depend on beside the weights: the config, the data.
+
+    Attributes:
+      done: batches that are in the sets.
+    """
+
+    def __init__(
+        self, half_done: HalfDone | None, sets: Sequence[FeatureSet], name: str, of: Sequence[Any]
+    ):
+        self._sets, self._file, self._last = sets, None, time.monotonic()
+        self.done = 0
+        if half_done is not None and jax.process_count() == 1:
+            text = json.dumps([half_done.identity, name, *of], sort_keys=True, default=str)
+            digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+            self._file = half_done.folder / f"{name}_{digest}.npz"
+        if self._file is not None and self._file.exists():
+            self._resume()
+
+    def batch_done(self) -> None:
+        """A batch is in every set."""
+        self.done += 1
+        if time.monotonic() - self._last >= SAVE_EVERY:
+            self.save()
+
+    def save(self) -> None:
+        """Writes the file, whole or not at all."""
+        if self._file is not None:
+            arrays = {"done": np.int64(self.done)}
+            for index, own in enumerate(self._sets):
+                arrays |= {f"{name}_{index}": array for name, array in own.arrays().items()}
+            write_arrays(self._file, arrays)
+        self._last = time.monotonic()
+
+    def finish(self) -> None:
+        """Removes the file: the figures are there."""
+        if self._file is not None:
+            self._file.unlink(missing_ok=True)
+
+    def _resume(self) -> None:
+        parts = ("num", "mean", "scatter", "kept")
+        numbers = range(len(self._sets))
+        try:
+            names = [f"{part}_{index}" for index in numbers for part in parts]
+            found = read_arrays(self._file, ("done", *names))
+        except UserError as error:
+            say(f"begins anew: {error}")
+            return
+        for index, own in enumerate(self._sets):
+            own.take({part: found[f"{part}_{index}"] for part in parts})
+        self.done = int(found["done"])
+        say(f"goes on after {self.done} batches, from {self._file}")
+
+
+def open_features(config: SetsConfig) -> Features:
+    """The network that the section names.
+
+    Raises:
+      UserError: there is no such network, or the file cannot be read or is of another one.
+    """
+    try:
+        return network(config.network, config.file)
+    except UserError as error:
+        raise UserError(f"{config.path}: {error}") from error
+
+
+def dim_of(features: Features, size: tuple[int, int]) -> int:
+    """How many features a picture of (height, width) has."""
+    image = jax.ShapeDtypeStruct((1, *size, 3), jnp.float32)
+    return jax.eval_shape(lambda f, x: f(x), features, image).shape[1]
+
+
+def open_reference(config: SetsConfig, dim: int, size: tuple[int, int]) -> Reference | None:
+    """What true pictures are known by, where the config names a file.
+
+    Raises:
+      UserError: it cannot be read or is of another network.
+    """
+    if not config.reference:
+        return None
+    try:
+        return read_reference(config.reference, config.network, dim, size)
+    except UserError as error:
+        raise UserError(f"{config.path}.reference: {error}") from error
+
+
+def check_enough(config: SetsConfig, dim: int, available: Sequence[int]) -> None:
+    """Raises `UserError` where a set would have fewer pictures than features, before any work."""
+    num = min(config.num_examples, *available)
+    require(
+        num >= dim,
+        f"{config.path} compares {num} pictures by {config.network}, which has {dim} features: a "
+        f"Fréchet distance needs at least {dim} pictures; raise num_examples, or give data with "
+        "more",
+    )
+
+
+def of_network(config: SetsConfig) -> dict[str, Any]:
+    """What the protocol says of the network and of the true statistics."""
+    known = NETWORKS.get(config.network)
+    preprocessing = None if known is None else dataclasses.asdict(known.preprocessing)
+    found: dict[str, Any] = {
+        "network": {
+            "name": config.network,
+            "features": None if known is None else known.title,
+            "preprocessing": preprocessing,
+        }
+    }
+    return found | ({"reference": config.reference} if config.reference else {})
+
+
+def compared(
+    config: SetsConfig,
+    judged: FeatureSet,
+    true: FeatureSet | Reference,
+    paired: bool = False,
+) -> Iterator[tuple[str, Figure]]:
+    """`fd_NETWORK`, then `kid_`, `precision_` and `recall_NETWORK` where features were kept.
+
+    Precision is the share of judged pictures in the manifold of the true ones, recall the other way
+    round. Their intervals draw the pictures again and leave the manifold as it is.
+
+    Args:
+      paired: judged picture n is made of true picture n.
+    """
+    name, x_ND = config.network, judged.features
+    known = isinstance(true, Reference)
+    y_ND = None if known else true.features
+    against = true.pooled if known else true.gaussian
+    if x_ND is None or not config.resamples or (paired and y_ND is None):
+        distance = frechet_distance(judged.gaussian, against)
+        yield f"fd_{name}", Figure(distance, None, judged.gaussian.num)
+    else:
+        second = y_ND if paired else against
+        yield f"fd_{name}", frechet_figure(x_ND, second, paired, config.resamples)
+    if x_ND is not None and y_ND is not None:
+        yield f"kid_{name}", kernel_figure(x_ND, y_ND)
+        yield f"precision_{name}", mean_figure(inside(x_ND, y_ND))
+        yield f"recall_{name}", mean_figure(inside(y_ND, x_ND))
+
+
+def write_reference(config: SetsConfig, true: FeatureSet, size: tuple[int, int]) -> None:
+    """Writes the statistics of true pictures of (height, width) where the config asks for it."""
+    if config.write_reference and jax.process_index() == 0:
+        Reference(config.network, true.gaussian, size=size).save(config.write_reference)
