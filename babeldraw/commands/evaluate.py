@@ -79,7 +79,7 @@ def run(values: flags.FlagValues) -> int:
     place, limits = hosts_of(values)
     asked = {name: values[name].value for name in ("workdir", "evaluators", "set", "weights")}
     with joined(place, asked, limits) as hosts:
-        use_cache(values, workdirs[0])
+        use_cache(values)
         if several:
             runs = _judged(workdirs, values.evaluators, values.weights, fields)
             if hosts.index == 0:

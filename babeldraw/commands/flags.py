@@ -74,14 +74,11 @@ def define_cache(values: flags.FlagValues) -> None:
     )
 
 
-def use_cache(values: flags.FlagValues, workdir: str | None = None) -> None:
-    """Keeps compiled programs as the flags say; once all hosts have joined.
-
-    Args:
-      workdir: the run folder beside which they lie; None: that of the flags, if there is one.
-    """
-    if workdir is None and "workdir" in values:
-        workdir = values["workdir"].value
+def use_cache(values: flags.FlagValues) -> None:
+    """Keeps compiled programs as the flags say; once all hosts have joined."""
+    workdir = values["workdir"].value if "workdir" in values else None
+    # Of several runs, beside the first.
+    workdir = workdir and workdir.partition(",")[0]
     use_compilation_cache(values.compilation_cache, workdir)
 
 

@@ -27,6 +27,7 @@ from babeldraw.drawing.tokenizer_run import TokenizerRun
 from babeldraw.errors import UserError
 from babeldraw.evaluation import measures
 from babeldraw.judges import similarity
+from babeldraw.judges.backbones import BACKBONES
 from babeldraw.judges.perceptual import PerceptualConfig, PerceptualNetwork
 from babeldraw.pages import render
 from babeldraw.runs.folder import RunFolder, write_json
@@ -56,6 +57,9 @@ def define(values: flags.FlagValues, argv: list[str]) -> None:
     flags.DEFINE_string(
         "perceptual", "", "Weights of LPIPS, by `babeldraw import`.", flag_values=values
     )
+    flags.DEFINE_enum(
+        "network", "vgg16", [*BACKBONES], "Whose --perceptual is.", flag_values=values
+    )
     flags.DEFINE_string(
         "level", "", "Of the tokenizer's sizes; none: its first.", flag_values=values
     )
@@ -66,11 +70,13 @@ def run(values: flags.FlagValues) -> int:
     for name, least in (("num", 0), ("batch_size", 1)):
         if values[name].value < least:
             raise UserError(f"--{name} is {values[name].value}; at least {least} is needed")
+    if values["network"].present and not values.perceptual:
+        raise UserError(f"--network={values.network} says whose --perceptual is; name that file")
     workdir, out = required(values, "workdir"), Path(required(values, "out"))
     use_cache(values)
     tokenizer = TokenizerRun.open(workdir, level=values.level)
     source = _open(workdir, values.images, tokenizer.image_size)
-    measure = _measures(tokenizer.image_size, values.perceptual)
+    measure = _measures(tokenizer.image_size, values.perceptual, values.network)
     make_folder(out, f"--out={out}")
     total = min(values.num or len(source), len(source))
     report = ProgressReport("reconstruct", total, unit="pictures")
@@ -117,13 +123,14 @@ def _batches(
 Measures = Callable[[np.ndarray, np.ndarray], dict[str, np.ndarray]]
 
 
-def _measures(size: tuple[int, int], perceptual: str) -> Measures:
+def _measures(size: tuple[int, int], perceptual: str, network_name: str) -> Measures:
     """(images, originals), [B, height, width, 3] in [0, 1], to each measure [B].
 
     Raises:
       UserError: the file of perceptual weights does not fit.
     """
-    network = PerceptualNetwork(PerceptualConfig(perceptual)) if perceptual else None
+    config = PerceptualConfig(perceptual, network=network_name)
+    network = PerceptualNetwork(config) if perceptual else None
     params = network.load("--perceptual") if network else None
 
     @jax.jit

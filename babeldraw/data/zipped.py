@@ -4,6 +4,7 @@ import re
 import stat
 import struct
 import threading
+import unicodedata
 import weakref
 import zipfile
 import zlib
@@ -135,8 +136,11 @@ def _refused(info: zipfile.ZipInfo, name: str) -> str:
     mode = info.external_attr >> 16
     if stat.S_IFMT(mode) not in (0, stat.S_IFREG):
         return "are links or devices"
-    if name.startswith("/") or re.match(r"[A-Za-z]:", name) or "\0" in name:
+    if name.startswith("/") or re.match(r"[A-Za-z]:", name):
         return "have absolute names"
+    # A terminal would obey them where the name is told.
+    if any(unicodedata.category(character) == "Cc" for character in name):
+        return "have control characters in their names"
     if any(part in ("", ".", "..") for part in name.split("/")):
         return "have names that lead elsewhere"
     if info.flag_bits & ENCRYPTED:

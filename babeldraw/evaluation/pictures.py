@@ -1,6 +1,6 @@
 """What evaluators that compare pictures with their originals share."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -49,26 +49,39 @@ def place_pictures(batch: dict, context: Context) -> Batch:
     return place_batch({name: batch[name] for name in ("image", "mask")}, context.mesh)
 
 
-def perceptual_distance(fns: dict[str, Callable], config: PerceptualConfig) -> Distance | None:
-    """LPIPS: of the network that the objective has, else of the one that the config names.
+def perceptual_distances(fns: dict[str, Callable], config: PerceptualConfig) -> dict[str, Distance]:
+    """LPIPS by the name of its figure; none where there is no file.
+
+    `lpips` is of the network that the objective has, else of the one that the config names;
+    `lpips_alexnet` of the config's `judge`.
 
     Args:
       fns: the objective's `predict_fns`.
       config: the section `perceptual`; with a file, evaluators measure even where no loss does.
     """
+    found = {}
     if "distance" in fns:
-        return Distance(fns["distance"])
-    if not config.file:
-        return None
+        found["lpips"] = Distance(fns["distance"])
+    elif config.file:
+        found["lpips"] = _distance(config, "config.perceptual.file")
+    if config.judge:
+        judge = PerceptualConfig(config.judge, network="alexnet")
+        found["lpips_alexnet"] = _distance(judge, "config.perceptual.judge")
+    return found
+
+
+def _distance(config: PerceptualConfig, name: str) -> Distance:
     network = PerceptualNetwork(config)
 
     def distance(params: Any, state: TrainState, images: jax.Array, originals: jax.Array):
         return network.distance(params, images, originals)
 
-    return Distance(distance, network.load())
+    return Distance(distance, network.load(name))
 
 
-def picture_measures(size: tuple[int, int], distance: Distance | None) -> dict[str, Measure]:
+def picture_measures(
+    size: tuple[int, int], distances: Mapping[str, Distance]
+) -> dict[str, Measure]:
     """The measures that apply to pictures of (height, width), by name.
 
     MS-SSIM of pictures that are too small for its five scales bears their number in its name
@@ -85,9 +98,7 @@ def picture_measures(size: tuple[int, int], distance: Distance | None) -> dict[s
         whole_set = count == len(similarity.SCALE_WEIGHTS)
         name = "ms_ssim" if whole_set else f"ms_ssim_{count}_scales"
         found[name] = of_pixels(similarity.ms_ssim)
-    if distance is not None:
-        found["lpips"] = distance
-    return found
+    return {**found, **distances}
 
 
 def measured(

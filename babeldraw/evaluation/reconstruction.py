@@ -2,7 +2,7 @@
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import jax
 
@@ -73,7 +73,7 @@ class Reconstruction(HeldOut):
     Args:
       reconstruct: (state, batch) -> (images [B, height, width, 3] in [0, 1], codes).
       codes: what the tokenizer makes of pictures.
-      distance: the perceptual distance of each picture from its original; None for none.
+      distances: perceptual distances of each picture from its original, by name; None for none.
     """
 
     def __init__(
@@ -82,12 +82,12 @@ class Reconstruction(HeldOut):
         config: ReconstructionConfig,
         context: Context,
         codes: Codes,
-        distance: Distance | None = None,
+        distances: Mapping[str, Distance] | None = None,
     ):
         self._reconstruct = reconstruct
         self._config, self._context = config, context
         self._codes = codes
-        self._distance = distance
+        self._distances = dict(distances or {})
         self._measure = jax.jit(self._measure_batch)
 
     def run(self, state: TrainState) -> Iterator[tuple[str, Value]]:
@@ -99,7 +99,7 @@ class Reconstruction(HeldOut):
             ends, picture_batches(source, self._config, self._context), strict=False
         ):
             placed = place_pictures(batch, self._context)
-            values, images, codes = self._measure(state, placed, self._distance)
+            values, images, codes = self._measure(state, placed, self._distances)
             # The host waits here: it may read faster than a device measures.
             mask = whole(placed["mask"])
             found.add(values, mask)
@@ -117,10 +117,10 @@ class Reconstruction(HeldOut):
         yield "reconstructions", pairs_grid(shown[: self._config.num_shown])
 
     def _measure_batch(
-        self, state: TrainState, batch: Batch, distance: Distance | None
+        self, state: TrainState, batch: Batch, distances: dict[str, Distance]
     ) -> tuple[dict[str, jax.Array], jax.Array, jax.Array]:
         """The measures, float32 [B]; the pictures to show; the codes."""
         images, codes = self._reconstruct(state, batch)
-        of = picture_measures(self._context.image_size, distance)
+        of = picture_measures(self._context.image_size, distances)
         values = measured(of, state, images, to_float(batch["image"]))
         return values, images[: self._config.num_shown], codes

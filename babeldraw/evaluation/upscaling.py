@@ -1,7 +1,7 @@
 """How much better super-resolution is than bicubic interpolation of the tokenizer's pictures."""
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -52,7 +52,7 @@ class Upscaling(HeldOut):
 
     Args:
       upscale: (state, batch) -> (large pictures, the small ones they come from), in [0, 1].
-      distance: the perceptual distance of each picture from its original; None for none.
+      distances: perceptual distances of each picture from its original, by name; None for none.
     """
 
     def __init__(
@@ -60,11 +60,11 @@ class Upscaling(HeldOut):
         upscale: Callable,
         config: UpscalingConfig,
         context: Context,
-        distance: Distance | None = None,
+        distances: Mapping[str, Distance] | None = None,
     ):
         self._upscale = upscale
         self._config, self._context = config, context
-        self._distance = distance
+        self._distances = dict(distances or {})
         self._measure = jax.jit(self._measure_batch)
 
     def run(self, state: TrainState) -> Iterator[tuple[str, Value]]:
@@ -72,7 +72,7 @@ class Upscaling(HeldOut):
         found, shown = {"network": Measured(), "bicubic": Measured()}, []
         for batch in picture_batches(source, self._config, self._context):
             placed = place_pictures(batch, self._context)
-            values, rows = self._measure(state, placed, self._distance)
+            values, rows = self._measure(state, placed, self._distances)
             mask = whole(placed["mask"])
             for name, own in found.items():
                 own.add(values[name], mask)
@@ -87,13 +87,13 @@ class Upscaling(HeldOut):
         yield "upscaled", to_grid(rows.reshape(-1, *rows.shape[2:]), rows.shape[1])
 
     def _measure_batch(
-        self, state: TrainState, batch: Batch, distance: Distance | None
+        self, state: TrainState, batch: Batch, distances: dict[str, Distance]
     ) -> tuple[dict, jax.Array]:
         """The measures, float32 [B]; and the rows of the grid, [n, 3, height, width, 3]."""
         originals = to_float(batch["image"])
         large, small = self._upscale(state, batch)
         bicubic = jnp.clip(jax.image.resize(small, originals.shape, "cubic"), 0.0, 1.0)
-        of = picture_measures(self._context.image_size, distance)
+        of = picture_measures(self._context.image_size, distances)
         values = {
             name: measured(of, state, images, originals)
             for name, images in (("network", large), ("bicubic", bicubic))

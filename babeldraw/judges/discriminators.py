@@ -1,17 +1,19 @@
-"""Networks that tell pictures from reconstructions: StyleGAN2's, and PatchGAN for comparison.
+"""Networks that tell pictures from reconstructions: StyleGAN2's, PatchGAN, Projected GAN's.
 
 How they are trained, and against what, is in `babeldraw.objectives.adversarial`.
 """
 
 import dataclasses
 import math
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from babeldraw.config import OfKind, require
+from babeldraw.judges.norms import NORMS, BatchNorm, GroupNorm
+from babeldraw.judges.projected import MIXINGS, ProjectedHeads
 from babeldraw.layers.convolution import Conv, blur
 
 # Sides of the last feature map of the StyleGAN2 type, in StyleGAN2 itself 4 x 4.
@@ -168,69 +170,25 @@ class PatchGAN(nn.Module):
         )
 
 
-# What PatchGAN normalises by. `group`: 16 channels a group where Isola's code has `batch`; a logit
-# then does not depend on the other pictures of its batch.
-NORMS = ("group", "batch", "none")
+class Discriminator:
+    """What is true of a section `discriminator` that says no other.
 
-
-class GroupNorm(nn.Module):
-    """Wu and He, 2018: mean 0 and variance 1 over places and the channels of a group."""
-
-    groups: int
-    epsilon: float = 1e-6
-
-    @nn.compact
-    def __call__(self, x_BhwC: jax.Array) -> jax.Array:
-        b, h, w, c = x_BhwC.shape
-        x_BhwGC = x_BhwC.reshape(b, h, w, self.groups, c // self.groups)
-        y_BhwC = _standardized(x_BhwGC, (1, 2, 4), self.epsilon).reshape(x_BhwC.shape)
-        return _scaled(self, y_BhwC)
-
-
-class BatchNorm(nn.Module):
-    """Ioffe and Szegedy, 2015: mean 0 and variance 1 of each channel over places and pictures.
-
-    By the statistics of the batch that it is given, as Isola's code in training, and no others:
-    there are no running ones, for a discriminator judges nothing after training. Real pictures and
-    reconstructions are given apart, as there. The batch is the whole one, over all devices: how it
-    is split changes no number. Torch's layer without `SyncBatchNorm`, which IBQ and taming's VQGAN
-    train with, has the statistics of each device's part instead, of some four pictures.
+    Attributes:
+      needs: names of the frozen networks whose features it looks at, in place of the pictures.
     """
 
-    epsilon: float = 1e-5
-
-    @nn.compact
-    def __call__(self, x_BhwC: jax.Array) -> jax.Array:
-        return _scaled(self, _standardized(x_BhwC, (0, 1, 2), self.epsilon))
-
-
-def _standardized(x: jax.Array, axes: tuple[int, ...], epsilon: float) -> jax.Array:
-    """Mean 0 and variance 1 over `axes`."""
-    x = x - jnp.mean(x, axis=axes, keepdims=True)
-    variance = jnp.mean(jnp.square(x), axis=axes, keepdims=True)
-    return x * jax.lax.rsqrt(variance + epsilon)
-
-
-def _scaled(norm: nn.Module, y_BhwC: jax.Array) -> jax.Array:
-    """Times a learned scale, plus a learned bias, of each channel; parameters of `norm`."""
-    ones, zeros = (
-        nn.with_logical_partitioning(init, ("embed",))
-        for init in (nn.initializers.ones, nn.initializers.zeros)
-    )
-    channels = y_BhwC.shape[-1:]
-    scale, bias = norm.param("scale", ones, channels), norm.param("bias", zeros, channels)
-    return y_BhwC * jnp.broadcast_to(scale, y_BhwC.shape) + jnp.broadcast_to(bias, y_BhwC.shape)
+    needs: ClassVar[tuple[str, ...]] = ()
 
 
 @dataclasses.dataclass(frozen=True)
-class NoDiscriminatorConfig:
+class NoDiscriminatorConfig(Discriminator):
     """There is no adversarial term."""
 
     kind: str = "none"
 
 
 @dataclasses.dataclass(frozen=True)
-class StyleGANConfig:
+class StyleGANConfig(Discriminator):
     """See `StyleGANDiscriminator`, ViT-VQGAN's."""
 
     channels: int = 128
@@ -255,7 +213,7 @@ class StyleGANConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class PatchGANConfig:
+class PatchGANConfig(Discriminator):
     """See `PatchGAN`, which ViT-VQGAN compares with. Isola's has 64 channels."""
 
     channels: int = 128
@@ -285,6 +243,43 @@ class PatchGANConfig:
         return PatchGAN(self.channels, self.max_channels, self.layers, self.norm)
 
 
+@dataclasses.dataclass(frozen=True)
+class ProjectedConfig(Discriminator):
+    """See `ProjectedHeads`, Projected GAN's, on the network of `config.perceptual`."""
+
+    channels: int = 64
+    max_channels: int = 512
+    stages: tuple[int, ...] = (2, 3, 4, 5)
+    mixing: str = "ccm_csm"
+    kind: str = "projected"
+    needs: ClassVar[tuple[str, ...]] = ("perceptual",)
+
+    def __post_init__(self):
+        _check_sizes(self, "channels", "max_channels")
+        path = "config.discriminator"
+        require(
+            bool(self.stages)
+            and list(self.stages) == sorted(set(self.stages))
+            and set(self.stages) <= {1, 2, 3, 4, 5},
+            f"{path}.stages is {self.stages}; some of 1 to 5, in order and once each, are needed",
+        )
+        require(
+            self.mixing in MIXINGS,
+            f"{path}.mixing is {self.mixing!r}; the choices are {', '.join(MIXINGS)}",
+        )
+
+    def tiny(self) -> "PatchGANConfig":
+        """Another one for a first run: this one would need a file of weights."""
+        return PatchGANConfig(channels=8, max_channels=16, layers=2)
+
+    def check(self, image_size: tuple[int, int]) -> None:
+        """The network whose features it looks at says itself which pictures are too small."""
+
+    def make(self) -> nn.Module:
+        """The network: five maps [B, h, w, C] -> logits, float32 [B, n], large means real."""
+        return ProjectedHeads(self.channels, self.max_channels, self.stages, self.mixing)
+
+
 def _check_sizes(config: Any, *names: str) -> None:
     for name in names:
         value = getattr(config, name)
@@ -301,5 +296,6 @@ DISCRIMINATORS: dict[str, tuple[type]] = {
     "none": (NoDiscriminatorConfig,),
     "stylegan": (StyleGANConfig,),
     "patchgan": (PatchGANConfig,),
+    "projected": (ProjectedConfig,),
 }
 DiscriminatorConfig = Annotated[Any, OfKind(DISCRIMINATORS)]

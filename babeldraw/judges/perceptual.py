@@ -32,12 +32,15 @@ class PerceptualConfig:
       alexnet's, which then no loss has seen.
     every: the loss looks at one picture in so many of the batch. Its mean is an unbiased one of the
       whole batch's, for a batch has no order, and the term costs so much less.
+    judge: file of the kind alexnet_lpips; evaluators then have the figure lpips_alexnet too, of a
+      network that a loss on VGG16 has not seen.
     """
 
     file: str = ""
     widths: tuple[int, ...] = ()
     network: str = "vgg16"
     every: int = 1
+    judge: str = ""
 
     def __post_init__(self):
         path = "config.perceptual"
@@ -108,7 +111,10 @@ class PerceptualNetwork:
         Raises:
           UserError: the pictures are too small, under 16 px for VGG16, 31 px for AlexNet.
         """
-        self._check(images.shape[1:3], ": set config.loss.perceptual=0")
+        self._check(
+            images.shape[1:3],
+            ": set config.loss.perceptual=0 and name no file in config.perceptual",
+        )
         with jax.named_scope("perceptual"):
             return self._network.apply({"params": params}, images, targets)
 
@@ -153,9 +159,9 @@ class PerceptualNetwork:
         file = os.path.expanduser(self.config.file)
         if not file:
             raise UserError(
-                f"{name} is empty and config.loss.perceptual is above 0; name a file that "
-                f"`babeldraw import --kind={self.config.backbone.name}_lpips` wrote, or set "
-                "config.loss.perceptual=0"
+                f"{name} is empty and a loss looks at that network; name a file that `babeldraw "
+                f"import --kind={self.config.backbone.name}_lpips` wrote, or set "
+                "config.loss.perceptual=0, and another config.discriminator.kind than projected"
             )
         params = read_params(file, name, self.shapes())
         check_linear(params, f"{name}={file}")

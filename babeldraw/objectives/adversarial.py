@@ -16,6 +16,7 @@ import optax
 
 from babeldraw.config import require
 from babeldraw.judges.discriminators import DISCRIMINATORS, DiscriminatorConfig
+from babeldraw.judges.perceptual import PerceptualNetwork
 from babeldraw.objectives import losses
 from babeldraw.objectives.base import Metrics
 from babeldraw.optim.optimizer import OptimizerConfig, make_optimizer, optimizer_axes
@@ -126,55 +127,88 @@ def check_discriminator(
     discriminator.check(image_size)
 
 
+def uses_perceptual(loss: Any, discriminator: DiscriminatorConfig) -> bool:
+    """Whether the perceptual network is in a recipe's losses: in their own term, or judged on.
+
+    Args:
+      loss: the section, with its weights `perceptual` and `adversarial`.
+      discriminator: the section.
+    """
+    return loss.perceptual > 0 or (loss.adversarial > 0 and "perceptual" in discriminator.needs)
+
+
 @dataclasses.dataclass(frozen=True)
 class Adversary:
     """A discriminator and its optimizer, for any objective that draws pictures.
 
-    Its state is {"params": ..., "opt_state": ...}, and {"lecam": {"real", "fake"}}, running means
-    of logits, where that has a weight. An objective keeps it in `TrainState.extra`.
+    Its state is {"params": ..., "opt_state": ...}; and {"lecam": {"real", "fake"}}, running means
+    of logits, where that has a weight; and {"fixed": ...}, weights that are drawn once and never
+    learn, where the network has some. An objective keeps it in `TrainState.extra`.
 
     Attributes:
       discriminator: the network; not of kind none.
       config: what it is trained against.
       optimizer: the discriminator's own.
       image_size: (height, width) of the pictures.
+      perceptual: the frozen network whose maps it looks at where it `needs` that.
     """
 
     discriminator: DiscriminatorConfig
     config: AdversarialConfig
     optimizer: OptimizerConfig
     image_size: tuple[int, int]
+    perceptual: PerceptualNetwork | None = None
 
     def init(self, key: jax.Array) -> dict[str, Any]:
-        params = nn.unbox(self._init(key))
-        state = {"params": params, "opt_state": self._optimizer.init(params)}
+        state = nn.unbox(self._init(key))
+        state["opt_state"] = self._optimizer.init(state["params"])
         if self.config.lecam > 0:
             state["lecam"] = {"real": jnp.zeros(()), "fake": jnp.zeros(())}
         return state
 
     def axes(self) -> dict[str, Any]:
         """Logical axes of each array of the state."""
-        state, axes = jax.eval_shape(self.init, jax.random.key(0)), self._parameter_axes
-        opt_axes = optimizer_axes(state["opt_state"], state["params"], axes)
-        found = {"params": axes, "opt_state": opt_axes}
+        state, axes = jax.eval_shape(self.init, jax.random.key(0)), self._axes
+        opt_axes = optimizer_axes(state["opt_state"], state["params"], axes["params"])
+        found = {**axes, "opt_state": opt_axes}
         return {**found, "lecam": {"real": (), "fake": ()}} if "lecam" in state else found
 
-    def logits(self, params: Any, images: jax.Array) -> jax.Array:
-        """float32 [B, height, width, 3] near [0, 1] -> [B] or [B, h, w]; large means real."""
-        with jax.named_scope("discriminator"):
-            return self._network.apply({"params": params}, images)
+    def logits(
+        self, params: Any, images: jax.Array, fixed: Any = None, frozen: Any = None
+    ) -> jax.Array:
+        """float32 [B, height, width, 3] near [0, 1] -> [B], [B, h, w] or [B, n]; large means real.
 
-    def generator_loss(self, state: dict[str, Any], fake: jax.Array, step: jax.Array) -> jax.Array:
-        """How far the discriminator is from taking `fake` for real; 0 before the term's start."""
+        Args:
+          params: what learns.
+          images: to be judged.
+          fixed: of the state, where it has that.
+          frozen: parameters of the networks that the discriminator `needs`, by name.
+        """
+        variables = {"params": params} if fixed is None else {"params": params, "fixed": fixed}
+        with jax.named_scope("discriminator"):
+            return self._network.apply(variables, self._seen(images, frozen))
+
+    def generator_loss(
+        self, state: dict[str, Any], fake: jax.Array, step: jax.Array, frozen: Any = None
+    ) -> jax.Array:
+        """How far the discriminator is from taking `fake` for real; 0 before the term's start.
+
+        `frozen` is that of `logits`.
+        """
 
         def loss(images: jax.Array) -> jax.Array:
-            return LOSSES[self.config.loss][0](self.logits(state["params"], images))
+            return LOSSES[self.config.loss][0](self._judge(state, frozen)(state["params"], images))
 
         start = self.config.start_step + self.config.head_start
         return _from(start, loss, lambda images: jnp.zeros(()), step, fake)
 
     def update(
-        self, state: dict[str, Any], real: jax.Array, fake: jax.Array, step: jax.Array
+        self,
+        state: dict[str, Any],
+        real: jax.Array,
+        fake: jax.Array,
+        step: jax.Array,
+        frozen: Any = None,
     ) -> tuple[dict[str, Any], Metrics]:
         """One step of the discriminator.
 
@@ -182,6 +216,7 @@ class Adversary:
           state: as `init` makes it.
           real, fake: pictures and their reconstructions, [B, height, width, 3].
           step: number of updates done.
+          frozen: as for `logits`.
 
         Returns:
           The new state; and `discriminator`, the loss without R1 and LeCam, `real_accuracy` and
@@ -191,14 +226,14 @@ class Adversary:
           where that is above 0.
         """
         start = self.config.start_step
-        return _from(start, self._update, self._rest, step, state, real, fake, step)
+        return _from(start, self._update, self._rest, step, state, real, fake, step, frozen)
 
-    def _update(self, state, real, fake, step) -> tuple[dict[str, Any], Metrics]:
-        fake = jax.lax.stop_gradient(fake)
+    def _update(self, state, real, fake, step, frozen) -> tuple[dict[str, Any], Metrics]:
+        fake, logits = jax.lax.stop_gradient(fake), self._judge(state, frozen)
 
         def loss_fn(params):
             # Apart, so that no group of the minibatch deviation holds both.
-            real_B, fake_B = self.logits(params, real), self.logits(params, fake)
+            real_B, fake_B = logits(params, real), logits(params, fake)
             terms = {"discriminator": LOSSES[self.config.loss][1](real_B, fake_B)}
             means = self._means(state, real_B, fake_B)
             loss = terms["discriminator"]
@@ -208,7 +243,7 @@ class Adversary:
             return loss, (terms, means, real_B, fake_B)
 
         grads, (terms, means, real_B, fake_B) = jax.grad(loss_fn, has_aux=True)(state["params"])
-        penalty, grads = self._add_r1(state["params"], grads, real, step)
+        penalty, grads = self._add_r1(logits, state["params"], grads, real, step)
         updates, opt_state = self._optimizer.update(grads, state["opt_state"], state["params"])
         params = optax.apply_updates(state["params"], updates)
         middle = LOSSES[self.config.loss][2]
@@ -218,7 +253,17 @@ class Adversary:
             "fake_accuracy": jnp.mean(fake_B < middle),
             "r1": penalty,
         }
-        return {"params": params, "opt_state": opt_state, **means}, metrics
+        return {**state, "params": params, "opt_state": opt_state, **means}, metrics
+
+    def _judge(self, state: dict[str, Any], frozen: Any) -> Callable[[Any, jax.Array], jax.Array]:
+        """`logits` of parameters and pictures alone."""
+        return functools.partial(self.logits, fixed=state.get("fixed"), frozen=frozen)
+
+    def _seen(self, images: jax.Array, frozen: Any) -> Any:
+        """What the network looks at: the pictures, or what a frozen network makes of them."""
+        if not self.discriminator.needs:
+            return images
+        return self.perceptual.maps(frozen["perceptual"], images)
 
     def _means(self, state: dict[str, Any], real_B: jax.Array, fake_B: jax.Array) -> dict[str, Any]:
         """LeCam's running means with those of this step in them, as constants; {} without it."""
@@ -228,14 +273,16 @@ class Adversary:
         means = jax.tree.map(lambda m, new: decay * m + (1 - decay) * new, state["lecam"], found)
         return {"lecam": jax.lax.stop_gradient(means)}
 
-    def _add_r1(self, params: Any, grads: Any, real: jax.Array, step: jax.Array):
+    def _add_r1(
+        self, logits: Callable, params: Any, grads: Any, real: jax.Array, step: jax.Array
+    ) -> tuple[jax.Array, Any]:
         """The lazy penalty at this step, and `grads` with its gradient added."""
         gamma, every = self.config.r1_gamma, self.config.r1_every
         if gamma == 0:
             return jnp.zeros(()), grads
 
         def penalty(params):
-            found = losses.r1_and_gradient(self.logits, params, real)
+            found = losses.r1_and_gradient(logits, params, real)
             # gamma is StyleGAN2's, for pictures in [-1, 1], where gradients are half as long.
             return jax.tree.map(lambda leaf: 0.5 * gamma * every * 0.25 * leaf, found)
 
@@ -246,7 +293,7 @@ class Adversary:
         found, own = jax.lax.cond(step % every == 0, penalty, rest, params)
         return found, jax.tree.map(jnp.add, grads, own)
 
-    def _rest(self, state, real, fake, step) -> tuple[dict[str, Any], Metrics]:
+    def _rest(self, state, real, fake, step, frozen) -> tuple[dict[str, Any], Metrics]:
         names = ("discriminator", "real_accuracy", "fake_accuracy", "r1")
         if self.config.lecam > 0:
             names = (*names, "lecam")
@@ -257,16 +304,20 @@ class Adversary:
         return self.discriminator.make()
 
     def _init(self, key: jax.Array) -> Any:
-        images = jnp.zeros((1, *self.image_size, 3), jnp.float32)
-        return self._network.init(key, images)["params"]
+        """Parameters, and what is fixed where there is some, boxed."""
+        images = jax.ShapeDtypeStruct((1, *self.image_size, 3), jnp.float32)
+        frozen = {"perceptual": self.perceptual.shapes()} if self.discriminator.needs else None
+        # Only the shapes are asked for: the frozen network does not run here.
+        seen = jax.eval_shape(self._seen, images, frozen)
+        return self._network.init(key, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), seen))
 
     @functools.cached_property
-    def _parameter_axes(self):
+    def _axes(self):
         return logical_axes(jax.eval_shape(self._init, jax.random.key(0)))
 
     @functools.cached_property
     def _optimizer(self) -> optax.GradientTransformation:
-        return make_optimizer(self.optimizer, self._parameter_axes)
+        return make_optimizer(self.optimizer, self._axes["params"])
 
 
 def _from(start: int, active: Callable, resting: Callable, step: jax.Array, *operands: Any) -> Any:

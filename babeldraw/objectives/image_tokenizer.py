@@ -24,6 +24,7 @@ from babeldraw.objectives.adversarial import (
     AdversarialConfig,
     Adversary,
     check_discriminator,
+    uses_perceptual,
 )
 from babeldraw.objectives.base import Batch, Metrics, TrainState
 from babeldraw.optim.optimizer import OptimizerConfig, make_optimizer, optimizer_axes
@@ -86,7 +87,8 @@ class ImageTokenizerObjective:
     batch_size: images per step, over all devices.
     discriminator, adversarial, discriminator_optimizer: the adversary; used where its weight is
       above 0.
-    perceptual: the frozen network of the perceptual term; used where its weight is above 0.
+    perceptual: the frozen network of the perceptual term; used where its weight is above 0, or
+      where the discriminator looks at its features.
     train_groups: the parts that learn; the others stay as they are, bit for bit. The decoder alone
       is Babeldraw's second phase of stage 1.
     """
@@ -196,6 +198,7 @@ class ImageTokenizerObjective:
                 images,
                 self._tokenizer.to_images(out.raw),
                 before.step,
+                state.frozen,
             )
             metrics |= found
             state = state.replace(extra={**state.extra, "discriminator": adversary})
@@ -294,7 +297,7 @@ class ImageTokenizerObjective:
             mean, log_scale = logit_laplace_parameters(raw_BhwC)
             terms["logit_laplace"] = losses.logit_laplace(mean, log_scale, images)
             loss = loss + weights.logit_laplace * terms["logit_laplace"]
-        if self._perceptual is not None:
+        if weights.perceptual > 0:
             terms["perceptual"] = self._perceptual.loss(frozen["perceptual"], drawn, images)
             loss = loss + weights.perceptual * terms["perceptual"]
         return loss, terms
@@ -322,7 +325,8 @@ class ImageTokenizerObjective:
     def _generator_loss(self, state: TrainState, raw_BhwC: jax.Array) -> jax.Array:
         """The adversarial term of the decoder's output."""
         drawn = self._tokenizer.to_images(raw_BhwC)
-        return self._adversary.generator_loss(state.extra["discriminator"], drawn, state.step)
+        judge = state.extra["discriminator"]
+        return self._adversary.generator_loss(judge, drawn, state.step, state.frozen)
 
     def _weight(self, term: str) -> float:
         """Of a term that the tokenizer gives."""
@@ -365,11 +369,13 @@ class ImageTokenizerObjective:
             self.adversarial,
             self.discriminator_optimizer,
             self.tokenizer.image_size,
+            self._perceptual,
         )
 
     @functools.cached_property
     def _perceptual(self) -> PerceptualNetwork | None:
-        return PerceptualNetwork(self.perceptual) if self.loss.perceptual > 0 else None
+        used = uses_perceptual(self.loss, self.discriminator)
+        return PerceptualNetwork(self.perceptual) if used else None
 
     @functools.cached_property
     def _parameter_axes(self):

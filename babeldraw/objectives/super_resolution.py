@@ -24,6 +24,7 @@ from babeldraw.objectives.adversarial import (
     AdversarialConfig,
     Adversary,
     check_discriminator,
+    uses_perceptual,
 )
 from babeldraw.objectives.base import Batch, Metrics, TrainState, apply_gradients
 from babeldraw.optim.optimizer import OptimizerConfig, make_optimizer, optimizer_axes
@@ -69,7 +70,8 @@ class SuperResolutionObjective:
     batch_size: images per step, over all devices.
     discriminator, adversarial, discriminator_optimizer: the adversary; used where its weight is
       above 0.
-    perceptual: the frozen network of the perceptual term; used where its weight is above 0.
+    perceptual: the frozen network of the perceptual term; used where its weight is above 0, or
+      where the discriminator looks at its features.
     """
 
     super_resolution: SuperResolutionConfig
@@ -136,7 +138,7 @@ class SuperResolutionObjective:
         before, state = state, apply_gradients(state, grads, self._optimizer)
         if self._adversary is not None:
             adversary, found = self._adversary.update(
-                before.extra["discriminator"], originals, images, before.step
+                before.extra["discriminator"], originals, images, before.step, state.frozen
             )
             metrics |= found
             state = state.replace(extra={"discriminator": adversary})
@@ -200,7 +202,7 @@ class SuperResolutionObjective:
         """The terms that compare two pictures, weighted; and each by itself."""
         terms = {"l2": losses.l2(images, originals)}
         loss = self.loss.l2 * terms["l2"]
-        if self._perceptual is not None:
+        if self.loss.perceptual > 0:
             terms["perceptual"] = self._perceptual.loss(frozen["perceptual"], images, originals)
             loss = loss + self.loss.perceptual * terms["perceptual"]
         return loss, terms
@@ -226,7 +228,8 @@ class SuperResolutionObjective:
 
     def _generator_loss(self, state: TrainState, images: jax.Array) -> jax.Array:
         """The adversarial term of the large pictures."""
-        return self._adversary.generator_loss(state.extra["discriminator"], images, state.step)
+        judge = state.extra["discriminator"]
+        return self._adversary.generator_loss(judge, images, state.step, state.frozen)
 
     def _small(self, state: TrainState, originals: jax.Array) -> jax.Array:
         """The tokenizer's reconstruction of the pictures at its own size."""
@@ -247,12 +250,17 @@ class SuperResolutionObjective:
         if self.loss.adversarial == 0:
             return None
         return Adversary(
-            self.discriminator, self.adversarial, self.discriminator_optimizer, self.image_size
+            self.discriminator,
+            self.adversarial,
+            self.discriminator_optimizer,
+            self.image_size,
+            self._perceptual,
         )
 
     @functools.cached_property
     def _perceptual(self) -> PerceptualNetwork | None:
-        return PerceptualNetwork(self.perceptual) if self.loss.perceptual > 0 else None
+        used = uses_perceptual(self.loss, self.discriminator)
+        return PerceptualNetwork(self.perceptual) if used else None
 
     @functools.cached_property
     def _parameter_axes(self):

@@ -7,6 +7,7 @@ from babeldraw.data.config import DataConfig
 from babeldraw.data.records import Source
 from babeldraw.evaluation.base import Context, Evaluator
 from babeldraw.layers.block import TransformerConfig
+from babeldraw.objectives.adversarial import uses_perceptual
 from babeldraw.objectives.base import Objective
 from babeldraw.optim.optimizer import OptimizerConfig
 from babeldraw.sharding.layout import Layout
@@ -67,12 +68,17 @@ class Experiment:
         return False
 
     @property
+    def uses_perceptual(self) -> bool:
+        """Whether its losses look at the perceptual network, whose file must then be there."""
+        return hasattr(self, "perceptual") and uses_perceptual(self.loss, self.discriminator)
+
+    @property
     def own_starts(self) -> tuple[StartConfig, ...]:
         """What the recipe itself begins from: a frozen tokenizer, a network of a loss."""
         found = []
         if self.frozen_tokenizer:
             found.append(StartConfig(run=self.tokenizer_run, into="frozen/tokenizer"))
-        if hasattr(self, "perceptual") and self.loss.perceptual > 0:
+        if self.uses_perceptual:
             found.append(StartConfig(file=self.perceptual.file, into="frozen/perceptual"))
         return tuple(found)
 

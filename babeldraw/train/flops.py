@@ -44,16 +44,35 @@ def with_judges(flops: ModelFlops, experiment: Any) -> ModelFlops:
         parts["perceptual network"] = 3 * pair // (2 * every)
         formula["perceptual network"] = f"3 forward: of both pictures, and back to one{share}"
     if experiment.loss.adversarial > 0:
-        adversary = Adversary(
-            experiment.discriminator,
-            experiment.adversarial,
-            experiment.discriminator_optimizer,
-            experiment.image_size,
-        )
-        own = traced(lambda state, x: adversary.logits(state["params"], x), adversary.init, image)
-        parts["discriminator"] = 8 * own
-        formula["discriminator"] = "8 forward: 2 for the generator, 3 each for real and drawn"
+        parts["discriminator"], formula["discriminator"] = _discriminator(experiment, image)
     return ModelFlops(parts, formula)
+
+
+def _discriminator(experiment: Any, image: jax.ShapeDtypeStruct) -> tuple[int, str]:
+    """Of the discriminator, with what it looks at."""
+    needed = bool(experiment.discriminator.needs)
+    network = PerceptualNetwork(experiment.perceptual) if needed else None
+    adversary = Adversary(
+        experiment.discriminator,
+        experiment.adversarial,
+        experiment.discriminator_optimizer,
+        experiment.image_size,
+        network,
+    )
+
+    def init(key: jax.Array) -> dict[str, Any]:
+        frozen = {"perceptual": network.init(key)} if needed else None
+        return {"state": adversary.init(key), "frozen": frozen}
+
+    def logits(params: dict[str, Any], x: jax.Array) -> jax.Array:
+        state = params["state"]
+        return adversary.logits(state["params"], x, state.get("fixed"), params["frozen"])
+
+    own, told = traced(logits, init, image), "2 for the generator, 3 each for real and drawn"
+    if not needed:
+        return 8 * own, f"8 forward: {told}"
+    maps = traced(network.maps, network.init, image)
+    return 8 * (own - maps) + 4 * maps, f"8 forward: {told}; 4 of the frozen network"
 
 
 def image_spec(size: tuple[int, int]) -> jax.ShapeDtypeStruct:

@@ -211,6 +211,11 @@ class GeneratorExperiment(Experiment):
                 f"the tokenizer {self.tokenizer_run} had a perceptual loss, whose network has seen "
                 "labels; the paper leaves it out for this use (config.loss.perceptual=0)"
             )
+        elif tokenizer.read_config().get("discriminator", {}).get("kind") == "projected":
+            found.append(
+                f"the tokenizer {self.tokenizer_run} had a discriminator on a network that has "
+                "seen labels; choose another config.discriminator.kind for this use"
+            )
         return found
 
     def make_evaluators(self, objective: Objective, context: Context) -> dict[str, Evaluator]:

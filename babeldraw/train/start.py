@@ -14,6 +14,7 @@ from babeldraw.data.text import Vocabulary, captions_in, train_vocabulary
 from babeldraw.drawing.tokenizer_run import TokenizerRun
 from babeldraw.errors import UserError
 from babeldraw.evaluation.base import Context
+from babeldraw.evaluation.pictures import perceptual_distances
 from babeldraw.hosts.joining import ALONE, Alone, Hosts
 from babeldraw.judges.perceptual import PerceptualNetwork
 from babeldraw.layers.block import without_compute
@@ -179,8 +180,11 @@ def _check_fresh(folder: RunFolder, experiment: Experiment) -> None:
             )
     if experiment.frozen_tokenizer or begins_from_tokenizer(experiment):
         tokenizer_folder(experiment)
-    if uses_perceptual(experiment):
+    if experiment.uses_perceptual:
         PerceptualNetwork(experiment.perceptual).load()
+    if hasattr(experiment, "perceptual"):
+        # Those of the figures too, or a file that is not there would be told after compiling.
+        perceptual_distances({}, experiment.perceptual)
     for start in experiment.starts:
         check_start(start)
 
@@ -208,11 +212,6 @@ def check_data(experiment: Experiment, source: Source) -> None:
             f"{f'{found} classes; set {found}' if found else 'no classes; name data with some'}"
         )
     experiment.check_data(source)
-
-
-def uses_perceptual(experiment: Experiment) -> bool:
-    """Whether the recipe has a perceptual term, for which a file of weights must be there."""
-    return hasattr(experiment, "perceptual") and experiment.loss.perceptual > 0
 
 
 def finished_figures(folder: RunFolder, experiment: Experiment) -> dict[str, float] | None:

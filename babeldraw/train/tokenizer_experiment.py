@@ -6,7 +6,7 @@ from babeldraw.config import require
 from babeldraw.evaluation.base import Context, Evaluator
 from babeldraw.evaluation.feature_sets import open_features
 from babeldraw.evaluation.outlines import Outlines, OutlinesConfig
-from babeldraw.evaluation.pictures import perceptual_distance
+from babeldraw.evaluation.pictures import perceptual_distances
 from babeldraw.evaluation.reconstruction import Reconstruction, ReconstructionConfig
 from babeldraw.evaluation.reconstruction_distance import (
     ReconstructionDistance,
@@ -142,9 +142,9 @@ class TokenizerExperiment(Experiment):
         fns, configs, made = objective.predict_fns(), self.evaluators, {}
         if configs.reconstruction is not None:
             codes = make_tokenizer(self.tokenizer).codes
-            distance = perceptual_distance(fns, self.perceptual)
+            distances = perceptual_distances(fns, self.perceptual)
             made["reconstruction"] = Reconstruction(
-                fns["reconstruct"], configs.reconstruction, context, codes, distance
+                fns["reconstruct"], configs.reconstruction, context, codes, distances
             )
         if configs.outlines is not None:
             made["outlines"] = Outlines(fns["reconstruct"], configs.outlines, context)

@@ -3,7 +3,7 @@
 import dataclasses
 
 from babeldraw.evaluation.base import Context, Evaluator
-from babeldraw.evaluation.pictures import perceptual_distance
+from babeldraw.evaluation.pictures import perceptual_distances
 from babeldraw.evaluation.upscaling import Upscaling, UpscalingConfig
 from babeldraw.judges.discriminators import DiscriminatorConfig, NoDiscriminatorConfig
 from babeldraw.judges.perceptual import PerceptualConfig
@@ -94,8 +94,8 @@ class SuperResolutionExperiment(Experiment):
         fns, config = objective.predict_fns(), self.evaluators.upscaling
         if config is None:
             return {}
-        distance = perceptual_distance(fns, self.perceptual)
-        return {"upscaling": Upscaling(fns["upscale"], config, context, distance)}
+        distances = perceptual_distances(fns, self.perceptual)
+        return {"upscaling": Upscaling(fns["upscale"], config, context, distances)}
 
     def flops(self) -> ModelFlops:
         """Of a step with all losses, traced; R1 is left out."""

@@ -5,6 +5,10 @@
         --config.tokenizer_run=runs/photographs/tokenizer \\
         --config.data.path=runs/photographs/crops
 
+With the perceptual term; docs/stage1.md tells how to get the file of weights:
+
+        --config.perceptual.file=vgg_lpips.safetensors --config.loss.perceptual=0.1
+
 `docs/examples/sharpening.py` trains it with and without the term and compares; the figures are in
 docs/stage1.md.
 """

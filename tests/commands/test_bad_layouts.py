@@ -207,3 +207,9 @@ def test_a_share_of_the_batch_that_leaves_devices_idle(refused, monkeypatch):
         "config.perceptual.every is 4, so that the loss looks at every so many of the 16 pictures "
         "of config.train.batch_size, over 8 devices; choose an `every` that divides 2"
     )
+
+
+@pytest.mark.parametrize("field", ["file", "judge"])
+def test_weights_of_a_figure_that_are_not_there(refused, field):
+    name = f"config.perceptual.{field}=/no/weights.safetensors"
+    assert refused(TOKENIZER, [name.removeprefix("config.")]) == f"{name} is not there"

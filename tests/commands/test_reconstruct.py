@@ -92,6 +92,7 @@ def test_the_error_map_goes_from_black_over_red_and_yellow_to_white():
         (["--batch_size=0"], "--batch_size is 0; at least 1 is needed"),
         (["--images=none"], "data.path='none' is not a folder; give a folder of pictures"),
         (["--perceptual=none"], "--perceptual=none is not there"),
+        (["--network=alexnet"], "--network=alexnet says whose --perceptual is; name that file"),
     ],
 )
 def test_what_a_user_gets_wrong(cli, tokenizer_run, tmp_path, words, line):

@@ -107,6 +107,7 @@ MEMBERS = {
     "drive": ((info("C:\\b.png", system=0), png()), "1 members have absolute names"),
     "above": ((info("x/../../b.png"), png()), "1 members have names that lead elsewhere"),
     "backslashes": ((info("..\\b.png", system=0), png()), "have names that lead elsewhere"),
+    "control": ((info("b\x1b[2J\n.png"), png()), "1 members have control characters in"),
     "method": ((info("b.png", method=zipfile.ZIP_BZIP2), png()), "otherwise than by deflate"),
     "bomb": ((info("b.bmp"), bytes(zipped.LARGE + 1)), "unpack to more than 200 times"),
     "nested": ((info("b.zip"), b"PK"), "read by nobody here are left out: 1 .zip"),

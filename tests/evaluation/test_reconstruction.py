@@ -21,10 +21,10 @@ def context(size=(SIDE, SIDE), devices=2):
     return Context(DataConfig(num_examples=40), size, seed=0, mesh=mesh)
 
 
-def figures(reconstruct, distance=None, size=(SIDE, SIDE), devices=2, **config):
+def figures(reconstruct, distances=None, size=(SIDE, SIDE), devices=2, **config):
     config = ReconstructionConfig(**{"num_examples": 20, "batch_size": 8, **config})
     place, codes = context(size, devices), Codes((2, 2), (V,))
-    return dict(Reconstruction(reconstruct, config, place, codes, distance).run(None))
+    return dict(Reconstruction(reconstruct, config, place, codes, distances).run(None))
 
 
 def code_of_place(state, batch):
@@ -126,7 +126,7 @@ def test_a_perceptual_distance_is_averaged_as_the_others():
     def distance(weight, state, images, originals):
         return weight * jnp.mean(jnp.abs(images - originals), axis=(1, 2, 3))
 
-    found = figures(code_of_place, Distance(distance, jnp.float32(7)))
+    found = figures(code_of_place, {"lpips": Distance(distance, jnp.float32(7))})
     assert found["lpips"] == pytest.approx(7 * found["l1"], rel=1e-5)
 
 

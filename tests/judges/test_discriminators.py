@@ -10,12 +10,12 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from babeldraw.errors import UserError
 from babeldraw.judges.discriminators import (
-    BatchNorm,
     PatchGAN,
     StyleGANDiscriminator,
     leaky_relu,
     minibatch_deviation,
 )
+from babeldraw.judges.norms import BatchNorm
 
 IMAGES = np.random.default_rng(0).random((8, 32, 24, 3), np.float32)
 STYLEGAN = StyleGANDiscriminator(4, 8)

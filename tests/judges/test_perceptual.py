@@ -6,6 +6,7 @@ import functools
 import jax
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding, PartitionSpec
 from safetensors.numpy import save_file
 from scipy import signal
 
@@ -132,6 +133,19 @@ def test_equal_pictures_are_at_no_distance_and_the_order_does_not_matter(load):
     np.testing.assert_allclose(distance(params, FIRST, FIRST), 0, atol=1e-6)
     forth, back = distance(params, FIRST, SECOND), distance(params, SECOND, FIRST)
     np.testing.assert_allclose(forth, back, atol=1e-5)
+
+
+def test_a_share_of_a_split_batch_stays_where_it_is(load):
+    part, params = PerceptualNetwork(dataclasses.replace(NETWORK.config, every=2)), load()
+    pictures = RNG.random((2, 16, 16, 16, 3), np.float32)
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    split = jax.device_put((*pictures,), NamedSharding(mesh, PartitionSpec("data")))
+    program = jax.jit(part.loss).lower(params, *split).compile()
+    # No picture is sent: devices exchange sums alone.
+    moves = ("all-gather(", "all-to-all(", "collective-permute(")
+    assert not any(move in program.as_text() for move in moves)
+    whole = jax.jit(part.loss)(params, *pictures)
+    np.testing.assert_allclose(program(params, *split), whole, rtol=1e-5)
 
 
 # Of the whole VGG16.

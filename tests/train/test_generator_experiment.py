@@ -25,12 +25,15 @@ def test_a_perceptual_tokenizer_is_said_to_have_seen_labels(config, tmp_path):
     with config.unlocked():
         config.condition = {"kind": "nothing"}
         config.evaluators.class_accuracy = None
-    for perceptual, sentences in ((0.1, 1), (0.0, 0)):
-        loss = {"perceptual": perceptual}
-        run = {"objective": "image_tokenizer", "loss": loss, "format": FORMAT}
-        (tmp_path / "config.json").write_text(json.dumps(run))
-        assert len(said()) == sentences
-        assert not sentences or "had a perceptual loss" in said()[0]
+    for perceptual, kind, sentences in (
+        (0.1, "none", ["had a perceptual loss"]),
+        (0.0, "projected", ["had a discriminator on a network that has seen labels"]),
+        (0.0, "patchgan", []),
+    ):
+        run = {"objective": "image_tokenizer", "loss": {"perceptual": perceptual}, "format": FORMAT}
+        (tmp_path / "config.json").write_text(json.dumps({**run, "discriminator": {"kind": kind}}))
+        assert len(said()) == len(sentences)
+        assert all(words in told for words, told in zip(sentences, said(), strict=True))
 
 
 @pytest.mark.parametrize(

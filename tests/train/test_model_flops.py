@@ -73,6 +73,19 @@ def test_a_perceptual_term_of_every_fourth_picture_costs_a_quarter():
     assert part == whole
 
 
+def test_a_discriminator_on_a_frozen_network_counts_that_four_times():
+    config = load_config("configs/vit_vqgan/small.py", ROOT / "pyproject.toml", "").to_dict()
+    config["perceptual"]["file"] = "unused"
+    pair = parse(config).flops().parts["perceptual network"] // 3
+    config["loss"]["perceptual"] = 0.0
+    config["discriminator"] = {"kind": "projected", "channels": 1, "max_channels": 1}
+    config["discriminator"]["mixing"] = "none"
+    found = parse(config).flops().parts
+    assert "perceptual network" not in found
+    # Heads of one channel are nothing beside it.
+    assert found["discriminator"] == pytest.approx(4 * pair, rel=0.02)
+
+
 def test_a_decoder_that_is_trained_alone_counts_three_times_and_its_encoder_once():
     config = load_config("configs/vit_vqgan/decoder.py", ROOT / "pyproject.toml", "")
     config.perceptual.file, config.tokenizer_run = "unused", "unused"
