@@ -14,13 +14,13 @@ TOKENIZER = {
     "decoder": STACK,
     "image_size": (64, 64),
     "patch_size": 8,
-    "quantizer": {"kind": "vq", "codebook_size": 512, "code_dim": 8},
+    "quantizer": {"kind": "vq", "codebook_size": 1024, "code_dim": 8},
 }
 
 
 def get_config(variant: str = "") -> ConfigDict:
     """`variant`: empty, or runlocal for a few quick steps."""
-    steps = 2200
+    steps = 3000
     config = {
         "objective": "image_tokenizer",
         "train": {
@@ -28,7 +28,7 @@ def get_config(variant: str = "") -> ConfigDict:
             "batch_size": 16,
             "log_every": 100,
             "checkpoint_every": 200,
-            "eval_every": 550,
+            "eval_every": 750,
         },
         "data": {"source": "shapes"},
         "tokenizer": TOKENIZER,
