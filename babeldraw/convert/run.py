@@ -100,6 +100,6 @@ def _half(array: np.ndarray, name: str) -> np.ndarray:
     if array.dtype != np.float32:
         return array
     largest = float(np.abs(array).max(initial=0.0))
-    if largest > np.finfo(HALF).max:
+    if largest > float(np.finfo(HALF).max):
         raise UserError(f"{name} holds {largest:.0f}, which is beyond float16; export it whole")
     return array.astype(HALF)

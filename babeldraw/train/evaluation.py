@@ -41,6 +41,11 @@ class Evaluated:
     pictures: dict[str, np.ndarray]
     record: dict[str, Any]
 
+    @property
+    def flat(self) -> dict[str, float]:
+        """The figures under `EVALUATOR/NAME`, as metrics have them."""
+        return {f"{self.record['evaluator']}/{name}": v for name, v in self.figures.items()}
+
 
 @dataclasses.dataclass(frozen=True)
 class TrainedRun:
@@ -167,8 +172,8 @@ def evaluate_run(
     """
     run = TrainedRun.open(workdir, weights)
     figures: dict[str, float] = {"step": run.step}
-    for name, found in evaluated(run, evaluators, fields).items():
-        figures |= {f"{name}/{key}": value for key, value in found.figures.items()}
+    for found in evaluated(run, evaluators, fields).values():
+        figures |= found.flat
     return figures
 
 

@@ -97,7 +97,7 @@ def probe_run(run: TrainedRun, config: LinearProbeConfig) -> dict[str, float]:
     features = run.objective.predict_fns()["features"]
     blocks = run.experiment.generator.feature_blocks
     probe = LinearProbe(features, config, run.context, blocks)
-    return {"step": run.step, **run.run("linear_probe", probe)}
+    return {"step": run.step, **run.run("linear_probe", probe).flat}
 
 
 def check_block(block: int, blocks: int) -> None:

@@ -153,7 +153,7 @@ def test_super_resolution_that_cannot_be(refused, tmp_path, field, line):
 def test_usage_is_counted_over_whole_batches(refused, tmp_path):
     words = [f"--workdir={tmp_path / 'run'}", "--config.evaluators.reconstruction.batch_size=100"]
     line = refused("train", TOKENIZER, *words)
-    assert "usage_batch is 256, which batch_size=100 does not divide; choose" in line
+    assert "usage_batch is 8, which batch_size=100 does not divide; choose" in line
 
 
 def test_a_mesh_that_does_not_fit_the_devices(refused, tmp_path):
@@ -237,7 +237,7 @@ def test_a_tokenizer_does_not_draw_from_text(refused, tokenizer_run):
 def test_an_evaluator_that_the_run_does_not_have(refused, tokenizer_run):
     line = refused("evaluate", f"--workdir={tokenizer_run}", "--evaluators=fid,reconstruction")
     assert line.startswith("evaluators names fid; ") and line.endswith(
-        " are reconstruction, outlines"
+        " are reconstruction, outlines, rfd"
     )
 
 
@@ -315,7 +315,7 @@ def test_a_folder_that_cannot_teach(refused, tmp_path, pictures):
         words = [f"--workdir={tmp_path / 'run'}", f"--config.data.path={path}"]
         return refused("train", f"--config={CONFIGS}/folder/tokenizer.py", *words)
 
-    assert train("") == "data.path='' is not a folder; give a folder of pictures"
+    assert train("") == "data.path='' is not a folder; give a folder of pictures or a .zip"
     assert "none' is not a folder" in train(tmp_path / "none")
     assert "holds no pictures (.jpg, .png" in train(foreign(tmp_path / "letters"))
     vocabulary = ["--source=folder", f"--out={tmp_path / 'text.model'}"]

@@ -20,7 +20,7 @@ def test_the_parts_add_up(cli):
     rows = re.findall(r"^trained/\S+ +([\d,]+) ", printed, re.MULTILINE)
     parameters, _ = numbers(printed, "parameters")
     assert sum(int(row.replace(",", "")) for row in rows) == parameters
-    assert "largest [512 vocab, 8 code_dim]" in printed
+    assert "largest [1024 vocab, 8 code_dim]" in printed
 
 
 def test_depth_tells_more_parts_apart(cli):

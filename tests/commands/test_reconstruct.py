@@ -90,7 +90,10 @@ def test_the_error_map_goes_from_black_over_red_and_yellow_to_white():
     [
         (["--num=-1"], "--num is -1; at least 0 is needed"),
         (["--batch_size=0"], "--batch_size is 0; at least 1 is needed"),
-        (["--images=none"], "data.path='none' is not a folder; give a folder of pictures"),
+        (
+            ["--images=none"],
+            "data.path='none' is not a folder; give a folder of pictures or a .zip",
+        ),
         (["--perceptual=none"], "--perceptual=none is not there"),
         (["--network=alexnet"], "--network=alexnet says whose --perceptual is; name that file"),
     ],
