@@ -134,7 +134,11 @@ main() {
       exec "$VENV/bin/babeldraw" "$@"
       ;;
     *)
-      set_up ""
+      # The demo of emoji draws them.
+      case "$*" in
+        demo*--world[=\ ]emoji*) set_up emoji ;;
+        *) set_up "" ;;
+      esac
       exec "$VENV/bin/babeldraw" "$@"
       ;;
   esac

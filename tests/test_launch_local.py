@@ -163,6 +163,17 @@ def test_preparing_data_brings_its_extra(machine):
     assert machine.set_ups() == []
 
 
+@pytest.mark.parametrize(
+    "words",
+    [["emoji", "--out=x"], ["demo", "--world=emoji"], ["demo", "--workdir=x", "--world", "emoji"]],
+)
+def test_emoji_bring_what_draws_them(machine, words):
+    machine.add_python("python3")
+    run = machine.launch(*words)
+    assert run.stdout == f"babeldraw {machine.here} {' '.join(words)}\n"
+    assert machine.set_ups() == ["venv", "pip .[emoji]"]
+
+
 def test_the_extra_is_added_to_what_is_there(machine):
     machine.add_python("python3")
     machine.launch("demo")
