@@ -75,6 +75,14 @@ class Context:
         return Lexicon(self.vocabulary, self.classes)
 
 
+def of_split(context: Context, split: str) -> Context:
+    """The same judged by another part of the data; an empty `split` leaves it as it is."""
+    if not split:
+        return context
+    data = dataclasses.replace(context.data, eval_split=split)
+    return dataclasses.replace(context, data=data, _opened={})
+
+
 def open_held_out(context: Context, captions: bool | None = None) -> Source:
     """The data that evaluators judge by: of `data.eval_split`, of the size that training sees.
 

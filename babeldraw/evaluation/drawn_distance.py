@@ -13,7 +13,7 @@ from babeldraw.data.image import to_uint8
 from babeldraw.data.pipeline import fingerprint
 from babeldraw.data.records import Source
 from babeldraw.data.text import caption_at
-from babeldraw.evaluation.base import Context, HeldOut, Value, open_held_out
+from babeldraw.evaluation.base import Context, HeldOut, Value, of_split, open_held_out
 from babeldraw.evaluation.drawn import Drawn
 from babeldraw.evaluation.feature_sets import (
     FeatureSet,
@@ -67,7 +67,7 @@ class DrawnDistance(HeldOut):
         features: Features,
     ):
         self._drawn, self._features = Drawn(generate, context), features
-        self._config, self._context = config, context
+        self._config, self._context = config, of_split(context, config.split)
         self._dim = dim_of(features, context.image_size)
         self._features_of = jax.jit(lambda features, images: features(to_float(images)))
 

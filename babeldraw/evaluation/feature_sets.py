@@ -35,6 +35,8 @@ class SetsConfig:
     file: its weights, which `babeldraw import` wrote; empty leaves the evaluator out.
     num_examples: pictures of a set, at most; at least as many as the network has features.
     batch_size: pictures at a time.
+    split: of the data the true pictures are; empty: `data.eval_split`. Of seen pictures, where
+      those held out are fewer than features.
     keep: pictures whose features stay in memory. Of more there is the Fréchet distance alone,
       without interval, from running sums.
     resamples: of the interval of a Fréchet distance; 0: none.
@@ -47,6 +49,7 @@ class SetsConfig:
     file: str = ""
     num_examples: int = 10_000
     batch_size: int = 64
+    split: str = ""
     keep: int = 50_000
     resamples: int = 100
     reference: str = ""

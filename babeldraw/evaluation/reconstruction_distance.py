@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from babeldraw.data.pipeline import fingerprint
-from babeldraw.evaluation.base import Context, HeldOut, Value
+from babeldraw.evaluation.base import Context, HeldOut, Value, of_split
 from babeldraw.evaluation.feature_sets import (
     FeatureSet,
     Progress,
@@ -52,6 +52,7 @@ class ReconstructionDistance(HeldOut):
         context: Context,
         features: Features,
     ):
+        context = of_split(context, config.split)
         self._config, self._context, self._features = config, context, features
         self._dim = dim_of(features, context.image_size)
 

@@ -52,7 +52,11 @@ def context(devices=2, half_done=None):
 
 @functools.cache
 def originals():
-    images = [shapes.example(i, "test", SIDE, 0)[0] for i in range(NUM)]
+    return pictures("test")
+
+
+def pictures(split):
+    images = [shapes.example(i, split, SIDE, 0)[0] for i in range(NUM)]
     return np.stack(images).astype(np.float32) / 255
 
 
@@ -147,6 +151,15 @@ def test_what_was_done_with_other_weights_is_left_alone(monkeypatch, tmp_path):
     # A file that the disk has damaged is begun anew.
     first.write_bytes(first.read_bytes()[:-100])
     assert dict(rfd(half_done=HalfDone(folder, "step 3")).run(None)) == dict(rfd().run(None))
+
+
+def test_another_split_may_be_compared_with():
+    images = pictures("train")
+    evaluator = rfd(dataclasses.replace(RFD, split="train"))
+    made, true = features(np.round(darker(images) * 255) / 255), features(images)
+    expected = frechet_distance(gaussian(made), gaussian(true))
+    assert dict(evaluator.run(None))["fd_cells"] == pytest.approx(expected, 1e-4)
+    assert evaluator.protocol()["pictures"]["split"] == "train"
 
 
 def test_a_generator_is_measured_with_and_without_guidance():
