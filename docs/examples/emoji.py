@@ -62,11 +62,20 @@ def config_of(name: str, args: argparse.Namespace) -> Any:
     config = load_config(f"configs/emoji/{name}.py", ROOT / "pyproject.toml")
     config.data.path = str((args.demo / "emoji").resolve())
     if name == "tokenizer":
-        config.perceptual.file = str((args.demo / "vgg_lpips.safetensors").resolve())
+        config.perceptual.file = vgg16(args)
     else:
         file = str((args.demo / "alexnet_lpips.safetensors").resolve())
         config.evaluators.concepts = {"file": file}
     return config
+
+
+def seen(args: argparse.Namespace) -> dict[str, Any]:
+    """How sets are compared: on pictures of training, for those held out are fewer than features."""
+    return {"file": vgg16(args), "split": "train/", "num_examples": 2048, "resamples": 20}
+
+
+def vgg16(args: argparse.Namespace) -> str:
+    return str((args.demo / "vgg_lpips.safetensors").resolve())
 
 
 def lengthen(config: Any) -> Any:
@@ -86,7 +95,8 @@ def tokenizers(args: argparse.Namespace) -> dict[str, Any]:
         folder = folders[name] = args.workdir / f"tokenizer_{name}"
         trained = train(config, str(folder), label=f"{name} the term")
         found[name] = {"minutes": trained["seconds"] / 60}
-        found[name] |= evaluate_run(str(folder), ["reconstruction"])
+        asked = ["reconstruction", "rfd"]
+        found[name] |= evaluate_run(str(folder), asked, fields={"rfd": seen(args)})
     save_png(args.out.parent / "images" / "emoji_perceptual.png", side_by_side(args, folders))
     return found
 
@@ -120,7 +130,8 @@ def long(args: argparse.Namespace) -> dict[str, Any]:
         for line in read_scalars(RunFolder.of(str(generator_dir)))
         if "concepts/concept_seen" in line
     ]
-    return {"tokenizer": tokenizer, "generator": generator, "curve": curve}
+    drawn = evaluate_run(str(generator_dir), ["fd"], fields={"fd": seen(args)})
+    return {"tokenizer": tokenizer, "generator": generator | drawn, "curve": curve}
 
 
 def released(args: argparse.Namespace) -> dict[str, Any]:
