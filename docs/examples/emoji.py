@@ -70,7 +70,7 @@ def config_of(name: str, args: argparse.Namespace) -> Any:
 
 
 def seen(args: argparse.Namespace) -> dict[str, Any]:
-    """How sets are compared: on pictures of training, for those held out are fewer than features."""
+    """How sets are compared: on training pictures; those held out are fewer than features."""
     return {"file": vgg16(args), "split": "train/", "num_examples": 2048, "resamples": 20}
 
 
