@@ -95,8 +95,8 @@ class Concepts:
         yield "guidance", sampling.guidance
         yield "chance", 1 / len({entry.concept for entry in gallery.entries})
         held_out = gallery.of(UNSEEN_PAIRS)
-        yield "true_concept", float(gallery.found_again(held_out).mean())
-        yield "noise_concept", float(gallery.noise().mean())
+        yield "true_concept", mean_figure(gallery.found_again(held_out))
+        yield "noise_concept", mean_figure(gallery.noise())
         for kind, split in SPLITS.items():
             asked = self._asked(gallery, split)
             images = self._draw(state, gallery, asked, sampling)
