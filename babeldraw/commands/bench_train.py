@@ -26,7 +26,7 @@ from absl import flags
 from etils import epath
 from ml_collections import config_flags
 
-from babeldraw.commands.bench_train_machine import free_bytes, matmul, peak_bytes
+from babeldraw.commands.bench_train_machine import free_bytes, matmul
 from babeldraw.commands.bench_train_step import LESS, Bench
 from babeldraw.commands.flags import required
 from babeldraw.errors import UserError
@@ -34,6 +34,7 @@ from babeldraw.estimate.chips import CHIPS
 from babeldraw.runs.folder import RunFolder
 from babeldraw.say import say, waiting
 from babeldraw.sharding.layout import make_layout
+from babeldraw.sharding.memory import peak_bytes
 from babeldraw.sharding.mesh import make_mesh
 from babeldraw.train.base_experiment import Experiment
 from babeldraw.train.clock import KINDS

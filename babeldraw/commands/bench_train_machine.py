@@ -1,8 +1,6 @@
 """What this machine does and has at most: the rate of a matmul, and memory."""
 
 import math
-import resource
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -70,13 +68,3 @@ def free_bytes(device: jax.Device) -> int | None:
         if Path(limit).exists() and Path(limit).read_text().strip() != "max":
             found.append(int(Path(limit).read_text()) - int(Path(used).read_text()))
     return min(found)
-
-
-def peak_bytes() -> tuple[int, str]:
-    """The most memory used so far, and whose: of one device, or of this process."""
-    stats = [device.memory_stats() or {} for device in jax.local_devices()]
-    if all("peak_bytes_in_use" in one for one in stats):
-        return max(one["peak_bytes_in_use"] for one in stats), "device"
-    # macOS counts bytes.
-    unit = 1 if sys.platform == "darwin" else 1024
-    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, "process"

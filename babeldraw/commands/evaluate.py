@@ -46,10 +46,11 @@ def define(values: flags.FlagValues, argv: list[str]) -> None:
         "out; none: all that it lists.",
         flag_values=values,
     )
-    flags.DEFINE_list(
+    flags.DEFINE_multi_string(
         "set",
         [],
-        "EVALUATOR.FIELD=VALUE, separated by commas: what is another here in these sections.",
+        "EVALUATOR.FIELD=VALUE: what is another here in these sections; again for the next one, or "
+        "several with commas between.",
         flag_values=values,
     )
     flags.DEFINE_string(
@@ -69,7 +70,7 @@ def define(values: flags.FlagValues, argv: list[str]) -> None:
 
 def run(values: flags.FlagValues) -> int:
     workdirs = [part for part in required(values, "workdir").split(",") if part]
-    fields = parsed_fields(values["set"].value)
+    fields = parsed_fields([word for words in values["set"].value for word in words.split(",")])
     several, out = len(workdirs) > 1, values.out
     if several and not out:
         raise UserError(f"--out is missing; name a folder for the table of {len(workdirs)} runs")

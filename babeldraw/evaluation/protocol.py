@@ -1,8 +1,6 @@
 """How a figure came about, in words and numbers that go beside it: the protocol of a result."""
 
 import platform
-import resource
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,6 +14,7 @@ import babeldraw
 from babeldraw.data.pipeline import fingerprint
 from babeldraw.data.records import Source
 from babeldraw.evaluation.intervals import Figure
+from babeldraw.sharding.memory import peak_bytes
 
 # Conditions that are written out; of all there is a number.
 SHOWN = 16
@@ -126,10 +125,5 @@ def machine() -> dict[str, Any]:
     """Devices, and the most memory that one of them, or else this process, has held."""
     devices = jax.devices()
     found = {"device": devices[0].device_kind, "devices": len(devices)}
-    peaks = [(d.memory_stats() or {}).get("peak_bytes_in_use") for d in jax.local_devices()]
-    if all(peaks):
-        return found | {"peak_bytes": max(peaks), "peak_of": "device"}
-    # Kilobytes on Linux, bytes on macOS.
-    unit = 1 if sys.platform == "darwin" else 1024
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-    return found | {"peak_bytes": peak, "peak_of": "process"}
+    peak, whose = peak_bytes()
+    return found | {"peak_bytes": peak, "peak_of": whose}

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 import jax
 
 from babeldraw.estimate.chips import CHIPS
+from babeldraw.sharding.memory import peak_bytes
 from babeldraw.train.base_experiment import Experiment
 
 # What jax calls a device, and our name of its generation.
@@ -98,9 +99,11 @@ class Clock:
                 found["mfu"] = self._ideal * steps / total
             found |= {f"{name}_share": seconds / total for name, seconds in self._last.items()}
         memory = jax.local_devices()[0].memory_stats() or {}
-        for name in ("bytes_in_use", "peak_bytes_in_use", "bytes_limit"):
+        for name in ("bytes_in_use", "bytes_limit"):
             if name in memory:
                 found[f"memory_gib/{name}"] = memory[name] / 2**30
+        peak, whose = peak_bytes()
+        found[f"memory_gib/peak_of_{whose}"] = peak / 2**30
         return found
 
     def to_json(self) -> dict[str, float]:

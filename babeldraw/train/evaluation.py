@@ -143,7 +143,9 @@ class TrainedRun:
             "training": {
                 "seconds": lines[-1]["seconds"] if lines else None,
                 "pictures_per_second": batch / step_seconds if step_seconds else None,
-                "peak_gib": timing.get("memory_gib/peak_bytes_in_use"),
+                "peak_gib": timing.get(
+                    "memory_gib/peak_of_device", timing.get("memory_gib/peak_of_process")
+                ),
             },
             "seconds": round(seconds, 3),
             "pictures_per_second": None if speed is None else speed.per_second,
