@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import signal
 
-from babeldraw.layers.convolution import Conv, blur
+from babeldraw.layers.convolution import Conv, blur, convolve
 from babeldraw.sharding.constraint import logical_axes
 
 RNG = np.random.default_rng(0)
@@ -106,3 +106,37 @@ def test_the_blur_keeps_even_areas_and_removes_the_finest_pattern():
     np.testing.assert_allclose(blur(even)[:, 2:-1, 2:-1], 0.7, atol=1e-6)
     board = np.indices((8, 8)).sum(0)[None, :, :, None].astype(np.float32) % 2 - 0.5
     np.testing.assert_allclose(blur(board)[:, 2:-1, 2:-1], 0, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(3, 3), (5, 3), (1, 3)])
+def test_gradients_are_those_of_the_plain_convolution_once_and_twice(shape):
+    weight = jnp.asarray(RNG.normal(size=(*shape, 3, 4)), jnp.float32)
+    x = jnp.asarray(X)
+
+    def plain(x, weight):
+        names = ("NHWC", "HWIO", "NHWC")
+        return jax.lax.conv_general_dilated(x, weight, (1, 1), "SAME", dimension_numbers=names)
+
+    def loss(of):
+        return lambda x, weight: jnp.sum(jnp.sin(of(x, weight)))
+
+    def penalty(of):
+        """As R1's: a gradient of the picture, differentiated again by the weight."""
+        return lambda x, weight: jnp.sum(jnp.square(jax.grad(loss(of))(x, weight)))
+
+    for function in (loss, penalty):
+        found, expected = (jax.grad(function(of), (0, 1))(x, weight) for of in (convolve, plain))
+        for ours, theirs in zip(found, expected, strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
+    ours, theirs = (jax.jvp(of, (x, weight), (x + 1, weight - 1)) for of in (convolve, plain))
+    np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+def test_a_frozen_weight_costs_no_gradient():
+    weight = jnp.ones((3, 3, 3, 4))
+
+    def products(argnum):
+        gradient = jax.grad(lambda x, w: jnp.sum(jnp.sin(convolve(x, w))), argnum)
+        return str(jax.make_jaxpr(gradient)(jnp.asarray(X), weight)).count("dot_general")
+
+    assert products(0) == 0 and products(1) == 1
