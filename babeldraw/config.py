@@ -110,11 +110,11 @@ def require(condition: bool, message: str) -> None:
         raise UserError(message)
 
 
-def require_positive(section: Any, path: str) -> None:
-    """Raises `UserError` where a field of a section, all of them numbers, is below 1."""
-    for field in dataclasses.fields(section):
-        value = getattr(section, field.name)
-        require(value >= 1, f"{path}.{field.name} is {value}; at least 1 is needed")
+def require_positive(section: Any, path: str, *names: str) -> None:
+    """Raises `UserError` where a number of a section is below 1: of these names, or any field."""
+    for name in names or [field.name for field in dataclasses.fields(section)]:
+        value = getattr(section, name)
+        require(value >= 1, f"{path}.{name} is {value}; at least 1 is needed")
 
 
 def _convert(hint: Any, value: Any, path: str) -> Any:

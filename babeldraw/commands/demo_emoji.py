@@ -9,7 +9,14 @@ import numpy as np
 from babeldraw.commands.demo_world import Card, MakeCard, World
 from babeldraw.commands.emoji import find_packs
 from babeldraw.commands.import_weights import import_kind
-from babeldraw.data.emoji import SETTINGS, UNSEEN_PAIRS, Entry, read_entries, write_folder
+from babeldraw.data.emoji import (
+    SETTINGS,
+    UNSEEN_CONCEPTS,
+    UNSEEN_PAIRS,
+    Entry,
+    read_entries,
+    write_folder,
+)
 from babeldraw.data.image import decode
 from babeldraw.data.packages import Package, check, fetch
 from babeldraw.say import say
@@ -38,7 +45,9 @@ def _configure(stage: str, folder: Path, config: Any, quick: bool) -> None:
         write_folder(find_packs(packages), packages, pictures, size)
     # A quick variant has another world's data.
     config.data.update(source="folder", path=str(pictures), split="train/")
-    config.data.eval_split = "unseen_pairs/"
+    # Of one style alone no pair can be held out.
+    held_out = any((pictures / UNSEEN_PAIRS).glob("*.png"))
+    config.data.eval_split = f"{UNSEEN_PAIRS if held_out else UNSEEN_CONCEPTS}/"
     vgg16, alexnet = (_weights(folder, packages, kind) for kind in ("vgg_lpips", "alexnet_lpips"))
     if stage == "tokenizer" and vgg16 and not quick:
         config.perceptual.file = vgg16

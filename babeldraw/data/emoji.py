@@ -27,7 +27,7 @@ from babeldraw.say import ProgressReport
 SEEN, UNSEEN_PAIRS, UNSEEN_CONCEPTS = SPLITS = ("train", "unseen_pairs", "unseen_concepts")
 # Of the concepts that stand in every style one in so many has one style held out; of all concepts
 # one in so many is held out whole.
-PAIRS_SHARE, CONCEPTS_SHARE = 10, 50
+PAIRS_ONE_IN, CONCEPTS_ONE_IN = 10, 50
 # The first is what prompts are written in.
 WORDINGS = (
     "{a} {name}, in the style of {style}",
@@ -139,12 +139,12 @@ def _of_concept(concept: str, by_style: dict[str, Icon], styles: int) -> Iterato
     # Projects name a few things in other words; the first style's serve for all.
     name = next(iter(by_style.values())).name
     rank = _rank(concept)
-    held_out = list(by_style)[rank // PAIRS_SHARE % styles] if len(by_style) == styles > 1 else ""
+    held_out = list(by_style)[rank // PAIRS_ONE_IN % styles] if len(by_style) == styles > 1 else ""
     for style in by_style:
         split = SEEN
-        if rank // 1000 % CONCEPTS_SHARE == 0:
+        if rank // 1000 % CONCEPTS_ONE_IN == 0:
             split = UNSEEN_CONCEPTS
-        elif rank % PAIRS_SHARE == 0 and style == held_out:
+        elif rank % PAIRS_ONE_IN == 0 and style == held_out:
             split = UNSEEN_PAIRS
         file = f"{split}/{name.replace(' ', '-')}_{concept}_{style}.png"
         yield Entry(file, captions(name, style), concept, name, style)
@@ -164,9 +164,12 @@ def captions(name: str, style: str) -> tuple[str, ...]:
     >>> captions("owl", "Noto")[0]
     'an owl, in the style of Noto'
     """
-    article = "an" if name[0].lower() in "aeiou" else "a"
-    # "hearts" takes none, "glass" and "face" do.
-    plural = name.endswith("s") and not name.endswith("ss")
+    said = name.lower()
+    like_you = said.startswith(("uni", "eu", "one ", "uf"))
+    vowel = said[0] in "aeiou" and not like_you
+    article = "an" if vowel or said.startswith("hour") else "a"
+    # "hearts" takes none, "glass", "bus" and "face" do.
+    plural = name.endswith("s") and not name.endswith(("ss", "us", "is"))
     words = {"a": "" if plural else article, "name": name, "style": style}
     return tuple(" ".join(wording.format(**words).split()) for wording in WORDINGS)
 

@@ -77,7 +77,7 @@ def fetch(package: Package, folder: Path) -> str:
 
 
 def _npm(package: Package) -> list[str]:
-    return ["npm", "pack", "--silent", f"{package.name}@{package.version}"]
+    return ["npm", "pack", "--loglevel=error", f"{package.name}@{package.version}"]
 
 
 def _pip(package: Package, scratch: Path) -> list[str]:

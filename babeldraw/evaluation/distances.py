@@ -18,6 +18,10 @@ ROWS = 1024
 
 # ------------------------------------------------------------------ Fréchet distance
 
+# Of KID, as published; of precision and recall.
+SUBSET, SUBSETS = 1000, 100
+NEIGHBOURS = 3
+
 
 @dataclasses.dataclass(frozen=True)
 class Gaussian:
@@ -85,8 +89,8 @@ def square_root(x_DD: np.ndarray) -> np.ndarray:
 def kernel_distance(
     first_ND: np.ndarray,
     second_MD: np.ndarray,
-    subset: int = 1000,
-    subsets: int = 100,
+    subset: int = SUBSET,
+    subsets: int = SUBSETS,
     seed: int = 0,
 ) -> tuple[float, float]:
     """KID: mean and deviation of the unbiased MMD^2 over random subsets, at 0 for equal laws.
@@ -154,7 +158,7 @@ def _kernel(x_ND: np.ndarray, y_MD: np.ndarray) -> np.ndarray:
 # ------------------------------------------------------------------ precision and recall
 
 
-def inside(x_ND: np.ndarray, set_MD: np.ndarray, neighbours: int = 3) -> np.ndarray:
+def inside(x_ND: np.ndarray, set_MD: np.ndarray, neighbours: int = NEIGHBOURS) -> np.ndarray:
     """bool [N]: whether each vector lies in the manifold of a set.
 
     Kynkäänniemi et al., "Improved Precision and Recall Metric", 2019: the manifold is the union of

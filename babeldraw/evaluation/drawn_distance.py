@@ -24,6 +24,7 @@ from babeldraw.evaluation.feature_sets import (
     dim_of,
     of_network,
     open_reference,
+    sha256,
     write_reference,
 )
 from babeldraw.evaluation.pictures import picture_batches, place_pictures
@@ -143,7 +144,12 @@ class DrawnDistance(HeldOut):
         return progress
 
     def _progress(self, gathered: FeatureSet, name: str, of: list[Any]) -> Progress:
-        of = [dataclasses.asdict(self._config), fingerprint(self._source), *of]
+        of = [
+            dataclasses.asdict(self._config),
+            sha256(self._config.file),
+            fingerprint(self._source),
+            *of,
+        ]
         return Progress(self._context.half_done, [gathered], name, of)
 
     def _features_of_drawn(self, images: np.ndarray) -> np.ndarray:

@@ -5,6 +5,7 @@ import hashlib
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -15,7 +16,14 @@ from babeldraw.config import require
 from babeldraw.errors import UserError
 from babeldraw.evaluation.arrays import read_arrays, write_arrays
 from babeldraw.evaluation.base import HalfDone
-from babeldraw.evaluation.distances import Gaussian, frechet_distance, inside
+from babeldraw.evaluation.distances import (
+    NEIGHBOURS,
+    SUBSET,
+    SUBSETS,
+    Gaussian,
+    frechet_distance,
+    inside,
+)
 from babeldraw.evaluation.intervals import Figure, frechet_figure, kernel_figure, mean_figure
 from babeldraw.evaluation.moments import Moments
 from babeldraw.evaluation.references import Reference, read_reference
@@ -90,7 +98,9 @@ class FeatureSet:
     def add(self, x_bD: np.ndarray) -> None:
         """Raises `UserError` where a feature is not finite."""
         self._moments += Moments.of(x_bD)
-        self._new.append(x_bD)
+        room = self._keep - len(self._kept) - sum(map(len, self._new))
+        if room > 0:
+            self._new.append(x_bD[:room])
 
     @property
     def gaussian(self) -> Gaussian:
@@ -113,7 +123,7 @@ class FeatureSet:
         self._kept, self._new = arrays["kept"], []
 
     def _all_kept(self) -> np.ndarray:
-        self._kept = np.concatenate([self._kept, *self._new])[: self._keep]
+        self._kept = np.concatenate([self._kept, *self._new])
         self._new = []
         return self._kept
 
@@ -230,11 +240,29 @@ def of_network(config: SetsConfig) -> dict[str, Any]:
     found: dict[str, Any] = {
         "network": {
             "name": config.network,
+            "sha256": sha256(config.file),
             "features": None if known is None else known.title,
             "preprocessing": preprocessing,
         }
     }
-    return found | ({"reference": config.reference} if config.reference else {})
+    found["statistics"] = {
+        "frechet": {"resamples": config.resamples},
+        "kid": {"kernel": "(x y / D + 1)^3", "subsets": SUBSETS, "subset": SUBSET},
+        "manifold": {"neighbours": NEIGHBOURS},
+        "intervals": "95 %",
+    }
+    if config.reference:
+        found["reference"] = {"file": config.reference, "sha256": sha256(config.reference)}
+    return found
+
+
+def sha256(file: str) -> str:
+    """Of a file, '' where there is none by that name."""
+    path = Path(file).expanduser()
+    if not path.is_file():
+        return ""
+    with path.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def compared(

@@ -8,6 +8,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 
 import numpy as np
+from scipy.special import stdtrit
 
 from babeldraw.evaluation import distances
 from babeldraw.evaluation.distances import Gaussian
@@ -107,7 +108,7 @@ def frechet_figure(
 
 
 def kernel_figure(first_ND: np.ndarray, second_MD: np.ndarray, seed: int = 0) -> Figure:
-    """KID over subsets; its interval is 1.96 standard errors of disjoint blocks, ten at least.
+    """KID over subsets; its interval is of the spread of disjoint blocks, ten at least.
 
     Pictures are not drawn again: one that repeats would be alike to itself, which the estimate has
     no bias to leave out. Fewer than 20 pictures have no interval.
@@ -118,4 +119,6 @@ def kernel_figure(first_ND: np.ndarray, second_MD: np.ndarray, seed: int = 0) ->
     if block < 2:
         return Figure(value, None, num)
     _, error = distances.kernel_distance_of_blocks(first_ND, second_MD, block, seed)
-    return Figure(value, Interval(value - 1.96 * error, value + 1.96 * error, 0), num)
+    # The error is of few blocks: Student's factor, 2.26 of ten.
+    half = float(stdtrit(num // block - 1, TAILS[1])) * error
+    return Figure(value, Interval(value - half, value + half, 0), num)

@@ -34,16 +34,19 @@ class ReconstructionConfig:
     usage_batch: pictures over which codebook usage is counted, a multiple of `batch_size`; 256 in
       the ViT-VQGAN paper (Table 4).
     num_shown: pictures in the grid.
+    lpips: file of `babeldraw import --kind=vgg_lpips`, for the figure `lpips` where the run's own
+      `perceptual.file` is empty.
     """
 
     num_examples: int = 1024
     batch_size: int = 256
     usage_batch: int = 256
     num_shown: int = 16
+    lpips: str = ""
 
     def __post_init__(self):
         path = "config.evaluators.reconstruction"
-        require_positive(self, path)
+        require_positive(self, path, "num_examples", "batch_size", "usage_batch", "num_shown")
         require(
             self.usage_batch % self.batch_size == 0,
             f"{path}.usage_batch is {self.usage_batch}, which batch_size={self.batch_size} does "

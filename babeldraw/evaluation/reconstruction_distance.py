@@ -18,6 +18,7 @@ from babeldraw.evaluation.feature_sets import (
     dim_of,
     of_network,
     open_reference,
+    sha256,
     write_reference,
 )
 from babeldraw.evaluation.pictures import open_pictures, picture_batches, place_pictures
@@ -77,7 +78,7 @@ class ReconstructionDistance(HeldOut):
         judged, true = (
             FeatureSet(name, self._dim, config.keep) for name in ("reconstructions", "originals")
         )
-        of = [dataclasses.asdict(config), fingerprint(source), size]
+        of = [dataclasses.asdict(config), sha256(config.file), fingerprint(source), size]
         progress = Progress(self._context.half_done, (judged, true), "rfd", of)
         for batch in picture_batches(source, config, self._context, progress.done):
             placed = place_pictures(batch, self._context)

@@ -99,4 +99,13 @@ def _gaussian(mean: np.ndarray, covariance: np.ndarray, num: int, name: str) -> 
         bool(np.allclose(covariance, covariance.T, rtol=1e-4, atol=1e-6)),
         f"{name}: the second is no covariance, it is not symmetric",
     )
+    require(
+        num == 0 or num >= len(mean),
+        f"{name} are of {num} pictures, fewer than the {len(mean)} features; write them of more",
+    )
+    least, largest = np.linalg.eigvalsh(covariance)[[0, -1]]
+    require(
+        least >= -1e-6 * max(largest, 0.0) and largest > 0,
+        f"{name}: the second is no covariance, it has an eigenvalue of {least:.3g}",
+    )
     return Gaussian(mean, covariance, num)

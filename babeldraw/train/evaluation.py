@@ -1,6 +1,7 @@
 """Evaluates the newest checkpoint of a run folder."""
 
 import dataclasses
+import hashlib
 import json
 import time
 import typing
@@ -119,7 +120,10 @@ class TrainedRun:
             for key, picture in pictures.items():
                 save_png(self.folder.samples / f"{name}_{key}_{self.step:07d}.png", picture)
             self.folder.evaluations.mkdir(parents=True, exist_ok=True)
-            file = f"{name}_{self.step:07d}_{self.weights}.json"
+            # Measured in another way is another result, and another file.
+            asked = json.dumps(record["protocol"], sort_keys=True, default=str)
+            digest = hashlib.sha256(asked.encode()).hexdigest()[:6]
+            file = f"{name}_{self.step:07d}_{self.weights}_{digest}.json"
             write_json(self.folder.evaluations / file, found.record)
         return found
 
@@ -229,9 +233,11 @@ def _made(
         alone = asked_alone(run.experiment, [name], fields)
         found = alone.make_evaluators(run.objective, run.context)
         if not found:
-            section = getattr(alone.evaluators, name)
+            section = dataclasses.asdict(getattr(alone.evaluators, name))
+            empty = next((field for field, value in section.items() if value == ""), "")
             raise UserError(
-                f"evaluators names {name}, which has nothing to go by in this run: {section}"
+                f"evaluators names {name} and its field {empty} is empty; set it, on the command "
+                f"line by --set={name}.{empty}=..."
             )
         made |= found
     return made

@@ -142,7 +142,8 @@ class TokenizerExperiment(Experiment):
         fns, configs, made = objective.predict_fns(), self.evaluators, {}
         if configs.reconstruction is not None:
             codes = make_tokenizer(self.tokenizer).codes
-            distances = perceptual_distances(fns, self.perceptual)
+            file = self.perceptual.file or configs.reconstruction.lpips
+            distances = perceptual_distances(fns, dataclasses.replace(self.perceptual, file=file))
             made["reconstruction"] = Reconstruction(
                 fns["reconstruct"], configs.reconstruction, context, codes, distances
             )

@@ -145,12 +145,15 @@ def test_private_code_points_are_left_out():
 
 
 def test_captions_take_the_article_that_the_name_wants():
-    assert [captions(name, "Noto")[0] for name in ("owl", "cat", "two hearts", "glass")] == [
+    assert [captions(name, "Noto")[0] for name in ("owl", "cat", "two hearts", "glass", "bus")] == [
         "an owl, in the style of Noto",
         "a cat, in the style of Noto",
         "two hearts, in the style of Noto",
         "a glass, in the style of Noto",
+        "a bus, in the style of Noto",
     ]
+    names = ("unicorn", "hourglass", "ATM", "euro")
+    assert [captions(name, "Noto")[0].split()[0] for name in names] == ["a", "an", "an", "a"]
 
 
 def test_a_drawing_stands_in_the_middle_of_a_white_square():

@@ -13,6 +13,7 @@ from babeldraw.data.image import save_png
 from babeldraw.errors import UserError
 from babeldraw.evaluation.concepts import Concepts, ConceptsConfig, Gallery, nearest
 from babeldraw.judges.perceptual import PerceptualConfig, PerceptualNetwork
+from babeldraw.prediction.logits import SamplingConfig
 from babeldraw.runs.weights import flatten, write_weights
 from babeldraw.train.experiment import parse
 
@@ -83,6 +84,29 @@ def test_another_concept_is_wrong_in_its_concept_alone(gallery):
 
 def test_a_true_picture_without_itself_finds_its_other_style(gallery):
     assert gallery.found_again(np.arange(len(gallery.entries))).all()
+
+
+def test_without_held_out_pairs_their_figures_are_left_out(world, weights, tmp_path):
+    """As of a world of one style."""
+    rows = [line for line in (world / LIST).read_text().splitlines() if '"B"' not in line]
+    (tmp_path / "train").mkdir()
+    for file in (world / "train").glob("*_A.png"):
+        (tmp_path / "train" / file.name).write_bytes(file.read_bytes())
+    (tmp_path / LIST).write_text("\n".join(rows) + "\n")
+
+    class Context:
+        seed = 0
+
+        class data:
+            path = str(tmp_path)
+
+    config = ConceptsConfig(file=weights, sampling=SamplingConfig(), num_shown=2)
+    judge = Concepts(lambda *_: None, config, Context)
+    judge._draw = lambda state, gallery, asked, sampling: gallery.images[asked]
+    found = dict(judge.run(None))
+    assert found["concept_seen"] == found["both_seen"] == 1
+    assert found["chance"] == 1 / CONCEPTS
+    assert "true_concept" not in found and not any("unseen" in name for name in found)
 
 
 def test_splits_are_by_their_folder(gallery):

@@ -46,7 +46,9 @@ BAD = {
     r"the shapes \(3,\) and \(2, 2\)": {"sigma": COVARIANCE[:2, :2]},
     "mu and sigma hold values that are no finite numbers": {"mu": NAN},
     "no finite numbers": {"mu": np.array(["a", "b", "c"])},
-    "is no covariance": {"sigma": np.triu(np.ones((3, 3)))},
+    "it has an eigenvalue of -1": {"sigma": np.diag([1.0, -1.0, 1.0])},
+    "are of 2 pictures, fewer than the 3 features": {"num": np.int64(2)},
+    "is no covariance, it is not symmetric": {"sigma": np.triu(np.ones((3, 3)))},
 }
 
 

@@ -206,3 +206,13 @@ def test_one_line_for_each_mistake():
         dict(fd(generate=lost).run(None))
     with pytest.raises(UserError, match="features of 8 of 8 pictures are not finite: the pictures"):
         dict(rfd(change=lambda x: x * jnp.float32(jnp.nan)).run(None))
+
+
+def test_no_more_features_are_held_than_are_kept():
+    rng, own = np.random.default_rng(0), feature_sets.FeatureSet("some", D, keep=10)
+    parts = [rng.normal(size=(8, D)).astype(np.float32) for _ in range(100)]
+    for part in parts:
+        own.add(part)
+    assert sum(map(len, own._new)) == 10
+    assert own.features is None and own.gaussian.num == 800
+    np.testing.assert_array_equal(own.arrays()["kept"], np.concatenate(parts[:2])[:10])
