@@ -55,7 +55,7 @@ def test_what_a_config_leaves_out_may_be_asked(cli, vim_run):
     assert status == 0 and json.loads(printed).keys() == {"step"}
     assert [*(vim_run / "samples").glob("samples_grid_*.png")], said
     for name, line in (
-        ("class_accuracy", "evaluators names class_accuracy, which has nothing to go by in this"),
+        ("class_accuracy", "class_accuracy and its field classifier_run is empty; set it"),
         ("prompts", "config.evaluators.prompts judges the texts of the shapes world only"),
         ("fid", "evaluators names fid; those of generator are validation_loss, samples, prompts"),
     ):

@@ -40,9 +40,10 @@ def read(folder):
         array = make_ndarray(tensor)
         return pixels(array[2]) if array.shape else array.item()
 
-    found = {}
-    for file in sorted(RunFolder.of(folder).metrics.glob("events.*")):
-        board = EventAccumulator(str(file)).Reload()
+    found, files = {}, RunFolder.of(folder).metrics.glob("events.*")
+    boards = [EventAccumulator(str(file)).Reload() for file in files]
+    # Names tell the second alone, in which both starts may fall.
+    for board in sorted(boards, key=lambda board: board.FirstEventTimestamp()):
         for kind, events_of, value_of in (
             ("scalars", board.Scalars, lambda event: event.value),
             ("images", board.Images, lambda event: pixels(event.encoded_image_string)),
