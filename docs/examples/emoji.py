@@ -14,7 +14,7 @@ alone where they are there:
                Two hours.
   released     the long run as plain files for `babeldraw import --kind=run`, in float16.
 
-A run that was stopped goes on; three hours in all.
+A run that was stopped goes on; some three hours in all, by estimate.
 """
 
 import argparse
