@@ -211,7 +211,7 @@ class GeneratorExperiment(Experiment):
                 f"the tokenizer {self.tokenizer_run} had a perceptual loss, whose network has seen "
                 "labels; the paper leaves it out for this use (config.loss.perceptual=0)"
             )
-        elif tokenizer.read_config().get("discriminator", {}).get("kind") == "projected":
+        elif tokenizer.read_config()["discriminator"]["kind"] == "projected":
             found.append(
                 f"the tokenizer {self.tokenizer_run} had a discriminator on a network that has "
                 "seen labels; choose another config.discriminator.kind for this use"
