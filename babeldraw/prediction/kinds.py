@@ -5,10 +5,14 @@ from typing import Annotated, Any
 
 from babeldraw.config import OfKind, build, to_dict
 from babeldraw.prediction.base import Prediction
+from babeldraw.prediction.masked import MaskedPrediction
 from babeldraw.prediction.next_token import NextToken
 
 # By the field `kind` of the section.
-PREDICTIONS: dict[str, tuple[type[Prediction]]] = {"next_token": (NextToken,)}
+PREDICTIONS: dict[str, tuple[type[Prediction]]] = {
+    "next_token": (NextToken,),
+    "masked": (MaskedPrediction,),
+}
 # The type of a section `prediction`, whichever kind it is of.
 PredictionConfig = Annotated[Any, OfKind(PREDICTIONS)]
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Iterable
 
 import flax.struct
 import jax
@@ -12,21 +13,17 @@ from babeldraw.config import require
 GUIDANCE_SCHEDULES = ("constant", "linear", "cosine")
 
 
-@dataclasses.dataclass(frozen=True)
-class SamplingConfig:
-    """Attributes:
-    temperature: divides the logits; 0 takes the likeliest token. 1 in the VIM paper.
-    top_k: keep the k likeliest tokens; 0 keeps all.
-    top_p: of those, keep the likeliest up to this share of their mass; 1 keeps all.
-    guidance: lambda of classifier-free guidance; 1 is the conditional model alone, 0 the
-      unconditional one. 1.2 for the paper's FID figures.
-    guidance_schedule: constant, or from 1 at the first token to `guidance` at the last: linear, or
-      cosine, which rises slowly at both ends.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GuidanceConfig:
+    """What every prediction's settings have.
+
+    Attributes:
+      guidance: lambda of classifier-free guidance; 1 is the conditional model alone, 0 the
+        unconditional one. 1.2 for the VIM paper's FID figures.
+      guidance_schedule: constant, or from 1 at the beginning to `guidance` at the end: linear, or
+        cosine, which rises slowly at both ends.
     """
 
-    temperature: float = 1.0
-    top_k: int = 0
-    top_p: float = 1.0
     guidance: float = 1.0
     guidance_schedule: str = "constant"
 
@@ -34,22 +31,31 @@ class SamplingConfig:
         require(
             math.isfinite(self.guidance), f"guidance is {self.guidance}; a finite number is needed"
         )
-        require(
-            0 <= self.temperature < math.inf,
-            f"temperature is {self.temperature}; at least 0 is needed",
-        )
-        require(self.top_k >= 0, f"top_k is {self.top_k}; at least 0 is needed (0 keeps all)")
-        require(0 < self.top_p <= 1, f"top_p is {self.top_p}; a mass in (0, 1] is needed")
-        require(
-            self.guidance_schedule in GUIDANCE_SCHEDULES,
-            f"guidance_schedule is {self.guidance_schedule!r}; the choices are "
-            f"{', '.join(GUIDANCE_SCHEDULES)}",
-        )
+        check_choice(self, "guidance_schedule", GUIDANCE_SCHEDULES)
 
     @property
     def guided(self) -> bool:
         """Whether the unconditional branch has any effect."""
         return self.guidance != 1
+
+
+@dataclasses.dataclass(frozen=True)
+class SamplingConfig(GuidanceConfig):
+    """Attributes:
+    temperature: divides the logits; 0 takes the likeliest token. 1 in the VIM paper.
+    top_k: keep the k likeliest tokens; 0 keeps all.
+    top_p: of those, keep the likeliest up to this share of their mass; 1 keeps all.
+    """
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_temperature(self, "temperature")
+        require(self.top_k >= 0, f"top_k is {self.top_k}; at least 0 is needed (0 keeps all)")
+        require(0 < self.top_p <= 1, f"top_p is {self.top_p}; a mass in (0, 1] is needed")
 
     def traced(self) -> "Settings":
         """The same as scalars that a compiled loop takes as arguments."""
@@ -60,6 +66,19 @@ class SamplingConfig:
             guidance=jnp.float32(self.guidance),
             guidance_schedule=jnp.int32(GUIDANCE_SCHEDULES.index(self.guidance_schedule)),
         )
+
+
+def check_choice(section: object, name: str, choices: Iterable[str]) -> None:
+    """Raises `UserError` where a field is none of its choices."""
+    value = getattr(section, name)
+    require(value in choices, f"{name} is {value!r}; the choices are {', '.join(choices)}")
+
+
+def check_temperature(section: object, *names: str) -> None:
+    """Raises `UserError` where a field is negative or not finite."""
+    for name in names:
+        value = getattr(section, name)
+        require(0 <= value < math.inf, f"{name} is {value}; at least 0 is needed")
 
 
 @flax.struct.dataclass
@@ -76,8 +95,19 @@ class Settings:
 def guidance_at(settings: Settings, index: jax.Array, length: int) -> jax.Array:
     """Lambda for token `index` of `length`, float32 scalar."""
     place = index.astype(jnp.float32) / max(length - 1, 1)
-    risen = jnp.stack([jnp.float32(1), place, (1 - jnp.cos(jnp.pi * place)) / 2])
-    return 1 + (settings.guidance - 1) * risen[settings.guidance_schedule]
+    return 1 + (settings.guidance - 1) * risen(settings.guidance_schedule, place)
+
+
+def risen(schedule: jax.Array, place: jax.Array, power: jax.Array | float = 1.0) -> jax.Array:
+    """How much of the guidance there is at a place of the drawing, float32 [] in [0, 1].
+
+    Args:
+      schedule: number in `GUIDANCE_SCHEDULES`, int32 [].
+      place: float32 [], 0 at the beginning, 1 at the end.
+      power: of the place in the cosine schedule; above 1 the guidance comes later.
+    """
+    cosine = (1 - jnp.cos(jnp.pi * place**power)) / 2
+    return jnp.stack([jnp.ones_like(place), place, cosine])[schedule]
 
 
 def guide(conditional: jax.Array, unconditional: jax.Array, guidance: jax.Array) -> jax.Array:
