@@ -106,8 +106,10 @@ class Logits(Einsum):
     """The softmax layer of a model: [B, T, D] -> float32 [B, T, V]; see `make`."""
 
     @classmethod
-    def make(cls, dim: int, vocab_size: int, name: str | None = None) -> "Logits":
-        return cls("BTD,DV->BTV", (dim, vocab_size), ("readout", "vocab"), name=name)
+    def make(
+        cls, dim: int, vocab_size: int, bias: bool = False, name: str | None = None
+    ) -> "Logits":
+        return cls("BTD,DV->BTV", (dim, vocab_size), ("readout", "vocab"), bias=bias, name=name)
 
     def __call__(self, x_BTD: jax.Array) -> jax.Array:
         # Without the first the weight's layout would spread to the residual stream.

@@ -9,6 +9,7 @@ from babeldraw.models.base import Generator
 from babeldraw.models.condition import Condition
 from babeldraw.models.conditions import SINGLE
 from babeldraw.models.several import SeveralConditions
+from babeldraw.models.uvit import UViTConfig, UViTGenerator
 from babeldraw.models.vim import VIMConfig, VIMGenerator
 from babeldraw.tokenizers.base import Codes
 
@@ -19,6 +20,7 @@ ConditionConfig = Annotated[Any, OfKind(CONDITIONS)]
 # By the field `kind` of the section: the section's dataclass and the network over it.
 NETWORKS: dict[str, tuple[type, type[Generator]]] = {
     "babeldraw": (BabeldrawConfig, BabeldrawGenerator),
+    "uvit": (UViTConfig, UViTGenerator),
     "vim": (VIMConfig, VIMGenerator),
 }
 # The type of a section `model`, whichever kind it is of.
