@@ -1,0 +1,285 @@
+"""The grid: ways of predicting x tokenizers, trained for equal minutes and judged alike.
+
+    python docs/examples/grid.py --workdir=runs/grid
+
+On shapes {Babeldraw, MaskGIT, RAR, a text before the picture (VIM)} x {ViT-VQGAN, TiTok}, 11
+minutes of training each; on emoji Babeldraw and MaskGIT x both, 25 minutes each. A cell has as many
+steps as fit into its minutes by the pace of its first 60 on this machine. Cells:
+
+  WORLD_TOKENIZER              the tokenizer, by its config's own steps
+  WORLD_TOKENIZER_GENERATOR    quality, pictures per second at batches 1 and 16 from a text to
+                               pixels, operations of drawing one, minutes, peak memory
+  shapes_orders                MaskGIT's next codes by confidence or in Halton's order, at 4, 8 and
+                               16 steps, on ViT-VQGAN's grid
+  shapes_hole                  the middle of a picture drawn anew, text given: by MaskGIT, which
+                               sees all round it, and by those that draw in raster order
+
+Each leaves its figures in docs/reports/grid and is not made again; runs that were stopped go on.
+Some five and a half hours in all on two cores, by estimate; `--cells='shapes_*'` names some. Prints
+the tables, and writes them to WORKDIR/grid.md, with pictures to WORKDIR/{shapes,emoji}.{html,png}.
+
+The emoji world's pictures, and the weights that judge them, lie in `--emoji`, the folder of
+`babeldraw demo --world=emoji`, and are fetched into it where they are missing (docs/emoji.md).
+"""
+
+import argparse
+import dataclasses
+import functools
+import pathlib
+from typing import Any
+
+import numpy as np
+from cells import (
+    QUICK,
+    ROOT,
+    Cell,
+    Figures,
+    arguments,
+    markdown,
+    run_cells,
+    trained_and_judged,
+)
+from grid_measures import (
+    errors,
+    exactness,
+    fill,
+    held_out,
+    of_differences,
+    of_pictures,
+    operations,
+    parameters_of,
+    speed,
+)
+from grid_tables import hole_table, orders_table, world_rows
+
+from babeldraw.commands.demo_emoji import EMOJI
+from babeldraw.commands.demo_shapes import SHAPES
+from babeldraw.commands.demo_world import World
+from babeldraw.data.image import decode, save_png
+from babeldraw.drawing.sampler import Sampler
+from babeldraw.pages import render
+from babeldraw.train.evaluation import TrainedRun, evaluated
+from babeldraw.train.presets import complete, load_config
+
+TOKENIZERS = {"vit_vqgan": "tokenizer.py", "titok": "titok.py"}
+GENERATORS = {
+    "babeldraw": "text_to_image.py",
+    "maskgit": "maskgit.py",
+    "rar": "rar.py",
+    "vim": "decoder_only.py",
+}
+TITLES = {
+    "vit_vqgan": "ViT-VQGAN",
+    "titok": "TiTok",
+    "babeldraw": "Babeldraw",
+    "maskgit": "MaskGIT",
+    "rar": "RAR",
+    "vim": "VIM, text prefix",
+}
+BATCHES = (1, 16)
+ORDERS, STEPS = ("probability", "logit", "halton"), (4, 8, 16)
+# Whose codes have rows and columns.
+HOLE_IN = "shapes_vit_vqgan"
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """A world's part of the grid.
+
+    Attributes:
+      world: whose data and judge it has.
+      generators: keys of GENERATORS.
+      minutes: of training a generator.
+      tokenizer_minutes: about what a tokenizer's own steps take.
+      figures: of the judge, that the table shows, with their heads.
+    """
+
+    world: World
+    generators: tuple[str, ...]
+    minutes: float
+    tokenizer_minutes: float
+    figures: dict[str, str]
+
+
+PARTS = {
+    "shapes": Part(
+        SHAPES,
+        tuple(GENERATORS),
+        11,
+        7,
+        {"exact_seen": "exact, seen", "exact_unseen": "exact, unseen", "crisp_seen": "crisp"},
+    ),
+    "emoji": Part(
+        EMOJI,
+        ("babeldraw", "maskgit"),
+        25,
+        25,
+        {
+            "concept_seen": "concept, seen",
+            "concept_unseen": "concept, unseen",
+            "style_seen": "style, seen",
+            "style_unseen": "style, unseen",
+        },
+    ),
+}
+
+
+def main() -> None:
+    parser = arguments(__doc__.splitlines()[0])
+    parser.add_argument("--emoji", type=pathlib.Path, help="WORKDIR/emoji if not given")
+    args = parser.parse_args()
+    args.emoji = args.emoji or args.workdir / "emoji"
+    found = run_cells(all_cells(), args, "grid")
+    print(write_pages(found, args))
+
+
+def generator_cells(name: str) -> dict[str, tuple[str, str]]:
+    """The tokenizer and the generator of each cell of a world."""
+    return {
+        f"{name}_{tokenizer}_{generator}": (tokenizer, generator)
+        for tokenizer in TOKENIZERS
+        for generator in PARTS[name].generators
+    }
+
+
+def all_cells() -> dict[str, tuple[Cell, float]]:
+    """Each cell, and the minutes that it takes by estimate: its training, and four of judging."""
+    cells: dict[str, tuple[Cell, float]] = {}
+    for name, part in PARTS.items():
+        for tokenizer in TOKENIZERS:
+            cell = functools.partial(tokenizer_cell, name, tokenizer)
+            cells[f"{name}_{tokenizer}"] = cell, part.tokenizer_minutes
+        for key, choice in generator_cells(name).items():
+            cells[key] = functools.partial(generator_cell, name, *choice), part.minutes + 4
+    return cells | {"shapes_orders": (orders_cell, 20), "shapes_hole": (hole_cell, 5)}
+
+
+# ------------------------------------------------------------------ cells
+
+
+def configured(name: str, file: str, stage: str, args: argparse.Namespace, **sections: Any) -> Any:
+    """A config of a world with this machine's files and other sections."""
+    world = PARTS[name].world
+    config = load_config(file, ROOT / "configs" / world.configs / "README").to_dict() | sections
+    config = complete(config, QUICK if args.quick else "")
+    world.configure(stage, args.emoji, config, args.quick)
+    return config
+
+
+def tokenizer_cell(name: str, tokenizer: str, args: argparse.Namespace) -> Figures:
+    config = configured(name, TOKENIZERS[tokenizer], "tokenizer", args)
+    folder = args.workdir / f"{name}_{tokenizer}"
+    return trained_and_judged(config, folder, ["reconstruction"])[0]
+
+
+def generator_cell(name: str, tokenizer: str, generator: str, args: argparse.Namespace) -> Figures:
+    part, cell = PARTS[name], f"{name}_{tokenizer}_{generator}"
+    made_by = load_config(TOKENIZERS[tokenizer], ROOT / "configs" / part.world.configs / "README")
+    config = configured(
+        name,
+        GENERATORS[generator],
+        "text_to_image",
+        args,
+        tokenizer=made_by.tokenizer.to_dict(),
+        tokenizer_run=str((args.workdir / f"{name}_{tokenizer}").resolve()),
+    )
+    folder, judge = args.workdir / cell, part.world.evaluator
+    minutes = 0 if args.quick else part.minutes
+    figures, found = trained_and_judged(config, folder, [judge], minutes)
+    sampler = Sampler.from_run(str(folder))
+    # Of the first row, the same prompts for all cells.
+    drawn = found[judge].pictures["samples_seen"][: sampler.image_size[0]]
+    save_png(strip_of(cell, args), drawn)
+    prompts = part.world.prompts(args.emoji)[: BATCHES[-1]]
+    return {
+        **figures,
+        "tokens": sampler.drawer.generator.codes.length,
+        "operations": operations(sampler),
+        "pictures_per_second": {str(n): speed(sampler, prompts[:n]) for n in BATCHES},
+    }
+
+
+def strip_of(cell: str, args: argparse.Namespace) -> pathlib.Path:
+    """The file of a cell's pictures."""
+    folder = args.workdir / "strips"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / f"{cell}.png"
+
+
+# ------------------------------------------------------------------ which codes come next
+
+
+def orders_cell(args: argparse.Namespace) -> Figures:
+    run = TrainedRun.open(str(args.workdir / "shapes_vit_vqgan_maskgit"))
+    found: Figures = {}
+    for steps in STEPS:
+        for order in ORDERS:
+            fields = {"sampling": {"order": order, "steps": steps}}
+            if args.quick:
+                fields |= {"num_prompts": 2, "batch_size": 2}
+            one = evaluated(run, ["prompts"], {"prompts": fields})["prompts"]
+            found[f"{order}_{steps}"] = one.record["figures"]
+    return found
+
+
+# ------------------------------------------------------------------ a hole
+
+
+def hole_cell(args: argparse.Namespace) -> Figures:
+    """Of each generator, and of the tokenizer, which draws nothing; MaskGIT less each of them."""
+    samplers = {g: Sampler.from_run(str(args.workdir / f"{HOLE_IN}_{g}")) for g in GENERATORS}
+    size = samplers["maskgit"].image_size[0]
+    scenes, images = held_out(2 if args.quick else 128, size)
+    mask = np.zeros((size, size), bool)
+    mask[size // 4 : -size // 4, size // 4 : -size // 4] = True
+    exact, error, found = {}, {}, {}
+    for name, sampler in samplers.items():
+        filled, kept = fill(sampler, scenes, images, mask)
+        for who, pictures in ((name, filled), ("tokenizer", kept)):
+            exact[who], error[who] = exactness(pictures, scenes), errors(pictures, images, mask)
+        found[name] = {"parameters": parameters_of(sampler), "pictures": len(scenes)}
+    for who in exact:
+        found[who] = found.get(who, {}) | of_pictures(exact[who], error[who])
+        less = exact["maskgit"] - exact[who], error["maskgit"] - error[who]
+        found[who]["maskgit_less_it"] = of_differences(*less)
+    return found
+
+
+# ------------------------------------------------------------------ tables and pictures
+
+
+def write_pages(found: dict[str, Figures], args: argparse.Namespace) -> str:
+    """Writes grid.md, and of each world a page and a picture. Returns the Markdown."""
+    tables = [
+        write_world(name, there, args)
+        for name in PARTS
+        if (there := {cell: found[cell] for cell in generator_cells(name) if cell in found})
+    ]
+    if "shapes_orders" in found:
+        tables.append(orders_table(found["shapes_orders"]))
+    if "shapes_hole" in found:
+        tables.append(hole_table(found["shapes_hole"], TITLES))
+    text = "\n\n".join([*tables, "In brackets the interval of 95 %."]) + "\n"
+    (args.workdir / "grid.md").write_text(text)
+    return text
+
+
+def write_world(name: str, found: dict[str, Figures], args: argparse.Namespace) -> str:
+    """Writes NAME.html and NAME.png. Returns the table, in Markdown."""
+    part, choices = PARTS[name], generator_cells(name)
+    titles = {cell: " + ".join(TITLES[one] for one in reversed(choices[cell])) for cell in found}
+    rows = world_rows([*found.values()], part.world.evaluator, part.figures)
+    # Figures outlive the runs, on another machine or in a fresh clone.
+    files = {title: strip_of(cell, args) for cell, title in titles.items()}
+    strips = [(title, decode(file)) for title, file in files.items() if file.exists()]
+    if strips:
+        save_png(args.workdir / f"{name}.png", np.concatenate([strip for _, strip in strips]))
+    shown = [("the same prompts in every row", strips)]
+    page = render("runs.html", names=[*titles.values()], rows=rows, notes=[], strips=shown)
+    (args.workdir / f"{name}.html").write_text(page)
+    heads, columns = zip(*rows, strict=True)
+    return markdown(["", *heads], [*zip(titles.values(), *columns, strict=True)])
+
+
+if __name__ == "__main__":
+    main()

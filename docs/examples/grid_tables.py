@@ -1,0 +1,68 @@
+"""The tables of grid.py, in words."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from cells import Figures, markdown, share
+
+
+def world_rows(
+    cells: Sequence[Figures], judge: str, figures: Mapping[str, str]
+) -> list[tuple[str, list[str]]]:
+    """What is said of the cells of a world: a head, and its value of each.
+
+    Args:
+      cells: as grid.py leaves them.
+      judge: the evaluator.
+      figures: of it, with their heads.
+    """
+
+    def of_each(say: Any) -> list[str]:
+        return [say(cell) for cell in cells]
+
+    def speed(batch: str) -> list[str]:
+        return of_each(lambda cell: f"{cell['pictures_per_second'][batch]:.2f}")
+
+    rows = [("tokens", of_each(lambda cell: str(cell["tokens"])))]
+    for name, head in figures.items():
+        rows.append((head, of_each(lambda cell, name=name: share(cell["quality"][judge][name]))))
+    return [
+        *rows,
+        ("pictures/s, one at a time", speed("1")),
+        ("pictures/s, 16 at a time", speed("16")),
+        ("GFLOP a picture", of_each(lambda c: f"{sum(c['operations'].values()) / 1e9:.2f}")),
+        ("parameters, M", of_each(lambda cell: f"{cell['parameters'] / 1e6:.2f}")),
+        ("steps", of_each(lambda cell: f"{cell['steps']:,}")),
+        ("minutes", of_each(lambda cell: f"{cell['minutes']:.1f}")),
+        ("peak GiB", of_each(lambda cell: f"{cell['peak_gib']:.2f}")),
+    ]
+
+
+def orders_table(found: Mapping[str, Figures]) -> str:
+    """Markdown: by order and number of steps."""
+    names = {"exact_seen": "exact, seen", "exact_unseen": "exact, unseen", "crisp_seen": "crisp"}
+    rows = []
+    for key, figures in found.items():
+        order, _, steps = key.rpartition("_")
+        rows.append([order, steps, *(share(figures[name]) for name in names)])
+    return markdown(["MaskGIT's order", "steps", *names.values()], rows)
+
+
+def hole_table(found: Mapping[str, Figures], titles: Mapping[str, str]) -> str:
+    """Markdown: whose middle is drawn anew, and by how much MaskGIT is better."""
+    rows = []
+    for name, figures in found.items():
+        psnr, less = figures["psnr_in_hole"], figures["maskgit_less_it"]["exact"]
+        low, high = (100 * end for end in less["interval"])
+        parameters = figures.get("parameters")
+        rows.append(
+            [
+                titles.get(name, "nothing drawn anew"),
+                f"{parameters / 1e6:.2f}" if parameters else "",
+                share(figures["exact"]),
+                f"{psnr['value']:.1f} dB [{psnr['interval'][0]:.1f}, {psnr['interval'][1]:.1f}]",
+                f"{100 * less['value']:+.1f} [{low:+.1f}, {high:+.1f}]",
+            ]
+        )
+    heads = ["a hole in the middle", "parameters, M", "exact", "PSNR in the hole"]
+    return markdown([*heads, "MaskGIT's exact less its own, points"], rows)
