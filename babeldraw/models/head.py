@@ -61,21 +61,23 @@ class Head(nn.Module):
       dim: D of the network's output.
       tied: the table of codes whose vectors are also the first factor's weights, with a bias; None:
         weights of its own.
+      bias: of the logits, where the weights are its own.
     """
 
     codes: Codes
     dim: int
     tied: CodeEmbedding | None = None
+    bias: bool = False
 
     def setup(self):
         first, *others = self.codes.vocab
         if self.tied is None:
-            self.first = Logits.make(self.dim, first)
+            self.first = Logits.make(self.dim, first, self.bias)
             nn.share_scope(self, self.first)
         else:
             init = nn.with_logical_partitioning(nn.initializers.zeros, ("vocab",))
-            self.bias = self.param("bias", init, (first,))
-        self.others = [Logits.make(self.dim, size) for size in others]
+            self.offset = self.param("bias", init, (first,))
+        self.others = [Logits.make(self.dim, size, self.bias) for size in others]
         if others:
             self.earlier = Embedding(sum(self.codes.vocab[:-1]), self.dim, axis=None)
 
@@ -96,7 +98,7 @@ class Head(nn.Module):
         size = self.codes.vocab[0]
         vectors_VD = self.tied.embed(jnp.arange(size))
         logits_BTV = jnp.einsum("BTD,VD->BTV", x_BTD.astype(jnp.float32), vectors_VD)
-        return logits_BTV + jnp.broadcast_to(self.bias, logits_BTV.shape)
+        return logits_BTV + jnp.broadcast_to(self.offset, logits_BTV.shape)
 
     def nll(self, x_BTD: jax.Array, codes: jax.Array) -> tuple[jax.Array, jax.Array]:
         """-log p of each code, float32 [B, T], and whether it is the likeliest, bool [B, T].
