@@ -21,8 +21,12 @@ def random_params(generator, seed=0):
         offset = 1.0 if "'scale'" in name else 0.0
         return jnp.asarray(rng.normal(offset, scale, leaf.shape), leaf.dtype)
 
-    abstract = jax.eval_shape(lambda key: nn.unbox(generator.init(key)), jax.random.key(0))
-    return jax.tree_util.tree_map_with_path(draw, abstract)
+    return jax.tree_util.tree_map_with_path(draw, abstract_params(generator))
+
+
+def abstract_params(generator):
+    """Shapes and types of the parameters."""
+    return jax.eval_shape(lambda key: nn.unbox(generator.init(key)), jax.random.key(0))
 
 
 def start(generator, params, condition, samples=1):

@@ -209,7 +209,7 @@ class Fill(Prediction):
         whole = factors[0] if len(factors) == 1 else jnp.stack(factors, axis=-1)
         return whole, sure
 
-    def step(self, generator, params, condition, samples):
+    def step(self, generator, params, condition, samples, settings):
         rows = jax.tree.leaves(condition)[0].shape[0] * samples
         codes = jax.ShapeDtypeStruct((rows, *generator.codes.each), jnp.int32)
         known = jax.ShapeDtypeStruct((rows, generator.codes.length), jnp.bool_)

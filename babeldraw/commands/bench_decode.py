@@ -1,8 +1,8 @@
 """Measures how fast a config's generator draws on this machine, with random weights.
 
-The floor is the time to read, once a token, the weights and the cache that the step needs, at the
-rate at which this machine was just seen to read its memory. Uncached is one forward over the whole
-picture for every token.
+A step draws the next token, or with masked prediction all that are masked. The floor is the time to
+read, once a step, the weights and the cache that it needs, at the rate at which this machine was
+just seen to read its memory. Uncached is one forward over the whole picture for every token.
 
 Example:
   babeldraw bench decode --config=configs/demo/text_to_image.py --batches=1,4,16 --guidance
@@ -55,8 +55,9 @@ def run(values: flags.FlagValues) -> int:
         raise UserError(f"--config is one of {experiment.objective}; name one of generator")
     batches = [_batch(word) for word in values.batches]
     generator, prediction = experiment.generator, experiment.prediction
-    settings = prediction.sampling(guidance=2.0 if values.guidance else 1.0)
-    generator.condition.check_guidance(settings.guided, settings.guidance, "--guidance: guidance")
+    guidance = 2.0 if values.guidance else 1.0
+    settings = dataclasses.replace(experiment.sampling, guidance=guidance)
+    prediction.check_sampling(settings, generator, "--guidance: ")
     say(f"measuring on {jax.devices()[0].device_kind}; compiling takes a while at first")
     bandwidth = memory_bandwidth()
     print(f"memory is read at {bandwidth / 1e9:.1f} GB/s")
@@ -79,8 +80,8 @@ def run(values: flags.FlagValues) -> int:
 
 
 HEADER = (
-    "| pictures | images/s | tokens/s | ms per token | floor, ms | of the floor | uncached, ms "
-    "per token | cached is faster |\n|---|---|---|---|---|---|---|---|"
+    "| pictures | images/s | tokens/s | ms per step | floor, ms | of the floor | uncached, ms "
+    "per step | cached is faster |\n|---|---|---|---|---|---|---|---|"
 )
 
 
@@ -89,32 +90,34 @@ class Decoding:
     """Attributes:
     batch: pictures at a time.
     seconds: for all their tokens.
-    length: steps of a picture; its tokens, where each is drawn by itself.
+    steps: of a picture.
+    tokens: of a picture.
     floor: seconds per step that reading memory takes.
     uncached: seconds per step without a cache, or None.
     """
 
     batch: int
     seconds: float
-    length: int
+    steps: int
+    tokens: int
     floor: float
     uncached: float | None
 
     def line(self) -> str:
         """A row under `HEADER`."""
-        per_token = self.seconds / self.length
+        per_step = self.seconds / self.steps
         cells = [
             str(self.batch),
             f"{self.batch / self.seconds:.3f}",
-            f"{self.batch / per_token:.1f}",
-            f"{1e3 * per_token:.2f}",
+            f"{self.batch * self.tokens / self.seconds:.1f}",
+            f"{1e3 * per_step:.2f}",
             f"{1e3 * self.floor:.2f}",
-            f"{self.floor / per_token:.2f}",
+            f"{self.floor / per_step:.2f}",
         ]
         if self.uncached is None:
             cells += ["-", "-"]
         else:
-            cells += [f"{1e3 * self.uncached:.1f}", f"{self.uncached / per_token:.1f} times"]
+            cells += [f"{1e3 * self.uncached:.1f}", f"{self.uncached / per_step:.1f} times"]
         return "| " + " | ".join(cells) + " |"
 
 
@@ -145,9 +148,10 @@ def measure(
         spec = generator.codes.spec(jax.tree.leaves(rows)[0].shape[0])
         codes = jnp.zeros(spec.shape, spec.dtype)
         one_forward = quickest(jax.jit(forward), params, rows, codes)
-    step, inputs, steps = prediction.step(generator, params, rows, samples=1)
+    step, inputs, steps = prediction.step(generator, params, rows, 1, settings)
     read = bytes_per_step(step, params, *inputs)
-    return Decoding(batch, seconds, steps, read / bandwidth, one_forward)
+    tokens = generator.codes.length
+    return Decoding(batch, seconds, steps, tokens, read / bandwidth, one_forward)
 
 
 def memory_bandwidth() -> float:

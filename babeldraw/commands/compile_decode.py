@@ -71,12 +71,15 @@ def compile_decode(
         params = _abstract(generator, layout)
         report.parameters = {f"trained/{name}": count(part) for name, part in params.items()}
         program = fill(
-            report, _lowered(generator, prediction, params, layout, samples), layout, None
+            report,
+            _lowered(generator, prediction, experiment.sampling, params, layout, samples),
+            layout,
+            None,
         )
     report.compile_seconds = time.monotonic() - began
     rows = 2 if generator.condition.dropout > 0 else 1
     step, inputs, steps = prediction.step(
-        generator, params, example(generator.condition, rows), samples
+        generator, params, example(generator.condition, rows), samples, experiment.sampling
     )
     chip = CHIPS[topology.partition(":")[0]]
     report.tokens = steps
@@ -86,7 +89,12 @@ def compile_decode(
 
 
 def _lowered(
-    generator: Generator, prediction: Prediction, params: Any, layout: Layout, samples: int
+    generator: Generator,
+    prediction: Prediction,
+    sampling: Any,
+    params: Any,
+    layout: Layout,
+    samples: int,
 ) -> Any:
     whole = NamedSharding(layout.mesh, PartitionSpec())
     guided = generator.condition.dropout > 0
@@ -101,7 +109,7 @@ def _lowered(
 
     condition = jax.eval_shape(lambda: example(generator.condition, 1))
     seeds_B = jax.ShapeDtypeStruct((samples,), jnp.uint32)
-    settings = jax.eval_shape(lambda: prediction.sampling().traced())
+    settings = jax.eval_shape(lambda: sampling.traced())
     inputs = jax.tree.map(everywhere, (condition, seeds_B, settings))
     return jax.jit(draw).lower(params, *inputs)
 

@@ -98,10 +98,10 @@ def _time(report: Report) -> list[str]:
         for scope, seconds in report.seconds_by_scope.items()
     ]
     if report.mode == "decode":
-        token, floor = report.step_seconds["capped"] / report.tokens, report.floor_seconds
+        each, floor = report.step_seconds["capped"] / report.tokens, report.floor_seconds
         lines.append(
-            f"by the capped figure: {1e3 * token:.2f} ms per token, "
-            f"{token / floor:.2f} times the floor of {1e3 * floor:.2f} ms that reading the weights "
+            f"by the capped figure: {1e3 * each:.2f} ms per step, "
+            f"{each / floor:.2f} times the floor of {1e3 * floor:.2f} ms that reading the weights "
             f"and caches takes; {report.examples_per_second:,.2f} images/s"
         )
         return lines

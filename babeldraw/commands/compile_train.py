@@ -58,7 +58,7 @@ class Report:
       collectives: of the capped figure, by kind: `count`, `bytes`, `seconds` on the links,
         `exposed` seconds and `overlapped`, the share of the seconds that are not.
       pipeline: schedule of each pipelined stack.
-      tokens: of a picture, for decode.
+      tokens: steps of drawing a picture, for decode: its tokens, where each is drawn by itself.
       floor_seconds: per token, what reading weights and caches takes at least, for decode.
       notes: what the estimate leaves out.
       compile_seconds: on this machine.

@@ -3,6 +3,7 @@
 from babeldraw.convert.table import Row, Table
 
 _BLOCK, _THEIRS = "stack/blocks", "blocks.{layer}"
+_FINAL = "adaln_before_head.adaLN_modulation.1"
 
 
 def _of_blocks() -> Table:
@@ -42,10 +43,8 @@ RAR: Table = (
     Row("times/table", "timesteps_embeddings", "1 t d -> t d"),
     *_of_blocks(),
     # Scale and shift, in this order.
-    Row(
-        "norm/modulation/weight", "adaln_before_head.adaLN_modulation.1.weight", "(k d) c -> c k d"
-    ),
-    Row("norm/modulation/bias", "adaln_before_head.adaLN_modulation.1.bias", "(k d) -> k d"),
+    Row("norm/modulation/weight", f"{_FINAL}.weight", "(k d) c -> c k d"),
+    Row("norm/modulation/bias", f"{_FINAL}.bias", "(k d) -> k d"),
     Row("logits/weight", "lm_head.weight", "v d -> d v"),
     Row("logits/bias", "lm_head.bias"),
 )

@@ -1,9 +1,8 @@
 """Pictures to go on from: which tokens of a picture are kept, and which are drawn anew.
 
-The model is causal: a token is drawn from the condition and the tokens before it, in raster order.
-Kept tokens after it cannot influence it. So going on from the first rows is what the model was
-trained for, while a hole in the middle is filled without a look at what lies below it: its lower
-edge may not fit.
+Masked prediction draws from all kept tokens: a hole fits on every side. Prediction of the next token
+draws from those before it alone, in raster order: it goes on well from the first rows, but fills a
+hole without a look at what lies below it, so that its lower edge may not fit.
 """
 
 import dataclasses

@@ -160,7 +160,7 @@ class Sampler:
             f"keep is {keep} of {num} pictures; a number from 1 to {num} is needed",
         )
         settings = settings or self.defaults
-        self.condition.check_guidance(settings.guided, settings.guidance)
+        self.drawer.prediction.check_sampling(settings, self.drawer.generator)
         asked = self.ask(words)
         if self.judge is not None:
             for one in asked:
@@ -204,8 +204,8 @@ class Sampler:
           image: uint8 [H, W, 3]; its largest centred crop is resized to the tokenizer's size.
           rows: the first so many rows of tokens are kept.
           count: the first so many tokens are kept.
-          mask: [H, W], what is true or above 127 is drawn anew and the rest is kept. Tokens are
-            drawn in raster order and know nothing of kept ones after them: see `editing`.
+          mask: [H, W], what is true or above 127 is drawn anew and the rest is kept. What a hole
+            is drawn from depends on the prediction: see `editing`.
 
         Raises:
           UserError: not exactly one is given, or it does not fit the picture or the tokens.

@@ -158,7 +158,8 @@ class Attention(nn.Module):
       num_heads, head_dim, dim: N, H and D; N H need not be D.
       dtype: of the products.
       kernel: see `layers.kernels.choose`.
-      bias: biases in the projections.
+      bias: biases in the projections; `out`: in the last of them alone, as in timm's ViT without
+        biases of queries, keys and values.
       norm: makes the norm of each head's queries, and of its keys; None: none.
       rotate: (heads [B, N, T, H], positions [T] or [B, T]) to the same turned by their positions
         (RoPE); None: positions are no part of attention.
@@ -173,14 +174,15 @@ class Attention(nn.Module):
     dim: int
     dtype: jnp.dtype = jnp.float32
     kernel: str = "plain"
-    bias: bool = False
+    bias: bool | str = False
     norm: Callable[[], nn.Module] | None = None
     rotate: Callable[[jax.Array, jax.Array], jax.Array] | None = None
     added: Callable[[], nn.Module] | None = None
 
     def setup(self):
         shape = (self.dim, self.num_heads, self.head_dim)
-        axes, options = ("embed", "heads", "head_dim"), {"dtype": self.dtype, "bias": self.bias}
+        axes, inward = ("embed", "heads", "head_dim"), self.bias is True
+        options = {"dtype": self.dtype, "bias": inward}
         self.query = Einsum("BTD,DNH->BNTH", shape, axes, **options)
         self.key = Einsum("BSD,DNH->BNSH", shape, axes, **options)
         self.value = Einsum("BSD,DNH->BNSH", shape, axes, **options)
@@ -188,7 +190,8 @@ class Attention(nn.Module):
             "BNTH,NHD->BTD",
             (*shape[1:], self.dim),
             ("heads", "head_dim", "embed"),
-            **options,
+            bias=bool(self.bias),
+            dtype=self.dtype,
         )
         if self.norm is not None:
             self.query_norm, self.key_norm = self.norm(), self.norm()

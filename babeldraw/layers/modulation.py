@@ -10,8 +10,9 @@ from babeldraw.layers.linear import standardized
 class Modulation(nn.Module):
     """A vector to a shift, a scale and a gate of a part of a block, each float32 [B, 1 or T, D].
 
-    The product is in the vector's type. Adaptive layer norm with a gate that begins at zero, so that each part begins as the identity
-    (adaLN-Zero; Peebles and Xie, "Scalable Diffusion Models with Transformers", 2023, section 3.2).
+    The product is in the vector's type. Adaptive layer norm with a gate that begins at zero, so
+    that each part begins as the identity (adaLN-Zero; Peebles and Xie, "Scalable Diffusion Models
+    with Transformers", 2023, section 3.2).
 
     Attributes:
       dim: D.

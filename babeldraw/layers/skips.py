@@ -8,11 +8,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from babeldraw.config import require
 from babeldraw.layers.block import DTYPES, Block, Residual, TransformerConfig
 from babeldraw.layers.dropout import fold
 from babeldraw.layers.linear import Einsum
 from babeldraw.layers.stack import recomputed
 from babeldraw.sharding.context import arrays
+from babeldraw.sharding.layout import current
 
 
 class SkippingStack(nn.Module):
@@ -31,6 +33,12 @@ class SkippingStack(nn.Module):
     @nn.compact
     def __call__(self, x_BTD: jax.Array, context=None, keys: jax.Array | None = None) -> jax.Array:
         """As `layers.stack.Stack`."""
+        layout = current()
+        require(
+            layout is None or not layout.pipelined,
+            f"config.mesh.stage is {layout and layout.mesh.shape['stage']} and the blocks have "
+            "long skips, which reach over stages; take stage=1",
+        )
         config, dim = self.config, self.config.dim
         dtype, context = DTYPES[config.compute.dtype], arrays(context)
         make = recomputed(Block, config.compute.remat)

@@ -187,11 +187,14 @@ def read_type(stack: Any, dtype: jnp.dtype) -> Any:
     For programs that only read them: a cast at every use would read the wider ones each time.
     """
 
-    def cast(leaf):
-        # One dimension is that of the layers; norms and biases have one more.
-        return leaf.astype(dtype) if leaf.ndim > 2 else leaf
+    def cast(leaf, layers):
+        # Norms and biases have one dimension, and one more where layers are stacked.
+        return leaf.astype(dtype) if leaf.ndim > 1 + layers else leaf
 
-    return {name: jax.tree.map(cast, blocks) for name, blocks in stack.items()}
+    return {
+        name: jax.tree.map(functools.partial(cast, layers=name == "blocks"), part)
+        for name, part in stack.items()
+    }
 
 
 def recomputed(module: type[nn.Module], remat: str) -> type[nn.Module]:

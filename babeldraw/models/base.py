@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 
+from babeldraw.config import require
 from babeldraw.layers.block import TransformerConfig
 from babeldraw.models.condition import Condition
 from babeldraw.tokenizers.base import Codes
@@ -66,6 +67,15 @@ def example(condition: Condition, rows: int) -> Any:
     shapes = condition.spec(rows) or {"rows": jax.ShapeDtypeStruct((rows,), "int32")}
     batch = {name: jax.numpy.zeros(one.shape, one.dtype) for name, one in shapes.items()}
     return condition.of_batch(batch)
+
+
+def check_codebook(generator: Generator) -> None:
+    """Raises `UserError` where the codes are continuous, for networks that predict numbers."""
+    require(
+        bool(generator.codes.vocab),
+        "config.tokenizer's codes are continuous and config.model.kind="
+        f"{generator.config.kind} predicts numbers; take a tokenizer with a codebook",
+    )
 
 
 def lacks(generator: Generator, needs: tuple[str, ...]) -> list[str]:

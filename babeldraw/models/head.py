@@ -36,6 +36,12 @@ class CodeEmbedding(nn.Module):
         vectors = self.embed(numbers)
         return vectors if len(self.codes.vocab) == 1 else jnp.sum(vectors, axis=-2)
 
+    def masked(self, codes: jax.Array, known: jax.Array) -> jax.Array:
+        """The same, with the first further row, the mask, where bool [B, T] `known` says no."""
+        seen = jnp.reshape(known, known.shape + (1,) * (codes.ndim - known.ndim))
+        seen = jnp.broadcast_to(seen, codes.shape)
+        return self.rows(jnp.where(seen, self.codes.numbered(codes), self.codes.entries))
+
     def after(self, codes: jax.Array) -> jax.Array:
         """Of the first further row, then of all codes but the last: slot t holds code t - 1."""
         numbers = self.codes.numbered(codes)
@@ -100,24 +106,34 @@ class Head(nn.Module):
         logits_BTV = jnp.einsum("BTD,VD->BTV", x_BTD.astype(jnp.float32), vectors_VD)
         return logits_BTV + jnp.broadcast_to(self.offset, logits_BTV.shape)
 
-    def nll(self, x_BTD: jax.Array, codes: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def nll(
+        self, x_BTD: jax.Array, codes: jax.Array, smoothing: float = 0.0
+    ) -> tuple[jax.Array, jax.Array]:
         """-log p of each code, float32 [B, T], and whether it is the likeliest, bool [B, T].
 
         Args:
           x_BTD: the network's output, float32 [B, T, D].
           codes: int32, as `Codes` says.
+          smoothing: of labels, see `token_nll`.
         """
         factors = [codes] if len(self.codes.vocab) == 1 else jnp.unstack(codes, axis=-1)
         nll_BT, right_BT = 0.0, True
         for number, factor_BT in enumerate(factors):
             earlier = jnp.stack(factors[:number], axis=-1) if number else None
             logits_BTV = self.logits(x_BTD, earlier).astype(jnp.float32)
-            nll_BT = nll_BT + token_nll(logits_BTV, factor_BT)
+            nll_BT = nll_BT + token_nll(logits_BTV, factor_BT, smoothing)
             right_BT = right_BT & (jnp.argmax(logits_BTV, axis=-1) == factor_BT)
         return nll_BT, right_BT
 
 
-def token_nll(logits_BTV: jax.Array, ids_BT: jax.Array) -> jax.Array:
-    """-log p of each id, float32 [B, T], by logits of any type."""
+def token_nll(logits_BTV: jax.Array, ids_BT: jax.Array, smoothing: float = 0.0) -> jax.Array:
+    """-log p of each id, float32 [B, T], by logits of any type.
+
+    With label smoothing the cross-entropy with a label of which the share `smoothing` lies evenly
+    on all V ids (Szegedy et al., "Rethinking the Inception Architecture", 2016, section 7).
+    """
     log_BTV = jax.nn.log_softmax(logits_BTV.astype(jnp.float32))
-    return -jnp.take_along_axis(log_BTV, ids_BT[..., None], axis=-1)[..., 0]
+    nll_BT = -jnp.take_along_axis(log_BTV, ids_BT[..., None], axis=-1)[..., 0]
+    if not smoothing:
+        return nll_BT
+    return (1 - smoothing) * nll_BT - smoothing * jnp.mean(log_BTV, axis=-1)

@@ -10,6 +10,7 @@ from babeldraw.models.condition import Condition
 from babeldraw.models.conditions import SINGLE
 from babeldraw.models.rar import RARConfig, RARGenerator
 from babeldraw.models.several import SeveralConditions
+from babeldraw.models.uvit import UViTConfig, UViTGenerator
 from babeldraw.models.vim import VIMConfig, VIMGenerator
 from babeldraw.tokenizers.base import Codes
 
@@ -20,6 +21,7 @@ ConditionConfig = Annotated[Any, OfKind(CONDITIONS)]
 # By the field `kind` of the section: the section's dataclass and the network over it.
 NETWORKS: dict[str, tuple[type, type[Generator]]] = {
     "babeldraw": (BabeldrawConfig, BabeldrawGenerator),
+    "uvit": (UViTConfig, UViTGenerator),
     "vim": (VIMConfig, VIMGenerator),
     "rar": (RARConfig, RARGenerator),
 }

@@ -5,9 +5,8 @@ from typing import Any
 import flax.linen as nn
 import jax
 
-from babeldraw.config import require
 from babeldraw.layers.stack import unstack
-from babeldraw.models.base import Generator, example
+from babeldraw.models.base import Generator, check_codebook, example
 
 
 class Sequential(Generator):
@@ -23,11 +22,7 @@ class Sequential(Generator):
         raise NotImplementedError
 
     def check(self) -> None:
-        require(
-            bool(self.codes.vocab),
-            f"config.tokenizer's codes are continuous and config.model.kind={self.config.kind} "
-            "predicts numbers; take a tokenizer with a codebook",
-        )
+        check_codebook(self)
 
     def init(self, key: jax.Array) -> Any:
         codes = jax.numpy.zeros((1, *self.codes.each), self.codes.dtype)

@@ -53,6 +53,17 @@ class Prediction:
             f"{generator.config.kind} has no {' and no '.join(missing)}; take a network that has",
         )
 
+    def check_sampling(self, settings: Any, generator: Generator, path: str = "") -> None:
+        """Raises `UserError` where a network cannot be drawn from so.
+
+        Args:
+          settings: of `sampling`.
+          generator: the network.
+          path: how the user calls them, with a dot behind; empty: by their names alone.
+        """
+        guided, guidance = settings.guided, settings.guidance
+        generator.condition.check_guidance(guided, guidance, f"{path}guidance")
+
     def loss(
         self,
         generator: Generator,
@@ -105,7 +116,7 @@ class Prediction:
         raise NotImplementedError
 
     def step(
-        self, generator: Generator, params: Any, condition: Any, samples: int
+        self, generator: Generator, params: Any, condition: Any, samples: int, settings: Any
     ) -> tuple[Callable, tuple[Any, ...], int]:
         """The program that drawing repeats, for `bench` and `compile`.
 
@@ -113,6 +124,7 @@ class Prediction:
           generator, params: the network; abstract parameters will do, as decoding reads them.
           condition: of P rows.
           samples: examples of each.
+          settings: of `sampling`.
 
         Returns:
           A function of (params, *inputs), these inputs, abstract, and how often it is called.

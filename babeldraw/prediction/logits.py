@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Iterable
 
 import flax.struct
 import jax
@@ -12,23 +13,19 @@ from babeldraw.config import require
 GUIDANCE_SCHEDULES = ("constant", "linear", "cosine", "power_cosine")
 
 
-@dataclasses.dataclass(frozen=True)
-class SamplingConfig:
-    """Attributes:
-    temperature: divides the logits; 0 takes the likeliest token. 1 in the VIM paper.
-    top_k: keep the k likeliest tokens; 0 keeps all.
-    top_p: of those, keep the likeliest up to this share of their mass; 1 keeps all.
-    guidance: lambda of classifier-free guidance; 1 is the conditional model alone, 0 the
-      unconditional one. 1.2 for the paper's FID figures.
-    guidance_schedule: constant, or from 1 at the first token to `guidance` at the last: linear, or
-      cosine, which rises slowly at both ends. power_cosine is the cosine of a power of the share of
-      tokens that are drawn, so the last token has a little less than `guidance` (RAR; from MDT).
-    guidance_power: that power; above 1 it rises later. 2.75, 2.5, 1.5 and 1.2 for RAR-B to XXL.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GuidanceConfig:
+    """What every prediction's settings have.
+
+    Attributes:
+      guidance: lambda of classifier-free guidance; 1 is the conditional model alone, 0 the
+        unconditional one. 1.2 for the VIM paper's FID figures.
+      guidance_schedule: constant, or from 1 at the beginning to `guidance` at the end: linear, or
+        cosine, which rises slowly at both ends; or power_cosine, the cosine of a power of the share
+        that is drawn, which ends a little below `guidance` (MDT, TiTok, RAR).
+      guidance_power: that power; above 1 the guidance comes later.
     """
 
-    temperature: float = 1.0
-    top_k: int = 0
-    top_p: float = 1.0
     guidance: float = 1.0
     guidance_schedule: str = "constant"
     guidance_power: float = 1.0
@@ -37,20 +34,10 @@ class SamplingConfig:
         require(
             math.isfinite(self.guidance), f"guidance is {self.guidance}; a finite number is needed"
         )
-        require(
-            0 <= self.temperature < math.inf,
-            f"temperature is {self.temperature}; at least 0 is needed",
-        )
-        require(self.top_k >= 0, f"top_k is {self.top_k}; at least 0 is needed (0 keeps all)")
-        require(0 < self.top_p <= 1, f"top_p is {self.top_p}; a mass in (0, 1] is needed")
-        require(
-            self.guidance_schedule in GUIDANCE_SCHEDULES,
-            f"guidance_schedule is {self.guidance_schedule!r}; the choices are "
-            f"{', '.join(GUIDANCE_SCHEDULES)}",
-        )
+        check_choice(self, "guidance_schedule", GUIDANCE_SCHEDULES)
         require(
             0 < self.guidance_power < math.inf,
-            f"guidance_power is {self.guidance_power}; a number above 0 is needed",
+            f"guidance_power is {self.guidance_power}; more than 0 is needed",
         )
         require(
             self.guidance_schedule == "power_cosine" or self.guidance_power == 1,
@@ -63,6 +50,25 @@ class SamplingConfig:
         """Whether the unconditional branch has any effect."""
         return self.guidance != 1
 
+
+@dataclasses.dataclass(frozen=True)
+class SamplingConfig(GuidanceConfig):
+    """Attributes:
+    temperature: divides the logits; 0 takes the likeliest token. 1 in the VIM paper.
+    top_k: keep the k likeliest tokens; 0 keeps all.
+    top_p: of those, keep the likeliest up to this share of their mass; 1 keeps all.
+    """
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_temperature(self, "temperature")
+        require(self.top_k >= 0, f"top_k is {self.top_k}; at least 0 is needed (0 keeps all)")
+        require(0 < self.top_p <= 1, f"top_p is {self.top_p}; a mass in (0, 1] is needed")
+
     def traced(self) -> "Settings":
         """The same as scalars that a compiled loop takes as arguments."""
         return Settings(
@@ -73,6 +79,19 @@ class SamplingConfig:
             guidance_schedule=jnp.int32(GUIDANCE_SCHEDULES.index(self.guidance_schedule)),
             guidance_power=jnp.float32(self.guidance_power),
         )
+
+
+def check_choice(section: object, name: str, choices: Iterable[str]) -> None:
+    """Raises `UserError` where a field is none of its choices."""
+    value = getattr(section, name)
+    require(value in choices, f"{name} is {value!r}; the choices are {', '.join(choices)}")
+
+
+def check_temperature(section: object, *names: str) -> None:
+    """Raises `UserError` where a field is negative or not finite."""
+    for name in names:
+        value = getattr(section, name)
+        require(0 <= value < math.inf, f"{name} is {value}; at least 0 is needed")
 
 
 @flax.struct.dataclass
@@ -89,15 +108,22 @@ class Settings:
 
 def guidance_at(settings: Settings, index: jax.Array, length: int) -> jax.Array:
     """Lambda for token `index` of `length`, float32 scalar."""
-    number = index.astype(jnp.float32)
-    place, drawn = number / max(length - 1, 1), number / length
-    risen = [jnp.float32(1), place, _raised(place), _raised(drawn**settings.guidance_power)]
-    return 1 + (settings.guidance - 1) * jnp.stack(risen)[settings.guidance_schedule]
+    schedule, number = settings.guidance_schedule, index.astype(jnp.float32)
+    by_share = schedule == GUIDANCE_SCHEDULES.index("power_cosine")
+    place = number / jnp.where(by_share, length, max(length - 1, 1)).astype(jnp.float32)
+    return 1 + (settings.guidance - 1) * risen(schedule, place, settings.guidance_power)
 
 
-def _raised(share: jax.Array) -> jax.Array:
-    """Half a cosine from 0 to 1."""
-    return (1 - jnp.cos(jnp.pi * share)) / 2
+def risen(schedule: jax.Array, place: jax.Array, power: jax.Array) -> jax.Array:
+    """How much of the guidance there is at a place of the drawing, float32 [] in [0, 1].
+
+    Args:
+      schedule: number in `GUIDANCE_SCHEDULES`, int32 [].
+      place: float32 [], 0 at the beginning, 1 at the end.
+      power: of the place, in power_cosine.
+    """
+    cosine, late = ((1 - jnp.cos(jnp.pi * share)) / 2 for share in (place, place**power))
+    return jnp.stack([jnp.ones_like(place), place, cosine, late])[schedule]
 
 
 def guide(conditional: jax.Array, unconditional: jax.Array, guidance: jax.Array) -> jax.Array:

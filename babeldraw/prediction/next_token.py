@@ -98,8 +98,10 @@ class NextToken(Prediction):
         return jnp.moveaxis(codes, 0, 1)
 
     def step(
-        self, generator: Generator, params: Any, condition: Any, samples: int
+        self, generator: Generator, params: Any, condition: Any, samples: int, settings: Any
     ) -> tuple[Callable, tuple[Any, ...], int]:
+        del settings
+
         def begin(params, condition):
             return generator.start(params, generator.read(params, condition), samples)
 

@@ -74,12 +74,12 @@ class GeneratorExperiment(Experiment):
         self.prediction.check(self.generator)
         own = read_sampling(self.prediction, self.sampling, "config.sampling")
         object.__setattr__(self, "sampling", own)
-        self.condition.check_guidance(own.guided, own.guidance, "config.sampling.guidance")
+        self.prediction.check_sampling(own, self.generator, "config.sampling.")
         for field in dataclasses.fields(self.evaluators):
             if hasattr(getattr(self.evaluators, field.name), "sampling"):
                 sampling = self._drawing(field.name).sampling
-                path = f"config.evaluators.{field.name}.sampling.guidance"
-                self.condition.check_guidance(sampling.guided, sampling.guidance, path)
+                path = f"config.evaluators.{field.name}.sampling."
+                self.prediction.check_sampling(sampling, self.generator, path)
         self._check_evaluators()
 
     def _drawing(self, name: str) -> Any:

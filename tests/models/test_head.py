@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from babeldraw.models.head import CodeEmbedding, Head
+from babeldraw.models.head import CodeEmbedding, Head, token_nll
 from babeldraw.tokenizers.base import Codes
 
 B, T, D = 2, 3, 8
@@ -95,3 +95,11 @@ def test_tied_weights_are_the_vectors_themselves():
     table, bias = params["params"]["embed"]["table"], params["params"]["head"]["bias"]
     found = Tied().apply(params, X, IDS[ONE])[0]
     np.testing.assert_allclose(found, X @ table[:7].T + bias[None, None], atol=1e-5)
+
+
+def test_smoothed_labels_lie_a_little_on_every_id():
+    logits, ids = np.asarray(RNG.normal(size=(B, T, 7))), np.asarray(IDS[ONE])
+    label = 0.9 * np.eye(7)[ids] + 0.1 / 7
+    log = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    found = token_nll(jnp.asarray(logits), IDS[ONE], 0.1)
+    np.testing.assert_allclose(found, -(label * log).sum(-1), atol=1e-5)

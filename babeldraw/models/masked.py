@@ -1,0 +1,95 @@
+"""Networks that predict all unknown codes at once from the condition and those that are known."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from babeldraw.layers.stack import unstack
+from babeldraw.models.base import Generator, check_codebook, example
+
+
+class Masked(Generator):
+    """What masked prediction asks of a network, by its Linen module; the twin of `Sequential`.
+
+    A place is known or not, with all factors of its code. `known` is bool [B, T]; what `codes` hold
+    at unknown places is not read.
+
+    Attributes:
+      network: a module with these methods:
+        `__call__(condition, codes, known, keys=None, smoothing=0.0)`: `Head.nll`'s two arrays;
+        `read(condition)`: what it makes of conditions, a tree of arrays with a row for each;
+        `hidden(context, codes, known)`: float32 [B, T, D], of what `read` gave, a row for each of
+          the codes;
+        `logits(hidden_BTD, earlier)`: as `Head.logits`.
+    """
+
+    @property
+    def network(self) -> nn.Module:
+        raise NotImplementedError
+
+    def check(self) -> None:
+        check_codebook(self)
+
+    def init(self, key: jax.Array) -> Any:
+        codes = jnp.zeros((1, *self.codes.each), self.codes.dtype)
+        known = jnp.zeros((1, self.codes.length), bool)
+        return self.network.init(key, example(self.condition, 1), codes, known)["params"]
+
+    def for_decoding(self, params: Any) -> Any:
+        return unstack(self.for_reading(params))
+
+    def masked_nll(
+        self,
+        params: Any,
+        condition: Any,
+        codes: jax.Array,
+        known: jax.Array,
+        keys: jax.Array | None = None,
+        smoothing: float = 0.0,
+    ) -> tuple[jax.Array, jax.Array]:
+        """-log p of each code, float32 [B, T], and whether it is the likeliest, bool [B, T].
+
+        Known places are told too: there the network sees what it predicts.
+
+        Args:
+          params: of the network.
+          condition: a row for each example.
+          codes: as `Codes` says.
+          known: bool [B, T], which of them the network sees.
+          keys: of dropout, one per example (`layers.dropout.example_keys`); None: no dropout.
+          smoothing: of labels, see `models.head.token_nll`.
+        """
+        inputs = (condition, codes, known, keys, smoothing)
+        return self.network.apply({"params": params}, *inputs)
+
+    def read(self, params: Any, condition: Any) -> Any:
+        """A tree of arrays, a row for each of the conditions: read once, whatever the steps."""
+        return self._call("read", params, condition)
+
+    def hidden(self, params: Any, context: Any, codes: jax.Array, known: jax.Array) -> jax.Array:
+        """The network's output for all places, float32 [B, T, D].
+
+        Args:
+          params: of the network.
+          context: of `read`, a row for each of the codes.
+          codes: as `Codes` says.
+          known: bool [B, T].
+        """
+        return self._call("hidden", params, context, codes, known)
+
+    def factor_logits(
+        self, params: Any, hidden_BTD: jax.Array, earlier: jax.Array | None = None
+    ) -> jax.Array:
+        """Of the next factor of each place, float32 [B, T, V].
+
+        Args:
+          params: of the network.
+          hidden_BTD: of `hidden`.
+          earlier: int32 [B, T, f], the factors that were drawn; None: none.
+        """
+        return self._call("logits", params, hidden_BTD, earlier)
+
+    def _call(self, method: str, params: Any, *inputs: Any) -> Any:
+        return self.network.apply({"params": params}, *inputs, method=method)

@@ -1,0 +1,54 @@
+"""Layers in plain NumPy, float64, by which tests state others' networks apart from ours.
+
+`weights` are a state dict; a layer reads those under its name, as PyTorch lays them out.
+"""
+
+import math
+
+import numpy as np
+
+erf = np.vectorize(math.erf)
+
+
+def random_tensors(shapes, seed=0):
+    """Values at which every tensor is felt: {name: float32}, of {name: shape}."""
+    rng = np.random.default_rng(seed)
+    return {
+        name: rng.normal(0.0, 0.3 if len(shape) > 1 else 0.5, shape).astype(np.float32)
+        for name, shape in shapes.items()
+    }
+
+
+def linear(weights, name, x):
+    """The bias is added where there is one."""
+    y = x @ weights[f"{name}.weight"].astype(np.float64).T
+    return y + weights[f"{name}.bias"] if f"{name}.bias" in weights else y
+
+
+def normalized(x, epsilon):
+    mean = x.mean(-1, keepdims=True)
+    return (x - mean) / np.sqrt(((x - mean) ** 2).mean(-1, keepdims=True) + epsilon)
+
+
+def layer_norm(weights, name, x, epsilon):
+    return normalized(x, epsilon) * weights[f"{name}.weight"] + weights[f"{name}.bias"]
+
+
+def gelu(x):
+    return x * (1 + erf(x / math.sqrt(2))) / 2
+
+
+def softmax(x):
+    e = np.exp(x - x.max(-1, keepdims=True))
+    return e / e.sum(-1, keepdims=True)
+
+
+def attend(query, key, value, heads):
+    """[B, T, D] each, all see all -> [B, T, D]."""
+
+    def split(x):
+        return x.reshape(*x.shape[:2], heads, -1).swapaxes(1, 2)
+
+    query, key, value = map(split, (query, key, value))
+    seen = softmax(query @ key.swapaxes(-1, -2) / math.sqrt(query.shape[-1])) @ value
+    return seen.swapaxes(1, 2).reshape(seen.shape[0], seen.shape[2], -1)
