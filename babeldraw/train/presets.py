@@ -2,7 +2,7 @@
 
 import importlib.util
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Any
 
@@ -33,6 +33,32 @@ def complete(config: Mapping[str, Any], variant: str = "") -> ConfigDict:
     elif variant:
         raise UserError(f"the config's argument is {variant!r}; it may be runlocal, or nothing")
     return ConfigDict(_tuples(to_dict(experiment))).lock()
+
+
+def chosen(argument: str, **choices: Sequence[str]) -> dict[str, str]:
+    """What a config's argument says, such as `l32,stage2,runlocal`, in any order.
+
+    Args:
+      argument: words with commas between them.
+      choices: by name, the words of which one may stand there; the first where none does.
+
+    Returns:
+      The word of each name, and `variant` for `complete`.
+
+    Raises:
+      UserError: a word that is none of them, or a second one of the same name.
+    """
+    words = [word for word in argument.split(",") if word]
+    found = {name: [w for w in words if w in of] for name, of in choices.items()}
+    found["variant"] = [word for word in words if word == "runlocal"]
+    lists = ", and one of ".join(", ".join(of) for of in choices.values())
+    if sum(map(len, found.values())) < len(words) or max(map(len, found.values())) > 1:
+        raise UserError(
+            f"the config's argument is {argument!r}; it may be runlocal, and one of {lists}, with "
+            "commas between them"
+        )
+    first = {**{name: of[0] for name, of in choices.items()}, "variant": ""}
+    return {name: (*given, first[name])[0] for name, given in found.items()}
 
 
 def tiny(experiment: Experiment) -> Experiment:
