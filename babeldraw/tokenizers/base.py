@@ -207,6 +207,13 @@ class Tokenizer:
         """float32 [B, height, width, 3] in [0, 1] -> codes, as `Codes` says."""
         raise NotImplementedError
 
+    def features(self, params: Any, images: jax.Array) -> jax.Array:
+        """What probes read: the encoder's output, the mean over its places, float32 [B, D].
+
+        Of images in [0, 1], as `encode` takes them. Not every kind has it.
+        """
+        raise NotImplementedError
+
     def decode(
         self, params: Any, codes: jax.Array, condition: jax.Array | None = None
     ) -> jax.Array:

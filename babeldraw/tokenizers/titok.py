@@ -202,14 +202,22 @@ class TiTok(nn.Module):
 
     def encoded(self, images: jax.Array, deterministic: bool = True) -> jax.Array:
         """float32 [B, K, Q], before the quantizer. Pictures stay in [0, 1], as published."""
-        x_BTD = self.patches(to_patches(images, self.config.patch_size))
-        latents_KD = self.latents()
-        rows, shape = images.shape[0], latents_KD.shape
-        latents_BKD = jnp.broadcast_to(latents_KD[None], (rows, *shape))
-        x_BKD = self.encoder(x_BTD, latents_BKD, deterministic=deterministic)
+        x_BKD = self._seen(images, deterministic)
         if self.config.scrambled:
+            rows, *shape = x_BKD.shape
             x_BKD = x_BKD.reshape(rows, *reversed(shape)).swapaxes(1, 2)
         return self.to_code(x_BKD)
+
+    def features(self, images: jax.Array) -> jax.Array:
+        """float32 [B, D]; see `Tokenizer.features`."""
+        return jnp.mean(self._seen(images), axis=1)
+
+    def _seen(self, images: jax.Array, deterministic: bool = True) -> jax.Array:
+        """The encoder's output at the latent tokens, float32 [B, K, D]."""
+        x_BTD = self.patches(to_patches(images, self.config.patch_size))
+        latents_KD = self.latents()
+        latents_BKD = jnp.broadcast_to(latents_KD[None], (images.shape[0], *latents_KD.shape))
+        return self.encoder(x_BTD, latents_BKD, deterministic=deterministic)
 
     def encode(self, images: jax.Array) -> jax.Array:
         """float32 [B, height, width, 3] in [0, 1] -> codes of all K tokens."""
@@ -340,6 +348,9 @@ class TiTokTokenizer(QuantizingTokenizer):
 
     def encode(self, params: Any, images: jax.Array) -> jax.Array:
         return self._apply(params, images, method="encode")[:, : self.tokens]
+
+    def features(self, params: Any, images: jax.Array) -> jax.Array:
+        return self._apply(params, images, method="features")
 
     def decode(
         self, params: Any, codes: jax.Array, condition: jax.Array | None = None

@@ -176,10 +176,17 @@ class ViTVQGAN(nn.Module):
 
     def latents(self, images: jax.Array, deterministic: bool = True) -> jax.Array:
         """float32 [B, T, Q], before l2 normalisation and lookup."""
+        z_BTQ = self.to_code(self._seen(images, deterministic))
+        return self.latent_norm(z_BTQ) if self.config.latent_norm == "layer" else z_BTQ
+
+    def features(self, images: jax.Array) -> jax.Array:
+        """float32 [B, D]; see `Tokenizer.features`."""
+        return jnp.mean(self._seen(images), axis=1)
+
+    def _seen(self, images: jax.Array, deterministic: bool = True) -> jax.Array:
         # Networks see values centred on zero; images stay in [0, 1] outside.
         x_BTD = self.embed(to_patches(2 * images - 1, self.config.patch_size))
-        z_BTQ = self.to_code(self.encoder(x_BTD, deterministic))
-        return self.latent_norm(z_BTQ) if self.config.latent_norm == "layer" else z_BTQ
+        return self.encoder(x_BTD, deterministic)
 
     def raw(self, codes_BTQ: jax.Array, deterministic: bool = True) -> jax.Array:
         """float32 [B, height, width, C]; raw values, no activation at the output."""
@@ -254,6 +261,9 @@ class ViTVQGANTokenizer(QuantizingTokenizer):
 
     def encode(self, params: Any, images: jax.Array) -> jax.Array:
         return self.network.apply({"params": params}, images, method="encode")
+
+    def features(self, params: Any, images: jax.Array) -> jax.Array:
+        return self.network.apply({"params": params}, images, method="features")
 
     def decode(
         self, params: Any, codes: jax.Array, condition: jax.Array | None = None

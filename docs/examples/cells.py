@@ -146,8 +146,11 @@ def seconds_per_step(config: Any, folder: pathlib.Path) -> float:
 
 
 def set_steps(config: Any, steps: int) -> None:
-    """Another length, with the schedule of the optimizer."""
+    """Another length, with the schedules that go with it."""
     schedule = config.optimizer.schedule
+    for name in ("anneal_start", "anneal_end"):
+        if "prediction" in config and name in config.prediction:
+            config.prediction[name] = config.prediction[name] * steps // config.train.steps
     config.train.steps = schedule.decay_end = steps
     schedule.warmup_steps = schedule.decay_start = min(schedule.warmup_steps, steps // 5)
 

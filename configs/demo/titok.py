@@ -1,0 +1,36 @@
+"""The demo's tokenizer in one dimension: a small TiTok on the shapes world, 32 codes a picture.
+
+babeldraw train --config=configs/demo/titok.py --workdir=runs/titok
+
+Width, blocks, codebook, losses and steps are those of configs/demo/tokenizer.py, whose ViT-VQGAN
+gives 64 codes; its 8 x 8 patches are TiTok's cells. docs/examples/grid.py compares the two.
+"""
+
+from ml_collections import ConfigDict
+
+from babeldraw.train.presets import complete, load_config
+
+STACK = {
+    "blocks": 2,
+    "heads": 4,
+    "dim": 128,
+    "hidden": 512,
+    "activation": "gelu_exact",
+    "bias": True,
+    "compute": {"scan": False},
+}
+TOKENIZER = {
+    "kind": "titok",
+    "encoder": STACK,
+    "decoder": STACK,
+    "tokens": 32,
+    "image_size": (64, 64),
+    "patch_size": 8,
+    "quantizer": {"kind": "vq", "codebook_size": 1024, "code_dim": 8},
+}
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    """`variant`: empty, or runlocal for a few quick steps."""
+    config = load_config("tokenizer.py", beside=__file__).to_dict()
+    return complete({**config, "tokenizer": TOKENIZER}, variant)
