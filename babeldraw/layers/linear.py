@@ -228,13 +228,18 @@ class LayerNorm(nn.Module):
         bias = self.param(
             "bias", nn.with_logical_partitioning(nn.initializers.zeros, (self.axis,)), (dim,)
         )
-        x = x.astype(jnp.float32)
-        mean = jnp.mean(x, axis=-1, keepdims=True)
-        variance = jnp.mean(jnp.square(x - mean), axis=-1, keepdims=True)
-        y = (x - mean) * jax.lax.rsqrt(variance + self.epsilon)
+        y = standardized(x, self.epsilon)
         if self.scaled:
             y = y * jnp.broadcast_to(scale, x.shape)
         return y + jnp.broadcast_to(bias, x.shape)
+
+
+def standardized(x: jax.Array, epsilon: float = 1e-6) -> jax.Array:
+    """Mean 0 and variance 1 over the last dimension, float32."""
+    x = x.astype(jnp.float32)
+    mean = jnp.mean(x, axis=-1, keepdims=True)
+    variance = jnp.mean(jnp.square(x - mean), axis=-1, keepdims=True)
+    return (x - mean) * jax.lax.rsqrt(variance + epsilon)
 
 
 class RMSNorm(nn.Module):

@@ -4,36 +4,57 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from babeldraw.layers.linear import standardized
+
 
 class Modulation(nn.Module):
     """A vector to a shift, a scale and a gate of a part of a block, each float32 [B, 1 or T, D].
 
-    Adaptive layer norm with a gate that begins at zero, so that each part begins as the identity
-    (adaLN-Zero; Peebles and Xie, "Scalable Diffusion Models with Transformers", 2023, section 3.2).
+    The product is in the vector's type. Adaptive layer norm with a gate that begins at zero, so
+    that each part begins as the identity (adaLN-Zero; Peebles and Xie, "Scalable Diffusion Models
+    with Transformers", 2023, section 3.2).
 
     Attributes:
       dim: D.
       zero: begins with zeros; else as a plain product.
+      count: how many it makes, if not these three.
     """
 
     dim: int
     zero: bool = True
+    count: int = 3
 
     @nn.compact
-    def __call__(self, vector: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    def __call__(self, vector: jax.Array) -> tuple[jax.Array, ...]:
         """vector: float [B, C], of each example, or [B, T, C], of each slot."""
         init = nn.initializers.zeros if self.zero else nn.initializers.normal(0.02)
-        shape, axes = (vector.shape[-1], 3, self.dim), ("embed", None, "activation_embed")
+        shape, axes = (vector.shape[-1], self.count, self.dim), ("embed", None, "activation_embed")
         weight_CKD = self.param("weight", nn.with_logical_partitioning(init, axes), shape)
         init = nn.with_logical_partitioning(nn.initializers.zeros, axes[1:])
         bias_KD = self.param("bias", init, shape[1:])
         slots_BTC = vector if vector.ndim == 3 else vector[:, None]
-        made = jnp.einsum("BTC,CKD->KBTD", slots_BTC.astype(jnp.float32), weight_CKD)
-        shift, scale, gate = made + jnp.broadcast_to(bias_KD[:, None, None], made.shape)
-        return shift, scale, gate
+        made = jnp.einsum("BTC,CKD->KBTD", slots_BTC, weight_CKD.astype(slots_BTC.dtype))
+        bias_K11D = bias_KD[:, None, None].astype(jnp.float32)
+        return tuple(made.astype(jnp.float32) + jnp.broadcast_to(bias_K11D, made.shape))
 
 
 def moved(x_BTD: jax.Array, shift: jax.Array, scale: jax.Array) -> jax.Array:
     """x (1 + scale) + shift, float32."""
     shift, scale = (jnp.broadcast_to(a, x_BTD.shape) for a in (shift, scale))
     return x_BTD.astype(jnp.float32) * (1 + scale) + shift
+
+
+class AdaptiveNorm(nn.Module):
+    """A layer norm that a vector alone scales and shifts, as DiT's before its output.
+
+    Attributes:
+      dim: D.
+    """
+
+    dim: int
+
+    @nn.compact
+    def __call__(self, x_BTD: jax.Array, vector: jax.Array) -> jax.Array:
+        """float32 [B, T, D], by a vector as `Modulation` takes it."""
+        scale, shift = Modulation(self.dim, count=2, name="modulation")(vector)
+        return moved(standardized(x_BTD), shift, scale)

@@ -9,6 +9,7 @@ from babeldraw.models.base import Generator
 from babeldraw.models.condition import Condition
 from babeldraw.models.conditions import SINGLE
 from babeldraw.models.maskgit import MaskGITConfig, MaskGITGenerator
+from babeldraw.models.rar import RARConfig, RARGenerator
 from babeldraw.models.several import SeveralConditions
 from babeldraw.models.uvit import UViTConfig, UViTGenerator
 from babeldraw.models.vim import VIMConfig, VIMGenerator
@@ -24,6 +25,7 @@ NETWORKS: dict[str, tuple[type, type[Generator]]] = {
     "maskgit": (MaskGITConfig, MaskGITGenerator),
     "uvit": (UViTConfig, UViTGenerator),
     "vim": (VIMConfig, VIMGenerator),
+    "rar": (RARConfig, RARGenerator),
 }
 # The type of a section `model`, whichever kind it is of.
 NetworkConfig = Annotated[Any, OfKind(NETWORKS)]

@@ -7,10 +7,12 @@ from babeldraw.config import OfKind, build, to_dict
 from babeldraw.prediction.base import Prediction
 from babeldraw.prediction.masked import MaskedPrediction
 from babeldraw.prediction.next_token import NextToken
+from babeldraw.prediction.permuted import PermutedNextToken
 
 # By the field `kind` of the section.
 PREDICTIONS: dict[str, tuple[type[Prediction]]] = {
     "next_token": (NextToken,),
+    "permuted_next_token": (PermutedNextToken,),
     "masked": (MaskedPrediction,),
 }
 # The type of a section `prediction`, whichever kind it is of.

@@ -55,7 +55,6 @@ class MaskedSampling(GuidanceConfig):
       choice_temperature: weight of Gumbel noise on how sure a code is, times 1 - r; 0: none.
       logits_temperature: divides the logits, for the draw and for how sure a code is.
       logits_annealing: times 1 - r, what is added to that: TiTok has 0.5 and 0.8.
-      guidance_power: of the cosine schedule of guidance, see `logits.risen`.
     """
 
     steps: int = 8
@@ -66,7 +65,6 @@ class MaskedSampling(GuidanceConfig):
     choice_temperature: float = 4.5
     logits_temperature: float = 1.0
     logits_annealing: float = 0.0
-    guidance_power: float = 1.0
 
     def __post_init__(self):
         super().__post_init__()
@@ -75,9 +73,10 @@ class MaskedSampling(GuidanceConfig):
         require_choice(self, "order", ORDERS)
         require_choice(self, "temperature_schedule", TEMPERATURE_SCHEDULES)
         check_temperature(self, "temperature", "choice_temperature", "logits_annealing")
-        for name in ("logits_temperature", "guidance_power"):
-            value = getattr(self, name)
-            require(0 < value < np.inf, f"{name} is {value}; more than 0 is needed")
+        require(
+            0 < self.logits_temperature < np.inf,
+            f"logits_temperature is {self.logits_temperature}; more than 0 is needed",
+        )
 
     def traced(self) -> "MaskedSettings":
         """The same as scalars that a compiled loop takes as arguments, all but `steps`."""

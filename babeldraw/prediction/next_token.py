@@ -41,11 +41,7 @@ class NextToken(Prediction):
         step: jax.Array,
     ) -> tuple[jax.Array, Metrics]:
         """Cross-entropy, the mean over all codes; `accuracy`: share that is the likeliest."""
-        nll_BT, right_BT = generator.nll(params, condition, codes, keys)
-        end = generator.codes.end
-        counted = None if end is None else up_to_end(codes, end)
-        loss = jnp.mean(nll_BT, where=counted)
-        return loss, {"loss": loss, "accuracy": jnp.mean(right_BT, where=counted)}
+        return averaged(generator, codes, generator.nll(params, condition, codes, keys))
 
     def score(
         self, generator: Generator, params: Any, condition: Any, codes: jax.Array
@@ -124,6 +120,17 @@ class NextToken(Prediction):
 
     def forward(self, generator: Generator) -> Callable:
         return generator.logits
+
+
+def averaged(
+    generator: Generator, codes: jax.Array, found: tuple[jax.Array, jax.Array]
+) -> tuple[jax.Array, Metrics]:
+    """The loss and metrics of a network's two arrays [B, T], as `Sequential.nll` gives them."""
+    nll_BT, right_BT = found
+    end = generator.codes.end
+    counted = None if end is None else up_to_end(codes, end)
+    loss = jnp.mean(nll_BT, where=counted)
+    return loss, {"loss": loss, "accuracy": jnp.mean(right_BT, where=counted)}
 
 
 def up_to_end(codes: jax.Array, end: int) -> jax.Array:

@@ -80,15 +80,26 @@ def test_seeded_draws_are_those_of_the_full_forward(params):
     np.testing.assert_array_equal(tokens, image)
 
 
-@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+RISEN = {
+    "linear": ({}, lambda t: t / 11),
+    "cosine": ({}, lambda t: (1 - np.cos(np.pi * t / 11)) / 2),
+    # RAR, by the share of tokens that are drawn: the last one does not reach it.
+    "power_cosine": (
+        {"guidance_power": 2.75},
+        lambda t: (1 - np.cos(np.pi * (t / 12) ** 2.75)) / 2,
+    ),
+}
+
+
+@pytest.mark.parametrize("schedule", RISEN)
 def test_guidance_grows_over_the_tokens(params, schedule):
-    tokens = draw(params, temperature=0.0, guidance=4.0, guidance_schedule=schedule)
+    more, risen = RISEN[schedule]
+    tokens = draw(params, temperature=0.0, guidance=4.0, guidance_schedule=schedule, **more)
     logits = jax.jit(GENERATOR.logits)
     image = jnp.zeros((3, 12), jnp.int32)
     for t in range(12):
-        risen = t / 11 if schedule == "linear" else (1 - np.cos(np.pi * t / 11)) / 2
         with_text, without = (logits(params, text, image)[:, t] for text in (TEXT, 0 * TEXT))
-        guided = without + (1 + 3 * risen) * (with_text - without)
+        guided = without + (1 + 3 * risen(t)) * (with_text - without)
         image = image.at[:, t].set(jnp.argmax(guided, axis=-1).astype(jnp.int32))
     np.testing.assert_array_equal(tokens, image)
 

@@ -145,9 +145,22 @@ def test_a_row_s_token_is_its_own_key_s():
 
 
 @pytest.mark.parametrize(
-    "bad", [{"temperature": -0.1}, {"top_k": -1}, {"top_p": 0.0}, {"top_p": 1.1}]
+    "bad",
+    [
+        {"temperature": -0.1},
+        {"top_k": -1},
+        {"top_p": 0.0},
+        {"top_p": 1.1},
+        {"guidance_power": 0.0},
+    ],
 )
 def test_a_bad_value_is_named(bad):
     ((field, value),) = bad.items()
     with pytest.raises(UserError, match=f"{field} is {value}; "):
         SamplingConfig(**bad)
+
+
+def test_a_power_without_its_schedule_is_refused():
+    with pytest.raises(UserError, match="guidance_power is 2.5, which guidance_schedule='cosine' "):
+        SamplingConfig(guidance_schedule="cosine", guidance_power=2.5)
+    SamplingConfig(guidance_schedule="power_cosine", guidance_power=2.5)

@@ -120,7 +120,7 @@ def test_it_is_titok_s_sampler(params, form):
     guidance = (
         {"guidance": 1 + scale, "guidance_schedule": "linear"}
         if form == "linear"
-        else {"guidance": scale, "guidance_schedule": "cosine", "guidance_power": 3.0}
+        else {"guidance": scale, "guidance_schedule": "power_cosine", "guidance_power": 3.0}
     )
     found = draw(
         params,
@@ -255,7 +255,7 @@ def test_settings_compile_nothing_but_steps_do(params):
     before = len(TRACES)
     for more in (
         {"order": "halton", "schedule": "linear", "guidance": 3.0, "guidance_schedule": "cosine"},
-        {"order": "logit", "temperature": 0.0, "logits_temperature": 0.5, "guidance_power": 2.0},
+        {"order": "logit", "temperature": 0.0, "logits_temperature": 0.5, "logits_annealing": 0.8},
     ):
         draw(params, **more)
     assert len(TRACES) == before
