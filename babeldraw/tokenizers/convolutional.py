@@ -64,7 +64,7 @@ class ConvolutionalConfig:
     compute: ComputeConfig = ComputeConfig()
 
     def __post_init__(self):
-        path = "config.tokenizer.network"
+        path = "tokenizer.network"
         for (
             name
         ) in "channels encoder_blocks decoder_blocks middle_blocks latent_channels groups".split():
@@ -116,6 +116,13 @@ class ConvolutionalConfig:
     def width(self, level: int) -> int:
         """Channels of a level, 0 being full size."""
         return self.channels * self.multipliers[level]
+
+    def changes(self, side: str) -> set[str]:
+        """The blocks of an `encoder` or a `decoder` that change the width, by name."""
+        widths = [self.width(level) for level in range(len(self.multipliers))]
+        from_here = [self.channels, *widths] if side == "encoder" else [*widths[1:], widths[-1]]
+        pairs = enumerate(zip(from_here, widths, strict=False))
+        return {f"level_{level}/block_0" for level, (before, own) in pairs if before != own}
 
     @property
     def dtype(self) -> jnp.dtype:
