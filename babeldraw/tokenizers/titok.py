@@ -374,7 +374,8 @@ class TiTokTokenizer(QuantizingTokenizer):
             params,
             images,
             condition,
-            int(self.level or 0),
+            # All of them: in training as many as are drawn for each picture.
+            self.tokens if self.tokens < self.config.tokens else 0,
             deterministic=key is None,
             terms=terms,
             rngs=rngs,
