@@ -1,0 +1,144 @@
+"""docs/examples/grid.py: cells differ in what they are named after alone; holes; the tables."""
+
+import argparse
+import dataclasses
+import importlib.util
+import json
+import math
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from babeldraw.data import shapes
+from babeldraw.train.experiment import parse
+from tests.networks import abstract_params
+
+SCRIPT = Path(__file__).parents[2] / "docs" / "examples" / "grid.py"
+
+
+@pytest.fixture(scope="module")
+def script():
+    # It imports its neighbours, as a script does.
+    sys.path.insert(0, str(SCRIPT.parent))
+    spec = importlib.util.spec_from_file_location("grid", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    sys.path.remove(str(SCRIPT.parent))
+    return module
+
+
+@pytest.fixture
+def offline(script, monkeypatch):
+    """Worlds that fetch nothing."""
+    for name, part in script.PARTS.items():
+        world = dataclasses.replace(part.world, configure=lambda *inputs: None)
+        monkeypatch.setitem(script.PARTS, name, dataclasses.replace(part, world=world))
+
+
+def experiment(script, name, tokenizer, generator, **said):
+    args = argparse.Namespace(workdir=Path("runs"), emoji=Path("emoji"), quick=False, **said)
+    return parse(script.generator_config(name, tokenizer, generator, args))
+
+
+@pytest.mark.budget(20)  # Twelve networks, in the abstract.
+def test_generators_are_of_one_size_and_learn_the_same(script, offline):
+    for name, part in script.PARTS.items():
+        recipes, sizes = [], []
+        for tokenizer in script.TOKENIZERS:
+            for generator in part.generators:
+                found = experiment(script, name, tokenizer, generator)
+                assert found.tokenizer.kind == tokenizer
+                assert found.tokenizer_run.endswith(f"runs/{name}_{tokenizer}")
+                recipes.append((found.data, found.train, found.optimizer, found.condition))
+                leaves = jax.tree.leaves(abstract_params(found.generator))
+                sizes.append(sum(math.prod(leaf.shape) for leaf in leaves))
+        assert all(recipe == recipes[0] for recipe in recipes)
+        assert max(sizes) < 1.06 * min(sizes), sizes
+
+
+def test_what_lies_outside_the_hole_counts_for_nothing(script):
+    images = np.full((2, 8, 8, 3), 100, np.uint8)
+    mask = np.zeros((8, 8), bool)
+    mask[2:6, 2:6] = True
+    drawn = images.copy()
+    drawn[:, 0] = 255
+    drawn[1, 3, 3] = 151
+    error = script.errors(drawn, images, mask)
+    np.testing.assert_allclose(error, [0, (51 / 255) ** 2 / 16], atol=1e-12)
+    found = script.of_pictures(np.array([1.0, 0.0]), np.array([0.01, 0.03]))
+    assert found["exact"]["value"] == 0.5
+    assert found["psnr_in_hole"]["value"] == pytest.approx(-10 * np.log10(0.02))
+
+
+def test_true_pictures_are_exact(script):
+    scenes, images = script.held_out(3, 64)
+    assert all(scene.split() == "test" for scene in scenes)
+    np.testing.assert_array_equal(script.exactness(images, scenes), 1)
+    np.testing.assert_array_equal(script.exactness(np.zeros_like(images), scenes), 0)
+    assert {shapes.parse_caption(s.caption()) for s in scenes} == set(scenes)
+
+
+SHOWN = ("exact_seen", "exact_unseen", "crisp_seen")
+
+
+def figure(value):
+    return {"value": value, "interval": [value - 0.1, value + 0.1]}
+
+
+def cell(exact):
+    return {
+        "tokens": 64,
+        "quality": {
+            "prompts": {n: figure(exact) for n in ("exact_seen", "exact_unseen", "crisp_seen")}
+        },
+        "pictures_per_second": {"1": 3.0, "16": 20.0},
+        "operations": {"read": 10**9, "steps": 2 * 10**9, "pixels": 0},
+        "parameters": 1_500_000,
+        "steps": 2800,
+        "minutes": 11.0,
+        "peak_gib": 1.5,
+    }
+
+
+def test_pages_hold_what_there_is(script, tmp_path):
+    args = argparse.Namespace(workdir=tmp_path)
+    hole = {
+        "exact": figure(0.9),
+        "psnr_in_hole": {"value": 20.0, "interval": [19.0, 21.0]},
+        "maskgit_less_it": {"exact": figure(0.2)},
+    }
+    found = {
+        "shapes_vit_vqgan": {"minutes": 7.0},
+        "shapes_vit_vqgan_maskgit": cell(0.9),
+        "shapes_titok_maskgit": cell(0.8),
+        "shapes_orders": {"halton_8": cell(0.7)["quality"]["prompts"]},
+        "shapes_hole": {"vim": {**hole, "parameters": 10**6}, "tokenizer": hole},
+    }
+    text = script.write_pages(found, args)
+    assert "| MaskGIT + ViT-VQGAN | 64 | 90.0 % [80.0, 100.0] |" in text
+    assert "| MaskGIT + TiTok |" in text and "| 3.00 | 20.00 | 3.00 |" in text
+    assert "| halton | 8 | 70.0 % [60.0, 80.0] |" in text
+    line = "| VIM, text prefix | 1.00 | 90.0 % [80.0, 100.0] | 20.0 dB [19.0, 21.0] | +20.0 "
+    assert line in text and "| nothing drawn anew |  |" in text
+    assert "MaskGIT + TiTok" in (tmp_path / "shapes.html").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.budget(300)  # A tokenizer, four generators and both measurements.
+def test_the_quick_variant_goes_all_the_way(script, tmp_path, monkeypatch):
+    cells = ["shapes_vit_vqgan", "shapes_vit_vqgan_*", "shapes_titok", "shapes_titok_maskgit"]
+    words = ["--quick", f"--workdir={tmp_path}", f"--cells={','.join(cells)},shapes_[oh]*"]
+    monkeypatch.setattr(sys, "argv", ["grid.py", *words])
+    script.main()
+    found = {
+        file.stem: json.loads(file.read_text())
+        for file in (tmp_path / "figures").rglob("*")
+        if file.is_file()
+    }
+    assert len(found) == 9
+    assert found["shapes_titok_maskgit"]["pictures_per_second"]["16"] > 0
+    assert {*found["shapes_hole"]} == {*script.GENERATORS, "tokenizer"}
+    assert (tmp_path / "shapes.png").exists()
