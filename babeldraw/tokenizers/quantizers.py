@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from babeldraw.config import OfKind, require, to_dict
 from babeldraw.layers.linear import l2_normalize
+from babeldraw.tokenizers.base import Reconstruction, Tokenizer
 from babeldraw.tokenizers.lookup import (
     RESTARTS,
     Quantized,
@@ -39,6 +40,11 @@ class Quantizer:
     def vocab(self) -> tuple[int, ...]:
         """Values of each factor of a code."""
         raise NotImplementedError
+
+    @property
+    def latent_dim(self) -> int:
+        """Values of what comes in, of each place."""
+        return self.code_dim
 
     @property
     def code_fields(self) -> dict[str, Any]:
@@ -337,3 +343,21 @@ class ResidualCodebook(nn.Module):
 # By the field `kind` of the section `quantizer`: a new one is a class and a line here.
 QUANTIZERS: dict[str, tuple[type]] = {"vq": (VQConfig,), "residual_vq": (ResidualVQConfig,)}
 QuantizerConfig = Annotated[Any, OfKind(QUANTIZERS)]
+
+
+class QuantizingTokenizer(Tokenizer):
+    """A tokenizer with a section `quantizer`, whose module has the parameters `codebook`."""
+
+    @property
+    def optional_terms(self) -> tuple[str, ...]:
+        return self.config.quantizer.optional_terms
+
+    def restart(
+        self, params: Any, share: jax.Array, out: Reconstruction, below: float, key: jax.Array
+    ) -> tuple[Any, jax.Array]:
+        book, quantizer = params["codebook"], self.config.quantizer
+        book, share = quantizer.restart(book, share, out.quantized, below, key)
+        return {**params, "codebook": book}, share
+
+    def restarts(self) -> bool:
+        return self.config.quantizer.restarts()
