@@ -1,7 +1,7 @@
 """TiTok: 256 px in 32 to 256 latent tokens, 512 px in 64 or 128; TA-TiTok, drawn beside a text.
 
     babeldraw train --config=configs/titok.py --workdir=runs/titok_l32 \\
-        --config.data.path=imagenet2012 --config.perceptual.file=vgg_lpips.safetensors
+        --config.data.path=imagenet2012 --config.perceptual.file=vgg_convnext_s.safetensors
 
 The argument, as in `configs/titok.py:b64,stage1`, is a row and a way. `single`, the first, goes
 straight to pixels, by the recipe that is published for TA-TiTok; `stage1` and `stage2` are the
@@ -21,11 +21,10 @@ as published on ImageNet (Yu et al., 2024, Tables 1 and 2; the authors' README f
 | tatitok_bl32, _bl64, _bl128 | base, large | 32, 64, 128 of 8,192 x 64 | 391M | 3.95, 2.43, 1.53 |
 | tatitok_bl32_vae, ... | | of 16 channels | 390M | 1.53, 1.47, 0.90 |
 
-The paper's stages: 64 A100 for 74 hours (L-32), 32 for 41 (B-64). What differs from us: their
-perceptual term is the distance of ConvNeXt-S's logits, for TA-TiTok with LPIPS beside it, ours is
-LPIPS of VGG16 with the same weight; their discriminator has three blurred strides, ours is
-PatchGAN's; linear layers begin with a deviation of 0.02, ours by their fan-in. At 512 px the patch
-is not told in what we read: 16 is taken, whose grid is MaskGIT's.
+The paper's stages: 64 A100 for 74 hours (L-32), 32 for 41 (B-64). What differs here: linear layers
+begin by their fan-in, theirs with a deviation of 0.02. At 512 px the patch is not told in what we
+read: 16 is taken, whose grid is MaskGIT's. docs/stage1.md tells how the file of the perceptual term
+is made, of kind `vgg_convnext_s` for `single` and `convnext_s` for `stage2`.
 """
 
 from ml_collections import ConfigDict
@@ -33,8 +32,8 @@ from ml_collections import ConfigDict
 from babeldraw.train.presets import chosen, complete, load_config
 
 SIDES = {"s": (8, 8, 512), "b": (12, 12, 768), "l": (24, 16, 1024)}
-FEW = {"kind": "vq", "codebook_size": 4096, "code_dim": 12, "init": "uniform"}
-MANY = {"kind": "vq", "codebook_size": 8192, "code_dim": 64, "init": "uniform"}
+FEW = {"kind": "vq", "codebook_size": 4096, "code_dim": 12, "code_init": "uniform"}
+MANY = {"kind": "vq", "codebook_size": 8192, "code_dim": 64, "code_init": "uniform"}
 MANY = MANY | {"l2_normalized": False}
 CONTINUOUS = {"kind": "gaussian", "code_dim": 16}
 # Encoder and decoder, latent tokens, codes; what else the section has.
@@ -60,6 +59,12 @@ WAYS = {
     "single": (650_000, 1024, 10_000, 0.999, 0.1, 200_000),
     "stage1": (1_000_000, 256, 10_000, 0.99, 0.0, 0),
     "stage2": (500_000, 256, 5_000, 0.999, 0.01, 20_000),
+}
+# The network of that term and its weight.
+PERCEPTUAL = {
+    "single": ("vgg16_convnext_s", 1.1),
+    "stage1": ("vgg16", 0.0),
+    "stage2": ("convnext_s", 0.1),
 }
 # Biases, norms, embeddings and whatever is learned as such: none decays.
 UNDECAYED = r"bias|norm|table|^patches|^from_code"
@@ -103,20 +108,22 @@ def get_config(argument: str = "") -> ConfigDict:
         "tokenizer": tokenizer(row, way),
         "loss": {
             "l2": float(judged),
-            "perceptual": {"single": 1.1, "stage1": 0.0, "stage2": 0.1}[way],
+            "perceptual": PERCEPTUAL[way][1],
             "adversarial": adversarial,
             "restart_below": 0.001 if clustered(row) and way != "stage2" else 0.0,
         },
         "optimizer": optimizer | {"groups": ({"names": UNDECAYED, "decay": False},)},
     }
     if judged:
-        config["discriminator"] = {"kind": "patchgan"}
+        config["discriminator"] = {"kind": "titok"}
+        config["perceptual"] = {"network": PERCEPTUAL[way][0]}
         # The authors halve the discriminator's loss and weigh LeCam's term by 0.001.
         config["adversarial"] = {
             "loss": "hinge",
             "start_step": start,
             "r1_gamma": 0.0,
             "lecam": 0.002,
+            "lecam_of_means": True,
         }
         config["discriminator_optimizer"] = optimizer
     if way == "stage2":
