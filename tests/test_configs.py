@@ -275,6 +275,33 @@ def test_vim_is_as_published(name):
         assert float(rate(step)) == pytest.approx(value, rel=1e-6)
 
 
+MASKGIT = {
+    # The places of a picture; millions of parameters; steps of drawing, guidance, the noise.
+    "google_256": ((16, 16), 172.5, 8, 1.0, 4.5),
+    "google_512": ((32, 32), 173.0, 12, 1.0, 4.5),
+    "titok_l32": ((32,), 177.2, 8, 5.5, 9.5),
+    "titok_b64": ((64,), 177.2, 8, 4.0, 11.0),
+}
+
+
+@pytest.mark.parametrize("row", MASKGIT)
+def test_maskgit_is_as_published(row):
+    experiment = parse(load("maskgit.py", row))
+    places, millions, *drawing = MASKGIT[row]
+    generator, sampling = experiment.generator, experiment.sampling
+    assert sizes(generator.config.stack) == (24, 16, 768, 3072)
+    assert generator.codes.shape == places and experiment.condition.num_classes == 1000
+    params = nn.unbox(jax.eval_shape(generator.init, jax.random.key(0)))
+    total = sum(leaf.size for leaf in jax.tree.leaves(params))
+    assert total == pytest.approx(millions * 1e6, abs=0.05e6)
+    assert [sampling.steps, sampling.guidance, sampling.choice_temperature] == drawing
+    rate = make_schedule(experiment.optimizer.schedule)
+    constant = {5_000: 1e-4, 2_000_000: 1e-4}
+    cosine = {10_000: 2e-4, 255_000: 1.05e-4, 500_000: 1e-5}
+    for step, value in (cosine if row.startswith("titok") else constant).items():
+        assert float(rate(step)) == pytest.approx(value, rel=1e-6)
+
+
 def test_coca_base_is_as_published():
     """Table 1 of the paper: sizes and millions of parameters; section 4.1: how it is trained."""
     experiment = parse(load("coca/base.py"))

@@ -4,6 +4,7 @@ The parameters are those of `models.maskgit.MaskGITGenerator` that draws from a 
 """
 
 from babeldraw.convert.table import Row, Table
+from babeldraw.models.maskgit import MaskGITConfig
 
 BLOCKS = "stack/blocks"
 # In all of them one table holds codes, the mask, classes and no class; Google's mask is no class.
@@ -33,7 +34,9 @@ def _attention(layer: str) -> Table:
     return (*rows, Row(f"{ours}/out/bias", f"{out}.bias"))
 
 
-def _titok() -> Table:
+def titok(config: MaskGITConfig) -> Table:
+    """Of `generator_titok_l32` and `generator_titok_b64`, whatever the sizes."""
+    del config
     words, layer = "model.embeddings", "model.encoder.layer.{layer}"
     return (
         Row(VECTORS, f"{words}.word_embeddings.weight"),
@@ -49,10 +52,6 @@ def _titok() -> Table:
     )
 
 
-# Of `generator_titok_l32` and `generator_titok_b64`.
-TITOK = _titok()
-
-
 def _flax(ours: str, theirs: str) -> Table:
     """A product of Flax, laid out as ours."""
     return (
@@ -65,7 +64,9 @@ def _flax_norm(ours: str, theirs: str) -> Table:
     return (Row(f"{ours}/scale", f"{theirs}/scale"), Row(f"{ours}/bias", f"{theirs}/bias"))
 
 
-def _google() -> Table:
+def google(config: MaskGITConfig) -> Table:
+    """Of `maskgit_imagenet256_checkpoint` and `maskgit_imagenet512_checkpoint`, by `/`."""
+    del config
     words, layer = "Embed_0", "TransformerLayer_{layer}"
     attention, rows = f"{layer}/Attention_0", []
     for name in ("query", "key", "value", "out"):
@@ -83,7 +84,3 @@ def _google() -> Table:
         *_flax_norm("transform/norm", "MlmLayer_0/mlm_ln"),
         Row("head/bias", "MlmLayer_0/mlm_bias/bias"),
     )
-
-
-# Of `maskgit_imagenet256_checkpoint` and `maskgit_imagenet512_checkpoint`, by `/` between names.
-GOOGLE = _google()

@@ -78,6 +78,10 @@ class MaskedSampling(GuidanceConfig):
             f"logits_temperature is {self.logits_temperature}; more than 0 is needed",
         )
 
+    def tiny(self) -> "MaskedSampling":
+        """The same for a first run."""
+        return dataclasses.replace(self, steps=2)
+
     def traced(self) -> "MaskedSettings":
         """The same as scalars that a compiled loop takes as arguments, all but `steps`."""
         return MaskedSettings(

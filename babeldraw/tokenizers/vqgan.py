@@ -43,7 +43,7 @@ class VQGANConfig:
 
     network: ConvolutionalConfig = ConvolutionalConfig()
     image_size: tuple[int, int] = (256, 256)
-    quantizer: QuantizerConfig = VQConfig(1024, 256, l2_normalized=False, init="fan_in")
+    quantizer: QuantizerConfig = VQConfig(1024, 256, l2_normalized=False, code_init="fan_in")
     projected: bool = False
     centred: bool = False
     kind: str = "vqgan"
@@ -64,13 +64,11 @@ class VQGANConfig:
 
     def tiny(self) -> "VQGANConfig":
         """The same network, small."""
-        # Whole codes, at least the 32 px that the world of shapes needs.
-        side = -(-32 // self.network.stride) * self.network.stride
+        network = self.network.tiny()
+        # As the world of shapes needs, and a multiple of any small stride.
+        side, quantizer = 32, self.quantizer.tiny()
         return dataclasses.replace(
-            self,
-            network=self.network.tiny(),
-            image_size=(side, side),
-            quantizer=self.quantizer.tiny(),
+            self, network=network, image_size=(side, side), quantizer=quantizer
         )
 
     @property

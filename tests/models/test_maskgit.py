@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from babeldraw.convert.maskgit import GOOGLE, TITOK
+from babeldraw.convert import maskgit
 from babeldraw.convert.table import read, write
 from babeldraw.errors import UserError
 from babeldraw.layers.block import ComputeConfig, TransformerConfig
@@ -34,7 +34,7 @@ FORMS = {
         mask_is_no_class=True,
     ),
 }
-TABLES = {"titok": TITOK, "google": GOOGLE}
+TABLES = {form: getattr(maskgit, form)(config) for form, config in FORMS.items()}
 
 
 def network(form, condition=None, codes=None):
