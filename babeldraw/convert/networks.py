@@ -9,8 +9,10 @@ import numpy as np
 from babeldraw.config import require
 from babeldraw.convert import maskgit, vqgan
 from babeldraw.convert.files import read_arrays
+from babeldraw.convert.maskgen import maskgen
 from babeldraw.convert.table import Table, left_out, read, write
 from babeldraw.convert.titok import titok
+from babeldraw.convert.uvit import uvit
 from babeldraw.runs.weights import check_finite, flatten
 
 
@@ -106,6 +108,10 @@ NETWORKS: dict[str, Network] = {
             "torch": Layout("TiTok's L-32 and B-64", maskgit.titok),
             "flax": Layout("Google's checkpoint, named .msgpack", maskgit.google, "params"),
         },
+    ),
+    "uvit": Network("model", "uvit", {"torch": Layout("TiTok's S-128", uvit)}),
+    "maskgen": Network(
+        "model", "maskgen", {"torch": Layout("MaskGen's on discrete codes", maskgen)}
     ),
     "titok": Network("tokenizer", "titok", {"torch": Layout("1d-tokenizer's", titok)}),
 }

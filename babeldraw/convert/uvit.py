@@ -4,11 +4,12 @@ The parameters are those of `models.uvit.UViTGenerator` that draws from a class.
 """
 
 from babeldraw.convert.table import Row, Table
+from babeldraw.models.uvit import UViTConfig
 
 
-def uvit(blocks: int) -> Table:
-    """Of so many blocks: theirs count those before the middle one and those after it apart."""
-    half = blocks // 2
+def uvit(config: UViTConfig) -> Table:
+    """Theirs count the blocks before the middle one and those after it apart."""
+    half = config.stack.blocks // 2
     names = {number: f"in_blocks.{number}" for number in range(half)}
     names |= {half: "mid_block"}
     names |= {half + 1 + number: f"out_blocks.{number}" for number in range(half)}

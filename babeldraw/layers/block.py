@@ -118,6 +118,7 @@ class Residual:
       adaptive: name of the context's vector that shifts and scales what the layer reads and gates
         what it gives, [B, C] of each example or [B, T, C] of each slot; empty: none. Of a step
         through caches it is that of the slot, [B, 1, C].
+      modulation: makes, of D, what of that vector shifts, scales and gates.
     """
 
     name: str
@@ -128,6 +129,7 @@ class Residual:
     rejoin: Callable[[], nn.Module] | None = None
     hidden_dropout: bool = False
     adaptive: str = ""
+    modulation: Callable[[int], nn.Module] = Modulation
 
 
 class Block(nn.Module):
@@ -154,7 +156,7 @@ class Block(nn.Module):
                 if norm is not None:
                     setattr(self, part.norm + suffix, norm())
             if part.adaptive:
-                setattr(self, f"{part.name}_modulation", Modulation(self.dim))
+                setattr(self, f"{part.name}_modulation", part.modulation(self.dim))
 
     def __call__(
         self,

@@ -44,6 +44,14 @@ def moved(x_BTD: jax.Array, shift: jax.Array, scale: jax.Array) -> jax.Array:
     return x_BTD.astype(jnp.float32) * (1 + scale) + shift
 
 
+class Standardized(nn.Module):
+    """A layer norm without weights, for parts that a vector moves."""
+
+    @nn.compact
+    def __call__(self, x_BTD: jax.Array) -> jax.Array:
+        return standardized(x_BTD)
+
+
 class AdaptiveNorm(nn.Module):
     """A layer norm that a vector alone scales and shifts, as DiT's before its output.
 

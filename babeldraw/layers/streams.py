@@ -15,6 +15,7 @@ import jax.numpy as jnp
 
 from babeldraw.layers.attention import KeyValue, SelfAttention
 from babeldraw.layers.inputs import Inputs
+from babeldraw.layers.modulation import Modulation
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,6 +104,30 @@ class PerStream(nn.Module):
         return self.streams.chosen(index, made), cache
 
 
+class StreamModulation(nn.Module):
+    """A vector of each example to shifts, scales and gates, by weights of each stream.
+
+    Attributes:
+      dim: D.
+      streams: see `Streams`.
+      length: T, slots of all streams together.
+    """
+
+    dim: int
+    streams: Streams
+    length: int
+
+    @nn.compact
+    def __call__(self, vector_BC: jax.Array) -> tuple[jax.Array, ...]:
+        """Each float32 [B, T, D]; see `Modulation`."""
+        made = []
+        for name, run in self.streams.runs(self.length):
+            shape = (vector_BC.shape[0], run.stop - run.start, self.dim)
+            of_slots = Modulation(self.dim, name=name)(vector_BC)
+            made.append([jnp.broadcast_to(one, shape) for one in of_slots])
+        return tuple(jnp.concatenate(parts, axis=1) for parts in zip(*made, strict=True))
+
+
 class StreamAttention(nn.Module):
     """Attention of a whole sequence to itself, its projections and norms those of each stream.
 
@@ -163,3 +188,32 @@ class StreamAttention(nn.Module):
         runs = self.streams.runs(length)
         made = [getattr(self, name).joined(out_BNTH[:, :, run]) for name, run in runs]
         return jnp.concatenate(made, axis=1)
+
+
+class AttentionBeside(nn.Module):
+    """Attention of a stream to itself and to another that ends here, each by its own projections.
+
+    As of the last block of two streams, after which only the one is read; not for steps.
+
+    Attributes:
+      layer: makes one stream's `SelfAttention`.
+      name_of_own: of the stream that goes on.
+      source: name of the other, and of what the context holds of it, [B, S, D].
+    """
+
+    layer: Callable[[], SelfAttention]
+    name_of_own: str
+    source: str
+
+    def setup(self):
+        for name in (self.source, self.name_of_own):
+            setattr(self, name, self.layer())
+
+    def whole(self, x_BTD: jax.Array, inputs: Inputs) -> jax.Array:
+        """All T slots at once."""
+        own, other = getattr(self, self.name_of_own), getattr(self, self.source)
+        query_BNTH, keys = own.heads(x_BTD)
+        # The other's queries find nothing that is read; published weights have them.
+        _, others = other.heads(inputs.context[self.source])
+        both = jax.tree.map(lambda *parts: jnp.concatenate(parts, axis=2), others, keys)
+        return own.joined(own.look(query_BNTH, both, None))

@@ -60,11 +60,13 @@ class Condition:
       dropout: share of the examples from which it is taken away in training, which teaches the
         unconditional branch of classifier-free guidance; 0: there is no such branch.
       num_classes: how many classes the data must have; 0: any.
+      in_data: whether sources of data have what it is read from; else batches of one's own do.
     """
 
     kind: str
     dropout: float = 0.0
     num_classes: int = 0
+    in_data = True
 
     @property
     def text_length(self) -> int:
@@ -111,6 +113,11 @@ class Condition:
     @property
     def prefix_length(self) -> int:
         raise NotImplementedError
+
+    def pooled(self, condition: Any, prefix_BPD: jax.Array) -> jax.Array:
+        """A vector of each example, float32 [B, D]: the mean over its prefix."""
+        del condition
+        return jnp.mean(prefix_BPD, axis=1)
 
     def ask(self, words: Any, lexicon: Lexicon) -> Asked:
         """What a user's words say. Raises `UserError`: nothing that the run knows."""

@@ -65,9 +65,9 @@ class Head(nn.Module):
     Attributes:
       codes: what is predicted.
       dim: D of the network's output.
-      tied: the table of codes whose vectors are also the first factor's weights, with a bias; None:
-        weights of its own.
-      bias: of the logits, where the weights are its own.
+      tied: the table of codes whose vectors are also the first factor's weights; None: weights of
+        its own.
+      bias: of the logits.
       more: where they are tied, biases of ids that are no codes; they are kept and have no effect.
     """
 
@@ -82,7 +82,7 @@ class Head(nn.Module):
         if self.tied is None:
             self.first = Logits.make(self.dim, first, self.bias)
             nn.share_scope(self, self.first)
-        else:
+        elif self.bias:
             init = nn.with_logical_partitioning(nn.initializers.zeros, ("vocab",))
             self.offset = self.param("bias", init, (first + self.more,))
         self.others = [Logits.make(self.dim, size, self.bias) for size in others]
@@ -106,6 +106,8 @@ class Head(nn.Module):
         size = self.codes.vocab[0]
         vectors_VD = self.tied.embed(jnp.arange(size))
         logits_BTV = jnp.einsum("BTD,VD->BTV", x_BTD.astype(jnp.float32), vectors_VD)
+        if not self.bias:
+            return logits_BTV
         return logits_BTV + jnp.broadcast_to(self.offset[:size], logits_BTV.shape)
 
     def nll(

@@ -131,7 +131,7 @@ class MaskGIT(nn.Module):
         if config.head == "mlm":
             self.transform = Transform(config.stack.activation)
             more = self.condition.num_classes + 1 if config.mask_is_no_class else 0
-            self.head = Head(self.codes, dim, self.embed, more=more)
+            self.head = Head(self.codes, dim, self.embed, bias=True, more=more)
         else:
             self.head = Head(self.codes, dim, bias=True)
 

@@ -54,6 +54,10 @@ class SeveralConditions(Condition):
         return sum(part.num_classes for part in self.parts.values())
 
     @property
+    def in_data(self) -> bool:
+        return all(part.in_data for part in self.parts.values())
+
+    @property
     def vocabulary(self) -> int:
         return sum(part.vocabulary for part in self.parts.values())
 

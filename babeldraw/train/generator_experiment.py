@@ -185,6 +185,12 @@ class GeneratorExperiment(Experiment):
     def check_data(self, source: Source) -> None:
         found, evaluators = len(classes_of(source)), self.evaluators
         require(
+            self.condition.in_data,
+            f"config.condition.kind={self.condition.kind} is read from "
+            f"{' and '.join(self.condition.spec(1))} of a batch, which {source.name} does not "
+            "have; take kind=text, or give the objective batches of your own",
+        )
+        require(
             evaluators.linear_probe is None or found >= 2,
             f"config.evaluators.linear_probe needs classes and {source.name} has {found}; set it "
             "to None, or name data with some",

@@ -78,9 +78,11 @@ def test_the_vectors_of_a_code_are_the_sum_of_its_factors_and_a_start_stands_bef
 
 
 class Tied(nn.Module):
+    bias: bool = True
+
     def setup(self):
         self.embed = CodeEmbedding(ONE, D, more=1)
-        self.head = Head(ONE, D, self.embed)
+        self.head = Head(ONE, D, self.embed, self.bias)
 
     def __call__(self, x, ids):
         return self.head.logits(x), self.embed(ids)
@@ -95,6 +97,9 @@ def test_tied_weights_are_the_vectors_themselves():
     table, bias = params["params"]["embed"]["table"], params["params"]["head"]["bias"]
     found = Tied().apply(params, X, IDS[ONE])[0]
     np.testing.assert_allclose(found, X @ table[:7].T + bias[None, None], atol=1e-5)
+    plain = {"params": {"embed": params["params"]["embed"]}}
+    found = Tied(bias=False).apply(plain, X, IDS[ONE])[0]
+    np.testing.assert_allclose(found, X @ table[:7].T, atol=1e-5)
 
 
 def test_smoothed_labels_lie_a_little_on_every_id():
