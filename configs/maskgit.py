@@ -14,15 +14,20 @@ Worth 32 Tokens for Reconstruction and Generation", 2024. Not trained here. As p
 | google_512 | configs/maskgit_vqgan.py:f16_512, 1,024 | 12 | 7.32 | | 3.9 | 173.0M |
 | titok_l32 | configs/titok.py:l32,stage2, 32 | 8 | 2.77 | | 101.6 | 177.2M |
 | titok_b64 | configs/titok.py:b64,stage2, 64 | 8 | 2.48 | 262.5 | 89.8 | 177.2M |
+| titok_s128 | configs/titok.py:s128,stage2, 128 | 64 | 1.97 | 281.8 | 7.8 | 295.0M |
 
 TiTok's authors: 500,000 steps of 2,048 center crops, mirrored half the time, which ours are not.
 Google published no training code: batch, steps, rates and the masks' schedule are those of the
 config beside its sampling code, and how the rate falls is not told. Dropout of attention's weights,
-in both, is not here. What the values of `sampling` mean: docs/masked.md. Published weights:
+in both, is not here. titok_s128, 287M in its paper, has blocks with long skips, without dropout.
+What the values of `sampling` mean: docs/masked.md. Published weights:
 
     babeldraw import --kind=maskgit --torch=generator_titok_l32.bin \\
         --config=configs/maskgit.py:titok_l32 --config.tokenizer_run=runs/titok_l32 \\
         --workdir=runs/maskgit_l32
+    babeldraw import --kind=uvit --torch=generator_titok_s128.bin \\
+        --config=configs/maskgit.py:titok_s128 --config.tokenizer_run=runs/titok_s128 \\
+        --workdir=runs/uvit_s128
     babeldraw import --kind=maskgit --flax=maskgit_imagenet256.msgpack \\
         --config=configs/maskgit.py --config.tokenizer_run=runs/maskgit_vqgan \\
         --workdir=runs/maskgit
@@ -90,6 +95,19 @@ TITOK = {
     },
 }
 
+UVIT = {
+    "kind": "uvit",
+    "stack": {
+        "blocks": 21,
+        "heads": 16,
+        "dim": 1024,
+        "hidden": 4096,
+        "activation": "gelu_exact",
+        "bias": True,
+        "compute": STACK["compute"],
+    },
+}
+
 
 def google(steps: int) -> dict:
     """Its sampling."""
@@ -111,12 +129,15 @@ def titok(scale: float, noise: float) -> dict:
     }
 
 
+# Theirs is the second form already; docs/masked.md.
+S128 = titok(5.9, 2.8) | {"steps": 64, "guidance_schedule": "power_cosine", "guidance_power": 3.0}
 # The tokenizer's config and its argument, what the run sets, how it draws.
 ROWS = {
     "google_256": ("maskgit_vqgan.py", "f16_256", GOOGLE, google(8)),
     "google_512": ("maskgit_vqgan.py", "f16_512", GOOGLE, google(12)),
     "titok_l32": ("titok.py", "l32,stage2", TITOK, titok(4.5, 9.5)),
     "titok_b64": ("titok.py", "b64,stage2", TITOK, titok(3.0, 11.0)),
+    "titok_s128": ("titok.py", "s128,stage2", TITOK | {"model": UVIT}, S128),
 }
 
 

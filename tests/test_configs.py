@@ -24,6 +24,8 @@ from babeldraw.train.presets import load_config
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 NAMES = sorted(path.relative_to(CONFIGS).as_posix() for path in CONFIGS.rglob("*.py"))
+# Configs by their first row; and rows of tokenizers that others begin from.
+MAKERS = [*((name, "") for name in NAMES), ("titok.py", "bl128")]
 BABELDRAW = {
     # Blocks of encoder and decoder, heads, dim, hidden; millions of parameters in the blocks.
     # Parti, Table 1.
@@ -120,10 +122,11 @@ def trained(tokenizer_run, generator_run, coca_run, tmp_path_factory):
 def tokenizer_of(config):
     """The config of stage 1 whose `runlocal` trains the tokenizer that this one needs."""
     asked = parse(config)
-    for name in NAMES:
-        found = parse(load(name, "runlocal"))
+    for name, row in MAKERS:
+        variant = f"{row},runlocal" if row else "runlocal"
+        found = parse(load(name, variant))
         if trains_tokenizer(found) and fits(asked, found):
-            return load(name, "runlocal")
+            return load(name, variant)
     raise AssertionError(f"no config trains {asked.tokenizer}")
 
 
@@ -156,7 +159,7 @@ def test_runlocal_trains_to_its_end(name, trained):
 
 def test_what_needs_a_tokenizer_has_one_to_go_with():
     experiments = [parse(load(name)) for name in NAMES]
-    makers = [e for e in experiments if trains_tokenizer(e)]
+    makers = [e for e in (parse(load(*maker)) for maker in MAKERS) if trains_tokenizer(e)]
     for asked in filter(needs_tokenizer, experiments):
         assert any(fits(asked, found) for found in makers), asked.tokenizer
 
@@ -300,6 +303,28 @@ def test_maskgit_is_as_published(row):
     cosine = {10_000: 2e-4, 255_000: 1.05e-4, 500_000: 1e-5}
     for step, value in (cosine if row.startswith("titok") else constant).items():
         assert float(rate(step)) == pytest.approx(value, rel=1e-6)
+
+
+def test_titok_s128_is_drawn_as_published():
+    experiment = parse(load("maskgit.py", "titok_s128"))
+    assert sizes(experiment.model.stack) == (21, 16, 1024, 4096)
+    assert experiment.generator.codes.shape == (128,)
+    drawing, schedule = experiment.sampling, ("power_cosine", 3.0)
+    assert (drawing.steps, drawing.guidance, drawing.choice_temperature) == (64, 6.9, 2.8)
+    assert (drawing.guidance_schedule, drawing.guidance_power) == schedule
+
+
+MASKGEN = {"l": (16, 16, 1024, 4096), "xl": (20, 16, 1280, 5120)}
+
+
+@pytest.mark.parametrize("row", MASKGEN)
+def test_maskgen_is_as_published(row):
+    """Its parameters are counted in tests/models/test_maskgen.py."""
+    experiment = parse(load("maskgen.py", f"{row},features"))
+    assert sizes(experiment.model.stack) == MASKGEN[row]
+    codes, condition = experiment.generator.codes, experiment.condition
+    assert (codes.shape, codes.vocab, condition.prefix_length) == ((128,), (8192,), 77)
+    assert (experiment.sampling.steps, experiment.sampling.guidance) == (16, 13.0)
 
 
 def test_coca_base_is_as_published():
