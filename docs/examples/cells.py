@@ -77,8 +77,8 @@ def run_cells(
         print(f"{len(open_cells)} of {len(cells)} cells are to be made: about {whole:.0f} minutes")
     for cell in open_cells:
         if len(open_cells) > 1 and not args.quick:
-            words = [word for word in sys.argv if not word.startswith("--cells")]
-            subprocess.run([sys.executable, *words, f"--cells={cell}"], check=True)
+            # Of a flag that stands there twice the last counts.
+            subprocess.run([sys.executable, *sys.argv, f"--cells={cell}"], check=True)
         else:
             write_json(folder / f"{cell}.json", cells[cell][0](args))
     files = {cell: folder / f"{cell}.json" for cell in cells}
