@@ -287,7 +287,7 @@ class ImageTokenizerObjective:
 
     def _condition(self, batch: Batch) -> dict[str, jax.Array]:
         """The tokenizer's argument of what its decoder draws by."""
-        return {"condition": batch[CONDITION]} if self._tokenizer.condition else {}
+        return {"condition": batch[CONDITION]} if CONDITION in batch else {}
 
     def _backward(self, state: TrainState, batch: Batch, key: jax.Array):
         """Gradients of what learns, the metrics, and the pass that they are of."""

@@ -58,6 +58,11 @@ def tokenizer_folder(experiment: Experiment) -> RunFolder:
         f"config.tokenizer_run is {experiment.tokenizer_run}, whose tokenizer draws no pictures, "
         "trained as it was on another one's codes; train its second stage and name that",
     )
+    require(
+        not own.condition or not experiment.frozen_tokenizer,
+        f"config.tokenizer_run is {experiment.tokenizer_run}, whose decoder draws beside states of "
+        f"a text, and objective={experiment.objective} has none; name one without tokenizer.text",
+    )
     free = own.free_fields
     if begins_from_tokenizer(experiment) and "decoder" not in experiment.taken:
         # A decoder may be another.

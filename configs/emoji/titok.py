@@ -12,14 +12,15 @@ from ml_collections import ConfigDict
 from babeldraw.train.presets import chosen, complete, load_config
 
 PROXY = load_config("tokenizer.py", beside=__file__)
-# Blocks, heads and width of each side. The base's are those of configs/emoji/tokenizer.py.
-SIZES = {"base": (4, 4, 256), "small": (3, 3, 192), "tiny": (2, 2, 128)}
+# Blocks, heads and width of each side, the base's as in configs/emoji/tokenizer.py; and steps of
+# about as many operations as 330 of that config, its perceptual term included.
+SIZES = {"base": (4, 4, 256, 240), "small": (3, 3, 192, 430), "tiny": (2, 2, 128, 750)}
 TOKENS = ("32", "16", "64")
 WAYS = ("single", "stage1", "stage2", "nested")
 
 
 def stack(size: str) -> dict:
-    blocks, heads, dim = SIZES[size]
+    blocks, heads, dim, _ = SIZES[size]
     wide = {"hidden": 4 * dim, "activation": "gelu_exact", "bias": True}
     return {"blocks": blocks, "heads": heads, "dim": dim, **wide, "compute": {"scan": False}}
 
@@ -43,7 +44,10 @@ def get_config(argument: str = "") -> ConfigDict:
     if way in ("stage1", "stage2"):
         tokenizer["proxy"] = PROXY.tokenizer.to_dict()
         tokenizer["through_proxy"] = way == "stage2"
-    config["tokenizer"] = tokenizer
+    config["tokenizer"], steps = tokenizer, SIZES[size][-1]
+    config["train"] |= {"steps": steps, "log_every": 50}
+    schedule = {"warmup_steps": 50, "decay_start": 50, "decay_end": steps}
+    config["optimizer"]["schedule"] |= schedule
     if way == "stage1":
         config["loss"] |= {"l2": 0.0, "perceptual": 0.0}
     if way == "stage2":

@@ -45,7 +45,7 @@ def first(runlocal, tokenizer_run):
     config = runlocal("demo/tokenizer.py").to_dict()
     config["tokenizer"] = {**TITOK, "proxy": config["tokenizer"]}
     config["loss"] |= {"l2": 0.0, "restart_below": 0.0}
-    config["train"] |= {"steps": 12, "log_every": 2}
+    config["train"] |= {"steps": 4, "log_every": 1}
     return config | {"proxy_run": str(tokenizer_run)}
 
 
@@ -172,7 +172,7 @@ def test_a_proxy_of_other_sizes_is_refused(first, tmp_path):
 
 def test_a_proxy_that_moved_is_looked_at(first, first_run, tokenizer_run, tmp_path):
     """A run goes on where its proxy lies elsewhere, not with another one's codes."""
-    config, run = changed(first, train={"steps": 14}), tmp_path / "run"
+    config, run = changed(first, train={"steps": 6}), tmp_path / "run"
     others = jax.tree.map(lambda a: np.asarray(a) + 1, TokenizerRun.open(str(tokenizer_run)).params)
     write_run(str(tmp_path / "other"), RunFolder.of(str(tokenizer_run)).read_config(), others)
     shutil.copytree(first_run, run)
