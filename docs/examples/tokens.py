@@ -62,6 +62,7 @@ FASHION = pathlib.Path("/usr/share/datasets/fashion-mnist")
 PROBED = 10_000
 # Of the concepts one in so many is judged by; none of these teaches the probe, in any style.
 HELD_OUT_ONE_IN = 5
+WARMUP = 50
 SHOWN = 8
 BATCH = 64
 
@@ -93,6 +94,7 @@ def configured(name: str, args: argparse.Namespace) -> Any:
     config = load_config(file, ROOT / "configs" / "emoji" / "README", variant)
     EMOJI.configure("tokenizer", args.emoji, config, args.quick)
     config.loss.perceptual = 0.0
+    config.train.log_every, config.optimizer.schedule.warmup_steps = 50, WARMUP
     return config
     if config.perceptual.file:
         # On training pictures: those held out are fewer than the network has features.

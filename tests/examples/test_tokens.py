@@ -103,8 +103,12 @@ def test_fashion_is_read_or_left_out(script, tmp_path):
 def test_cells_differ_in_size_and_tokens_alone(script, tmp_path, monkeypatch):
     world = dataclasses.replace(script.EMOJI, configure=lambda *inputs: None)
     monkeypatch.setattr(script, "EMOJI", world)
-    found = {name: parse(script.configured(name, asked(tmp_path))) for name in script.all_cells()}
-    assert len(found) == 10
+    configs = {name: script.configured(name, asked(tmp_path)) for name in script.all_cells()}
+    assert len(configs) == 10
+    for config in configs.values():
+        # Each has as many as fit into its minutes.
+        sys.modules["cells"].set_steps(config, 500)
+    found = {name: parse(config) for name, config in configs.items()}
     recipes = [(e.loss, e.train, e.optimizer, e.data, e.discriminator) for e in found.values()]
     assert all(recipe == recipes[0] for recipe in recipes) and recipes[0][0].perceptual == 0
     assert found["tiny_16"].tokenizer.tokens == 16 and found["base_64"].tokenizer.tokens == 64
