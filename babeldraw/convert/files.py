@@ -13,26 +13,31 @@ import flax
 import numpy as np
 
 from babeldraw.convert.pickled import read_pickled
+from babeldraw.convert.torch_file import is_torch_file, read_torch_file
 from babeldraw.errors import UserError
 from babeldraw.runs.weights import read_weights
 
+# What torch's files end in.
+TORCH = (".bin", ".pth", ".pt")
 # Of a .tar.gz file, in bytes.
 LARGEST_MEMBER = 2**30
 
 
 def read_arrays(file: str, flag: str, inside: str = "") -> dict[str, np.ndarray]:
-    """All arrays of a .safetensors, .npz, .pth, .msgpack, .ckpt or .tar.gz file, by name.
+    """All arrays of a .safetensors, .npz, .bin, .pth, .msgpack, .ckpt or .tar.gz file, by name.
 
-    A .pth file is a pickle; `torch.load(weights_only=True)`, which runs nothing from it, reads it
-    where torch is installed. A .msgpack file is Flax's; names at each depth are joined by "/". A
-    .ckpt file is a pickle of dicts of NumPy arrays, which `read_pickled` reads without unpickling;
-    a .tar.gz file holds one, read from there without unpacking.
+    A .bin or .pth file is torch's, which `torch_file` reads without torch and without unpickling;
+    one from before torch 1.6 is a pickle, which `torch.load(weights_only=True)`, running nothing
+    from it, reads where torch is installed. A .msgpack file is Flax's; names at each depth are
+    joined by "/". A .ckpt file is torch's, or a pickle of dicts of NumPy arrays, which
+    `read_pickled` reads without unpickling; a .tar.gz file holds one, read from there without
+    unpacking.
 
     Args:
       file: its path.
       flag: what the user calls it, for messages.
-      inside: the key under which a .pth or .msgpack file may keep its state dict, such as "model";
-        empty: it is one. Of a .tar.gz file the end of its member's name.
+      inside: the key under which torch's file or a .msgpack file may keep its state dict, such as
+        "model"; empty: it is one. Of a .tar.gz file the end of its member's name.
 
     Raises:
       UserError: it is not there or cannot be read, is of another kind, or torch is missing.
@@ -44,15 +49,17 @@ def read_arrays(file: str, flag: str, inside: str = "") -> dict[str, np.ndarray]
         return read_weights(file, flag)
     if path.suffix == ".npz":
         return _read_npz(file, flag)
-    if path.suffix in (".pth", ".pt"):
+    if path.suffix in TORCH:
         return _read_torch(file, flag, inside)
     if path.suffix == ".msgpack":
         return _read_flax(file, flag, inside)
+    if path.suffix == ".ckpt" and is_torch_file(path):
+        return _read_torch(file, flag, inside)
     if path.suffix == ".ckpt":
         return _read_pickled(path.read_bytes(), f"{flag}={file}")
     if path.name.endswith((".tar.gz", ".tgz")):
         return _read_packed(file, flag, inside)
-    known = ".safetensors, .npz, .pth, .msgpack, .ckpt or .tar.gz"
+    known = ".safetensors, .npz, .bin, .pth, .msgpack, .ckpt or .tar.gz"
     raise UserError(f"{flag}={file} is of no known kind; use {known}")
 
 
@@ -71,10 +78,21 @@ def _read_npz(file: str, flag: str) -> dict[str, np.ndarray]:
 
 
 def _read_torch(file: str, flag: str, inside: str) -> dict[str, np.ndarray]:
+    if not is_torch_file(Path(file)):
+        return _read_old_torch(file, flag, inside)
+    try:
+        tensors = read_torch_file(Path(file), inside)
+    except ValueError as error:
+        raise UserError(f"{flag}={file} is no file of tensors alone: {error}") from error
+    return {name: _in_numpy(tensor) for name, tensor in tensors.items()}
+
+
+def _read_old_torch(file: str, flag: str, inside: str) -> dict[str, np.ndarray]:
     if importlib.util.find_spec("torch") is None:
         raise UserError(
-            f"{flag}={file} is a file of torch, which is not installed; install torch for this "
-            "once, or give the same arrays as .safetensors or .npz"
+            f"{flag}={file} is no zip, as torch's files are since 1.6; an older one is read by "
+            "torch alone, which is not installed: install it for this once, or give the same "
+            "arrays as .safetensors or .npz"
         )
     torch = importlib.import_module("torch")
     try:

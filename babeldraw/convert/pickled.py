@@ -2,22 +2,18 @@
 
 `pickletools.genops` of the standard library only lists what a pickle says. Here that is followed
 for the few operations that arrays in dicts are made of; whatever else stands there is refused, and
-nothing that the file names is imported or called.
+nothing that the file names is imported or called. `torch_file` has the names that torch writes.
 """
 
 import dataclasses
 import io
 import math
 import pickletools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
-# The only names that may stand in the file. NumPy 2 writes `numpy._core`.
-RECONSTRUCT = ("numpy.core.multiarray _reconstruct", "numpy._core.multiarray _reconstruct")
-NDARRAY, DTYPE = "numpy ndarray", "numpy dtype"
-GLOBALS = (*RECONSTRUCT, NDARRAY, DTYPE)
 # Types of numbers; an object of Python has the kind O, a record V.
 KINDS = "fiub"
 # Dicts in dicts.
@@ -25,10 +21,16 @@ DEEPEST = 16
 
 
 @dataclasses.dataclass(frozen=True)
-class _Name:
-    """One of `GLOBALS`, which stands for itself alone."""
+class Name:
+    """A name that may stand in a file, in the place of what it names.
+
+    Attributes:
+      name: module and name, with a space between.
+      call: what a call of it gives, of its arguments; None: it is not called.
+    """
 
     name: str
+    call: Callable[[tuple[Any, ...]], Any] | None = None
 
 
 @dataclasses.dataclass
@@ -65,6 +67,30 @@ class _Array:
         self.array = flat.reshape(shape, order="F" if fortran else "C")
 
 
+NDARRAY = Name("numpy ndarray")
+
+
+def _called_type(given: tuple[Any, ...]) -> _Type:
+    if not isinstance(given[0], str):
+        raise ValueError("it holds a call that makes no array")
+    return _Type(given[0])
+
+
+def _called_array(given: tuple[Any, ...]) -> _Array:
+    if given[0] != NDARRAY:
+        raise ValueError("it holds a call that makes no array")
+    return _Array()
+
+
+# The only names that may stand in a file of NumPy's arrays. NumPy 2 writes `numpy._core`.
+NUMPY = (
+    NDARRAY,
+    Name("numpy dtype", _called_type),
+    Name("numpy.core.multiarray _reconstruct", _called_array),
+    Name("numpy._core.multiarray _reconstruct", _called_array),
+)
+
+
 def read_pickled(data: bytes) -> dict[str, np.ndarray]:
     """All arrays of a pickle of nested dicts; names at each depth are joined by "/".
 
@@ -72,19 +98,46 @@ def read_pickled(data: bytes) -> dict[str, np.ndarray]:
       ValueError: in one line, what there is that is neither a dict nor an array of numbers, or that
         the file ends too early.
     """
-    machine = _Machine()
+    return flat(follow(data, NUMPY, VALUES, STEPS))
+
+
+def follow(
+    data: bytes,
+    names: Iterable[Name],
+    values: Mapping[str, Callable],
+    steps: Mapping[str, Callable],
+) -> Any:
+    """What a pickle holds, made by these operations and names alone.
+
+    Args:
+      data: the pickle.
+      names: all that may stand in it.
+      values: operations that put a value on the stack, by `pickletools`' name.
+      steps: the others, of the machine and the operation's argument.
+
+    Raises:
+      ValueError: in one line, what there is besides, or that the file ends too early.
+    """
+    machine = Machine(names, values, steps)
     try:
         for operation, argument, _ in pickletools.genops(io.BytesIO(data)):
             machine.follow(operation.name, argument)
-        return _flat(machine.stack[-1])
+        return machine.stack[-1]
     except (IndexError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise ValueError(f"operations in an order that none has ({error})") from error
 
 
-class _Machine:
-    """The stack of a pickle, its marks and its memory."""
+class Machine:
+    """The stack of a pickle, its marks and its memory; see `follow`."""
 
-    def __init__(self):
+    def __init__(
+        self,
+        names: Iterable[Name],
+        values: Mapping[str, Callable],
+        steps: Mapping[str, Callable],
+    ):
+        self._names = {name.name: name for name in names}
+        self._values, self._steps = values, steps
         self.stack: list[Any] = []
         self._below: list[list[Any]] = []
         self._memo: dict[int, Any] = {}
@@ -95,10 +148,10 @@ class _Machine:
         Raises:
           ValueError: it is none of those that arrays need.
         """
-        if name in VALUES:
-            self.stack.append(VALUES[name](argument))
-        elif name in STEPS:
-            STEPS[name](self, argument)
+        if name in self._values:
+            self.stack.append(self._values[name](argument))
+        elif name in self._steps:
+            self._steps[name](self, argument)
         elif name not in NOTHING:
             raise ValueError(f"it holds the operation {name}, of which arrays have no need")
 
@@ -131,19 +184,16 @@ class _Machine:
         if argument is None:
             name, module = self.stack.pop(), self.stack.pop()
             argument = f"{module} {name}"
-        if argument not in GLOBALS:
+        if argument not in self._names:
             dotted = argument.replace(" ", ".")
             raise ValueError(f"it holds the name {dotted}, which is none of an array's")
-        self.stack.append(_Name(argument))
+        self.stack.append(self._names[argument])
 
     def reduce(self, argument: Any) -> None:
         given, called = self.stack.pop(), self.stack.pop()
-        if called == _Name(DTYPE) and isinstance(given[0], str):
-            self.stack.append(_Type(given[0]))
-        elif called in map(_Name, RECONSTRUCT) and given[0] == _Name(NDARRAY):
-            self.stack.append(_Array())
-        else:
+        if not isinstance(called, Name) or called.call is None or not isinstance(given, tuple):
             raise ValueError("it holds a call that makes no array")
+        self.stack.append(called.call(given))
 
     def build(self, argument: Any) -> None:
         state = self.stack.pop()
@@ -161,7 +211,7 @@ class _Machine:
             self._set(key, value)
 
     def _set(self, key: Any, value: Any) -> None:
-        if not isinstance(key, str) or not isinstance(self.stack[-1], dict):
+        if not isinstance(key, str | int) or not isinstance(self.stack[-1], dict):
             raise ValueError(f"it holds a dict with a key of type {type(key).__name__}, no name")
         self.stack[-1][key] = value
 
@@ -177,35 +227,44 @@ VALUES: dict[str, Callable[[Any], Any]] = {
     "NEWTRUE": lambda value: True,
     "NONE": lambda value: None,
 }
-STEPS: dict[str, Callable[[_Machine, Any], None]] = {
-    "MARK": _Machine.mark,
-    "TUPLE": _Machine.tuple_of_taken,
+STEPS: dict[str, Callable[[Machine, Any], None]] = {
+    "MARK": Machine.mark,
+    "TUPLE": Machine.tuple_of_taken,
     "TUPLE1": lambda machine, _: machine.tuple_of(1),
     "TUPLE2": lambda machine, _: machine.tuple_of(2),
     "TUPLE3": lambda machine, _: machine.tuple_of(3),
-    **dict.fromkeys(("BINPUT", "LONG_BINPUT", "MEMOIZE"), _Machine.put),
-    **dict.fromkeys(("BINGET", "LONG_BINGET"), _Machine.get),
-    **dict.fromkeys(("GLOBAL", "STACK_GLOBAL"), _Machine.name),
-    "REDUCE": _Machine.reduce,
-    "BUILD": _Machine.build,
-    "SETITEM": _Machine.set_item,
-    "SETITEMS": _Machine.set_items,
+    **dict.fromkeys(("BINPUT", "LONG_BINPUT", "MEMOIZE"), Machine.put),
+    **dict.fromkeys(("BINGET", "LONG_BINGET"), Machine.get),
+    **dict.fromkeys(("GLOBAL", "STACK_GLOBAL"), Machine.name),
+    "REDUCE": Machine.reduce,
+    "BUILD": Machine.build,
+    "SETITEM": Machine.set_item,
+    "SETITEMS": Machine.set_items,
 }
 
 
-def _flat(whole: Any) -> dict[str, np.ndarray]:
+def flat(whole: Any) -> dict[str, np.ndarray]:
+    """The arrays of nested dicts, by names joined by "/"; a leaf has its array as `array`.
+
+    Raises:
+      ValueError: there is something else, or a dict lies in itself.
+    """
     found, seen = {}, set()
 
     def walk(node: Any, path: tuple[str, ...]) -> None:
-        if isinstance(node, _Array) and node.array is not None and path:
-            found["/".join(path)] = node.array
-            return
         where = "/".join(path) or "the whole"
+        array = getattr(node, "array", None)
+        if array is not None and path:
+            found[where] = array
+            return
         # A dict that lies in itself, or in many others, has no end.
         if not isinstance(node, dict) or id(node) in seen or len(path) > DEEPEST:
             raise ValueError(f"it holds {where}, which is neither an array nor a dict of its own")
         seen.add(id(node))
         for key, value in node.items():
+            if not isinstance(key, str):
+                kind = type(key).__name__
+                raise ValueError(f"it holds a dict with a key of type {kind}, no name")
             walk(value, (*path, key))
 
     walk(whole, ())

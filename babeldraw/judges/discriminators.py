@@ -12,12 +12,15 @@ import jax
 import jax.numpy as jnp
 
 from babeldraw.config import OfKind, require
-from babeldraw.judges.norms import NORMS, BatchNorm, GroupNorm
 from babeldraw.judges.projected import MIXINGS, ProjectedHeads
 from babeldraw.layers.convolution import Conv, blur
+from babeldraw.layers.norms import BatchNorm, GroupNorm
 
 # Sides of the last feature map of the StyleGAN2 type, in StyleGAN2 itself 4 x 4.
 SMALLEST, LARGEST = 4, 16
+# What PatchGAN normalises by. `group`: 16 channels a group where Isola's code has `batch`; a logit
+# then does not depend on the other pictures of its batch.
+NORMS = ("group", "batch", "none")
 
 
 def leaky_relu(x: jax.Array) -> jax.Array:

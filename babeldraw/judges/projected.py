@@ -13,9 +13,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from babeldraw.judges.norms import GroupNorm
 from babeldraw.layers.convolution import convolve
 from babeldraw.layers.linear import l2_normalize
+from babeldraw.layers.norms import GroupNorm
 
 # How maps are mixed by random weights before the heads (section 3.2): not at all; across channels,
 # by 1 x 1 convolutions; across scales too, from the smallest map to the largest.

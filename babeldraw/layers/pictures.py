@@ -9,3 +9,18 @@ def to_float(images: jax.Array) -> jax.Array:
     if images.dtype == jnp.uint8:
         return images.astype(jnp.float32) / 255
     return images
+
+
+def downsample(images: jax.Array, factor: int) -> jax.Array:
+    """The mean of each cell of factor x factor pixels: [B, H, W, C] -> [B, H / f, W / f, C].
+
+    The area resize that Parti's tokenizer data have (DALL-E's listing).
+    """
+    b, height, width, channels = images.shape
+    shape = (b, height // factor, factor, width // factor, factor, channels)
+    return jnp.mean(images.reshape(shape), axis=(2, 4))
+
+
+def enlarge(x_BhwC: jax.Array, factor: int) -> jax.Array:
+    """Nearest: each pixel becomes factor x factor. [B, h, w, C] -> [B, factor h, factor w, C]."""
+    return jnp.repeat(jnp.repeat(x_BhwC, factor, axis=1), factor, axis=2)

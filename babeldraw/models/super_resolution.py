@@ -201,16 +201,6 @@ def depth_to_space(x: jax.Array, factor: int) -> jax.Array:
     return cells.transpose(0, 1, 3, 2, 4, 5).reshape(b, h * factor, w * factor, -1)
 
 
-def downsample(images: jax.Array, factor: int) -> jax.Array:
-    """The mean of each cell of factor x factor pixels: [B, H, W, C] -> [B, H / f, W / f, C].
-
-    The area resize that Parti's tokenizer data have (DALL-E's listing).
-    """
-    b, height, width, channels = images.shape
-    shape = (b, height // factor, factor, width // factor, factor, channels)
-    return jnp.mean(images.reshape(shape), axis=(2, 4))
-
-
 def bicubic_filter() -> np.ndarray:
     """float32 [5, 5, 3, 12]: the convolution that, before `depth_to_space`, doubles bicubically.
 

@@ -17,7 +17,8 @@ import optax
 from babeldraw.config import require
 from babeldraw.judges.discriminators import DiscriminatorConfig, NoDiscriminatorConfig
 from babeldraw.judges.perceptual import PerceptualConfig, PerceptualNetwork
-from babeldraw.models.super_resolution import SuperResolutionConfig, Upscaler, downsample
+from babeldraw.layers.pictures import downsample
+from babeldraw.models.super_resolution import SuperResolutionConfig, Upscaler
 from babeldraw.objectives import losses
 from babeldraw.objectives.adversarial import (
     STAGE_1_OPTIMIZER,

@@ -6,10 +6,12 @@ from typing import Annotated, Any
 from babeldraw.config import OfKind
 from babeldraw.tokenizers.base import Tokenizer
 from babeldraw.tokenizers.vit_vqgan import ViTVQGANConfig, ViTVQGANTokenizer
+from babeldraw.tokenizers.vqgan import VQGANConfig, VQGANTokenizer
 
 # By the field `kind` of the section: the section's dataclass and the tokenizer over it.
 TOKENIZERS: dict[str, tuple[type, type[Tokenizer]]] = {
     "vit_vqgan": (ViTVQGANConfig, ViTVQGANTokenizer),
+    "vqgan": (VQGANConfig, VQGANTokenizer),
 }
 # The type of a section `tokenizer`, whichever kind it is of.
 TokenizerConfig = Annotated[Any, OfKind(TOKENIZERS)]

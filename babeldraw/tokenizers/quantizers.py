@@ -1,6 +1,8 @@
 """Vector quantizers: the sections that a tokenizer has one of, and their modules."""
 
 import dataclasses
+import math
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import flax.linen as nn
@@ -82,6 +84,20 @@ class Quantizer:
         )
 
 
+def _uniform(bound: float) -> Callable:
+    """Initializer: uniform from -bound to bound."""
+    return lambda key, shape: jax.random.uniform(key, shape, jnp.float32, -bound, bound)
+
+
+# What a codebook of V codes is drawn from: a standard normal (IBQ, ViT-VQGAN); uniform with the
+# bound 1 / V (taming, LlamaGen, TiTok), or sqrt(3 / V), of variance 1 / V (MaskGIT).
+INITS: dict[str, Callable[[int], Callable]] = {
+    "normal": lambda size: nn.initializers.normal(1.0),
+    "uniform": lambda size: _uniform(1 / size),
+    "fan_in": lambda size: _uniform(math.sqrt(3 / size)),
+}
+
+
 @dataclasses.dataclass(frozen=True)
 class VQConfig(Quantizer):
     """The nearest of a table of vectors; see `Codebook`.
@@ -95,6 +111,7 @@ class VQConfig(Quantizer):
       entropy_temperature: T of `entropy`, 0.01 in MAGVIT-v2, MaskGIT and LlamaGen; its weight is
         `config.loss.entropy`.
       restart_how: of `RESTARTS`, what `config.loss.restart_below` does.
+      init: of `INITS`, what codes are drawn from.
     """
 
     codebook_size: int = 8192
@@ -103,10 +120,11 @@ class VQConfig(Quantizer):
     straight_through: str = "normalized"
     entropy_temperature: float = 0.01
     restart_how: str = "idle"
+    init: str = "normal"
     kind: str = "vq"
 
     optional_terms = ("entropy",)
-    training_fields = ("straight_through", "entropy_temperature", "restart_how")
+    training_fields = ("straight_through", "entropy_temperature", "restart_how", "init")
 
     def __post_init__(self):
         self._check("codebook_size", "code_dim")
@@ -114,6 +132,10 @@ class VQConfig(Quantizer):
             self.straight_through in ("normalized", "raw"),
             f"tokenizer.quantizer.straight_through is {self.straight_through!r}; the choices are "
             "normalized, raw",
+        )
+        require(
+            self.init in INITS,
+            f"tokenizer.quantizer.init is {self.init!r}; the choices are {', '.join(INITS)}",
         )
 
     def tiny(self) -> "VQConfig":
@@ -131,6 +153,7 @@ class VQConfig(Quantizer):
             self.l2_normalized,
             self.straight_through == "raw",
             self.entropy_temperature,
+            self.init,
         )
 
     def restart(
@@ -145,7 +168,7 @@ class VQConfig(Quantizer):
 
 
 class Codebook(nn.Module):
-    """V codes of Q dimensions, drawn from a standard normal; lookup on the unit sphere.
+    """V codes of Q dimensions; lookup on the unit sphere.
 
     With l2-normalised codes and latents, Euclidean distance is cosine similarity (ViT-VQGAN,
     section 3.1).
@@ -155,6 +178,7 @@ class Codebook(nn.Module):
       l2_normalized: normalise both sides before the lookup.
       raw: the gradient goes straight through to what was given, not to what was normalised.
       temperature: of `entropy`.
+      init: of `INITS`.
     """
 
     size: int
@@ -162,9 +186,11 @@ class Codebook(nn.Module):
     l2_normalized: bool = True
     raw: bool = False
     temperature: float = 0.01
+    init: str = "normal"
 
     def setup(self):
-        init = nn.with_logical_partitioning(nn.initializers.normal(1.0), ("vocab", "code_dim"))
+        drawn = INITS[self.init](self.size)
+        init = nn.with_logical_partitioning(drawn, ("vocab", "code_dim"))
         self.table = self.param("table", init, (self.size, self.dim))
 
     def codes(self) -> jax.Array:

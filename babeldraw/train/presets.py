@@ -35,6 +35,31 @@ def complete(config: Mapping[str, Any], variant: str = "") -> ConfigDict:
     return ConfigDict(_tuples(to_dict(experiment))).lock()
 
 
+def choose(variant: str, rows: Mapping[str, Any]) -> tuple[Any, str]:
+    """What a config file of several published rows makes of its argument.
+
+    Args:
+      variant: the argument: a row, or nothing for the first; and `runlocal`, after a comma where a
+        row is named too (`l32,runlocal`).
+      rows: what each row sets.
+
+    Returns:
+      The row's, and the variant for `complete`.
+
+    Raises:
+      UserError: there is no such row.
+    """
+    name, _, rest = variant.partition(",")
+    if name in ("", "runlocal") and not rest:
+        return next(iter(rows.values())), name
+    if name not in rows or rest not in ("", "runlocal"):
+        raise UserError(
+            f"the config's argument is {variant!r}; it may be {', '.join(rows)}, nothing for the "
+            "first, or runlocal, also after a row and a comma"
+        )
+    return rows[name], rest
+
+
 def tiny(experiment: Experiment) -> Experiment:
     """The same recipe on the shapes world, a few steps of it; each section knows its own."""
     small = {field.name: _small(getattr(experiment, field.name)) for field in fields(experiment)}

@@ -169,9 +169,11 @@ def test_one_content_whatever_the_kind_of_file(tmp_path):
 def test_what_would_be_unpickled_is_refused(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    (tmp_path / "old.pth").write_bytes(b"\x80\x02.")
     for name, line in {
-        "a.pth": "--vgg=.*a.pth is a file of torch, which is not installed",
-        "a.pkl": "is of no known kind; use .safetensors, .npz, .pth, .msgpack, .ckpt or .tar.gz",
+        "a.pth": "--vgg=.*a.pth is no file of tensors alone: it holds no data.pkl",
+        "old.pth": "--vgg=.*old.pth is no zip, .* older one is read by torch alone, which is not",
+        "a.pkl": "is of no known kind; use .safetensors, .npz, .bin, .pth, .msgpack, .ckpt or .tar",
         "a.npz": "is no .npz file of plain arrays",
         "b.npz": "b.npz is not there",
     }.items():

@@ -10,7 +10,7 @@ from babeldraw.data.config import DataConfig
 from babeldraw.errors import UserError
 from babeldraw.evaluation.base import Context
 from babeldraw.evaluation.upscaling import Upscaling, UpscalingConfig
-from babeldraw.models.super_resolution import downsample
+from babeldraw.layers.pictures import downsample
 from babeldraw.sharding.mesh import MeshConfig, make_mesh
 
 SIDE, NUM = 32, 10

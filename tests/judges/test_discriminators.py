@@ -15,7 +15,7 @@ from babeldraw.judges.discriminators import (
     leaky_relu,
     minibatch_deviation,
 )
-from babeldraw.judges.norms import BatchNorm
+from babeldraw.layers.norms import BatchNorm
 
 IMAGES = np.random.default_rng(0).random((8, 32, 24, 3), np.float32)
 STYLEGAN = StyleGANDiscriminator(4, 8)

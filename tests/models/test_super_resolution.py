@@ -10,12 +10,12 @@ import pytest
 
 from babeldraw.errors import UserError
 from babeldraw.layers.block import ComputeConfig
+from babeldraw.layers.pictures import downsample
 from babeldraw.models.super_resolution import (
     SuperResolutionConfig,
     Upscaler,
     WeightNormConv,
     depth_to_space,
-    downsample,
 )
 from babeldraw.sharding.constraint import logical_axes
 

@@ -289,3 +289,21 @@ def test_a_bad_quantizer_is_named(section, line):
     with pytest.raises(UserError) as caught:
         OfKind(QUANTIZERS).build(section, "tokenizer.quantizer")
     assert str(caught.value).startswith(f"tokenizer.quantizer.{line}")
+
+
+@pytest.mark.parametrize(
+    ("init", "bound", "deviation"),
+    # Of a uniform variable the bound over sqrt(3); MaskGIT's has the variance 1 / V.
+    [("uniform", 1 / 64, 1 / 64 / 3**0.5), ("fan_in", (3 / 64) ** 0.5, 1 / 8), ("normal", 9, 1)],
+)
+def test_codes_are_drawn_as_asked(init, bound, deviation):
+    book = VQConfig(64, 32, init=init).make()
+    table = nn.unbox(book.init(jax.random.key(0), np.zeros((1, 32), np.float32)))
+    table = np.asarray(table["params"]["table"])
+    assert np.abs(table).max() <= bound
+    np.testing.assert_allclose(table.std(), deviation, rtol=0.05)
+
+
+def test_a_draw_that_there_is_not_is_named():
+    with pytest.raises(UserError, match="quantizer.init is 'zero'; the choices are normal, unif"):
+        VQConfig(init="zero")

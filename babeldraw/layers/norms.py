@@ -4,23 +4,34 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-# What PatchGAN normalises by. `group`: 16 channels a group where Isola's code has `batch`; a logit
-# then does not depend on the other pictures of its batch.
-NORMS = ("group", "batch", "none")
-
 
 class GroupNorm(nn.Module):
-    """Wu and He, 2018: mean 0 and variance 1 over places and the channels of a group."""
+    """Wu and He, 2018: mean 0 and variance 1 over places and the channels of a group.
+
+    In float32, and so returned.
+
+    Attributes:
+      groups: of neighbouring channels.
+      epsilon: added to the variance.
+    """
 
     groups: int
     epsilon: float = 1e-6
 
     @nn.compact
     def __call__(self, x_BhwC: jax.Array) -> jax.Array:
-        b, h, w, c = x_BhwC.shape
-        x_BhwGC = x_BhwC.reshape(b, h, w, self.groups, c // self.groups)
-        y_BhwC = _standardized(x_BhwGC, (1, 2, 4), self.epsilon).reshape(x_BhwC.shape)
-        return _scaled(self, y_BhwC)
+        x_BhwC = x_BhwC.astype(jnp.float32)
+        x_BhwC = x_BhwC - self._mean(x_BhwC)
+        variance_BhwC = self._mean(jnp.square(x_BhwC))
+        return _scaled(self, x_BhwC * jax.lax.rsqrt(variance_BhwC + self.epsilon))
+
+    def _mean(self, x_BhwC: jax.Array) -> jax.Array:
+        """Over places and channels of a group, for each channel and place."""
+        # First over places: a TPU pads a last dimension of few channels to 128.
+        mean_BC = jnp.mean(x_BhwC, axis=(1, 2))
+        mean_BGC = mean_BC.reshape(mean_BC.shape[0], self.groups, -1)
+        mean_BGC = jnp.broadcast_to(jnp.mean(mean_BGC, axis=2, keepdims=True), mean_BGC.shape)
+        return jnp.broadcast_to(mean_BGC.reshape(mean_BC.shape)[:, None, None], x_BhwC.shape)
 
 
 class BatchNorm(nn.Module):
@@ -37,14 +48,9 @@ class BatchNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x_BhwC: jax.Array) -> jax.Array:
-        return _scaled(self, _standardized(x_BhwC, (0, 1, 2), self.epsilon))
-
-
-def _standardized(x: jax.Array, axes: tuple[int, ...], epsilon: float) -> jax.Array:
-    """Mean 0 and variance 1 over `axes`."""
-    x = x - jnp.mean(x, axis=axes, keepdims=True)
-    variance = jnp.mean(jnp.square(x), axis=axes, keepdims=True)
-    return x * jax.lax.rsqrt(variance + epsilon)
+        x_BhwC = x_BhwC - jnp.mean(x_BhwC, axis=(0, 1, 2), keepdims=True)
+        variance = jnp.mean(jnp.square(x_BhwC), axis=(0, 1, 2), keepdims=True)
+        return _scaled(self, x_BhwC * jax.lax.rsqrt(variance + self.epsilon))
 
 
 def _scaled(norm: nn.Module, y_BhwC: jax.Array) -> jax.Array:

@@ -1,0 +1,268 @@
+"""The convolutional encoder and decoder of VQGAN and those after it: one network, many settings.
+
+Esser et al., "Taming Transformers", 2021, whose layers are those of DDPM (Ho et al., 2020):
+residual blocks, halving between levels, a few blocks at the bottom. MaskGIT, LlamaGen and IBQ
+differ from it in the fields of `ConvolutionalConfig`.
+"""
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from babeldraw.config import require
+from babeldraw.layers.attention import Attention
+from babeldraw.layers.block import DTYPES, ComputeConfig
+from babeldraw.layers.convolution import Conv
+from babeldraw.layers.norms import GroupNorm
+from babeldraw.layers.pictures import downsample, enlarge
+from babeldraw.layers.stack import recomputed
+
+# What the 1 x 1 shortcut of a residual block that changes its width reads: the block's input, or,
+# in MaskGIT, what its two convolutions give.
+SHORTCUTS = ("input", "output")
+# How a level halves the picture: the mean of each 2 x 2, or a 3 x 3 convolution of stride 2.
+DOWNS = ("average", "convolution")
+
+
+@dataclasses.dataclass(frozen=True)
+class ConvolutionalConfig:
+    """An encoder and its decoder. The defaults are MaskGIT's, taming's stand beside them.
+
+    Attributes:
+      channels: C at full size.
+      multipliers: of C, for each level from full size on; each level but the last halves.
+      encoder_blocks, decoder_blocks: residual blocks of a level, 2 and 2; 2 and 3 in taming and
+        LlamaGen, 4 and 5 in IBQ.
+      middle_blocks: residual blocks between the last level and the latents.
+      latent_channels: of the latents.
+      latent_kernel: side of the encoder's last filter, 1; 3 in taming.
+      attention: whether attention of one head stands behind each block of the last level, and
+        between those of the middle; not in MaskGIT, in taming.
+      shortcut: of SHORTCUTS, `output`; `input` in taming.
+      bias: of the residual blocks' convolutions and the encoder's first, without; with in taming.
+      down: of DOWNS, `average`; `convolution` in taming.
+      groups, epsilon: of the norms.
+      compute: how it is computed. `dtype` is that of the convolutions and of what goes from block
+        to block; `remat`, but for none, has each block computed again in the backward pass.
+    """
+
+    channels: int = 128
+    multipliers: tuple[int, ...] = (1, 1, 2, 2, 4)
+    encoder_blocks: int = 2
+    decoder_blocks: int = 2
+    middle_blocks: int = 2
+    latent_channels: int = 256
+    latent_kernel: int = 1
+    attention: bool = False
+    shortcut: str = "output"
+    bias: bool = False
+    down: str = "average"
+    groups: int = 32
+    epsilon: float = 1e-6
+    compute: ComputeConfig = ComputeConfig()
+
+    def __post_init__(self):
+        path = "tokenizer.network"
+        for (
+            name
+        ) in "channels encoder_blocks decoder_blocks middle_blocks latent_channels groups".split():
+            value = getattr(self, name)
+            require(value >= 1, f"{path}.{name} is {value}; at least 1 is needed")
+        require(
+            len(self.multipliers) >= 1 and min(self.multipliers) >= 1,
+            f"{path}.multipliers is {self.multipliers}; one of at least 1 for each level is needed",
+        )
+        require(
+            self.channels % self.groups == 0,
+            f"{path}.channels is {self.channels}, which groups={self.groups} does not divide; "
+            "choose a multiple",
+        )
+        require(
+            self.latent_kernel in (1, 3),
+            f"{path}.latent_kernel is {self.latent_kernel}; the choices are 1, 3",
+        )
+        for name, valid in {"shortcut": SHORTCUTS, "down": DOWNS}.items():
+            value = getattr(self, name)
+            require(
+                value in valid, f"{path}.{name} is {value!r}; the choices are {', '.join(valid)}"
+            )
+        require(self.epsilon > 0, f"{path}.epsilon is {self.epsilon}; more than 0 is needed")
+        self._check_compute(f"{path}.compute")
+
+    def _check_compute(self, path: str) -> None:
+        require(
+            self.compute.kernel == "auto",
+            f"{path}.kernel is {self.compute.kernel!r}; its one head is too wide for kernels, so "
+            "auto is needed",
+        )
+        require(
+            self.compute.scan,
+            f"{path}.scan is False; blocks of differing widths are written out always: leave it",
+        )
+
+    def tiny(self) -> "ConvolutionalConfig":
+        """The same for a first run."""
+        return dataclasses.replace(
+            self, channels=8, groups=4, encoder_blocks=1, decoder_blocks=1, latent_channels=8
+        )
+
+    @property
+    def stride(self) -> int:
+        """Pixels to a latent, in each direction."""
+        return 2 ** (len(self.multipliers) - 1)
+
+    def width(self, level: int) -> int:
+        """Channels of a level, 0 being full size."""
+        return self.channels * self.multipliers[level]
+
+    def changes(self, side: str) -> set[str]:
+        """The blocks of an `encoder` or a `decoder` that change the width, by name."""
+        widths = [self.width(level) for level in range(len(self.multipliers))]
+        from_here = [self.channels, *widths] if side == "encoder" else [*widths[1:], widths[-1]]
+        pairs = enumerate(zip(from_here, widths, strict=False))
+        return {f"level_{level}/block_0" for level, (before, own) in pairs if before != own}
+
+    @property
+    def dtype(self) -> jnp.dtype:
+        return DTYPES[self.compute.dtype]
+
+
+def _normed(config: ConvolutionalConfig, x_BhwC: jax.Array, name: str) -> jax.Array:
+    """silu(norm(x)) in the type of the convolutions, by a norm of that name of the caller."""
+    y_BhwC = nn.silu(GroupNorm(config.groups, config.epsilon, name=name)(x_BhwC))
+    return y_BhwC.astype(config.dtype)
+
+
+class ResidualBlock(nn.Module):
+    """x + conv(silu(norm(conv(silu(norm(x)))))), with a shortcut where the width changes.
+
+    With `shortcut=output` the sum is y + shortcut(y), y being what the convolutions give: MaskGIT's
+    code puts that in the place of the input, and its weights are trained so.
+    """
+
+    features: int
+    config: ConvolutionalConfig
+
+    @nn.compact
+    def __call__(self, x_BhwC: jax.Array) -> jax.Array:
+        config = self.config
+        options = {"bias": config.bias, "dtype": config.dtype}
+        y_BhwC = Conv(self.features, name="conv_1", **options)(_normed(config, x_BhwC, "norm_1"))
+        y_BhwC = Conv(self.features, name="conv_2", **options)(_normed(config, y_BhwC, "norm_2"))
+        if x_BhwC.shape[-1] == self.features:
+            return x_BhwC + y_BhwC
+        read_BhwC = x_BhwC if config.shortcut == "input" else y_BhwC
+        return y_BhwC + Conv(self.features, (1, 1), name="shortcut", **options)(read_BhwC)
+
+
+class PlaceAttention(nn.Module):
+    """x + attention of each place to all, one head as wide as x."""
+
+    config: ConvolutionalConfig
+
+    @nn.compact
+    def __call__(self, x_BhwC: jax.Array) -> jax.Array:
+        config, (b, h, w, c) = self.config, x_BhwC.shape
+        y_BhwC = GroupNorm(config.groups, config.epsilon, name="norm")(x_BhwC)
+        attention = Attention(1, c, c, config.dtype, bias=True, name="attention")
+        y_BTC = attention(y_BhwC.reshape(b, h * w, c), None, None)
+        return x_BhwC + y_BTC.reshape(x_BhwC.shape).astype(x_BhwC.dtype)
+
+
+class Blocks(nn.Module):
+    """Residual blocks of one width, attention behind each, or behind each but the last.
+
+    Attributes:
+      features, count: their width and number.
+      config: of the network.
+      attention: behind how many of the blocks, from the first on, attention stands.
+    """
+
+    features: int
+    count: int
+    config: ConvolutionalConfig
+    attention: int = 0
+
+    @nn.compact
+    def __call__(self, x_BhwC: jax.Array) -> jax.Array:
+        block = recomputed(ResidualBlock, self.config.compute.remat)
+        attention = recomputed(PlaceAttention, self.config.compute.remat)
+        for i in range(self.count):
+            x_BhwC = block(self.features, self.config, name=f"block_{i}")(x_BhwC)
+            if i < self.attention:
+                x_BhwC = attention(self.config, name=f"attention_{i}")(x_BhwC)
+        return x_BhwC
+
+
+def _level(config: ConvolutionalConfig, level: int, count: int) -> Blocks:
+    last = level == len(config.multipliers) - 1
+    attention = count if config.attention and last else 0
+    return Blocks(config.width(level), count, config, attention, name=f"level_{level}")
+
+
+def _middle(config: ConvolutionalConfig) -> Blocks:
+    count = config.middle_blocks
+    attention = count - 1 if config.attention else 0
+    return Blocks(config.width(-1), count, config, attention, name="middle")
+
+
+class ConvolutionalEncoder(nn.Module):
+    """Pictures to latents."""
+
+    config: ConvolutionalConfig
+
+    @nn.compact
+    def __call__(self, x_BHWC: jax.Array) -> jax.Array:
+        """float32 [B, H, W, 3] -> float32 [B, h, w, C]; `stride` divides H and W."""
+        config, levels = self.config, len(self.config.multipliers)
+        first = Conv(config.channels, bias=config.bias, dtype=config.dtype, name="first")
+        x_BhwC = first(x_BHWC)
+        for level in range(levels):
+            x_BhwC = _level(config, level, config.encoder_blocks)(x_BhwC)
+            if level < levels - 1:
+                x_BhwC = self._down(x_BhwC, level)
+        x_BhwC = _normed(config, _middle(config)(x_BhwC), "norm")
+        kernel = (config.latent_kernel,) * 2
+        last = Conv(config.latent_channels, kernel, dtype=config.dtype, name="last")
+        return last(x_BhwC).astype(jnp.float32)
+
+    def _down(self, x_BhwC: jax.Array, level: int) -> jax.Array:
+        if self.config.down == "average":
+            return downsample(x_BhwC, 2)
+        # Taming pads below and to the right alone.
+        down = Conv(
+            x_BhwC.shape[-1],
+            stride=2,
+            padding=((0, 1), (0, 1)),
+            dtype=self.config.dtype,
+            name=f"down_{level}",
+        )
+        return down(x_BhwC)
+
+
+class ConvolutionalDecoder(nn.Module):
+    """Latents to pictures.
+
+    Attributes:
+      config: of the network.
+      values: channels of the output, such as 3 of colours.
+    """
+
+    config: ConvolutionalConfig
+    values: int = 3
+
+    @nn.compact
+    def __call__(self, z_BhwC: jax.Array) -> jax.Array:
+        """float32 [B, h, w, C] -> float32 [B, H, W, values], raw: nothing bounds them."""
+        config, levels = self.config, len(self.config.multipliers)
+        x_BhwC = Conv(config.width(-1), dtype=config.dtype, name="first")(z_BhwC)
+        x_BhwC = _middle(config)(x_BhwC)
+        for level in reversed(range(levels)):
+            x_BhwC = _level(config, level, config.decoder_blocks)(x_BhwC)
+            if level > 0:
+                up = Conv(config.width(level), dtype=config.dtype, name=f"up_{level}")
+                x_BhwC = up(enlarge(x_BhwC, 2))
+        x_BhwC = _normed(config, x_BhwC, "norm")
+        return Conv(self.values, dtype=config.dtype, name="last")(x_BhwC).astype(jnp.float32)

@@ -1,0 +1,211 @@
+"""VQGAN and its descendants: a convolutional network on each side of a codebook.
+
+Esser et al., "Taming Transformers for High-Resolution Image Synthesis", 2021. MaskGIT's (Chang et
+al., "MaskGIT: Masked Generative Image Transformer", 2022, section 3.1 and its code) by default.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from babeldraw.config import require, to_dict
+from babeldraw.layers.block import without_compute
+from babeldraw.layers.convolution import Conv
+from babeldraw.tokenizers.base import Codes, Reconstruction, Tokenizer
+from babeldraw.tokenizers.convolutional import (
+    ConvolutionalConfig,
+    ConvolutionalDecoder,
+    ConvolutionalEncoder,
+)
+from babeldraw.tokenizers.pixels import CHANNELS, to_images
+from babeldraw.tokenizers.quantizers import QuantizerConfig, VQConfig
+
+# The fields of `network` that make no codes.
+DECODER_FIELDS = ("decoder_blocks",)
+
+
+@dataclasses.dataclass(frozen=True)
+class VQGANConfig:
+    """Attributes:
+    network: the encoder and the decoder.
+    image_size: (height, width) in pixels; the same weights serve any that the network's stride
+      divides.
+    quantizer: what makes codes of latents, 1024 x 256 in MaskGIT.
+    projected: 1 x 1 convolutions lead from latents to what is quantized and back, as in taming,
+      LlamaGen and IBQ; in MaskGIT nothing does, and the two are as wide.
+    centred: the network sees and draws pixels in [-1, 1], as in taming, LlamaGen and IBQ, in place
+      of MaskGIT's [0, 1]; pictures are in [0, 1] outside.
+    """
+
+    network: ConvolutionalConfig = ConvolutionalConfig()
+    image_size: tuple[int, int] = (256, 256)
+    quantizer: QuantizerConfig = VQConfig(1024, 256, l2_normalized=False, init="fan_in")
+    projected: bool = False
+    centred: bool = False
+    kind: str = "vqgan"
+
+    def __post_init__(self):
+        stride = self.network.stride
+        require(
+            min(self.image_size) > 0 and not any(side % stride for side in self.image_size),
+            f"tokenizer.image_size is {self.image_size}, which the network's stride of {stride} "
+            f"does not divide; choose multiples of {stride}",
+        )
+        width, dim = self.network.latent_channels, self.quantizer.code_dim
+        require(
+            self.projected or width == dim,
+            f"tokenizer.quantizer.code_dim is {dim} and tokenizer.network.latent_channels "
+            f"{width}; they are the same, or projected=true",
+        )
+
+    def tiny(self) -> "VQGANConfig":
+        """The same network, small."""
+        # Whole codes, at least the 32 px that the world of shapes needs.
+        side = -(-32 // self.network.stride) * self.network.stride
+        return dataclasses.replace(
+            self,
+            network=self.network.tiny(),
+            image_size=(side, side),
+            quantizer=self.quantizer.tiny(),
+        )
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        height, width = self.image_size
+        return height // self.network.stride, width // self.network.stride
+
+
+class VQGAN(nn.Module):
+    """The network; `VQGANTokenizer` is what others see of it."""
+
+    config: VQGANConfig
+
+    def setup(self):
+        config = self.config
+        self.encoder = ConvolutionalEncoder(config.network)
+        if config.projected:
+            self.to_code = Conv(config.quantizer.code_dim, (1, 1))
+            self.from_code = Conv(config.network.latent_channels, (1, 1))
+        self.codebook = config.quantizer.make()
+        self.decoder = ConvolutionalDecoder(config.network, CHANNELS)
+
+    def __call__(self, images: jax.Array, terms: tuple[str, ...] = ()) -> Reconstruction:
+        """float32 [B, height, width, 3] in [0, 1], through the codes and back."""
+        quantized = self.codebook(self.latents(images), "entropy" in terms)
+        raw = self.raw(quantized.codes)
+        return Reconstruction(self.to_images(raw), raw, quantized.ids, quantized.terms, quantized)
+
+    def latents(self, images: jax.Array) -> jax.Array:
+        """float32 [B, T, Q], before the lookup."""
+        z_BhwQ = self.encoder(2 * images - 1 if self.config.centred else images)
+        z_BhwQ = self.to_code(z_BhwQ) if self.config.projected else z_BhwQ
+        return z_BhwQ.reshape(z_BhwQ.shape[0], -1, z_BhwQ.shape[-1])
+
+    def raw(self, codes_BTQ: jax.Array) -> jax.Array:
+        """float32 [B, height, width, 3]; raw values, no activation at the output."""
+        b, _, q = codes_BTQ.shape
+        z_BhwQ = codes_BTQ.reshape(b, *self.config.grid, q)
+        return self.decoder(self.from_code(z_BhwQ) if self.config.projected else z_BhwQ)
+
+    def raw_of_mean(self, weights_BTV: jax.Array) -> jax.Array:
+        """As `raw`, of a mean of the codes at each place."""
+        return self.raw(jnp.einsum("BTV,VQ->BTQ", weights_BTV, self.codebook.codes()))
+
+    def encode(self, images: jax.Array) -> jax.Array:
+        """float32 [B, height, width, 3] in [0, 1] -> int32 [B, T], or [B, T, levels]."""
+        return self.codebook(self.latents(images)).ids
+
+    def decode(self, ids: jax.Array) -> jax.Array:
+        """int32 [B, T], or [B, T, levels] -> float32 [B, height, width, 3] in [0, 1]."""
+        return jnp.clip(self.to_images(self.raw(self.codebook.lookup(ids))), 0.0, 1.0)
+
+    def to_images(self, raw_BHWC: jax.Array) -> jax.Array:
+        """The decoder's values to pictures, near [0, 1] but not clipped."""
+        return to_images(raw_BHWC, "rgb") if self.config.centred else raw_BHWC
+
+
+@dataclasses.dataclass(frozen=True)
+class VQGANTokenizer(Tokenizer):
+    """`Tokenizer` of a VQGAN."""
+
+    config: VQGANConfig
+    last = ("decoder", "last", "weight")
+
+    @property
+    def groups(self) -> dict[str, tuple[str, ...]]:
+        to_code, from_code = (("to_code",), ("from_code",)) if self.config.projected else ((), ())
+        return {
+            "encoder": ("encoder", *to_code),
+            "quantizer": ("codebook",),
+            "decoder": (*from_code, "decoder"),
+        }
+
+    @property
+    def network(self) -> VQGAN:
+        return VQGAN(self.config)
+
+    @property
+    def codes(self) -> Codes:
+        return Codes(self.config.grid, self.config.quantizer.vocab)
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        return self.config.image_size
+
+    @property
+    def optional_terms(self) -> tuple[str, ...]:
+        return self.config.quantizer.optional_terms
+
+    @property
+    def code_fields(self) -> dict[str, Any]:
+        # Widths stand in the arrays. Defaults are left out: a new field changes no identity.
+        network = without_compute(to_dict(self.config.network, defaults=False))
+        set_here = to_dict(self.config, defaults=False)
+        return {
+            "network": {name: network[name] for name in network if name not in DECODER_FIELDS},
+            "quantizer": self.config.quantizer.code_fields,
+            "image_size": to_dict(self.config.image_size),
+            **{name: set_here[name] for name in ("projected", "centred") if name in set_here},
+        }
+
+    def init(self, key: jax.Array) -> Any:
+        images = jnp.zeros((1, *self.image_size, CHANNELS), jnp.float32)
+        return self.network.init(key, images)["params"]
+
+    def encode(self, params: Any, images: jax.Array) -> jax.Array:
+        return self.network.apply({"params": params}, images, method="encode")
+
+    def decode(self, params: Any, codes: jax.Array) -> jax.Array:
+        return self.network.apply({"params": params}, codes, method="decode")
+
+    def draw_mean(self, params: Any, weights: jax.Array) -> jax.Array:
+        """The decoder's values, of a mean of codes by weights, float32 [B, T, V]."""
+        return self.network.apply({"params": params}, weights, method="raw_of_mean")
+
+    def forward(
+        self,
+        params: Any,
+        images: jax.Array,
+        key: jax.Array | None = None,
+        frozen: Mapping[str, Any] | None = None,
+        terms: tuple[str, ...] = (),
+    ) -> Reconstruction:
+        del key, frozen
+        return self.network.apply({"params": params}, images, terms)
+
+    def to_images(self, raw: jax.Array) -> jax.Array:
+        return self.network.to_images(raw)
+
+    def restart(
+        self, params: Any, share: jax.Array, out: Reconstruction, below: float, key: jax.Array
+    ) -> tuple[Any, jax.Array]:
+        book, quantizer = params["codebook"], self.config.quantizer
+        book, share = quantizer.restart(book, share, out.quantized, below, key)
+        return {**params, "codebook": book}, share
+
+    def restarts(self) -> bool:
+        return self.config.quantizer.restarts()
