@@ -17,8 +17,8 @@ trained here. 256 tokens of MaskGIT's VQGAN a picture, 400 epochs.
 | xl | 1280 x 32 | 955.4M | 1.50 | 306.9 | 8.3 |
 | xxl | 1408 x 40 | 1498.5M | 1.48 | 326.0 | 6.4 |
 
-Of L (Table 2 there): raster order alone 3.08, random orders to the end 3.01, annealed from epoch 200
-to 300 2.18. What differs from theirs is in `models/rar.py`. Parameters count the rows of tables
+Of L (Table 2 there): raster order alone 3.08, random orders to the end 3.01, annealed from epoch
+200 to 300 2.18. What differs from theirs is in `models/rar.py`. Parameters count the rows of tables
 that no one reads (`config.model.spare`), which published weights have.
 """
 
