@@ -14,7 +14,8 @@ from typing import Any
 from babeldraw.errors import UserError
 
 
-@dataclasses.dataclass(frozen=True)
+# Of its own identity, so that such a type may be optional: a union asks for hashes.
+@dataclasses.dataclass(frozen=True, eq=False)
 class OfKind:
     """Beside a field's type: the section is of one of several dataclasses, by its field `kind`.
 

@@ -22,7 +22,7 @@ of a minibatch, ours has it.
 
 from ml_collections import ConfigDict
 
-from babeldraw.train.presets import choose, complete
+from babeldraw.train.presets import chosen, complete
 
 # Height and width of the pictures.
 ROWS = {"f16_256": 256, "f16_512": 512}
@@ -39,7 +39,8 @@ OPTIMIZER = {
 
 def get_config(variant: str = "") -> ConfigDict:
     """`variant`: a row, the first if empty; and runlocal for a few quick steps of it."""
-    side, variant = choose(variant, ROWS)
+    asked = chosen(variant, row=(*ROWS,))
+    side, variant = ROWS[asked["row"]], asked["variant"]
     config = {
         "objective": "image_tokenizer",
         "train": {

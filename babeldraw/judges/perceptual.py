@@ -1,7 +1,8 @@
-"""Perceptual distance: how far apart two pictures are in the features of VGG16 or AlexNet.
+"""Perceptual distance: how far apart two pictures are to a network that was trained to classify.
 
-Zhang et al., "The Unreasonable Effectiveness of Deep Features as a Perceptual Metric" (LPIPS),
-2018. `babeldraw import` makes the file of weights.
+In the features of VGG16 or AlexNet: Zhang et al., "The Unreasonable Effectiveness of Deep Features
+as a Perceptual Metric" (LPIPS), 2018. In the logits of ConvNeXt-S, or in both: TiTok and TA-TiTok.
+`babeldraw import` makes the file of weights.
 """
 
 import dataclasses
@@ -18,18 +19,43 @@ import numpy as np
 from babeldraw.config import require
 from babeldraw.errors import UserError
 from babeldraw.judges.backbones import BACKBONES, Backbone
+from babeldraw.judges.convnext import ConvNeXt, resized
 from babeldraw.layers.linear import l2_normalize
 from babeldraw.runs.weights import read_params
 
 
 @dataclasses.dataclass(frozen=True)
+class Judge:
+    """What a distance is made of.
+
+    Attributes:
+      kind: of weights, for `babeldraw import`.
+      backbone: of BACKBONES, whose features LPIPS compares; empty: none.
+      logits: whether ConvNeXt-S's logits are compared.
+    """
+
+    kind: str
+    backbone: str = ""
+    logits: bool = False
+
+
+# By the field `network` of the section `perceptual`: a new one is a line here.
+JUDGES: dict[str, Judge] = {
+    **{name: Judge(f"{found.name}_lpips", name) for name, found in BACKBONES.items()},
+    "convnext_s": Judge("convnext_s", logits=True),
+    "vgg16_convnext_s": Judge("vgg_convnext_s", "vgg16", logits=True),
+}
+
+
+@dataclasses.dataclass(frozen=True)
 class PerceptualConfig:
     """Attributes:
-    file: safetensors file that `babeldraw import --kind=vgg_lpips` wrote, or, for AlexNet,
-      `--kind=alexnet_lpips`.
+    file: safetensors file that `babeldraw import --kind=vgg_lpips` wrote, or that of the kind of
+      another `network` (`JUDGES`).
     widths: channels of the five maps; empty: the network's own. Others are for tests.
-    network: whose features, of `BACKBONES`. Losses take vgg16; the figures of papers are often
-      alexnet's, which then no loss has seen.
+    network: who judges, of `JUDGES`. Losses take vgg16, TiTok's convnext_s, TA-TiTok's
+      vgg16_convnext_s; the figures of papers are often alexnet's, which then no loss has seen.
+    mix: a and b of vgg16_convnext_s, (a LPIPS + b logits) / (a + b); 1 and 0.1 in TA-TiTok.
     every: the loss looks at one picture in so many of the batch. Its mean is an unbiased one of the
       whole batch's, for a batch has no order, and the term costs so much less.
     judge: file of the kind alexnet_lpips; evaluators then have the figure lpips_alexnet too, of a
@@ -41,12 +67,17 @@ class PerceptualConfig:
     network: str = "vgg16"
     every: int = 1
     judge: str = ""
+    mix: tuple[float, float] = (1.0, 0.1)
 
     def __post_init__(self):
         path = "config.perceptual"
         require(
-            self.network in BACKBONES,
-            f"{path}.network is {self.network!r}; the choices are {', '.join(BACKBONES)}",
+            self.network in JUDGES,
+            f"{path}.network is {self.network!r}; the choices are {', '.join(JUDGES)}",
+        )
+        require(
+            len(self.mix) == 2 and min(self.mix) > 0,
+            f"{path}.mix is {self.mix}; two weights above 0 are needed",
         )
         require(
             not self.widths or (len(self.widths) == 5 and min(self.widths) >= 1),
@@ -55,26 +86,53 @@ class PerceptualConfig:
         require(self.every >= 1, f"{path}.every is {self.every}; at least 1 is needed")
 
     @property
-    def backbone(self) -> Backbone:
-        """The network, with the widths asked for."""
-        found = BACKBONES[self.network]
+    def of(self) -> Judge:
+        return JUDGES[self.network]
+
+    @property
+    def backbone(self) -> Backbone | None:
+        """The network of the features, with the widths asked for; None: only logits count."""
+        if not self.of.backbone:
+            return None
+        found = BACKBONES[self.of.backbone]
         return dataclasses.replace(found, widths=self.widths) if self.widths else found
+
+    @property
+    def smallest(self) -> int:
+        """Side of the smallest picture that can be judged."""
+        return 1 if self.backbone is None else self.backbone.smallest
 
 
 class LPIPS(nn.Module):
-    """Squared differences of channel-normalised features, weighted per channel.
+    """The distance of a section `perceptual`.
 
-    The weights are LPIPS's learned non-negative ones, or ones where none were imported, which is
-    the plain distance of normalised features.
+    Of features the squared differences, normalised and weighted per channel. The weights are
+    LPIPS's learned non-negative ones, or ones where none were imported, which is the plain distance
+    of normalised features. Of logits the mean squared difference.
     """
 
-    backbone: Backbone
+    config: PerceptualConfig
 
     @nn.compact
     def __call__(self, first: jax.Array, second: jax.Array) -> jax.Array:
         """Two pictures [B, height, width, 3] in [0, 1] -> float32 [B], at least 0."""
-        widths = self.backbone.widths
-        maps = self.backbone.module(widths, name=self.backbone.name)
+        config = self.config
+        if config.backbone is None:
+            return self._of_logits(first, second)
+        features_B = self._of_features(config.backbone, first, second)
+        if not config.of.logits:
+            return features_B
+        a, b = config.mix
+        return (a * features_B + b * self._of_logits(first, second)) / (a + b)
+
+    def _of_logits(self, first: jax.Array, second: jax.Array) -> jax.Array:
+        network = ConvNeXt(name="convnext")
+        logits_BV, others_BV = network(resized(first)), network(resized(second))
+        return jnp.mean(jnp.square(logits_BV - others_BV), axis=-1)
+
+    def _of_features(self, backbone: Backbone, first: jax.Array, second: jax.Array) -> jax.Array:
+        widths = backbone.widths
+        maps = backbone.module(widths, name=backbone.name)
         pairs = zip(maps(first), maps(second), strict=True)
         distance_B = jnp.zeros(first.shape[0], jnp.float32)
         for stage, (x_BhwC, y_BhwC) in enumerate(pairs):
@@ -97,7 +155,7 @@ class PerceptualNetwork:
 
     def init(self, key: jax.Array) -> Any:
         """Random parameters, boxed with their logical axes."""
-        side = self.config.backbone.smallest
+        side = self.config.smallest
         images = jnp.zeros((1, side, side, 3), jnp.float32)
         return self._network.init(key, images, images)["params"]
 
@@ -140,10 +198,15 @@ class PerceptualNetwork:
         """float32 [B, height, width, 3] in [0, 1] -> the five maps, float32 [B, h, w, C].
 
         Raises:
-          UserError: as `distance`.
+          UserError: as `distance`; or the network has none.
         """
         self._check(images.shape[1:3])
         backbone = self.config.backbone
+        require(
+            backbone is not None,
+            f"config.perceptual.network is {self.config.network!r}, of which only logits are "
+            f"taken; for maps choose one of {', '.join(BACKBONES)}",
+        )
         with jax.named_scope("perceptual"):
             own = {"params": params[backbone.name]}
             # Also called inside other networks, which it is no part of.
@@ -160,7 +223,7 @@ class PerceptualNetwork:
         if not file:
             raise UserError(
                 f"{name} is empty and a loss looks at that network; name a file that `babeldraw "
-                f"import --kind={self.config.backbone.name}_lpips` wrote, or set "
+                f"import --kind={self.config.of.kind}` wrote, or set "
                 "config.loss.perceptual=0, and another config.discriminator.kind than projected"
             )
         params = read_params(file, name, self.shapes())
@@ -168,7 +231,7 @@ class PerceptualNetwork:
         return params
 
     def _check(self, size: tuple[int, ...], remedy: str = "") -> None:
-        network, smallest = self.config.network, self.config.backbone.smallest
+        network, smallest = self.config.network, self.config.smallest
         require(
             min(size) >= smallest,
             f"{network} needs pictures of at least {smallest} px on each side; they are "
@@ -177,7 +240,7 @@ class PerceptualNetwork:
 
     @functools.cached_property
     def _network(self) -> LPIPS:
-        return LPIPS(self.config.backbone)
+        return LPIPS(self.config)
 
 
 def check_linear(params: Mapping[str, Any], name: str) -> None:

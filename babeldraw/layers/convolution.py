@@ -123,6 +123,35 @@ class Conv(nn.Module):
         return y_BhwF + jnp.broadcast_to(bias.astype(self.dtype), y_BhwF.shape)
 
 
+class DepthwiseConv(nn.Module):
+    """Each channel filtered by itself, height and width kept; weight [rows, columns, 1, C].
+
+    Attributes:
+      kernel: (rows, columns) of the filters, odd.
+    """
+
+    kernel: tuple[int, int]
+
+    @nn.compact
+    def __call__(self, x_BhwC: jax.Array) -> jax.Array:
+        channels = x_BhwC.shape[-1]
+        drawn = nn.initializers.truncated_normal(1 / 0.87962566 / math.sqrt(math.prod(self.kernel)))
+        axes = (None, None, None, "embed")
+        shape = (*self.kernel, 1, channels)
+        weight = self.param("weight", nn.with_logical_partitioning(drawn, axes), shape)
+        init = nn.with_logical_partitioning(nn.initializers.zeros, ("embed",))
+        bias = self.param("bias", init, (channels,))
+        y_BhwC = jax.lax.conv_general_dilated(
+            x_BhwC,
+            weight,
+            (1, 1),
+            "SAME",
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            feature_group_count=channels,
+        )
+        return y_BhwC + jnp.broadcast_to(bias, y_BhwC.shape)
+
+
 def blur(x_BhwC: jax.Array, stride: int = 1, padding: tuple[int, int] = (2, 1)) -> jax.Array:
     """Each channel filtered by [1, 3, 3, 1] / 8 in both directions, then every `stride`-th kept.
 

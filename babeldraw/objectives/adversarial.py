@@ -72,6 +72,8 @@ class AdversarialConfig:
     lecam: weight of `losses.lecam` in the discriminator's loss; 0: none, and nothing is kept.
       Open-MAGVIT2 and IBQ have 0.05, TiTok 0.001.
     lecam_decay: of its running means of logits, which begin at 0; 0.999 in all three.
+    lecam_of_means: the penalty is on the mean logit of a batch, as in TiTok, in place of each logit
+      (IBQ, Open-MAGVIT2): logits may then lie apart as long as their mean does not.
     """
 
     loss: str = "non_saturating"
@@ -82,6 +84,7 @@ class AdversarialConfig:
     r1_every: int = 16
     lecam: float = 0.0
     lecam_decay: float = 0.999
+    lecam_of_means: bool = False
 
     def __post_init__(self):
         path = "config.adversarial"
@@ -238,7 +241,10 @@ class Adversary:
             means = self._means(state, real_B, fake_B)
             loss = terms["discriminator"]
             if means:
-                terms["lecam"] = losses.lecam(real_B, fake_B, **means["lecam"])
+                seen = (real_B, fake_B)
+                if self.config.lecam_of_means:
+                    seen = (jnp.mean(real_B), jnp.mean(fake_B))
+                terms["lecam"] = losses.lecam(*seen, **means["lecam"])
                 loss = loss + self.config.lecam * terms["lecam"]
             return loss, (terms, means, real_B, fake_B)
 

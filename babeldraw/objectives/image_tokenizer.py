@@ -33,6 +33,11 @@ from babeldraw.tokenizers.base import PARTS, Tokenizer
 from babeldraw.tokenizers.kinds import TokenizerConfig, make_tokenizer
 from babeldraw.tokenizers.pixels import logit_laplace_parameters, to_float
 
+# In a batch, what the tokenizer's decoder draws by.
+CONDITION = "condition"
+# The terms that look at pictures; the others look at codes.
+PICTURE_TERMS = ("l2", "l1", "gradient", "ms_ssim", "perceptual", "adversarial", "logit_laplace")
+
 
 @dataclasses.dataclass(frozen=True)
 class TokenizerLossConfig:
@@ -47,6 +52,8 @@ class TokenizerLossConfig:
         al., 2017; pictures of 11 pixels or more, of 176 for all five scales.
       commitment: beta of the quantizer's loss, 0.25 in the paper. A tokenizer's other terms have
         the weight 1.
+      kl: of continuous codes' divergence from a standard normal, 1e-6 in latent diffusion and in
+        TA-TiTok.
       entropy: of the quantizer's entropy term, 0 in the paper, 0.1 in MaskGIT; 0 computes none.
       perceptual, adversarial, logit_laplace: 0.1 each in the paper. They need
         `config.perceptual.file`, a `config.discriminator.kind` and
@@ -67,11 +74,17 @@ class TokenizerLossConfig:
     l1: float = 0.0
     gradient: float = 0.0
     ms_ssim: float = 0.0
+    kl: float = 1e-6
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             require(value >= 0, f"config.loss.{field.name} is {value}; at least 0 is needed")
+
+    @property
+    def of_pictures(self) -> tuple[str, ...]:
+        """Names of the terms with a weight that look at reconstructed pictures."""
+        return tuple(name for name in PICTURE_TERMS if getattr(self, name) > 0)
 
     def tiny(self) -> "TokenizerLossConfig":
         """The same for a first run."""
@@ -104,7 +117,12 @@ class ImageTokenizerObjective:
     train_groups: tuple[str, ...] = PARTS
 
     def __post_init__(self):
-        output = self._tokenizer.output
+        output, of_pictures = self._tokenizer.output, self.loss.of_pictures
+        require(
+            self._tokenizer.draws or not of_pictures,
+            f"config.loss.{'/'.join(of_pictures)} has a weight and config.tokenizer, whose loss is "
+            "on another tokenizer's codes, draws no pictures; set it to 0",
+        )
         require(
             self.loss.logit_laplace == 0 or output == "logit_laplace",
             f"config.loss.logit_laplace is {self.loss.logit_laplace} and config.tokenizer.output "
@@ -148,9 +166,9 @@ class ImageTokenizerObjective:
             extra["code_share"] = jnp.full((self._tokenizer.codes.entries,), 1.0, jnp.float32)
         if self._adversary is not None:
             extra["discriminator"] = self._adversary.init(jax.random.fold_in(key, 1))
-        frozen = {}
-        if self._perceptual is not None:
-            frozen["perceptual"] = nn.unbox(self._perceptual.init(jax.random.fold_in(key, 2)))
+        frozen = {
+            name: nn.unbox(init(jax.random.fold_in(key, 2))) for name, init in self._frozen.items()
+        }
         return TrainState(
             step=jnp.zeros((), jnp.int32),
             params=params,
@@ -162,14 +180,15 @@ class ImageTokenizerObjective:
     def axes(self) -> TrainState:
         state, axes = jax.eval_shape(self.init, jax.random.key(0)), self._parameter_axes
         trained, trained_axes = self._trained(state.params), self._trained(axes)
-        extra, frozen = {}, {}
+        extra = {}
         if self._tokenizer.codes.vocab:
             extra["code_share"] = (None,)
         if self._adversary is not None:
             extra["discriminator"] = self._adversary.axes()
-        if self._perceptual is not None:
-            boxed = jax.eval_shape(self._perceptual.init, jax.random.key(0))
-            frozen["perceptual"] = logical_axes(boxed)
+        frozen = {
+            name: logical_axes(jax.eval_shape(init, jax.random.key(0)))
+            for name, init in self._frozen.items()
+        }
         return TrainState(
             step=(),
             params=axes,
@@ -180,17 +199,21 @@ class ImageTokenizerObjective:
 
     def batch_spec(self) -> dict[str, jax.ShapeDtypeStruct]:
         shape = (self.batch_size, *self.tokenizer.image_size, 3)
-        return {"image": jax.ShapeDtypeStruct(shape, jnp.uint8)}
+        spec = {"image": jax.ShapeDtypeStruct(shape, jnp.uint8)}
+        if self._tokenizer.condition:
+            shape = (self.batch_size, *self._tokenizer.condition)
+            spec[CONDITION] = jax.ShapeDtypeStruct(shape, jnp.float32)
+        return spec
 
     def update(self, state: TrainState, batch: Batch, key: jax.Array) -> tuple[TrainState, Metrics]:
         """batch["image"]: uint8, or float32 in [0, 1], [B, height, width, 3].
 
         One forward pass of the tokenizer; its output meets each loss by itself, and the sum of
-        their gradients goes back once.
+        their gradients goes back once. batch["condition"]: where the decoder draws by one.
         """
         images = to_float(batch["image"])
         dropout_key, restart_key = jax.random.split(key)
-        grads, metrics, out = self._backward(state, images, dropout_key)
+        grads, metrics, out = self._backward(state, batch, dropout_key)
         before, state = state, self._apply_gradients(state, grads)
         if self._adversary is not None:
             adversary, found = self._adversary.update(
@@ -216,7 +239,7 @@ class ImageTokenizerObjective:
     def forward(self, state: TrainState, batch: Batch, key: jax.Array) -> Metrics:
         """An adaptive weight, which gradients make, is left out: the term has its plain weight."""
         images, (dropout_key, _) = to_float(batch["image"]), jax.random.split(key)
-        out = self._reconstruct(state, self._trained(state.params), images, dropout_key)
+        out = self._reconstruct(state, self._trained(state.params), batch, dropout_key)
         loss, metrics = self._reconstruction_loss(out.raw, images, state.frozen)
         for name, term in out.terms.items():
             loss = loss + self._weight(name) * term
@@ -229,7 +252,7 @@ class ImageTokenizerObjective:
     def gradients(self, state: TrainState, batch: Batch, key: jax.Array) -> tuple[Any, Metrics]:
         """Those of the tokenizer; a discriminator takes its own in its step."""
         dropout_key, _ = jax.random.split(key)
-        return self._backward(state, to_float(batch["image"]), dropout_key)[:2]
+        return self._backward(state, batch, dropout_key)[:2]
 
     @property
     def after_gradients(self) -> tuple[str, ...]:
@@ -240,7 +263,10 @@ class ImageTokenizerObjective:
 
     def predict_fns(self) -> dict[str, Callable]:
         def reconstruct(state: TrainState, batch: Batch) -> tuple[jax.Array, jax.Array]:
-            return self._tokenizer.reconstruct(state.params, to_float(batch["image"]))
+            images, frozen = to_float(batch["image"]), self._needed(state)
+            return self._tokenizer.reconstruct(
+                state.params, images, frozen, **self._condition(batch)
+            )
 
         def distance(state: TrainState, images: jax.Array, originals: jax.Array) -> jax.Array:
             return self._perceptual.distance(state.frozen["perceptual"], images, originals)
@@ -248,21 +274,29 @@ class ImageTokenizerObjective:
         fns = {"reconstruct": reconstruct}
         return fns if self._perceptual is None else {**fns, "distance": distance}
 
-    def _reconstruct(self, state: TrainState, trained: Any, images: jax.Array, key: jax.Array):
+    def _reconstruct(self, state: TrainState, trained: Any, batch: Batch, key: jax.Array):
         """One pass through the tokenizer, with `trained` in place of what learns."""
         with jax.named_scope("tokenizer"):
-            params = {**state.params, **trained}
-            asked = self._asked()
-            return self._tokenizer.forward(params, images, key, state.frozen, **asked)
+            params, images = {**state.params, **trained}, to_float(batch["image"])
+            asked = self._asked() | self._condition(batch)
+            return self._tokenizer.forward(params, images, key, self._needed(state), **asked)
 
-    def _backward(self, state: TrainState, images: jax.Array, key: jax.Array):
+    def _needed(self, state: TrainState) -> dict[str, Any]:
+        """Of the frozen networks those that the tokenizer asks for."""
+        return {name: state.frozen[name] for name in self._tokenizer.needs}
+
+    def _condition(self, batch: Batch) -> dict[str, jax.Array]:
+        """The tokenizer's argument of what its decoder draws by."""
+        return {"condition": batch[CONDITION]} if self._tokenizer.condition else {}
+
+    def _backward(self, state: TrainState, batch: Batch, key: jax.Array):
         """Gradients of what learns, the metrics, and the pass that they are of."""
 
         def forward(trained):
-            out = self._reconstruct(state, trained, images, key)
+            out = self._reconstruct(state, trained, batch, key)
             return (out.raw, out.terms), out
 
-        trained = self._trained(state.params)
+        images, trained = to_float(batch["image"]), self._trained(state.params)
         (raw, terms), pull, out = jax.vjp(forward, trained, has_aux=True)
         gradients = jax.value_and_grad(self._reconstruction_loss, has_aux=True)
         (loss, metrics), gradient = gradients(raw, images, state.frozen)
@@ -275,17 +309,17 @@ class ImageTokenizerObjective:
             gradient, loss = gradient + own, loss + weight * added
             metrics |= {"adversarial": added, "adversarial_weight": weight}
         (grads,) = pull((gradient, weights))
-        metrics |= {
-            "loss": loss,
-            "psnr_db": -10 * jnp.log10(metrics["l2"]),
-            "grad_norm": optax.tree.norm(grads),
-        }
+        if raw is not None:
+            metrics["psnr_db"] = -10 * jnp.log10(metrics["l2"])
+        metrics |= {"loss": loss, "grad_norm": optax.tree.norm(grads)}
         if self._tokenizer.codes.vocab:
             metrics["codes_used"] = jnp.mean(self._tokenizer.codes.counts(out.codes) > 0)
         return grads, metrics, out
 
-    def _reconstruction_loss(self, raw_BhwC: jax.Array, images: jax.Array, frozen: Any):
-        """The terms that compare two pictures, weighted; and each by itself."""
+    def _reconstruction_loss(self, raw_BhwC: jax.Array | None, images: jax.Array, frozen: Any):
+        """The terms that compare two pictures, weighted; and each by itself. None: no pictures."""
+        if raw_BhwC is None:
+            return jnp.zeros((), jnp.float32), {}
         weights, drawn = self.loss, self._tokenizer.to_images(raw_BhwC)
         terms = {"l2": losses.l2(drawn, images)}
         loss = weights.l2 * terms["l2"]
@@ -330,7 +364,7 @@ class ImageTokenizerObjective:
 
     def _weight(self, term: str) -> float:
         """Of a term that the tokenizer gives."""
-        own = {"commitment": self.loss.commitment, "entropy": self.loss.entropy}
+        own = {name: getattr(self.loss, name) for name in ("commitment", "entropy", "kl")}
         return own.get(term, 1.0)
 
     def _asked(self) -> dict[str, tuple[str, ...]]:
@@ -376,6 +410,12 @@ class ImageTokenizerObjective:
     def _perceptual(self) -> PerceptualNetwork | None:
         used = uses_perceptual(self.loss, self.discriminator)
         return PerceptualNetwork(self.perceptual) if used else None
+
+    @property
+    def _frozen(self) -> dict[str, Callable[[jax.Array], Any]]:
+        """What makes each of the networks that stay as they are."""
+        found = {name: needed.init for name, needed in self._tokenizer.needs.items()}
+        return found if self._perceptual is None else {**found, "perceptual": self._perceptual.init}
 
     @functools.cached_property
     def _parameter_axes(self):

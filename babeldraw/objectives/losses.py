@@ -120,7 +120,7 @@ def lecam(
     the other side, and so do not draw the two together past each other.
 
     Args:
-      logits_real, logits_fake: of real and drawn pictures, float32 [B] or [B, h, w].
+      logits_real, logits_fake: of real and drawn pictures, float32 [B], [B, h, w] or [].
       real, fake: running means of both, scalars, constants.
     """
     apart_real = jax.nn.relu(logits_real - fake)

@@ -8,6 +8,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import flax.struct
@@ -131,7 +132,12 @@ class Tokenizer:
       code_fields: the fields of the section that make codes.
       output: what the decoder gives for each colour, one of `pixels.OUTPUTS`.
       last: where the decoder's last weight lies in the parameter tree, for adaptive weights.
-      needs: names of frozen networks that `forward` asks for.
+      needs: the frozen tokenizers that `forward` asks for, by name.
+      borrowed: names at the top of the parameter tree that begin as a part of such a tokenizer of
+        the run that training goes on from, with that tokenizer's name.
+      free_fields: of the section, which may differ from that run's.
+      draws: whether the parameters draw pictures; a kind whose loss is on something else may not.
+      condition: shape of what the decoder draws beside the codes, for each picture; (): nothing.
       level: of kinds whose weights make codes of several sizes, which one this is; see `at`.
       optional_terms: of the loss, which `forward` gives only where its argument `terms`, a tuple of
         names, says so; a kind that has none need not take that argument.
@@ -140,7 +146,11 @@ class Tokenizer:
     config: Any
     output: str = "rgb"
     last: tuple[str, ...] = ()
-    needs: tuple[str, ...] = ()
+    needs: Mapping[str, "Tokenizer"] = MappingProxyType({})
+    borrowed: Mapping[str, str] = MappingProxyType({})
+    free_fields: tuple[str, ...] = ()
+    draws: bool = True
+    condition: tuple[int, ...] = ()
     level: str = ""
     optional_terms: tuple[str, ...] = ()
 
@@ -197,8 +207,19 @@ class Tokenizer:
         """float32 [B, height, width, 3] in [0, 1] -> codes, as `Codes` says."""
         raise NotImplementedError
 
-    def decode(self, params: Any, codes: jax.Array) -> jax.Array:
-        """Codes -> float32 [B, height, width, 3] in [0, 1]."""
+    def decode(
+        self, params: Any, codes: jax.Array, condition: jax.Array | None = None
+    ) -> jax.Array:
+        """Codes -> float32 [B, height, width, 3] in [0, 1].
+
+        Args:
+          params: of the quantizer and the decoder, at least.
+          codes: as `Codes` says.
+          condition: float32 [B, *self.condition]; None where that is ().
+
+        Raises:
+          UserError: there is no condition and one is needed, or the reverse; or nothing draws.
+        """
         raise NotImplementedError
 
     def forward(
@@ -208,21 +229,39 @@ class Tokenizer:
         key: jax.Array | None = None,
         frozen: Mapping[str, Any] | None = None,
         terms: tuple[str, ...] = (),
+        condition: jax.Array | None = None,
     ) -> Reconstruction:
         """Images through the codes and back.
 
         Args:
           params: of all parts.
           images: float32 [B, height, width, 3] in [0, 1].
-          key: of dropout; None: no dropout.
+          key: of dropout, and of what else is drawn in training alone; None: nothing is.
           frozen: parameters of the networks in `needs`.
           terms: those of `optional_terms` that are wanted.
+          condition: as `decode` takes it; a kind without need not take this argument.
         """
         raise NotImplementedError
 
     def to_images(self, raw: jax.Array) -> jax.Array:
         """The decoder's own values to pictures, near [0, 1] but not clipped."""
         return raw
+
+    def draw_mean(self, params: Any, weights: jax.Array) -> jax.Array:
+        """The decoder's own values, of a weighted mean of the codes at each place.
+
+        Args:
+          params: of the quantizer and the decoder, at least.
+          weights: float32 [B, T, V], of each code; their sum is 1.
+
+        Returns:
+          As `Reconstruction.raw`. Only kinds with a codebook of vectors have it.
+        """
+        raise NotImplementedError
+
+    def mixes(self) -> bool:
+        """Whether the kind has `draw_mean`."""
+        return type(self).draw_mean is not Tokenizer.draw_mean
 
     def restart(
         self, params: Any, share: jax.Array, out: Reconstruction, below: float, key: jax.Array
@@ -245,9 +284,23 @@ class Tokenizer:
         """Whether the kind has `restart`."""
         return type(self).restart is not Tokenizer.restart
 
-    def reconstruct(self, params: Any, images: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """float32 images in [0, 1] through the codes and back, and the codes."""
-        out = self.forward(params, images)
+    def reconstruct(
+        self,
+        params: Any,
+        images: jax.Array,
+        frozen: Mapping[str, Any] | None = None,
+        condition: jax.Array | None = None,
+    ) -> tuple[jax.Array, jax.Array]:
+        """float32 images in [0, 1] through the codes and back, and the codes.
+
+        Args:
+          params: of all parts.
+          images: float32 [B, height, width, 3] in [0, 1].
+          frozen: parameters of the networks in `needs`, where they are at hand.
+          condition: as `decode` takes it.
+        """
+        given = {} if condition is None else {"condition": condition}
+        out = self.forward(params, images, frozen=frozen, **given)
         return jnp.clip(out.images, 0.0, 1.0), out.codes
 
     def part(self, params: Any, parts: tuple[str, ...]) -> dict[str, Any]:

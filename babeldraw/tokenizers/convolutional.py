@@ -104,9 +104,10 @@ class ConvolutionalConfig:
 
     def tiny(self) -> "ConvolutionalConfig":
         """The same for a first run."""
-        return dataclasses.replace(
-            self, channels=8, groups=4, encoder_blocks=1, decoder_blocks=1, latent_channels=8
-        )
+        few = {"encoder_blocks": 1, "decoder_blocks": 1, "middle_blocks": 1}
+        # The lowest levels, so that attention is there where it is.
+        small = {"channels": 8, "groups": 4, "latent_channels": 8}
+        return dataclasses.replace(self, multipliers=self.multipliers[-3:], **few, **small)
 
     @property
     def stride(self) -> int:

@@ -1,17 +1,17 @@
-"""The kinds of tokenizers there are: a new one is its own file and a line here."""
+"""The kinds of tokenizers there are: a new one is its own file and a line here, or in `proxies`."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any
 
 from babeldraw.config import OfKind
 from babeldraw.tokenizers.base import Tokenizer
-from babeldraw.tokenizers.vit_vqgan import ViTVQGANConfig, ViTVQGANTokenizer
-from babeldraw.tokenizers.vqgan import VQGANConfig, VQGANTokenizer
+from babeldraw.tokenizers.proxies import PROXIES
+from babeldraw.tokenizers.titok import TiTokConfig, TiTokTokenizer
 
 # By the field `kind` of the section: the section's dataclass and the tokenizer over it.
 TOKENIZERS: dict[str, tuple[type, type[Tokenizer]]] = {
-    "vit_vqgan": (ViTVQGANConfig, ViTVQGANTokenizer),
-    "vqgan": (VQGANConfig, VQGANTokenizer),
+    **PROXIES,
+    "titok": (TiTokConfig, TiTokTokenizer),
 }
 # The type of a section `tokenizer`, whichever kind it is of.
 TokenizerConfig = Annotated[Any, OfKind(TOKENIZERS)]

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from babeldraw.config import OfKind, require, to_dict
 from babeldraw.layers.linear import l2_normalize
+from babeldraw.tokenizers.base import Reconstruction, Tokenizer
 from babeldraw.tokenizers.lookup import (
     RESTARTS,
     Quantized,
@@ -39,6 +40,11 @@ class Quantizer:
     def vocab(self) -> tuple[int, ...]:
         """Values of each factor of a code."""
         raise NotImplementedError
+
+    @property
+    def latent_dim(self) -> int:
+        """Values of what comes in, of each place."""
+        return self.code_dim
 
     @property
     def code_fields(self) -> dict[str, Any]:
@@ -111,7 +117,7 @@ class VQConfig(Quantizer):
       entropy_temperature: T of `entropy`, 0.01 in MAGVIT-v2, MaskGIT and LlamaGen; its weight is
         `config.loss.entropy`.
       restart_how: of `RESTARTS`, what `config.loss.restart_below` does.
-      init: of `INITS`, what codes are drawn from.
+      code_init: of `INITS`, what codes are drawn from.
     """
 
     codebook_size: int = 8192
@@ -120,11 +126,11 @@ class VQConfig(Quantizer):
     straight_through: str = "normalized"
     entropy_temperature: float = 0.01
     restart_how: str = "idle"
-    init: str = "normal"
+    code_init: str = "normal"
     kind: str = "vq"
 
     optional_terms = ("entropy",)
-    training_fields = ("straight_through", "entropy_temperature", "restart_how", "init")
+    training_fields = ("straight_through", "entropy_temperature", "restart_how", "code_init")
 
     def __post_init__(self):
         self._check("codebook_size", "code_dim")
@@ -134,8 +140,9 @@ class VQConfig(Quantizer):
             "normalized, raw",
         )
         require(
-            self.init in INITS,
-            f"tokenizer.quantizer.init is {self.init!r}; the choices are {', '.join(INITS)}",
+            self.code_init in INITS,
+            f"tokenizer.quantizer.code_init is {self.code_init!r}; the choices are "
+            f"{', '.join(INITS)}",
         )
 
     def tiny(self) -> "VQConfig":
@@ -153,7 +160,7 @@ class VQConfig(Quantizer):
             self.l2_normalized,
             self.straight_through == "raw",
             self.entropy_temperature,
-            self.init,
+            self.code_init,
         )
 
     def restart(
@@ -178,7 +185,7 @@ class Codebook(nn.Module):
       l2_normalized: normalise both sides before the lookup.
       raw: the gradient goes straight through to what was given, not to what was normalised.
       temperature: of `entropy`.
-      init: of `INITS`.
+      code_init: of `INITS`.
     """
 
     size: int
@@ -186,10 +193,10 @@ class Codebook(nn.Module):
     l2_normalized: bool = True
     raw: bool = False
     temperature: float = 0.01
-    init: str = "normal"
+    code_init: str = "normal"
 
     def setup(self):
-        drawn = INITS[self.init](self.size)
+        drawn = INITS[self.code_init](self.size)
         init = nn.with_logical_partitioning(drawn, ("vocab", "code_dim"))
         self.table = self.param("table", init, (self.size, self.dim))
 
@@ -336,3 +343,21 @@ class ResidualCodebook(nn.Module):
 # By the field `kind` of the section `quantizer`: a new one is a class and a line here.
 QUANTIZERS: dict[str, tuple[type]] = {"vq": (VQConfig,), "residual_vq": (ResidualVQConfig,)}
 QuantizerConfig = Annotated[Any, OfKind(QUANTIZERS)]
+
+
+class QuantizingTokenizer(Tokenizer):
+    """A tokenizer with a section `quantizer`, whose module has the parameters `codebook`."""
+
+    @property
+    def optional_terms(self) -> tuple[str, ...]:
+        return self.config.quantizer.optional_terms
+
+    def restart(
+        self, params: Any, share: jax.Array, out: Reconstruction, below: float, key: jax.Array
+    ) -> tuple[Any, jax.Array]:
+        book, quantizer = params["codebook"], self.config.quantizer
+        book, share = quantizer.restart(book, share, out.quantized, below, key)
+        return {**params, "codebook": book}, share
+
+    def restarts(self) -> bool:
+        return self.config.quantizer.restarts()

@@ -23,7 +23,7 @@ from babeldraw.layers.dropout import example_keys
 from babeldraw.layers.feed_forward import FeedForward
 from babeldraw.layers.linear import Einsum, LayerNorm
 from babeldraw.layers.positions import GridPositions
-from babeldraw.tokenizers.base import Codes, Reconstruction, Tokenizer
+from babeldraw.tokenizers.base import Codes, Reconstruction
 from babeldraw.tokenizers.pixels import (
     CHANNELS,
     OUTPUTS,
@@ -31,7 +31,7 @@ from babeldraw.tokenizers.pixels import (
     to_images,
     to_patches,
 )
-from babeldraw.tokenizers.quantizers import QuantizerConfig, VQConfig
+from babeldraw.tokenizers.quantizers import QuantizerConfig, QuantizingTokenizer, VQConfig
 
 # The fields beside the encoder's and the quantizer's that make codes.
 CODE_FIELDS = ("image_size", "patch_size")
@@ -186,6 +186,10 @@ class ViTVQGAN(nn.Module):
         patches = self.to_pixels(self.decoder(self.from_code(codes_BTQ), deterministic))
         return from_patches(patches, self.config.grid, self.config.patch_size)
 
+    def raw_of_mean(self, weights_BTV: jax.Array) -> jax.Array:
+        """As `raw`, of a mean of the codes at each place."""
+        return self.raw(jnp.einsum("BTV,VQ->BTQ", weights_BTV, self.codebook.codes()))
+
     def encode(self, images: jax.Array) -> jax.Array:
         """float32 [B, height, width, 3] in [0, 1] -> int32 [B, T], or [B, T, levels]."""
         return self.codebook(self.latents(images)).ids
@@ -197,7 +201,7 @@ class ViTVQGAN(nn.Module):
 
 
 @dataclasses.dataclass(frozen=True)
-class ViTVQGANTokenizer(Tokenizer):
+class ViTVQGANTokenizer(QuantizingTokenizer):
     """`Tokenizer` of a ViT-VQGAN."""
 
     config: ViTVQGANConfig
@@ -229,10 +233,6 @@ class ViTVQGANTokenizer(Tokenizer):
         return self.config.output
 
     @property
-    def optional_terms(self) -> tuple[str, ...]:
-        return self.config.quantizer.optional_terms
-
-    @property
     def code_fields(self) -> dict[str, Any]:
         # Sizes stand in the arrays. Defaults are left out, so that a new field changes no identity.
         encoder = dataclasses.replace(self.config.encoder, dropout=0.0)
@@ -255,8 +255,17 @@ class ViTVQGANTokenizer(Tokenizer):
     def encode(self, params: Any, images: jax.Array) -> jax.Array:
         return self.network.apply({"params": params}, images, method="encode")
 
-    def decode(self, params: Any, codes: jax.Array) -> jax.Array:
+    def decode(
+        self, params: Any, codes: jax.Array, condition: jax.Array | None = None
+    ) -> jax.Array:
+        del condition
         return self.network.apply({"params": params}, codes, method="decode")
+
+    def draw_mean(self, params: Any, weights: jax.Array) -> jax.Array:
+        return self.network.apply({"params": params}, weights, method="raw_of_mean")
+
+    def mixes(self) -> bool:
+        return isinstance(self.config.quantizer, VQConfig)
 
     def forward(
         self,
@@ -272,13 +281,3 @@ class ViTVQGANTokenizer(Tokenizer):
 
     def to_images(self, raw: jax.Array) -> jax.Array:
         return to_images(raw, self.config.output)
-
-    def restart(
-        self, params: Any, share: jax.Array, out: Reconstruction, below: float, key: jax.Array
-    ) -> tuple[Any, jax.Array]:
-        book, quantizer = params["codebook"], self.config.quantizer
-        book, share = quantizer.restart(book, share, out.quantized, below, key)
-        return {**params, "codebook": book}, share
-
-    def restarts(self) -> bool:
-        return self.config.quantizer.restarts()

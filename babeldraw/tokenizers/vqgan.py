@@ -15,14 +15,14 @@ import jax.numpy as jnp
 from babeldraw.config import require, to_dict
 from babeldraw.layers.block import without_compute
 from babeldraw.layers.convolution import Conv
-from babeldraw.tokenizers.base import Codes, Reconstruction, Tokenizer
+from babeldraw.tokenizers.base import Codes, Reconstruction
 from babeldraw.tokenizers.convolutional import (
     ConvolutionalConfig,
     ConvolutionalDecoder,
     ConvolutionalEncoder,
 )
 from babeldraw.tokenizers.pixels import CHANNELS, to_images
-from babeldraw.tokenizers.quantizers import QuantizerConfig, VQConfig
+from babeldraw.tokenizers.quantizers import QuantizerConfig, QuantizingTokenizer, VQConfig
 
 # The fields of `network` that make no codes.
 DECODER_FIELDS = ("decoder_blocks",)
@@ -43,7 +43,7 @@ class VQGANConfig:
 
     network: ConvolutionalConfig = ConvolutionalConfig()
     image_size: tuple[int, int] = (256, 256)
-    quantizer: QuantizerConfig = VQConfig(1024, 256, l2_normalized=False, init="fan_in")
+    quantizer: QuantizerConfig = VQConfig(1024, 256, l2_normalized=False, code_init="fan_in")
     projected: bool = False
     centred: bool = False
     kind: str = "vqgan"
@@ -64,13 +64,11 @@ class VQGANConfig:
 
     def tiny(self) -> "VQGANConfig":
         """The same network, small."""
-        # Whole codes, at least the 32 px that the world of shapes needs.
-        side = -(-32 // self.network.stride) * self.network.stride
+        network = self.network.tiny()
+        # As the world of shapes needs, and a multiple of any small stride.
+        side, quantizer = 32, self.quantizer.tiny()
         return dataclasses.replace(
-            self,
-            network=self.network.tiny(),
-            image_size=(side, side),
-            quantizer=self.quantizer.tiny(),
+            self, network=network, image_size=(side, side), quantizer=quantizer
         )
 
     @property
@@ -129,7 +127,7 @@ class VQGAN(nn.Module):
 
 
 @dataclasses.dataclass(frozen=True)
-class VQGANTokenizer(Tokenizer):
+class VQGANTokenizer(QuantizingTokenizer):
     """`Tokenizer` of a VQGAN."""
 
     config: VQGANConfig
@@ -157,10 +155,6 @@ class VQGANTokenizer(Tokenizer):
         return self.config.image_size
 
     @property
-    def optional_terms(self) -> tuple[str, ...]:
-        return self.config.quantizer.optional_terms
-
-    @property
     def code_fields(self) -> dict[str, Any]:
         # Widths stand in the arrays. Defaults are left out: a new field changes no identity.
         network = without_compute(to_dict(self.config.network, defaults=False))
@@ -179,12 +173,17 @@ class VQGANTokenizer(Tokenizer):
     def encode(self, params: Any, images: jax.Array) -> jax.Array:
         return self.network.apply({"params": params}, images, method="encode")
 
-    def decode(self, params: Any, codes: jax.Array) -> jax.Array:
+    def decode(
+        self, params: Any, codes: jax.Array, condition: jax.Array | None = None
+    ) -> jax.Array:
+        del condition
         return self.network.apply({"params": params}, codes, method="decode")
 
     def draw_mean(self, params: Any, weights: jax.Array) -> jax.Array:
-        """The decoder's values, of a mean of codes by weights, float32 [B, T, V]."""
         return self.network.apply({"params": params}, weights, method="raw_of_mean")
+
+    def mixes(self) -> bool:
+        return isinstance(self.config.quantizer, VQConfig)
 
     def forward(
         self,
@@ -199,13 +198,3 @@ class VQGANTokenizer(Tokenizer):
 
     def to_images(self, raw: jax.Array) -> jax.Array:
         return self.network.to_images(raw)
-
-    def restart(
-        self, params: Any, share: jax.Array, out: Reconstruction, below: float, key: jax.Array
-    ) -> tuple[Any, jax.Array]:
-        book, quantizer = params["codebook"], self.config.quantizer
-        book, share = quantizer.restart(book, share, out.quantized, below, key)
-        return {**params, "codebook": book}, share
-
-    def restarts(self) -> bool:
-        return self.config.quantizer.restarts()

@@ -23,6 +23,7 @@ from babeldraw.say import ProgressReport, say
 from babeldraw.sharding.batch import place_batch
 from babeldraw.sharding.layout import Layout, make_layout, use
 from babeldraw.sharding.mesh import make_mesh
+from babeldraw.train.built_on import check_stored_tokens
 from babeldraw.train.clock import Clock, ideal_seconds
 from babeldraw.train.crash import Flight, reported
 from babeldraw.train.experiment import Experiment, parse
@@ -36,7 +37,6 @@ from babeldraw.train.start import (
     check_data,
     check_moved,
     check_resume,
-    check_stored_tokens,
     classes_learned,
     evaluation_context,
     finished_figures,

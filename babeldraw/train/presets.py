@@ -2,7 +2,7 @@
 
 import importlib.util
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Any
 
@@ -35,29 +35,30 @@ def complete(config: Mapping[str, Any], variant: str = "") -> ConfigDict:
     return ConfigDict(_tuples(to_dict(experiment))).lock()
 
 
-def choose(variant: str, rows: Mapping[str, Any]) -> tuple[Any, str]:
-    """What a config file of several published rows makes of its argument.
+def chosen(argument: str, **choices: Sequence[str]) -> dict[str, str]:
+    """What a config's argument says, such as `l32,stage2,runlocal`, in any order.
 
     Args:
-      variant: the argument: a row, or nothing for the first; and `runlocal`, after a comma where a
-        row is named too (`l32,runlocal`).
-      rows: what each row sets.
+      argument: words with commas between them.
+      choices: by name, the words of which one may stand there; the first where none does.
 
     Returns:
-      The row's, and the variant for `complete`.
+      The word of each name, and `variant` for `complete`.
 
     Raises:
-      UserError: there is no such row.
+      UserError: a word that is none of them, or a second one of the same name.
     """
-    name, _, rest = variant.partition(",")
-    if name in ("", "runlocal") and not rest:
-        return next(iter(rows.values())), name
-    if name not in rows or rest not in ("", "runlocal"):
+    words = [word for word in argument.split(",") if word]
+    found = {name: [w for w in words if w in of] for name, of in choices.items()}
+    found["variant"] = [word for word in words if word == "runlocal"]
+    lists = ", and one of ".join(", ".join(of) for of in choices.values())
+    if sum(map(len, found.values())) < len(words) or max(map(len, found.values())) > 1:
         raise UserError(
-            f"the config's argument is {variant!r}; it may be {', '.join(rows)}, nothing for the "
-            "first, or runlocal, also after a row and a comma"
+            f"the config's argument is {argument!r}; it may be runlocal, and one of {lists}, with "
+            "commas between them"
         )
-    return rows[name], rest
+    first = {**{name: of[0] for name, of in choices.items()}, "variant": ""}
+    return {name: (*given, first[name])[0] for name, given in found.items()}
 
 
 def tiny(experiment: Experiment) -> Experiment:

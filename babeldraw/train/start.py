@@ -11,7 +11,6 @@ from babeldraw.data.pipeline import TrainBatches
 from babeldraw.data.records import Source, classes_of
 from babeldraw.data.sources import open_source
 from babeldraw.data.text import Vocabulary, captions_in, train_vocabulary
-from babeldraw.drawing.tokenizer_run import TokenizerRun
 from babeldraw.errors import UserError
 from babeldraw.evaluation.base import Context
 from babeldraw.evaluation.pictures import perceptual_distances
@@ -22,11 +21,9 @@ from babeldraw.objectives.average import Averaged, begin_average
 from babeldraw.objectives.base import Objective, TrainState
 from babeldraw.runs.folder import RunFolder
 from babeldraw.say import say
-from babeldraw.sharding.batch import whole
 from babeldraw.sharding.layout import Layout
-from babeldraw.tokenizers.base import MAKES_CODES, identity
-from babeldraw.tokenizers.kinds import make_tokenizer, read_tokenizer
 from babeldraw.train.base_experiment import Experiment
+from babeldraw.train.built_on import check_tokenizers, check_tokenizers_moved
 from babeldraw.train.experiment import parse
 from babeldraw.train.starts import begun, check_start
 
@@ -41,6 +38,7 @@ FIXED_SECTIONS = (
     "super_resolution",
     "tokenizer",
     "tokenizer_run",
+    "proxy_run",
     "data",
 )
 # And fields of `train`: the order of the data and what a step covers hang on them.
@@ -48,7 +46,7 @@ FIXED_FIELDS = ("seed", "batch_size", "ema")
 # How the data are read, not which data: may change.
 FREE_DATA_FIELDS = ("workers", "max_bad_share", "data_dir")
 # Paths of (section, field): what lies there is what counts. A tokenizer is in the checkpoint.
-MOVABLE = (("data", "path"), ("", "tokenizer_run"))
+MOVABLE = (("data", "path"), ("", "tokenizer_run"), ("", "proxy_run"))
 
 
 def check_resume(folder: RunFolder, experiment: Experiment) -> None:
@@ -75,8 +73,9 @@ def check_resume(folder: RunFolder, experiment: Experiment) -> None:
         # It may have fewer pieces than were asked for.
         size = Vocabulary(folder.vocabulary_file).size
         now = to_dict(experiment.with_vocabulary(size)) | {"data": now["data"]}
-        if "tokenizer_run" in before and "tokenizer_run" in now:
-            now["tokenizer_run"] = before["tokenizer_run"]
+        for _, name in MOVABLE[1:]:
+            if name in before and name in now:
+                now[name] = before[name]
     parts = [(f"config.{name}", before.get(name), now.get(name)) for name in FIXED_SECTIONS]
     trained = before.get("train", {})
     parts += [(f"config.train.{n}", trained.get(n), now["train"][n]) for n in FIXED_FIELDS]
@@ -125,7 +124,7 @@ def check_moved(
       UserError: the data differ by their fingerprint, the tokenizer by its identity.
     """
     before = _completed(folder.read_config())
-    _check_tokenizer_moved(folder, experiment, before, state)
+    check_tokenizers_moved(folder, experiment, before, state)
     here = _paths(to_dict(experiment)["data"])
     there = _paths(before.get("data", {}))
     if here == there:
@@ -144,29 +143,6 @@ def _paths(data: dict[str, Any]) -> str:
     return ", ".join(map(repr, parts or [data.get("path", "")]))
 
 
-def _check_tokenizer_moved(
-    folder: RunFolder, experiment: Experiment, before: dict[str, Any], state: TrainState
-) -> None:
-    there = before.get("tokenizer_run", "")
-    here = getattr(experiment, "tokenizer_run", there)
-    if here == there:
-        return
-    if set(MAKES_CODES) & set(getattr(experiment, "train_groups", ())):
-        # It began there and went on; nothing is read from there again.
-        return
-    held = state.params if state.ema is None else state.ema
-    if experiment.frozen_tokenizer:
-        held = state.frozen["tokenizer"]
-    tokenizer = make_tokenizer(experiment.tokenizer, level := getattr(experiment, "level", ""))
-    kept = jax.tree.map(whole, tokenizer.part(held, MAKES_CODES))
-    if TokenizerRun.open(here, level=level).identity != identity(tokenizer, kept):
-        raise UserError(
-            f"{folder.path} was trained with config.tokenizer_run = {there!r} and the tokenizer of "
-            f"{here!r} is another; set it back or give another workdir"
-        )
-    say(f"the tokenizer of {folder.path} was at {there!r} and is the same at {here!r}")
-
-
 def _check_fresh(folder: RunFolder, experiment: Experiment) -> None:
     """What can be said before anything is made: the folder is free, the tokenizer is there."""
     if folder.path.exists():
@@ -178,8 +154,7 @@ def _check_fresh(folder: RunFolder, experiment: Experiment) -> None:
             raise UserError(
                 f"{folder.path} is not empty and holds no config.json; give another workdir"
             )
-    if experiment.frozen_tokenizer or begins_from_tokenizer(experiment):
-        tokenizer_folder(experiment)
+    check_tokenizers(experiment)
     if experiment.uses_perceptual:
         PerceptualNetwork(experiment.perceptual).load()
     if hasattr(experiment, "perceptual"):
@@ -187,11 +162,6 @@ def _check_fresh(folder: RunFolder, experiment: Experiment) -> None:
         perceptual_distances({}, experiment.perceptual)
     for start in experiment.starts:
         check_start(start)
-
-
-def begins_from_tokenizer(experiment: Experiment) -> bool:
-    """Whether a tokenizer begins from parts of another run's."""
-    return bool(getattr(experiment, "taken", ()))
 
 
 def classes_learned(experiment: Experiment, source: Source) -> tuple[str, ...]:
@@ -291,8 +261,7 @@ def initial_state(
 ) -> TrainState:
     """Fresh weights, each made where it lives; those that come from elsewhere in their places."""
     state = jax.jit(objective.init, out_shardings=places)(key)
-    if experiment.frozen_tokenizer or begins_from_tokenizer(experiment):
-        tokenizer_folder(experiment)
+    check_tokenizers(experiment)
     for start in experiment.own_starts:
         state = begun(state, start, quiet=True)
     for start in experiment.starts:
@@ -304,61 +273,6 @@ def whole_objective(experiment: Experiment) -> Objective:
     """What the config trains, with an average of its weights where one is asked for."""
     objective, ema = experiment.make_objective(), experiment.train.ema
     return objective if ema is None else Averaged(objective, ema)
-
-
-def tokenizer_folder(experiment: Experiment) -> RunFolder:
-    """The folder that `config.tokenizer_run` names: of a tokenizer with the config's sizes.
-
-    Where what makes its codes is all that is taken, the sizes of that alone.
-
-    Raises:
-      UserError: it is none.
-    """
-    if not experiment.tokenizer_run:
-        raise UserError("config.tokenizer_run is empty; name the run folder of a trained tokenizer")
-    folder = RunFolder.of(experiment.tokenizer_run)
-    before = folder.read_config()
-    if before["objective"] != "image_tokenizer":
-        raise UserError(
-            f"config.tokenizer_run is {experiment.tokenizer_run}, a run of {before['objective']}; "
-            "name one that trained a tokenizer"
-        )
-    # Built, so that a field that is younger than the folder has its default there.
-    trained, asked = read_tokenizer(before).config, experiment.tokenizer
-    if trained.kind != asked.kind:
-        raise UserError(
-            f"config.tokenizer.kind is {asked.kind!r} but {folder.path} was trained with "
-            f"{trained.kind!r}; set {trained.kind!r}"
-        )
-    if begins_from_tokenizer(experiment) and "decoder" not in experiment.taken:
-        # A decoder may be another.
-        names = [name for config in (trained, asked) for name in make_tokenizer(config).code_fields]
-        trained, asked = (
-            {name: to_dict(config)[name] for name in names} for config in (trained, asked)
-        )
-    trained, asked = (without_compute(to_dict(config)) for config in (trained, asked))
-    difference = first_difference(trained, asked, "config.tokenizer")
-    if difference is not None:
-        field, old, new = difference
-        raise UserError(
-            f"{field} is {new!r} but {folder.path} was trained with {old!r}; set {old!r}"
-        )
-    return folder
-
-
-def check_stored_tokens(experiment: Experiment, state: TrainState, source: Source) -> None:
-    """Refuses stored tokens that another tokenizer than the run's made, fresh or going on."""
-    if experiment.data.source != "tokens":
-        return
-    tokenizer = make_tokenizer(experiment.tokenizer, experiment.level)
-    kept = tokenizer.part(state.frozen["tokenizer"], MAKES_CODES)
-    own = identity(tokenizer, jax.tree.map(whole, kept))
-    stored = source.tokenizer
-    if stored != own:
-        raise UserError(
-            f"config.data.path={experiment.data.path} holds tokens of the tokenizer {stored} and "
-            f"config.tokenizer_run={experiment.tokenizer_run} is {own}; name the run that made them"
-        )
 
 
 def moved(progress: dict[str, Any], layout: Layout, hosts: Hosts | Alone) -> str:

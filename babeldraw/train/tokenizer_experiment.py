@@ -1,8 +1,13 @@
 """The config of a tokenizer."""
 
 import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
 
 from babeldraw.config import require
+from babeldraw.data.records import Source
 from babeldraw.evaluation.base import Context, Evaluator
 from babeldraw.evaluation.feature_sets import open_features
 from babeldraw.evaluation.outlines import Outlines, OutlinesConfig
@@ -19,9 +24,10 @@ from babeldraw.objectives.adversarial import STAGE_1_OPTIMIZER, AdversarialConfi
 from babeldraw.objectives.base import Objective
 from babeldraw.objectives.image_tokenizer import ImageTokenizerObjective, TokenizerLossConfig
 from babeldraw.optim.optimizer import OptimizerConfig
+from babeldraw.runs.folder import RunFolder
 from babeldraw.sharding.layout import Layout
-from babeldraw.tokenizers.base import PARTS
-from babeldraw.tokenizers.kinds import TokenizerConfig, make_tokenizer
+from babeldraw.tokenizers.base import PARTS, Tokenizer
+from babeldraw.tokenizers.kinds import TokenizerConfig, make_tokenizer, read_tokenizer
 from babeldraw.train.base_experiment import Experiment
 from babeldraw.train.flops import ModelFlops, image_spec, traced, with_judges
 from babeldraw.train.requirements import (
@@ -51,12 +57,15 @@ class TokenizerExperiment(Experiment):
       `("decoder",)` trains a new decoder for the codes of another run.
     start_groups: parts that learn and begin as they are in `tokenizer_run`, not fresh.
     tokenizer_run: run folder of a trained tokenizer; empty where all is fresh.
+    proxy_run: run folder of the tokenizer on whose codes the loss is, which is then
+      `tokenizer.proxy`; empty where the loss is on pictures.
     """
 
     tokenizer: TokenizerConfig
     train_groups: tuple[str, ...] = PARTS
     start_groups: tuple[str, ...] = ()
     tokenizer_run: str = ""
+    proxy_run: str = ""
     loss: TokenizerLossConfig = TokenizerLossConfig()
     discriminator: DiscriminatorConfig = NoDiscriminatorConfig()
     adversarial: AdversarialConfig = AdversarialConfig()
@@ -72,6 +81,16 @@ class TokenizerExperiment(Experiment):
             self.evaluators.outlines is None or self.data.source in ("shapes", "shape_pairs"),
             "config.evaluators.outlines judges pictures of the shapes world only and "
             f"config.data.source is {self.data.source!r}; set it to None",
+        )
+        require(
+            bool(self._tokenizer.needs) or not self.proxy_run,
+            f"config.proxy_run is {self.proxy_run!r} and config.tokenizer needs no proxy; leave it "
+            "empty",
+        )
+        require(
+            bool(self.taken) or not self._tokenizer.borrowed,
+            "config.tokenizer.through_proxy is True and nothing begins from the first stage; set "
+            "config.train_groups=('decoder',), start_groups=('decoder',) and tokenizer_run",
         )
         # The objective checks the sections against each other.
         self.make_objective()
@@ -103,12 +122,28 @@ class TokenizerExperiment(Experiment):
 
     @property
     def own_starts(self) -> tuple[StartConfig, ...]:
+        proxies = tuple(
+            StartConfig(run=self.proxy_run, into=f"frozen/{name}") for name in self._tokenizer.needs
+        )
+        return (*self._taken_starts, *proxies, *super().own_starts)
+
+    @property
+    def _taken_starts(self) -> tuple[StartConfig, ...]:
+        """What begins as it is in `tokenizer_run`: its own parts, and what it looked at there."""
         if not self.taken:
-            return super().own_starts
-        groups = make_tokenizer(self.tokenizer).groups
-        names = "|".join(name for part in self.taken for name in groups[part])
-        start = StartConfig(run=self.tokenizer_run, names=f"({names})(/.*)?")
-        return (start, *super().own_starts)
+            return ()
+        run, borrowed = self.tokenizer_run, dict(self._tokenizer.borrowed)
+        if borrowed:
+            # A run that has them among its parameters gives those.
+            for name in read_tokenizer(RunFolder.of(run).read_config()).borrowed:
+                del borrowed[name]
+        groups = self._tokenizer.groups
+        names = [n for part in self.taken for n in groups[part] if n not in borrowed]
+        own = StartConfig(run=run, names=f"({'|'.join(names)})(/.*)?")
+        return own, *(
+            StartConfig(run=run, names=f"{name}/(.*)", part=f"frozen/{of}", theirs=r"\1")
+            for name, of in borrowed.items()
+        )
 
     def check_layout(self, layout: Layout) -> None:
         need_rules_alone(self.mesh, "a tokenizer's")
@@ -118,12 +153,24 @@ class TokenizerExperiment(Experiment):
 
     @property
     def stacks(self) -> dict[str, TransformerConfig]:
-        stacks = make_tokenizer(self.tokenizer).stacks
+        stacks = self._tokenizer.stacks
         return {f"config.tokenizer.{path}": stack for path, stack in stacks.items()}
 
     @property
     def image_size(self) -> tuple[int, int]:
         return self.tokenizer.image_size
+
+    @property
+    def _tokenizer(self) -> Tokenizer:
+        return make_tokenizer(self.tokenizer)
+
+    def check_data(self, source: Source) -> None:
+        require(
+            not self._tokenizer.condition,
+            "config.tokenizer.text is set: training needs states of texts, "
+            f"{self._tokenizer.condition} of each picture, which {source.name} does not have; "
+            "set it to None, or give the objective batches of your own with `condition`",
+        )
 
     def make_objective(self) -> Objective:
         return ImageTokenizerObjective(
@@ -141,7 +188,7 @@ class TokenizerExperiment(Experiment):
     def make_evaluators(self, objective: Objective, context: Context) -> dict[str, Evaluator]:
         fns, configs, made = objective.predict_fns(), self.evaluators, {}
         if configs.reconstruction is not None:
-            codes = make_tokenizer(self.tokenizer).codes
+            codes = self._tokenizer.codes
             file = self.perceptual.file or configs.reconstruction.lpips
             distances = perceptual_distances(fns, dataclasses.replace(self.perceptual, file=file))
             made["reconstruction"] = Reconstruction(
@@ -157,8 +204,12 @@ class TokenizerExperiment(Experiment):
 
     def flops(self) -> ModelFlops:
         """Of a step with all losses, traced; R1, every 16th step, is left out."""
-        tokenizer, image = make_tokenizer(self.tokenizer), image_spec(self.image_size)
-        whole = traced(tokenizer.reconstruct, tokenizer.init, image)
+        tokenizer, image = self._tokenizer, image_spec(self.image_size)
+        frozen = {
+            f"{name} (forward)": traced(needed.encode, needed.init, image)
+            for name, needed in tokenizer.needs.items()
+        }
+        whole = self._forward_flops() - sum(frozen.values())
         if "encoder" in self.train_groups:
             parts = {"tokenizer": 3 * whole}
             formula = {"tokenizer": "3 forward: its own, and backward twice that"}
@@ -166,4 +217,24 @@ class TokenizerExperiment(Experiment):
             encoder = traced(tokenizer.encode, tokenizer.init, image)
             parts = {"encoder (forward)": encoder, "decoder": 3 * (whole - encoder)}
             formula = {"encoder (forward)": "traced", "decoder": "3 forward"}
-        return with_judges(ModelFlops(parts, formula), self)
+        formula |= dict.fromkeys(frozen, "traced")
+        return with_judges(ModelFlops({**parts, **frozen}, formula), self)
+
+    def _forward_flops(self) -> int:
+        """Of a pass in training, with what the networks that it needs do in it."""
+        tokenizer = self._tokenizer
+        inputs = [image_spec(self.image_size)]
+        if tokenizer.condition:
+            inputs.append(jax.ShapeDtypeStruct((1, *tokenizer.condition), jnp.float32))
+
+        def init(key: jax.Array) -> dict[str, Any]:
+            frozen = {name: needed.init(key) for name, needed in tokenizer.needs.items()}
+            return {"params": tokenizer.init(key), "frozen": frozen}
+
+        def forward(networks: dict[str, Any], images: jax.Array, *given: jax.Array) -> Any:
+            condition = dict(zip(("condition",), given, strict=False))
+            return tokenizer.forward(
+                networks["params"], images, frozen=networks["frozen"], **condition
+            )
+
+        return traced(forward, init, *inputs)

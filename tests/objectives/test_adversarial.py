@@ -131,8 +131,10 @@ def test_a_head_start_is_the_discriminators_alone():
         assert bool(np.any(gradient != 0)) == bool(pulls)
 
 
-def test_lecam_is_its_recursion():
-    adversary, update, state = made(lecam=0.5, lecam_decay=0.75, loss="hinge")
+@pytest.mark.parametrize("of_means", [False, True])
+def test_lecam_is_its_recursion(of_means):
+    options = {"lecam_decay": 0.75, "lecam_of_means": of_means, "loss": "hinge"}
+    adversary, update, state = made(lecam=0.5, **options)
     assert "lecam" not in made(loss="hinge")[2]
     means, found = {"real": 0.0, "fake": 0.0}, 0.0
     for step in range(3):
@@ -141,8 +143,10 @@ def test_lecam_is_its_recursion():
             for name, images in (("real", REAL), ("fake", FAKE))
         }
         means = {name: 0.75 * m + 0.25 * logits[name].mean() for name, m in means.items()}
-        expected = np.mean(np.maximum(0, logits["real"] - means["fake"]) ** 2)
-        expected += np.mean(np.maximum(0, means["real"] - logits["fake"]) ** 2)
+        # TiTok's is of the mean logit of a batch.
+        seen = {name: x.mean(keepdims=True) if of_means else x for name, x in logits.items()}
+        expected = np.mean(np.maximum(0, seen["real"] - means["fake"]) ** 2)
+        expected += np.mean(np.maximum(0, means["real"] - seen["fake"]) ** 2)
         state, metrics = update(state, REAL, FAKE, jnp.asarray(step, jnp.int32))
         np.testing.assert_allclose(metrics["lecam"], expected, atol=1e-5)
         for name, mean in means.items():

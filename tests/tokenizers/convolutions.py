@@ -20,11 +20,11 @@ def conv(x, state, name, stride=1, zeros=None):
     return y + state[f"{name}.bias"] if f"{name}.bias" in state else y
 
 
-def norm(x, state, name, groups):
+def norm(x, state, name, groups, epsilon=1e-6):
     split = x.reshape(*x.shape[:3], groups, -1)
     mean = split.mean((1, 2, 4), keepdims=True)
     variance = split.var((1, 2, 4), keepdims=True)
-    y = ((split - mean) / np.sqrt(variance + 1e-6)).reshape(x.shape)
+    y = ((split - mean) / np.sqrt(variance + epsilon)).reshape(x.shape)
     return y * state[f"{name}.weight"] + state[f"{name}.bias"]
 
 

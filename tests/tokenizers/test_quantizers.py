@@ -297,13 +297,13 @@ def test_a_bad_quantizer_is_named(section, line):
     [("uniform", 1 / 64, 1 / 64 / 3**0.5), ("fan_in", (3 / 64) ** 0.5, 1 / 8), ("normal", 9, 1)],
 )
 def test_codes_are_drawn_as_asked(init, bound, deviation):
-    book = VQConfig(64, 32, init=init).make()
-    table = nn.unbox(book.init(jax.random.key(0), np.zeros((1, 32), np.float32)))
+    book = VQConfig(64, 32, code_init=init).make()
+    table = nn.unbox(book.init(jax.random.key(0), jnp.zeros((1, 32))))
     table = np.asarray(table["params"]["table"])
     assert np.abs(table).max() <= bound
     np.testing.assert_allclose(table.std(), deviation, rtol=0.05)
 
 
 def test_a_draw_that_there_is_not_is_named():
-    with pytest.raises(UserError, match="quantizer.init is 'zero'; the choices are normal, unif"):
-        VQConfig(init="zero")
+    with pytest.raises(UserError, match="quantizer.code_init is 'zero'; the choices are normal"):
+        VQConfig(code_init="zero")

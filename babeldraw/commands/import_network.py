@@ -1,0 +1,101 @@
+"""`import` and `export` of whole networks that a config describes."""
+
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from absl import flags
+
+from babeldraw.commands.flags import make_folder, required
+from babeldraw.config import to_dict
+from babeldraw.convert.files import sha256
+from babeldraw.convert.networks import NETWORKS
+from babeldraw.errors import UserError
+from babeldraw.objectives.base import TrainState
+from babeldraw.runs.checkpoints import restore_parts
+from babeldraw.runs.folder import RunFolder, weights_in
+from babeldraw.runs.opened import write_run
+from babeldraw.runs.weights import write_weights
+from babeldraw.say import say
+from babeldraw.train.base_experiment import Experiment
+from babeldraw.train.built_on import check_tokenizers
+from babeldraw.train.experiment import parse
+from babeldraw.train.starts import begun
+
+
+def import_network(name: str, values: flags.FlagValues, files: dict[str, str]) -> None:
+    """Makes a run folder, without an optimizer, of a config and of others' weights.
+
+    Args:
+      name: of NETWORKS.
+      values: of all flags; --config and --workdir are read.
+      files: by flag; one.
+
+    Raises:
+      UserError: a flag is missing, or weights and config do not belong together.
+    """
+    experiment = parse(required(values, "config"))
+    workdir = required(values, "workdir")
+    flag, file = _only(name, files)
+    network = NETWORKS[name]
+    section = network.of(experiment)
+    objective = experiment.make_objective()
+    abstract = jax.eval_shape(lambda key: nn.unbox(objective.init(key)), jax.random.key(0))
+    params, spare = network.read(flag, file, section, abstract.params)
+    frozen = _frozen(experiment, abstract.frozen)
+    source = f"{file}, sha256 {sha256(file)}"
+    write_run(workdir, to_dict(experiment), params, frozen=frozen, source=source)
+    for why, keys in spare.items():
+        say(f"--{flag}: {len(keys)} arrays left out: {why}")
+    count = sum(leaf.size for leaf in jax.tree.leaves(params))
+    say(f"{workdir}: {name}, {count:,} parameters of {source}; a run without an optimizer")
+
+
+def export_network(name: str, values: flags.FlagValues, outs: dict[str, Path]) -> None:
+    """Writes a run's newest weights as others name and lay them out.
+
+    Args:
+      name: of NETWORKS.
+      values: of all flags; --workdir and --weights are read.
+      outs: the .safetensors files to write, by flag.
+
+    Raises:
+      UserError: no run there, or one of another network.
+    """
+    run, network = RunFolder.of(required(values, "workdir")), NETWORKS[name]
+    config = run.read_config()
+    held, section = weights_in(config, values.weights or ""), network.of(parse(config))
+    step, state = restore_parts(run.checkpoints, (held,))
+    for flag, out in outs.items():
+        tensors = network.write(flag, section, state[held])
+        make_folder(out.parent, f"--{flag}={out}")
+        write_weights(out, tensors, {"kind": name, "step": str(step), "weights": held})
+        say(f"sha256 {sha256(str(out))}  --{flag}={out}: {len(tensors)} arrays")
+
+
+def _only(name: str, files: dict[str, str]) -> tuple[str, str]:
+    takes = ", ".join(f"--{flag}" for flag in NETWORKS[name].layouts)
+    if len(files) != 1:
+        raise UserError(f"--kind={name} takes one of {takes}; {len(files)} of them are given")
+    return next(iter(files.items()))
+
+
+def _frozen(experiment: Experiment, abstract: Any) -> Any:
+    """The networks that the run builds on, from where its config has them."""
+    if not abstract:
+        return {}
+    if experiment.uses_perceptual and not experiment.perceptual.file:
+        raise UserError(
+            "config.perceptual.file is empty and config.loss.perceptual is "
+            f"{experiment.loss.perceptual}: a run holds the network of its losses; name the file, "
+            "or set the weight to 0"
+        )
+    check_tokenizers(experiment)
+    empty = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), abstract)
+    state = TrainState(jnp.int32(0), {}, None, empty, {})
+    for start in experiment.own_starts:
+        if start.into.startswith("frozen/"):
+            state = begun(state, start, quiet=True)
+    return state.frozen

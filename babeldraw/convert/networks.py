@@ -1,0 +1,103 @@
+"""Whole networks that others publish and a config of ours describes: a new one is a line here."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from babeldraw.config import require
+from babeldraw.convert import vqgan
+from babeldraw.convert.files import read_arrays
+from babeldraw.convert.table import Table, left_out, read, write
+from babeldraw.convert.titok import titok
+from babeldraw.runs.weights import check_finite, flatten
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """One way in which others keep the network.
+
+    Attributes:
+      about: whose it is, for the help of its flag.
+      table: their tensors and our parameters, of the config's section.
+      inside: the key under which a file may keep its tensors, as `read_arrays` takes it.
+    """
+
+    about: str
+    table: Callable[[Any], Table]
+    inside: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """Attributes:
+    section: of a config, which describes the network.
+    kind: of that section.
+    layouts: by the flag that names a file, without its dashes.
+    """
+
+    section: str
+    kind: str
+    layouts: Mapping[str, Layout]
+
+    @property
+    def flags(self) -> Mapping[str, Layout]:
+        """As of `kinds.Kind`."""
+        return self.layouts
+
+    def of(self, experiment: Any) -> Any:
+        """The section of a config.
+
+        Raises:
+          UserError: it is of another kind.
+        """
+        section = getattr(experiment, self.section, None)
+        kind = getattr(section, "kind", None)
+        require(
+            kind == self.kind,
+            f"config.{self.section}.kind is {kind!r}, whose weights these are not; they are of "
+            f"{self.kind!r}",
+        )
+        return section
+
+    def read(
+        self, flag: str, file: str, section: Any, abstract: Any
+    ) -> tuple[Any, dict[str, list[str]]]:
+        """Our parameters of one of their files, and {why: names} of what is left out.
+
+        Args:
+          flag: of the layout.
+          file: its path.
+          section: the config's.
+          abstract: shapes and types of our parameters, a tree of dicts without boxes.
+
+        Raises:
+          UserError: the file is none, of another network, or a value in it is not finite.
+        """
+        layout, name = self.layouts[flag], f"--{flag}={file}"
+        tensors = read_arrays(file, f"--{flag}", layout.inside)
+        table = layout.table(section)
+        params = read(table, tensors, abstract, name)
+        check_finite(flatten(params), name)
+        return params, left_out(table, tensors, abstract)
+
+    def write(self, flag: str, section: Any, params: Any) -> dict[str, np.ndarray]:
+        """Their tensors, float32, of our parameters."""
+        return write(self.layouts[flag].table(section), params)
+
+
+NETWORKS: dict[str, Network] = {
+    "maskgit_vqgan": Network(
+        "tokenizer",
+        "vqgan",
+        {
+            "torch": Layout("the port in 1d-tokenizer", vqgan.maskgit_torch),
+            "flax": Layout("Google's checkpoint, named .msgpack", vqgan.maskgit_flax, "params"),
+        },
+    ),
+    "llamagen_vq": Network(
+        "tokenizer", "vqgan", {"torch": Layout("LlamaGen's", vqgan.llamagen, "model")}
+    ),
+    "titok": Network("tokenizer", "titok", {"torch": Layout("1d-tokenizer's", titok)}),
+}
