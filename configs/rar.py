@@ -24,7 +24,7 @@ that no one reads (`config.model.spare`), which published weights have.
 
 from ml_collections import ConfigDict
 
-from babeldraw.train.presets import choose, complete, load_config
+from babeldraw.train.presets import chosen, complete, load_config
 
 TOKENIZER = load_config("maskgit_vqgan.py", beside=__file__)["tokenizer"]
 # Width, blocks, feed-forward; guidance, its power and the temperature of the published figures.
@@ -38,8 +38,8 @@ ROWS = {
 
 def get_config(variant: str = "") -> ConfigDict:
     """`variant`: a row, the first if empty; and runlocal for a few quick steps of it."""
-    (sizes, drawing), variant = choose(variant, ROWS)
-    (dim, blocks, hidden), (guidance, power, temperature) = sizes, drawing
+    asked = chosen(variant, row=(*ROWS,))
+    (dim, blocks, hidden), (guidance, power, temperature) = ROWS[asked["row"]]
     steps = 250_000
     config = {
         "objective": "generator",
@@ -90,4 +90,4 @@ def get_config(variant: str = "") -> ConfigDict:
         },
         "evaluators": {"samples": {"num": 10, "each": 8}},
     }
-    return complete(config, variant)
+    return complete(config, asked["variant"])
