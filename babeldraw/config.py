@@ -8,7 +8,7 @@ import dataclasses
 import difflib
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from babeldraw.errors import UserError
@@ -116,6 +116,12 @@ def require_positive(section: Any, path: str, *names: str) -> None:
     for name in names or [field.name for field in dataclasses.fields(section)]:
         value = getattr(section, name)
         require(value >= 1, f"{path}.{name} is {value}; at least 1 is needed")
+
+
+def require_choice(section: Any, name: str, choices: Iterable[str]) -> None:
+    """Raises `UserError` where a field of a section is none of its choices."""
+    value = getattr(section, name)
+    require(value in choices, f"{name} is {value!r}; the choices are {', '.join(choices)}")
 
 
 def _convert(hint: Any, value: Any, path: str) -> Any:

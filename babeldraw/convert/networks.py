@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from babeldraw.config import require
-from babeldraw.convert import vqgan
+from babeldraw.convert import maskgit, vqgan
 from babeldraw.convert.files import read_arrays
 from babeldraw.convert.table import Table, left_out, read, write
 from babeldraw.convert.titok import titok
@@ -98,6 +98,14 @@ NETWORKS: dict[str, Network] = {
     ),
     "llamagen_vq": Network(
         "tokenizer", "vqgan", {"torch": Layout("LlamaGen's", vqgan.llamagen, "model")}
+    ),
+    "maskgit": Network(
+        "model",
+        "maskgit",
+        {
+            "torch": Layout("TiTok's L-32 and B-64", maskgit.titok),
+            "flax": Layout("Google's checkpoint, named .msgpack", maskgit.google, "params"),
+        },
     ),
     "titok": Network("tokenizer", "titok", {"torch": Layout("1d-tokenizer's", titok)}),
 }

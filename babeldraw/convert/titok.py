@@ -3,8 +3,11 @@
 The parameters are those of `tokenizers.titok`; the table is that of a section `tokenizer`.
 """
 
+from babeldraw.config import require
 from babeldraw.convert.table import Ignored, Row, Table
-from babeldraw.tokenizers.titok import TiTokConfig
+from babeldraw.convert.vqgan import maskgit_decoder
+from babeldraw.tokenizers.titok import PIXELS, TiTokConfig
+from babeldraw.tokenizers.vqgan import VQGANConfig
 
 # Of blocks, per head: one matrix of queries, keys and values.
 _PARTS = "{query,key,value}"
@@ -27,6 +30,25 @@ def titok(config: TiTokConfig) -> Table:
         *_transformer("decoder"),
         *(_text() if config.text is not None else ()),
         *(_pixel_head() if config.proxy is None else _code_head()),
+        *(_proxy(config) if config.through_proxy else ()),
+    )
+
+
+def _proxy(config: TiTokConfig) -> Table:
+    """What the second stage draws by: MaskGIT's codebook and decoder.
+
+    Raises:
+      UserError: the proxy is another one, for which they have no names.
+    """
+    proxy = config.proxy
+    require(
+        isinstance(proxy, VQGANConfig) and not proxy.projected and not proxy.network.attention,
+        f"tokenizer.proxy is of kind={proxy.kind}; TiTok's layout has names for MaskGIT's alone, "
+        "kind=vqgan as in configs/maskgit_vqgan.py",
+    )
+    return (
+        Row(f"{PIXELS}/codebook/table", "pixel_quantize.embedding.weight"),
+        *maskgit_decoder(proxy.network, f"{PIXELS}/decoder/", "pixel_decoder."),
     )
 
 

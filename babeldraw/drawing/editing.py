@@ -1,8 +1,8 @@
 """Pictures to go on from: which tokens of a picture are kept, and which are drawn anew.
 
-Masked prediction draws from all kept tokens: a hole fits on every side. Prediction of the next token
-draws from those before it alone, in raster order: it goes on well from the first rows, but fills a
-hole without a look at what lies below it, so that its lower edge may not fit.
+Masked prediction sees all kept tokens: a hole fits on every side. Prediction of the next token sees
+those before it alone, in raster order: it goes on well from the first rows, but fills a hole
+without a look at what lies below it, so that its lower edge may not fit.
 """
 
 import dataclasses

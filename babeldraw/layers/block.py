@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from babeldraw.config import require
+from babeldraw.config import require, require_choice
 from babeldraw.layers.attention import CrossAttention, SelfAttention
 from babeldraw.layers.dropout import dropout
 from babeldraw.layers.feed_forward import ACTIVATIONS, FeedForward
@@ -57,8 +57,7 @@ class ComputeConfig:
     def __post_init__(self):
         choices = {"dtype": DTYPES, "remat": POLICIES, "kernel": KERNELS}
         for name, valid in choices.items():
-            value = getattr(self, name)
-            require(value in valid, f"{name} is {value!r}; the choices are {', '.join(valid)}")
+            require_choice(self, name, valid)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,10 +90,7 @@ class TransformerConfig:
             f"dim is {self.dim}, which heads={self.heads} does not divide; choose a multiple",
         )
         require(0 <= self.dropout < 1, f"dropout is {self.dropout}; a rate in [0, 1) is needed")
-        require(
-            self.activation in ACTIVATIONS,
-            f"activation is {self.activation!r}; the choices are {', '.join(ACTIVATIONS)}",
-        )
+        require_choice(self, "activation", ACTIVATIONS)
 
     @property
     def head_dim(self) -> int:

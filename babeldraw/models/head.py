@@ -68,12 +68,14 @@ class Head(nn.Module):
       tied: the table of codes whose vectors are also the first factor's weights, with a bias; None:
         weights of its own.
       bias: of the logits, where the weights are its own.
+      more: where they are tied, biases of ids that are no codes; they are kept and have no effect.
     """
 
     codes: Codes
     dim: int
     tied: CodeEmbedding | None = None
     bias: bool = False
+    more: int = 0
 
     def setup(self):
         first, *others = self.codes.vocab
@@ -82,7 +84,7 @@ class Head(nn.Module):
             nn.share_scope(self, self.first)
         else:
             init = nn.with_logical_partitioning(nn.initializers.zeros, ("vocab",))
-            self.offset = self.param("bias", init, (first,))
+            self.offset = self.param("bias", init, (first + self.more,))
         self.others = [Logits.make(self.dim, size, self.bias) for size in others]
         if others:
             self.earlier = Embedding(sum(self.codes.vocab[:-1]), self.dim, axis=None)
@@ -104,7 +106,7 @@ class Head(nn.Module):
         size = self.codes.vocab[0]
         vectors_VD = self.tied.embed(jnp.arange(size))
         logits_BTV = jnp.einsum("BTD,VD->BTV", x_BTD.astype(jnp.float32), vectors_VD)
-        return logits_BTV + jnp.broadcast_to(self.offset, logits_BTV.shape)
+        return logits_BTV + jnp.broadcast_to(self.offset[:size], logits_BTV.shape)
 
     def nll(
         self, x_BTD: jax.Array, codes: jax.Array, smoothing: float = 0.0

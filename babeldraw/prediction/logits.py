@@ -2,13 +2,12 @@
 
 import dataclasses
 import math
-from collections.abc import Iterable
 
 import flax.struct
 import jax
 import jax.numpy as jnp
 
-from babeldraw.config import require
+from babeldraw.config import require, require_choice
 
 GUIDANCE_SCHEDULES = ("constant", "linear", "cosine", "power_cosine")
 
@@ -34,7 +33,7 @@ class GuidanceConfig:
         require(
             math.isfinite(self.guidance), f"guidance is {self.guidance}; a finite number is needed"
         )
-        check_choice(self, "guidance_schedule", GUIDANCE_SCHEDULES)
+        require_choice(self, "guidance_schedule", GUIDANCE_SCHEDULES)
         require(
             0 < self.guidance_power < math.inf,
             f"guidance_power is {self.guidance_power}; more than 0 is needed",
@@ -79,12 +78,6 @@ class SamplingConfig(GuidanceConfig):
             guidance_schedule=jnp.int32(GUIDANCE_SCHEDULES.index(self.guidance_schedule)),
             guidance_power=jnp.float32(self.guidance_power),
         )
-
-
-def check_choice(section: object, name: str, choices: Iterable[str]) -> None:
-    """Raises `UserError` where a field is none of its choices."""
-    value = getattr(section, name)
-    require(value in choices, f"{name} is {value!r}; the choices are {', '.join(choices)}")
 
 
 def check_temperature(section: object, *names: str) -> None:

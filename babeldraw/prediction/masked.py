@@ -13,13 +13,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from babeldraw.config import require
+from babeldraw.config import require, require_choice
 from babeldraw.models.base import Generator
 from babeldraw.prediction.base import Given, Metrics, Prediction
 from babeldraw.prediction.logits import (
     GUIDANCE_SCHEDULES,
     GuidanceConfig,
-    check_choice,
     check_temperature,
     guide,
     risen,
@@ -70,14 +69,18 @@ class MaskedSampling(GuidanceConfig):
     def __post_init__(self):
         super().__post_init__()
         require(self.steps >= 1, f"steps is {self.steps}; at least 1 is needed")
-        check_choice(self, "schedule", SCHEDULES)
-        check_choice(self, "order", ORDERS)
-        check_choice(self, "temperature_schedule", TEMPERATURE_SCHEDULES)
+        require_choice(self, "schedule", SCHEDULES)
+        require_choice(self, "order", ORDERS)
+        require_choice(self, "temperature_schedule", TEMPERATURE_SCHEDULES)
         check_temperature(self, "temperature", "choice_temperature", "logits_annealing")
         require(
             0 < self.logits_temperature < np.inf,
             f"logits_temperature is {self.logits_temperature}; more than 0 is needed",
         )
+
+    def tiny(self) -> "MaskedSampling":
+        """The same for a first run."""
+        return dataclasses.replace(self, steps=2)
 
     def traced(self) -> "MaskedSettings":
         """The same as scalars that a compiled loop takes as arguments, all but `steps`."""
@@ -137,7 +140,7 @@ class MaskedPrediction(Prediction):
     sampling = MaskedSampling
 
     def __post_init__(self):
-        check_choice(self, "schedule", SCHEDULES)
+        require_choice(self, "schedule", SCHEDULES)
         for name, most in (("smoothing", "below 1"), ("unmasked_weight", "up to 1")):
             value = getattr(self, name)
             fits = 0 <= value < 1 or (name == "unmasked_weight" and value == 1)

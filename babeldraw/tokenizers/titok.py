@@ -346,7 +346,7 @@ class TiTokTokenizer(QuantizingTokenizer):
     ) -> jax.Array:
         self._check_condition(condition)
         drawn = self._apply(params, codes, condition, method="decode")
-        return jnp.clip(self.to_images(self._raw(params, drawn)), 0.0, 1.0)
+        return jnp.clip(self.to_images(self.raw(params, drawn)), 0.0, 1.0)
 
     def forward(
         self,
@@ -375,7 +375,7 @@ class TiTokTokenizer(QuantizingTokenizer):
             nll = optax.softmax_cross_entropy_with_integer_labels(drawn, ids_BT)
             found_terms["proxy"] = jnp.mean(nll)
             return Reconstruction(None, None, codes, found_terms, found)
-        raw = self._raw(params, drawn)
+        raw = self.raw(params, drawn)
         return Reconstruction(self.to_images(raw), raw, codes, found_terms, found)
 
     def reconstruct(
@@ -401,7 +401,7 @@ class TiTokTokenizer(QuantizingTokenizer):
         own = {name: tree for name, tree in params.items() if name != PIXELS}
         return self.network.apply({"params": own}, *inputs, **options)
 
-    def _raw(self, params: Any, drawn: jax.Array) -> jax.Array:
+    def raw(self, params: Any, drawn: jax.Array) -> jax.Array:
         """The decoder's own values, of what the network draws."""
         if self.config.proxy is None:
             return drawn

@@ -11,11 +11,15 @@ from babeldraw.convert.table import left_out, read, shapes, write
 from babeldraw.convert.titok import titok
 from babeldraw.errors import UserError
 from babeldraw.layers.block import TransformerConfig
+from babeldraw.tokenizers.convolutional import ConvolutionalConfig
 from babeldraw.tokenizers.gaussian import GaussianConfig
 from babeldraw.tokenizers.quantizers import VQConfig
-from babeldraw.tokenizers.titok import GuidanceConfig, TiTokConfig, TiTokTokenizer
+from babeldraw.tokenizers.titok import PIXELS, GuidanceConfig, TiTokConfig, TiTokTokenizer
 from babeldraw.tokenizers.vit_vqgan import ViTVQGANConfig
+from babeldraw.tokenizers.vqgan import VQGANConfig
+from tests.tokenizers import convolutions
 from tests.tokenizers import one_dimension as theirs
+from tests.tokenizers.convolutions import maskgit_shapes
 
 
 def stack(width, layers, heads):
@@ -31,12 +35,16 @@ def proxy(side, patch, codes):
 S, B, L = stack(512, 8, 8), stack(768, 12, 12), stack(1024, 24, 16)
 FEW, MANY, CONTINUOUS = VQConfig(4096, 12), VQConfig(8192, 64, False), GaussianConfig(16)
 LEGACY = {"quantizer": FEW, "scrambled": True, "proxy": proxy((256, 256), 16, 1024)}
+TWO_STAGES = LEGACY | {"proxy": VQGANConfig(), "through_proxy": True}
 TEXT = {"text": GuidanceConfig()}
 PUBLISHED = {
     # Sides, latent tokens, the rest of the section; parameters as counted from the built modules.
     "stage 1 of l32": (L, L, 32, LEGACY, 610_314_252),
     "stage 1 of b64": (B, B, 64, LEGACY, 174_073_612),
     "stage 1 of s128": (S, S, 128, LEGACY, 52_934_156),
+    "stage 2 of l32": (L, L, 32, TWO_STAGES, 641_054_735),
+    "stage 2 of b64": (B, B, 64, TWO_STAGES, 204_814_095),
+    "stage 2 of s128": (S, S, 128, TWO_STAGES, 83_674_639),
     "bl64 vq8k": (B, L, 64, {"quantizer": MANY}, 390_016_148),
     "bl128 vq8k": (B, L, 128, {"quantizer": MANY}, 390_179_988),
     "sl256 vq8k": (S, L, 256, {"quantizer": MANY}, 330_260_884),
@@ -49,9 +57,17 @@ PUBLISHED = {
 }
 # A picture wider than high, sides of different widths.
 SMALL = TiTokConfig(stack(8, 2, 2), stack(12, 1, 3), 5, (8, 12), 4, VQConfig(16, 6))
+MASKGIT = VQGANConfig(
+    ConvolutionalConfig(8, (1, 2, 2), latent_channels=6, groups=4),
+    (8, 12),
+    VQConfig(11, 6, l2_normalized=False),
+)
 SMALLER = {
     "corrected": SMALL,
     "legacy": dataclasses.replace(SMALL, scrambled=True, proxy=proxy((8, 12), 4, 11)),
+    "two stages": dataclasses.replace(
+        SMALL, scrambled=True, proxy=MASKGIT, through_proxy=True, quantizer=VQConfig(16, 6)
+    ),
     "without l2": dataclasses.replace(SMALL, quantizer=VQConfig(16, 6, l2_normalized=False)),
     "continuous": dataclasses.replace(SMALL, quantizer=GaussianConfig(6)),
     "beside a text": dataclasses.replace(SMALL, text=GuidanceConfig(3, 7)),
@@ -62,17 +78,31 @@ TEXTS = np.random.default_rng(2).normal(size=(2, 3, 7)).astype(np.float32)
 
 def shapes_of(config):
     sides = ((side.dim, side.blocks) for side in (config.encoder, config.decoder))
-    text, quantizer = config.text, config.quantizer
-    return theirs.titok_shapes(
+    text, quantizer, proxy = config.text, config.quantizer, config.proxy
+    shapes = theirs.titok_shapes(
         *sides,
         config.tokens,
         sum(quantizer.vocab),
         quantizer.code_dim,
-        proxy=0 if config.proxy is None else config.proxy.quantizer.codebook_size,
+        proxy=0 if proxy is None else proxy.quantizer.codebook_size,
         text=() if text is None else (text.words, text.dim),
         patch=config.patch_size,
         cells=config.grid[0] * config.grid[1],
     )
+    return shapes | (pixel_shapes(proxy) if config.through_proxy else {})
+
+
+def pixel_shapes(proxy):
+    """Of MaskGIT's tokenizer, by the names that it has in the second stage."""
+    network, codes = proxy.network, proxy.quantizer.codebook_size
+    shapes = maskgit_shapes(network.channels, network.multipliers, network.latent_channels, codes)
+    renamed = {"decoder.": "pixel_decoder.", "quantize.": "pixel_quantize."}
+    return {
+        name.replace(old, new, 1): shape
+        for name, shape in shapes.items()
+        for old, new in renamed.items()
+        if name.startswith(old)
+    }
 
 
 def abstract(config):
@@ -107,12 +137,19 @@ def test_there_and_back_are_the_same_bytes(name):
 def test_codes_and_pictures_are_those_of_the_published_layer_order(name):
     config = SMALLER[name]
     state, legacy = theirs.drawn(shapes_of(config)), config.proxy is not None
-    params, network = read(titok(config), state, abstract(config)), TiTokTokenizer(config).network
+    params, tokenizer = read(titok(config), state, abstract(config)), TiTokTokenizer(config)
+    own, network = {n: tree for n, tree in params.items() if n != PIXELS}, tokenizer.network
     text = None if config.text is None else TEXTS
-    found, drawn = jax.jit(network.apply)({"params": params}, IMAGES, text)
 
+    @jax.jit
+    def run(own, pixels):
+        encoded = network.apply({"params": own}, IMAGES, method="encoded")
+        found, drawn = network.apply({"params": own}, IMAGES, text)
+        images = tokenizer.to_images(tokenizer.raw(pixels, drawn)) if tokenizer.draws else None
+        return encoded, found, drawn, images
+
+    encoded, found, drawn, images = run(own, params)
     z = theirs.encoder(IMAGES.astype(np.float64), state, config.encoder.heads, legacy)
-    encoded = network.apply({"params": params}, IMAGES, method="encoded")
     np.testing.assert_allclose(encoded, z, atol=1e-4)
     if config.quantizer.vocab:
         codes, chosen, compared = theirs.quantized(z, state, config.quantizer.l2_normalized)
@@ -124,6 +161,18 @@ def test_codes_and_pictures_are_those_of_the_published_layer_order(name):
         np.testing.assert_allclose(found.codes, chosen, atol=1e-4)
     expected = theirs.decoder(chosen, state, config.decoder.heads, legacy, config.grid, text)
     np.testing.assert_allclose(drawn, expected, atol=1e-4)
+    if config.through_proxy:
+        pictures = through_maskgit(expected, state, config.grid)
+        np.testing.assert_allclose(images, pictures, atol=1e-4)
+
+
+def through_maskgit(logits, state, grid):
+    """The second stage's way to pixels: the mean of MaskGIT's codes by the softmax, its decoder."""
+    weights = np.exp(logits - logits.max(-1, keepdims=True))
+    mean = weights / weights.sum(-1, keepdims=True) @ state["pixel_quantize.embedding.weight"]
+    renamed = {name.removeprefix("pixel_"): array for name, array in state.items()}
+    pixels = {n: renamed[n] for n in renamed if f"pixel_{n}" in state}
+    return convolutions.maskgit_decoder(mean.reshape(len(mean), *grid, -1), pixels, 4)
 
 
 def test_latents_are_scrambled_only_where_it_is_said():

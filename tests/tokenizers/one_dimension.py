@@ -176,7 +176,7 @@ def drawn(shapes, seed=0) -> State:
         scale = 0.3 if len(shape) == 1 else np.prod(shape[1:]) ** -0.5
         if "embedding" in name or "token" in name:
             scale = 0.5
-        offset = 1.0 if "ln_" in name and name.endswith("weight") else 0.0
+        offset = 1.0 if ("ln_" in name or "norm" in name) and name.endswith("weight") else 0.0
         return rng.normal(offset, scale, shape).astype(np.float32)
 
     return {name: one(name, shape) for name, shape in shapes.items()}
