@@ -9,6 +9,7 @@ import numpy as np
 from babeldraw.config import require
 from babeldraw.convert import maskgit, vqgan
 from babeldraw.convert.files import read_arrays
+from babeldraw.convert.rar import rar
 from babeldraw.convert.table import Table, left_out, read, write
 from babeldraw.convert.titok import titok
 from babeldraw.runs.weights import check_finite, flatten
@@ -107,5 +108,6 @@ NETWORKS: dict[str, Network] = {
             "flax": Layout("Google's checkpoint, named .msgpack", maskgit.google, "params"),
         },
     ),
+    "rar": Network("model", "rar", {"torch": Layout("1d-tokenizer's RAR", rar)}),
     "titok": Network("tokenizer", "titok", {"torch": Layout("1d-tokenizer's", titok)}),
 }
