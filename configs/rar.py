@@ -1,7 +1,7 @@
 """RAR on ImageNet by class: next token in random orders, annealed to raster order.
 
     babeldraw import --kind=maskgit_vqgan --torch=maskgit-vqgan-imagenet-f16-256.bin \\
-        --config=configs/maskgit_vqgan.py --workdir=runs/maskgit_vqgan
+        --config=configs/maskgit_vqgan.py --config.loss.perceptual=0 --workdir=runs/maskgit_vqgan
     babeldraw tokenize --workdir=runs/maskgit_vqgan --source=tfds --path=imagenet2012 \\
         --split=train --views=10 --out=tokens
     babeldraw train --config=configs/rar.py --workdir=runs/rar_b \\
@@ -19,7 +19,10 @@ trained here. 256 tokens of MaskGIT's VQGAN a picture, 400 epochs.
 
 Of L (Table 2 there): raster order alone 3.08, random orders to the end 3.01, annealed from epoch
 200 to 300 2.18. What differs from theirs is in `models/rar.py`. Parameters count the rows of tables
-that no one reads (`config.model.spare`), which published weights have.
+that no one reads (`config.model.spare`), which published weights have. These become a run by
+
+    babeldraw import --kind=rar --torch=rar_b.bin --config=configs/rar.py:b \\
+        --config.tokenizer_run=runs/maskgit_vqgan --workdir=runs/rar_b
 """
 
 from ml_collections import ConfigDict
