@@ -117,7 +117,7 @@ def _manifest(
     if not (out / MANIFEST).exists():
         return fresh
     before = read_manifest(out)
-    for name in ("tokenizer", "name", "views", "records", "shard_size"):
+    for name in ("tokenizer", "views", "name", "records", "shard_size"):
         if before[name] != fresh[name]:
             raise UserError(
                 f"--out={out} holds tokens of {name} {before[name]}, not {fresh[name]}; give "
