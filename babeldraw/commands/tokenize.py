@@ -2,7 +2,10 @@
 
 Goes on where it stopped. Stage 2 reads the shards with --config.data.source=tokens and
 --config.data.path=DIR, and then needs no pictures. With --decode the shards in --path become
-pictures again, with captions.jsonl, as the source `folder` reads them.
+pictures again, with captions.jsonl, as the source `folder` reads them, of several views the first.
+
+--views=10 stores ten crops of each picture: its centre and corners at 1.1 of the size, mirrored
+and not. Training then draws one of them for each record and epoch; evaluation takes the centre.
 
 Example:
   babeldraw tokenize --workdir=runs/my_tokenizer --source=folder --path=my_pictures --out=my_tokens
@@ -10,6 +13,7 @@ Example:
 """
 
 import hashlib
+import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -22,10 +26,10 @@ from absl import flags
 from babeldraw.commands.flags import define_cache, make_folder, required, use_cache
 from babeldraw.data.config import DataConfig
 from babeldraw.data.image import save_png, write_whole
-from babeldraw.data.pipeline import fitted
 from babeldraw.data.records import Record, RecordReader, Source
 from babeldraw.data.sources import open_source
 from babeldraw.data.tokens import MANIFEST, TokenSource, is_whole, read_manifest, write_shard
+from babeldraw.data.views import check_views, cut_views, frame_size, framed
 from babeldraw.drawing.tokenizer_run import TokenizerRun
 from babeldraw.errors import UserError
 from babeldraw.runs.folder import write_json
@@ -54,6 +58,7 @@ def define(values: flags.FlagValues, argv: list[str]) -> None:
     flags.DEFINE_string(
         "level", "", "Of the tokenizer's sizes; none: its first.", flag_values=values
     )
+    flags.DEFINE_integer("views", 1, "Crops of each picture: 1 or 10.", flag_values=values)
     flags.DEFINE_string("out", None, "The folder to write.", flag_values=values)
 
 
@@ -64,6 +69,9 @@ def run(values: flags.FlagValues) -> int:
     workdir, out = required(values, "workdir"), Path(required(values, "out"))
     if not values.decode and values.source == "tokens":
         raise UserError("--source=tokens are tokens already; --decode makes them pictures again")
+    check_views(values.views, "--views")
+    if values.decode and values.views > 1:
+        raise UserError("--views does not go with --decode, which takes the first; leave it out")
     use_cache(values)
     tokenizer = TokenizerRun.open(workdir, weights=values.weights, level=values.level)
     if values.decode:
@@ -74,11 +82,11 @@ def run(values: flags.FlagValues) -> int:
         say(f"{count} pictures in {out}")
         return 0
     data = DataConfig(source=values.source, path=values.path, split=values.split)
-    side = max(tokenizer.image_size)
+    side = max(frame_size(tokenizer.image_size, values.views))
     source = open_source(data, data.split, side, 0, require_captions=False)
     count = min(values.num or len(source), len(source))
     make_folder(out, f"--out={out}")
-    manifest = _manifest(out, tokenizer, source, count, values.shard_size)
+    manifest = _manifest(out, tokenizer, source, count, values.shard_size, values.views)
     _write(out, manifest, source, tokenizer, values.batch_size)
     say(f"{manifest['count']} token sets in {out}; {manifest['bad']} records were skipped")
     return 0
@@ -88,7 +96,7 @@ def run(values: flags.FlagValues) -> int:
 
 
 def _manifest(
-    out: Path, tokenizer: TokenizerRun, source: Source, count: int, shard_size: int
+    out: Path, tokenizer: TokenizerRun, source: Source, count: int, shard_size: int, views: int
 ) -> dict[str, Any]:
     """A fresh manifest, or the one of the same work that was stopped."""
     fresh = {
@@ -98,6 +106,7 @@ def _manifest(
         "shape": list(tokenizer.codes.shape),
         "vocab": list(tokenizer.codes.vocab),
         "channels": tokenizer.codes.channels,
+        "views": views,
         "records": count,
         "shard_size": shard_size,
         "count": 0,
@@ -108,7 +117,7 @@ def _manifest(
     if not (out / MANIFEST).exists():
         return fresh
     before = read_manifest(out)
-    for name in ("tokenizer", "name", "records", "shard_size"):
+    for name in ("tokenizer", "views", "name", "records", "shard_size"):
         if before[name] != fresh[name]:
             raise UserError(
                 f"--out={out} holds tokens of {name} {before[name]}, not {fresh[name]}; give "
@@ -121,17 +130,23 @@ def _write(
     out: Path, manifest: dict[str, Any], source: Source, tokenizer: TokenizerRun, batch_size: int
 ) -> None:
     """Writes the shards that are not there yet, the manifest after each."""
-    reader, size = RecordReader(source), manifest["shard_size"]
-    total = manifest["records"]
+    # Brought to size as they are read: a shard of photographs would fill the memory.
+    reader = RecordReader(source, read=lambda i: _framed(source, i, tokenizer, manifest["views"]))
+    size, total = manifest["shard_size"], manifest["records"]
     report = ProgressReport("tokenize", total, unit="pictures")
     done = manifest["shards"]
     for shard, start in enumerate(range(0, total, size)):
         stop = min(start + size, total)
         if not (shard < len(done) and is_whole(out, done[shard])):
-            # Brought to size as they are read: a shard of photographs would fill the memory.
-            read = (fitted(reader.try_read_at(i), tokenizer.image_size) for i in range(start, stop))
+            read = map(reader.try_read_at, range(start, stop))
             records = [record for record in read if record is not None]
-            tokens = _encode(records, tokenizer, batch_size, start, report.update)
+            tokens = _encode(
+                records,
+                manifest["views"],
+                tokenizer,
+                batch_size,
+                lambda done, start=start: report.update(start + done),
+            )
             entry = write_shard(out / f"tokens-{shard:05d}.npz", tokens, records)
             entry["bad"] = stop - start - len(records)
             done[shard : shard + 1] = [entry]
@@ -143,23 +158,34 @@ def _write(
     report.close()
 
 
+def _framed(source: Source, index: int, tokenizer: TokenizerRun, views: int) -> Record:
+    """A record with its picture at the size that views are cut from."""
+    return framed(source[index], tokenizer.image_size, views, f"{source.name}[{index}]")
+
+
 def _encode(
     records: list[Record],
+    views: int,
     tokenizer: TokenizerRun,
     batch_size: int,
-    first: int,
     progress: Callable[[int], None],
 ) -> np.ndarray:
-    """Codes [n, ...]; the last batch is padded, so that one program serves all."""
-    tokens = [np.zeros((0, *tokenizer.codes.each), tokenizer.codes.dtype)]
-    for start in range(0, len(records), batch_size):
-        part = records[start : start + batch_size]
-        images = np.zeros((batch_size, *tokenizer.image_size, 3), np.uint8)
-        for slot, record in zip(images, part, strict=False):
-            slot[:] = record.image
+    """Codes [n, ...], or [n, views, ...] of several.
+
+    The last batch is padded, so that one program serves all. `progress` is told the records done.
+    """
+    size, codes = tokenizer.image_size, tokenizer.codes
+    pictures = (view for record in records for view in cut_views(record.image, size, views))
+    tokens = [np.zeros((0, *codes.each), codes.dtype)]
+    done = 0
+    while part := [*itertools.islice(pictures, batch_size)]:
+        images = np.zeros((batch_size, *size, 3), np.uint8)
+        images[: len(part)] = part
         tokens.append(np.asarray(jax.device_get(tokenizer.encode(images)))[: len(part)])
-        progress(first + start + len(part))
-    return np.concatenate(tokens)
+        done += len(part)
+        progress(done // views)
+    found = np.concatenate(tokens)
+    return found if views == 1 else found.reshape(len(records), views, *codes.each)
 
 
 # ------------------------------------------------------------------ tokens to pictures

@@ -10,6 +10,7 @@ from babeldraw.config import require
 from babeldraw.convert import maskgit, vqgan
 from babeldraw.convert.files import read_arrays
 from babeldraw.convert.maskgen import maskgen
+from babeldraw.convert.rar import rar
 from babeldraw.convert.table import Table, left_out, read, write
 from babeldraw.convert.titok import titok
 from babeldraw.convert.uvit import uvit
@@ -113,5 +114,6 @@ NETWORKS: dict[str, Network] = {
     "maskgen": Network(
         "model", "maskgen", {"torch": Layout("MaskGen's on discrete codes", maskgen)}
     ),
+    "rar": Network("model", "rar", {"torch": Layout("1d-tokenizer's RAR", rar)}),
     "titok": Network("tokenizer", "titok", {"torch": Layout("1d-tokenizer's", titok)}),
 }

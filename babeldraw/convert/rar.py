@@ -1,5 +1,7 @@
 """Weights of RAR's generators (rar_b to rar_xxl), PyTorch's names; the network is `models.rar`."""
 
+from typing import Any
+
 from babeldraw.convert.table import Row, Table
 
 _BLOCK, _THEIRS = "stack/blocks", "blocks.{layer}"
@@ -48,3 +50,9 @@ RAR: Table = (
     Row("logits/weight", "lm_head.weight", "v d -> d v"),
     Row("logits/bias", "lm_head.bias"),
 )
+
+
+def rar(section: Any) -> Table:
+    """As `networks.Layout` asks; of a config of any size."""
+    del section
+    return RAR

@@ -23,6 +23,7 @@ from babeldraw.data.image import center_crop
 from babeldraw.data.order import Order
 from babeldraw.data.records import Record, RecordReader, Source
 from babeldraw.data.text import Vocabulary, caption_at
+from babeldraw.data.views import drawn_view
 from babeldraw.errors import UserError
 
 PREFETCHED_BATCHES = 2
@@ -35,7 +36,8 @@ class TrainBatches:
 
     Each batch is {'image': uint8 [b, h, w, 3], 'label': int32 [b]} and, given a vocabulary,
     'text': int32 [b, text_length], where b is `batch_size / process_count`. A source of stored
-    tokens gives 'tokens': int32 [b, T] in place of 'image'. A picture that has
+    tokens gives 'tokens': int32 [b, T] in place of 'image', of several views of a record one that
+    is drawn for each epoch. A picture that has
     the size (h, w) already is taken as it is; any other is cropped to the aspect and resized with
     antialiasing. None is mirrored, save by 'dalle_tokenizer': pictures hold text. Pictures that
     come as JPEG files are decoded by TensorFlow, outside Python.
@@ -212,10 +214,22 @@ class TrainBatches:
             records = [self.reader.read_at(int(index)) for index in indices]
             length = len(self.reader.source)
             turns = [turn_of(self._captions, int(p), length, self._seed) for p in positions]
-            return [self._gather(name, records, turns) for name in wanted]
+            epochs = (int(position) // length for position in positions)
+            drawn = [
+                self._view(record, int(index), epoch)
+                for record, index, epoch in zip(records, indices, epochs, strict=True)
+            ]
+            return [self._gather(name, drawn, turns) for name in wanted]
         except Exception as error:
             self._error = self._error or error
             raise
+
+    def _view(self, record: Record, index: int, epoch: int) -> Record:
+        """The record with the stored codes of the view that an epoch has of it."""
+        if record.views is None:
+            return record
+        number = drawn_view(len(record.views), index, epoch, self._seed)
+        return dataclasses.replace(record, tokens=record.views[number], views=None)
 
     def _gather(self, name: str, records: list[Record], turns: list[int]) -> np.ndarray:
         if name == "text":

@@ -27,7 +27,8 @@ class Record:
         caption: any Unicode text, '' where there is none.
         label: class index, -1 where there is none.
         tokens: stored codes of an image, int32 [T] or [T, factors], or float32 of continuous ones;
-            the image is then empty.
+            the image is then empty. Of several views (`data.views`) the first.
+        views: stored codes of all views, [views, ...], where there are several.
         jpeg: the bytes of a JPEG file, to be decoded by the pipeline; the image is then empty.
     """
 
@@ -35,6 +36,7 @@ class Record:
     caption: str
     label: int = -1
     tokens: np.ndarray | None = None
+    views: np.ndarray | None = None
     jpeg: bytes = b""
 
 

@@ -1,11 +1,11 @@
 """Stored image tokens with their captions: what `babeldraw tokenize` writes and stage 2 may read.
 
 A folder of shards `tokens-00000.npz` (arrays only: `tokens` int32 [n, T], [n, T, factors] for codes
-of several factors, float32 [n, *shape, channels] for continuous ones; `label` int32 [n], `captions`
-uint8, the UTF-8 texts one after another, `ends` int64 [n], where each ends) and `manifest.json`,
-which names the tokenizer, what its codes are, the counts and each shard's size and SHA-256. Both
-are written whole or not at all, the manifest after each shard, so a kill at any moment loses one
-shard.
+of several factors, float32 [n, *shape, channels] for continuous ones, and of several views
+[n, views, ...]; `label` int32 [n], `captions` uint8, the UTF-8 texts one after another, `ends`
+int64 [n], where each ends) and `manifest.json`, which names the tokenizer, what its codes are, the
+counts and each shard's size and SHA-256. Both are written whole or not at all, the manifest after
+each shard, so a kill at any moment loses one shard.
 """
 
 import bisect
@@ -34,6 +34,7 @@ FIELDS = {
     "shape": list,
     "vocab": list,
     "channels": int,
+    "views": int,
     "records": int,
     "shard_size": int,
     "count": int,
@@ -41,6 +42,8 @@ FIELDS = {
     "complete": bool,
     "shards": list,
 }
+# Folders that are older than a field have this.
+YOUNGER = {"views": 1}
 SHARD_FIELDS = {"file": str, "count": int, "bad": int, "bytes": int, "sha256": str}
 
 
@@ -86,6 +89,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise UserError(
             f"data.path={folder} holds no readable {MANIFEST}; make one with `babeldraw tokenize`"
         ) from error
+    if isinstance(manifest, dict):
+        manifest |= {name: value for name, value in YOUNGER.items() if name not in manifest}
     if not _has(manifest, FIELDS) or not all(_is_shard(entry) for entry in manifest["shards"]):
         raise UserError(f"{folder / MANIFEST} is not a manifest of token shards")
     return manifest
@@ -103,7 +108,7 @@ def _is_shard(entry: Any) -> bool:
 
 
 def _spec(manifest: dict[str, Any]) -> tuple[tuple[int, ...], np.dtype]:
-    """Shape and type of one image's codes, as `Codes` has them."""
+    """Shape and type of the codes of an image, or of one of its views, as `Codes` has them."""
     shape, factors = tuple(manifest["shape"]), len(manifest["vocab"])
     if not factors:
         return (*shape, manifest["channels"]), np.dtype(np.float32)
@@ -116,7 +121,7 @@ class TokenSource:
 
     Attributes:
         name: says which data and which tokenizer.
-        token_spec: shape and type of one image's codes.
+        token_spec: shape and type of the codes of an image, or of one of its views.
         tokenizer: identity of the tokenizer that made them.
     """
 
@@ -135,7 +140,9 @@ class TokenSource:
         self._loaded: dict[int, dict[str, np.ndarray]] = {}
         self.tokenizer = manifest["tokenizer"]
         self.token_spec = _spec(manifest)
-        self.name = f"tokens:{manifest['name']}:{self.tokenizer}:{split}"
+        self._views = manifest["views"]
+        more = f":{self._views} views" if self._views > 1 else ""
+        self.name = f"tokens:{manifest['name']}:{self.tokenizer}:{split}{more}"
 
     def __len__(self) -> int:
         return split_length(self._starts[-1], self._split)
@@ -148,7 +155,10 @@ class TokenSource:
         start = int(ends[row - 1]) if row else 0
         caption = arrays["captions"][start : int(ends[row])].tobytes().decode("utf-8")
         none = np.zeros((0, 0, 3), np.uint8)
-        return Record(none, caption, int(arrays["label"][row]), arrays["tokens"][row])
+        label, tokens = int(arrays["label"][row]), arrays["tokens"][row]
+        if self._views == 1:
+            return Record(none, caption, label, tokens)
+        return Record(none, caption, label, tokens[0], tokens)
 
     def captions(self) -> Iterator[str]:
         for index in range(len(self)):

@@ -13,7 +13,7 @@ import pytest
 from babeldraw.commands import tokenize
 from babeldraw.data import shapes
 from babeldraw.data.folder import FolderSource
-from babeldraw.data.image import to_uint8
+from babeldraw.data.image import save_png, to_uint8
 from babeldraw.data.splits import TEST_EVERY, split_position
 from babeldraw.data.tokens import MANIFEST, TokenSource
 from babeldraw.drawing.tokenizer_run import TokenizerRun
@@ -71,6 +71,44 @@ def test_the_manifest_says_what_there_is(stored, tokenizer_run):
     assert [entry["count"] for entry in manifest["shards"]] == [20, 20, 10]
     for entry in manifest["shards"]:
         assert (folder / entry["file"]).stat().st_size == entry["bytes"]
+
+
+def test_ten_views_are_corners_and_centre_at_a_larger_size(cli, words, tokenizer_run, tmp_path):
+    out, run = tmp_path / "views", TokenizerRun.open(str(tokenizer_run))
+    words = [*words, f"--out={out}", "--num=3", "--views=10", "--batch_size=7"]
+    status, _, said = cli(*words)
+    assert status == 0, said
+    source, side = TokenSource(out, "all"), run.image_size[0]
+    frame = int(1.1 * side)
+    room = frame - side
+    places = [(room // 2, room // 2), (0, 0), (0, room), (room, 0), (room, room)]
+    for index in range(3):
+        picture = shapes.example(index, "train", frame, 0)[0]
+        views = np.stack([picture[y : y + side, x : x + side] for y, x in places])
+        views = np.concatenate([views, views[:, :, ::-1]])
+        record = source[index]
+        np.testing.assert_array_equal(record.views, np.asarray(run.encode(views)))
+        np.testing.assert_array_equal(record.tokens, record.views[0])
+    before = content(out)
+    assert cli(*words)[0] == 0 and content(out) == before
+    status, _, said = cli(*[word for word in words if word != "--views=10"])
+    assert status == 2 and "holds tokens of views 10, not 1; give another --out" in said
+
+
+def test_views_that_there_are_not_are_one_line(cli, words, tokenizer_run, tmp_path):
+    for number in (0, 2, -10):
+        status, _, said = cli(*words, f"--out={tmp_path / 'none'}", f"--views={number}")
+        assert status == 2 and said.count("\n") == 1 and f"--views is {number}; 1 or 10" in said
+    side = TokenizerRun.open(str(tokenizer_run)).image_size[0]
+    save_png(tmp_path / "small" / "a.png", np.zeros((side, side, 3), np.uint8))
+    words = ["tokenize", f"--workdir={tokenizer_run}", f"--path={tmp_path / 'small'}"]
+    status, _, said = cli(*words, f"--out={tmp_path / 'none'}", "--views=10")
+    line = [line for line in said.splitlines() if line.startswith("babeldraw: error")]
+    wider = int(1.1 * side)
+    assert status == 2 and len(line) == 1
+    assert f"of {side} x {side} is smaller than the {wider} x {wider} that 10 views" in line[0]
+    status, _, said = cli(*words, "--decode", f"--out={tmp_path / 'none'}", "--views=10")
+    assert status == 2 and "--views does not go with --decode" in said
 
 
 def test_train_and_test_share_nothing_and_leave_nothing_out(stored):

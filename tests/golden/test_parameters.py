@@ -33,7 +33,14 @@ def parameters(config):
     }
 
 
-NAMES = ["vit_vqgan/small", "babeldraw/350m", "super_resolution/1024", "coca/base", "vim/base"]
+NAMES = [
+    "vit_vqgan/small",
+    "babeldraw/350m",
+    "super_resolution/1024",
+    "coca/base",
+    "vim/base",
+    "rar",
+]
 
 
 @pytest.mark.parametrize("name", NAMES)
