@@ -52,8 +52,8 @@ def place_pictures(batch: dict, context: Context) -> Batch:
 def perceptual_distances(fns: dict[str, Callable], config: PerceptualConfig) -> dict[str, Distance]:
     """LPIPS by the name of its figure; none where there is no file.
 
-    `lpips` is of the network that the objective has, else of the one that the config names;
-    `lpips_alexnet` of the config's `judge`.
+    `lpips` is of the network that the objective has, else of the one that the config names, whose
+    name is the figure's where logits are compared; `lpips_alexnet` of the config's `judge`.
 
     Args:
       fns: the objective's `predict_fns`.
@@ -61,9 +61,9 @@ def perceptual_distances(fns: dict[str, Callable], config: PerceptualConfig) -> 
     """
     found = {}
     if "distance" in fns:
-        found["lpips"] = Distance(fns["distance"])
+        found[config.figure] = Distance(fns["distance"])
     elif config.file:
-        found["lpips"] = _distance(config, "config.perceptual.file")
+        found[config.figure] = _distance(config, "config.perceptual.file")
     if config.judge:
         judge = PerceptualConfig(config.judge, network="alexnet")
         found["lpips_alexnet"] = _distance(judge, "config.perceptual.judge")

@@ -90,6 +90,11 @@ class PerceptualConfig:
         return JUDGES[self.network]
 
     @property
+    def figure(self) -> str:
+        """What evaluators call the distance; LPIPS is one of features alone."""
+        return self.network if self.of.logits else "lpips"
+
+    @property
     def backbone(self) -> Backbone | None:
         """The network of the features, with the widths asked for; None: only logits count."""
         if not self.of.backbone:

@@ -12,6 +12,7 @@ import pytest
 from babeldraw.convert.perceptual import CONVNEXT_S, convnext
 from babeldraw.convert.table import read, shapes, write
 from babeldraw.errors import UserError
+from babeldraw.evaluation.pictures import perceptual_distances
 from babeldraw.judges.backbones import DEVIATION, MEAN
 from babeldraw.judges.convnext import SIDE, ConvNeXt, resized
 from babeldraw.judges.perceptual import LPIPS, PerceptualConfig, PerceptualNetwork
@@ -141,6 +142,17 @@ def test_the_distance_is_the_mean_squared_difference_of_logits(monkeypatch):
     alone = jax.jit(features.apply)(params, first, second)
     mixed = jax.jit(LPIPS(both).apply)(params, first, second)
     np.testing.assert_allclose(mixed, (3 * alone + found) / 4, rtol=1e-5)
+
+
+def test_a_figure_of_logits_is_not_called_lpips():
+    def figures(network):
+        return [
+            *perceptual_distances({"distance": jnp.subtract}, PerceptualConfig(network=network))
+        ]
+
+    assert figures("vgg16") == figures("alexnet") == ["lpips"]
+    assert figures("convnext_s") == ["convnext_s"]
+    assert figures("vgg16_convnext_s") == ["vgg16_convnext_s"]
 
 
 def test_a_mix_has_the_parameters_of_both():
