@@ -7,7 +7,7 @@ Chang et al., "MaskGIT: Masked Generative Image Transformer", CVPR 2022, and the
 not trained here. Published weights, of the first two rows, are read by `babeldraw import`:
 
     babeldraw import --kind=maskgit_vqgan --torch=maskgit-vqgan-imagenet-f16-256.bin \\
-        --config=configs/maskgit_vqgan.py --workdir=runs/maskgit_vqgan
+        --config=configs/maskgit_vqgan.py --config.loss.perceptual=0 --workdir=runs/maskgit_vqgan
 
 | row | pixels | codes | published rFID on ImageNet |
 |---|---|---|---|
