@@ -70,7 +70,8 @@ def test_an_average_is_asked_of_a_run_without_in_vain(cli, vim_run):
 
 def test_a_result_says_how_it_came_about(cli, vim_run, tmp_path):
     folder = tmp_path / "run"
-    shutil.copytree(vim_run, folder)
+    # Without the results of other tests of the run.
+    shutil.copytree(vim_run, folder, ignore=shutil.ignore_patterns("evaluations"))
     words = [f"--workdir={folder}", "--evaluators=validation_loss,samples"]
     fields = "samples.num=3,samples.each=1,samples.sampling.guidance=2"
     assert cli("evaluate", *words, f"--set={fields}")[0] == 0

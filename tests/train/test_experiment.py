@@ -105,7 +105,7 @@ def test_defaults_are_written_out():
             GENERATOR,
             "model.kind",
             "vmi",
-            "config.model.kind is 'vmi'; the kinds are babeldraw, vim",
+            "config.model.kind is 'vmi'; the kinds are babeldraw, ",
         ),
         (GENERATOR, "condition.kind", "x", "config.condition.kind is 'x'; the kinds are text, cla"),
         (
