@@ -94,8 +94,8 @@ def configured(name: str, args: argparse.Namespace) -> Any:
     config = load_config(file, ROOT / "configs" / "emoji" / "README", variant)
     EMOJI.configure("tokenizer", args.emoji, config, args.quick)
     config.loss.perceptual = 0.0
-    config.train.log_every, config.optimizer.schedule.warmup_steps = 50, WARMUP
-    return config
+    if not args.quick:
+        config.train.log_every, config.optimizer.schedule.warmup_steps = 50, WARMUP
     if config.perceptual.file:
         # On training pictures: those held out are fewer than the network has features.
         seen = {"split": "train/", "num_examples": 2048, "resamples": 20}
