@@ -10,6 +10,37 @@ from babeldraw.layers.stack import unstack
 from babeldraw.models.base import Generator, check_codebook, example
 
 
+class MaskedNetwork(nn.Module):
+    """A module that has a `prefix` of its condition, a `head`, and `hidden`."""
+
+    def __call__(
+        self,
+        condition: Any,
+        codes: jax.Array,
+        known: jax.Array,
+        keys: jax.Array | None = None,
+        smoothing: float = 0.0,
+    ) -> tuple[jax.Array, jax.Array]:
+        """-log p of each code given the condition and those that are known; see `Head.nll`."""
+        hidden_BTD = self.hidden(self.read(condition, keys), codes, known, keys)
+        return self.head.nll(hidden_BTD, codes, smoothing)
+
+    def read(self, condition: Any, keys: jax.Array | None = None) -> Any:
+        """What it makes of conditions, a tree of arrays with a row for each: here the prefix."""
+        del keys
+        return self.prefix(condition)
+
+    def hidden(
+        self, context: Any, codes: jax.Array, known: jax.Array, keys: jax.Array | None = None
+    ) -> jax.Array:
+        """Of what `read` gave, a row for each of the codes: float32 [B, T, D]."""
+        raise NotImplementedError
+
+    def logits(self, x_BTD: jax.Array, earlier: jax.Array | None) -> jax.Array:
+        """As `Head.logits`, of what `hidden` gave."""
+        return self.head.logits(x_BTD, earlier)
+
+
 class Masked(Generator):
     """What masked prediction asks of a network, by its Linen module; the twin of `Sequential`.
 
@@ -17,16 +48,11 @@ class Masked(Generator):
     at unknown places is not read.
 
     Attributes:
-      network: a module with these methods:
-        `__call__(condition, codes, known, keys=None, smoothing=0.0)`: `Head.nll`'s two arrays;
-        `read(condition)`: what it makes of conditions, a tree of arrays with a row for each;
-        `hidden(context, codes, known)`: float32 [B, T, D], of what `read` gave, a row for each of
-          the codes;
-        `logits(hidden_BTD, earlier)`: as `Head.logits`.
+      network: a `MaskedNetwork`.
     """
 
     @property
-    def network(self) -> nn.Module:
+    def network(self) -> MaskedNetwork:
         raise NotImplementedError
 
     def check(self) -> None:

@@ -13,7 +13,6 @@ import dataclasses
 import functools
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
@@ -42,7 +41,7 @@ from babeldraw.layers.streams import (
 )
 from babeldraw.models.condition import Condition
 from babeldraw.models.head import CodeEmbedding, Head
-from babeldraw.models.masked import Masked
+from babeldraw.models.masked import Masked, MaskedNetwork
 from babeldraw.sharding.constraint import constrain
 from babeldraw.sharding.context import PerExample
 from babeldraw.tokenizers.base import Codes
@@ -107,7 +106,7 @@ def _adaptive(attention: Any, ffn: Any, **more: Any) -> tuple[Residual, ...]:
     return make("attention", attention, "attention_norm"), make("ffn", ffn, "ffn_norm")
 
 
-class MaskGen(nn.Module):
+class MaskGen(MaskedNetwork):
     """What predicts each code from all that are known; see `models.masked.Masked`.
 
     P slots of what is drawn from, then one for each code, with a learned position.
@@ -134,20 +133,9 @@ class MaskGen(nn.Module):
         self.norm = AdaptiveNorm(dim)
         self.head = Head(self.codes, dim, self.embed)
 
-    def __call__(
-        self,
-        condition: Any,
-        codes: jax.Array,
-        known: jax.Array,
-        keys: jax.Array | None = None,
-        smoothing: float = 0.0,
-    ) -> tuple[jax.Array, jax.Array]:
-        """-log p of each code given the condition and those that are known; see `Head.nll`."""
-        hidden_BTD = self.hidden(self.read(condition), codes, known, keys)
-        return self.head.nll(hidden_BTD, codes, smoothing)
-
-    def read(self, condition: Any) -> dict[str, jax.Array]:
+    def read(self, condition: Any, keys: jax.Array | None = None) -> dict[str, jax.Array]:
         """The text's slots, float32 [B, P, D], and the vector that moves the norms, [B, D]."""
+        del keys
         prefix_BPC = self.prefix(condition)
         told_BC = self.condition.pooled(condition, prefix_BPC)
         if self.config.score_dim:
@@ -174,9 +162,6 @@ class MaskGen(nn.Module):
         seen = {TEXT: self.text_norm(x_BTD[:, :before], vector_BD), "vector": vector_BD}
         x_BTD = self.last(x_BTD[:, before:], seen, fold(keys, number), number)
         return self.norm(x_BTD, vector_BD)
-
-    def logits(self, x_BTD: jax.Array, earlier: jax.Array | None) -> jax.Array:
-        return self.head.logits(x_BTD, earlier)
 
 
 def score_sines(score: float, dim: int) -> jax.Array:

@@ -32,7 +32,7 @@ from babeldraw.layers.stack import read_type
 from babeldraw.models.base import example
 from babeldraw.models.condition import Condition
 from babeldraw.models.head import CodeEmbedding, Head
-from babeldraw.models.masked import Masked
+from babeldraw.models.masked import Masked, MaskedNetwork
 from babeldraw.sharding.constraint import constrain
 from babeldraw.tokenizers.base import Codes
 
@@ -102,7 +102,7 @@ class Transform(nn.Module):
         return BERT_NORM(name="norm")(ACTIVATIONS[self.activation](dense(x_BTD)))
 
 
-class MaskGIT(nn.Module):
+class MaskGIT(MaskedNetwork):
     """What predicts each code from all that are known; see `models.masked.Masked`.
 
     The P slots of the condition's prefix, then one for each code; every slot sees every other.
@@ -135,18 +135,6 @@ class MaskGIT(nn.Module):
         else:
             self.head = Head(self.codes, dim, bias=True)
 
-    def __call__(
-        self,
-        condition: Any,
-        codes: jax.Array,
-        known: jax.Array,
-        keys: jax.Array | None = None,
-        smoothing: float = 0.0,
-    ) -> tuple[jax.Array, jax.Array]:
-        """-log p of each code given the condition and those that are known; see `Head.nll`."""
-        hidden_BTD = self.hidden(self.read(condition, keys), codes, known, keys)
-        return self.head.nll(hidden_BTD, codes, smoothing)
-
     def read(self, condition: Any, keys: jax.Array | None = None) -> jax.Array:
         """The prefix, through the encoder where there is one, float32 [B, P, D]."""
         x_BPD = self.prefix(condition)
@@ -168,9 +156,6 @@ class MaskGIT(nn.Module):
         if self.config.style == "pre_norm":
             x_BTD = self.norm(x_BTD)
         return self.transform(x_BTD) if self.config.head == "mlm" else x_BTD
-
-    def logits(self, x_BTD: jax.Array, earlier: jax.Array | None) -> jax.Array:
-        return self.head.logits(x_BTD, earlier)
 
     def _slots(
         self, prefix_BPD: jax.Array, codes: jax.Array, known: jax.Array, keys: jax.Array | None

@@ -8,7 +8,6 @@ import dataclasses
 import functools
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
@@ -27,7 +26,7 @@ from babeldraw.layers.skips import SkippingStack
 from babeldraw.layers.stack import read_type
 from babeldraw.models.condition import Condition
 from babeldraw.models.head import CodeEmbedding, Head
-from babeldraw.models.masked import Masked
+from babeldraw.models.masked import Masked, MaskedNetwork
 from babeldraw.sharding.constraint import constrain
 from babeldraw.tokenizers.base import Codes
 
@@ -64,7 +63,7 @@ def uvit_parts(config: TransformerConfig) -> tuple[Residual, ...]:
     )
 
 
-class UViT(nn.Module):
+class UViT(MaskedNetwork):
     """What predicts each code from all that are known; see `models.masked.Masked`.
 
     The prefix of P slots, then a slot for each code, each with a learned position of its own; in
@@ -85,22 +84,6 @@ class UViT(nn.Module):
         self.norm = NORM()
         self.head = Head(self.codes, stack.dim, bias=True)
 
-    def __call__(
-        self,
-        condition: Any,
-        codes: jax.Array,
-        known: jax.Array,
-        keys: jax.Array | None = None,
-        smoothing: float = 0.0,
-    ) -> tuple[jax.Array, jax.Array]:
-        """-log p of each code given the condition and those that are known; see `Head.nll`."""
-        hidden_BTD = self.hidden(self.read(condition), codes, known, keys)
-        return self.head.nll(hidden_BTD, codes, smoothing)
-
-    def read(self, condition: Any) -> jax.Array:
-        """The prefix, float32 [B, P, D]."""
-        return self.prefix(condition)
-
     def hidden(
         self,
         prefix_BPD: jax.Array,
@@ -112,9 +95,6 @@ class UViT(nn.Module):
         x_BTD = jnp.concatenate([prefix_BPD, self.embed.masked(codes, known)], axis=1)
         x_BTD = constrain(x_BTD + self.positions()[None], ("batch", "length", "activation_embed"))
         return self.norm(self.stack(x_BTD, keys=keys)[:, prefix_BPD.shape[1] :])
-
-    def logits(self, x_BTD: jax.Array, earlier: jax.Array | None) -> jax.Array:
-        return self.head.logits(x_BTD, earlier)
 
 
 @dataclasses.dataclass(frozen=True)

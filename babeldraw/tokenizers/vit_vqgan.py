@@ -23,7 +23,8 @@ from babeldraw.layers.dropout import example_keys
 from babeldraw.layers.feed_forward import FeedForward
 from babeldraw.layers.linear import Einsum, LayerNorm
 from babeldraw.layers.positions import GridPositions
-from babeldraw.tokenizers.base import Codes, Reconstruction
+from babeldraw.tokenizers.base import Reconstruction
+from babeldraw.tokenizers.grid import GridTokenizer
 from babeldraw.tokenizers.pixels import (
     CHANNELS,
     OUTPUTS,
@@ -31,7 +32,7 @@ from babeldraw.tokenizers.pixels import (
     to_images,
     to_patches,
 )
-from babeldraw.tokenizers.quantizers import QuantizerConfig, QuantizingTokenizer, VQConfig
+from babeldraw.tokenizers.quantizers import QuantizerConfig, VQConfig
 
 # The fields beside the encoder's and the quantizer's that make codes.
 CODE_FIELDS = ("image_size", "patch_size")
@@ -208,7 +209,7 @@ class ViTVQGAN(nn.Module):
 
 
 @dataclasses.dataclass(frozen=True)
-class ViTVQGANTokenizer(QuantizingTokenizer):
+class ViTVQGANTokenizer(GridTokenizer):
     """`Tokenizer` of a ViT-VQGAN."""
 
     config: ViTVQGANConfig
@@ -226,14 +227,6 @@ class ViTVQGANTokenizer(QuantizingTokenizer):
     @property
     def network(self) -> ViTVQGAN:
         return ViTVQGAN(self.config)
-
-    @property
-    def codes(self) -> Codes:
-        return Codes(self.config.grid, self.config.quantizer.vocab)
-
-    @property
-    def image_size(self) -> tuple[int, int]:
-        return self.config.image_size
 
     @property
     def output(self) -> str:
@@ -255,27 +248,8 @@ class ViTVQGANTokenizer(QuantizingTokenizer):
     def stacks(self) -> dict[str, TransformerConfig]:
         return {"encoder": self.config.encoder, "decoder": self.config.decoder}
 
-    def init(self, key: jax.Array) -> Any:
-        images = jnp.zeros((1, *self.image_size, CHANNELS), jnp.float32)
-        return self.network.init(key, images)["params"]
-
-    def encode(self, params: Any, images: jax.Array) -> jax.Array:
-        return self.network.apply({"params": params}, images, method="encode")
-
     def features(self, params: Any, images: jax.Array) -> jax.Array:
         return self.network.apply({"params": params}, images, method="features")
-
-    def decode(
-        self, params: Any, codes: jax.Array, condition: jax.Array | None = None
-    ) -> jax.Array:
-        del condition
-        return self.network.apply({"params": params}, codes, method="decode")
-
-    def draw_mean(self, params: Any, weights: jax.Array) -> jax.Array:
-        return self.network.apply({"params": params}, weights, method="raw_of_mean")
-
-    def mixes(self) -> bool:
-        return isinstance(self.config.quantizer, VQConfig)
 
     def forward(
         self,

@@ -15,14 +15,15 @@ import jax.numpy as jnp
 from babeldraw.config import require, to_dict
 from babeldraw.layers.block import without_compute
 from babeldraw.layers.convolution import Conv
-from babeldraw.tokenizers.base import Codes, Reconstruction
+from babeldraw.tokenizers.base import Reconstruction
 from babeldraw.tokenizers.convolutional import (
     ConvolutionalConfig,
     ConvolutionalDecoder,
     ConvolutionalEncoder,
 )
+from babeldraw.tokenizers.grid import GridTokenizer
 from babeldraw.tokenizers.pixels import CHANNELS, to_images
-from babeldraw.tokenizers.quantizers import QuantizerConfig, QuantizingTokenizer, VQConfig
+from babeldraw.tokenizers.quantizers import QuantizerConfig, VQConfig
 
 # The fields of `network` that make no codes.
 DECODER_FIELDS = ("decoder_blocks",)
@@ -127,7 +128,7 @@ class VQGAN(nn.Module):
 
 
 @dataclasses.dataclass(frozen=True)
-class VQGANTokenizer(QuantizingTokenizer):
+class VQGANTokenizer(GridTokenizer):
     """`Tokenizer` of a VQGAN."""
 
     config: VQGANConfig
@@ -147,14 +148,6 @@ class VQGANTokenizer(QuantizingTokenizer):
         return VQGAN(self.config)
 
     @property
-    def codes(self) -> Codes:
-        return Codes(self.config.grid, self.config.quantizer.vocab)
-
-    @property
-    def image_size(self) -> tuple[int, int]:
-        return self.config.image_size
-
-    @property
     def code_fields(self) -> dict[str, Any]:
         # Widths stand in the arrays. Defaults are left out: a new field changes no identity.
         network = without_compute(to_dict(self.config.network, defaults=False))
@@ -165,25 +158,6 @@ class VQGANTokenizer(QuantizingTokenizer):
             "image_size": to_dict(self.config.image_size),
             **{name: set_here[name] for name in ("projected", "centred") if name in set_here},
         }
-
-    def init(self, key: jax.Array) -> Any:
-        images = jnp.zeros((1, *self.image_size, CHANNELS), jnp.float32)
-        return self.network.init(key, images)["params"]
-
-    def encode(self, params: Any, images: jax.Array) -> jax.Array:
-        return self.network.apply({"params": params}, images, method="encode")
-
-    def decode(
-        self, params: Any, codes: jax.Array, condition: jax.Array | None = None
-    ) -> jax.Array:
-        del condition
-        return self.network.apply({"params": params}, codes, method="decode")
-
-    def draw_mean(self, params: Any, weights: jax.Array) -> jax.Array:
-        return self.network.apply({"params": params}, weights, method="raw_of_mean")
-
-    def mixes(self) -> bool:
-        return isinstance(self.config.quantizer, VQConfig)
 
     def forward(
         self,
