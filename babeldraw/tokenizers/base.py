@@ -254,6 +254,19 @@ class Tokenizer:
         """The decoder's own values to pictures, near [0, 1] but not clipped."""
         return raw
 
+    def check_condition(self, condition: jax.Array | None) -> None:
+        """Raises `UserError`: the decoder draws by a text and none is given, or the reverse."""
+        if self.condition and condition is None:
+            raise UserError(
+                f"tokenizer.text is set: the decoder draws by states of a text, {self.condition} "
+                "of each picture, and none are given"
+            )
+        if condition is not None and not self.condition:
+            raise UserError(
+                f"a text is given and the decoder of tokenizer.kind={self.config.kind} draws from "
+                "codes alone; leave it out"
+            )
+
     def draw_mean(self, params: Any, weights: jax.Array) -> jax.Array:
         """The decoder's own values, of a weighted mean of the codes at each place.
 

@@ -44,7 +44,7 @@ class GridTokenizer(QuantizingTokenizer):
     def decode(
         self, params: Any, codes: jax.Array, condition: jax.Array | None = None
     ) -> jax.Array:
-        del condition
+        self.check_condition(condition)
         return self.network.apply({"params": params}, codes, method="decode")
 
     def draw_mean(self, params: Any, weights: jax.Array) -> jax.Array:

@@ -355,7 +355,7 @@ class TiTokTokenizer(QuantizingTokenizer):
     def decode(
         self, params: Any, codes: jax.Array, condition: jax.Array | None = None
     ) -> jax.Array:
-        self._check_condition(condition)
+        self.check_condition(condition)
         drawn = self._apply(params, codes, condition, method="decode")
         return jnp.clip(self.to_images(self.raw(params, drawn)), 0.0, 1.0)
 
@@ -368,7 +368,7 @@ class TiTokTokenizer(QuantizingTokenizer):
         terms: tuple[str, ...] = (),
         condition: jax.Array | None = None,
     ) -> Reconstruction:
-        self._check_condition(condition)
+        self.check_condition(condition)
         rngs = None if key is None else {"dropout": key, "codes": jax.random.fold_in(key, 1)}
         found, drawn = self._apply(
             params,
@@ -400,7 +400,7 @@ class TiTokTokenizer(QuantizingTokenizer):
         if self.draws or not frozen:
             codes = self.encode(params, images)
             return self.decode(params, codes, condition), codes
-        self._check_condition(condition)
+        self.check_condition(condition)
         codes = self.encode(params, images)
         logits_BTV = self._apply(params, codes, condition, method="decode")
         return self.proxy.decode(frozen[PROXY], jnp.argmax(logits_BTV, -1)), codes
@@ -422,14 +422,3 @@ class TiTokTokenizer(QuantizingTokenizer):
                 "second stage, with tokenizer.through_proxy=True and config.tokenizer_run"
             )
         return self.proxy.draw_mean(params[PIXELS], jax.nn.softmax(drawn))
-
-    def _check_condition(self, condition: jax.Array | None) -> None:
-        if self.condition and condition is None:
-            raise UserError(
-                f"tokenizer.text is set: the decoder draws by states of a text, {self.condition} "
-                "of each picture, and none are given"
-            )
-        require(
-            bool(self.condition) or condition is None,
-            "a text is given and tokenizer.text is None: the decoder draws from codes alone",
-        )

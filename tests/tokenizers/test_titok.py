@@ -116,7 +116,7 @@ def test_a_text_changes_what_is_drawn_and_not_the_codes():
     assert np.abs(jax.grad(loss)(TEXTS)).max(axis=(1, 2)).min() > 0
     with pytest.raises(UserError, match=r"draws by states of a text, \(5, 7\) of each pict"):
         tokenizer.decode(params, codes)
-    with pytest.raises(UserError, match="a text is given and tokenizer.text is None"):
+    with pytest.raises(UserError, match="a text is given and the decoder of tokenizer.kind=titok"):
         made()[0].decode(params, codes, TEXTS)
 
 

@@ -91,6 +91,11 @@ def test_through_the_tokens_and_back_is_one_reconstruction(params):
     np.testing.assert_allclose(decode(params, ids), images, atol=1e-5)
 
 
+def test_a_text_for_a_decoder_that_reads_none_is_refused(params):
+    with pytest.raises(UserError, match="decoder of tokenizer.kind=vit_vqgan draws from codes al"):
+        TOKENIZER.decode(params, jnp.zeros((1, 4), jnp.int32), jnp.zeros((1, 2, 3)))
+
+
 def test_each_picture_is_coded_alone(params):
     together = encode(params, IMAGES)
     for index in range(3):
