@@ -5,7 +5,7 @@
 
 As many parameters as configs/demo/text_to_image.py, with which it is to be compared: two blocks
 read the prompt, once a picture, and five see it beside the picture's tokens at each step
-(docs/masked.md). All else is that config's.
+(docs/masked.md). All else is that config's. Not trained to its end yet: `sampling` is a guess.
 """
 
 from ml_collections import ConfigDict

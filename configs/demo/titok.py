@@ -1,9 +1,10 @@
 """The demo's tokenizer in one dimension: a small TiTok on the shapes world, 32 codes a picture.
 
-babeldraw train --config=configs/demo/titok.py --workdir=runs/titok
+    babeldraw train --config=configs/demo/titok.py --workdir=runs/titok
 
 Width, blocks, codebook, losses and steps are those of configs/demo/tokenizer.py, whose ViT-VQGAN
-gives 64 codes; its 8 x 8 patches are TiTok's cells. docs/examples/grid.py compares the two.
+gives 64 codes; its 8 x 8 patches are TiTok's cells. docs/examples/grid.py is to
+compare the two: not trained to its end yet.
 """
 
 from ml_collections import ConfigDict
