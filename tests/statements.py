@@ -20,8 +20,9 @@ def random_tensors(shapes, seed=0):
 
 
 def linear(weights, name, x):
-    """The bias is added where there is one."""
-    y = x @ weights[f"{name}.weight"].astype(np.float64).T
+    """Of the last dimension, a 1 x 1 convolution's too; the bias is added where there is one."""
+    weight = weights[f"{name}.weight"].astype(np.float64)
+    y = x @ weight.reshape(weight.shape[:2]).T
     return y + weights[f"{name}.bias"] if f"{name}.bias" in weights else y
 
 

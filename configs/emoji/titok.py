@@ -4,8 +4,8 @@
         --config.data.path=data/emoji --config.perceptual.file=vgg_lpips.safetensors
 
 The argument, as in `configs/emoji/titok.py:small,16`, names a size, a number of tokens and a way;
-docs/titok.md tells how two stages go, with configs/emoji/tokenizer.py for a proxy. Not trained to its
-end yet.
+docs/titok.md tells how two stages go, with configs/emoji/tokenizer.py for a proxy.
+Not trained to its end yet.
 """
 
 from ml_collections import ConfigDict

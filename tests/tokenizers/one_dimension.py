@@ -8,32 +8,19 @@ import math
 
 import numpy as np
 
+from tests.statements import attend, gelu, layer_norm, linear
+
 State = dict[str, np.ndarray]
-erf = np.vectorize(math.erf)
-
-
-def linear(x, state, name):
-    """A product, or a 1 x 1 convolution, over the last dimension."""
-    weight = state[f"{name}.weight"].astype(np.float64)
-    return x @ weight.reshape(weight.shape[:2]).T + state[f"{name}.bias"]
 
 
 def norm(x, state, name):
-    centred = x - x.mean(-1, keepdims=True)
-    y = centred / np.sqrt(centred.var(-1, keepdims=True) + 1e-5)
-    return y * state[f"{name}.weight"] + state[f"{name}.bias"]
+    return layer_norm(state, name, x, 1e-5)
 
 
 def attention(x, state, name, heads):
     """torch.nn.MultiheadAttention of x to itself."""
-    b, t, w = x.shape
     qkv = x @ state[f"{name}.in_proj_weight"].astype(np.float64).T + state[f"{name}.in_proj_bias"]
-    q, k, v = (part.reshape(b, t, heads, w // heads) for part in np.split(qkv, 3, axis=-1))
-    logits = np.einsum("bthc,bshc->bhts", q, k) / math.sqrt(w // heads)
-    weights = np.exp(logits - logits.max(-1, keepdims=True))
-    weights /= weights.sum(-1, keepdims=True)
-    out = np.einsum("bhts,bshc->bthc", weights, v).reshape(b, t, w)
-    return linear(out, state, f"{name}.out_proj")
+    return linear(state, f"{name}.out_proj", attend(*np.split(qkv, 3, axis=-1), heads))
 
 
 def blocks(x, state, side, heads):
@@ -41,8 +28,8 @@ def blocks(x, state, side, heads):
     while f"{side}.transformer.{layer}.ln_1.weight" in state:
         name = f"{side}.transformer.{layer}"
         x = x + attention(norm(x, state, f"{name}.ln_1"), state, f"{name}.attn", heads)
-        y = linear(norm(x, state, f"{name}.ln_2"), state, f"{name}.mlp.c_fc")
-        x = x + linear(0.5 * y * (1 + erf(y / math.sqrt(2))), state, f"{name}.mlp.c_proj")
+        y = linear(state, f"{name}.mlp.c_fc", norm(x, state, f"{name}.ln_2"))
+        x = x + linear(state, f"{name}.mlp.c_proj", gelu(y))
         layer += 1
     return x
 
@@ -67,7 +54,7 @@ def encoder(images, state, heads, legacy):
     if legacy:
         # [B, N, W] read as [B, W, N, 1], of which a convolution takes W for channels.
         x = x.reshape(b, x.shape[2], x.shape[1]).transpose(0, 2, 1)
-    return linear(x, state, "encoder.conv_out")
+    return linear(state, "encoder.conv_out", x)
 
 
 def quantized(z, state, l2):
@@ -85,16 +72,16 @@ def decoder(z, state, heads, legacy, grid, text=None):
     x = repeated(b, repeated(cells, state["decoder.mask_token"][0, 0]))
     x = np.concatenate([repeated(b, state["decoder.class_embedding"]), x], 1)
     x = x + state["decoder.positional_embedding"]
-    z = linear(z, state, "decoder.decoder_embed")
+    z = linear(state, "decoder.decoder_embed", z)
     parts = [x, z + state["decoder.latent_token_positional_embedding"]]
     if text is not None:
-        words = linear(text, state, "decoder.text_guidance_proj")
+        words = linear(state, "decoder.text_guidance_proj", text)
         parts.append(words + state["decoder.text_guidance_positional_embedding"])
     x = blocks(np.concatenate(parts, 1), state, "decoder", heads)
     x = norm(x[:, 1 : 1 + cells], state, "decoder.ln_post")
-    x = linear(x, state, "decoder.ffn.0")
+    x = linear(state, "decoder.ffn.0", x)
     if legacy:
-        return linear(np.tanh(x), state, "decoder.ffn.2")
+        return linear(state, "decoder.ffn.2", np.tanh(x))
     p = math.isqrt(x.shape[-1] // 3)
     x = x.reshape(b, *grid, p, p, 3).transpose(0, 1, 3, 2, 4, 5)
     return smoothed(x.reshape(b, grid[0] * p, grid[1] * p, 3), state)
