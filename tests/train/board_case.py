@@ -42,8 +42,7 @@ def read(folder):
 
     found, files = {}, RunFolder.of(folder).metrics.glob("events.*")
     boards = [EventAccumulator(str(file)).Reload() for file in files]
-    # Names tell the second alone, in which both starts may fall.
-    for board in sorted(boards, key=lambda board: board.FirstEventTimestamp()):
+    for board in sorted(boards, key=_begun):
         for kind, events_of, value_of in (
             ("scalars", board.Scalars, lambda event: event.value),
             ("images", board.Images, lambda event: pixels(event.encoded_image_string)),
@@ -53,6 +52,12 @@ def read(folder):
                 rows = [[event.step, value_of(event)] for event in events_of(tag)]
                 found.setdefault(tag, []).extend(rows)
     return found
+
+
+def _begun(board):
+    """When its first figure was written: a file's name and head tell the second alone."""
+    scalars = "train/loss" in board.Tags()["scalars"]
+    return (board.Scalars if scalars else board.Tensors)("train/loss")[0].wall_time
 
 
 if __name__ == "__main__":
