@@ -151,7 +151,11 @@ class Babeldraw(nn.Module):
         self.image_decoder = ImageDecoder(self.config, self.codes)
 
     def __call__(
-        self, text_BS: jax.Array, codes: jax.Array, keys: jax.Array | None = None
+        self,
+        text_BS: jax.Array,
+        codes: jax.Array,
+        keys: jax.Array | None = None,
+        read: jax.Array | None = None,
     ) -> tuple[jax.Array, jax.Array]:
         """-log p of each code given the text and the codes before it; see `Head.nll`.
 
@@ -159,8 +163,10 @@ class Babeldraw(nn.Module):
           text_BS: int32, zero is padding; all padding is the empty prompt.
           codes: of pictures, in raster order; place t does not see code t.
           keys: of dropout, one per example (`layers.dropout.example_keys`); None: no dropout.
+          read: the codes that are seen before each; None: the same.
         """
-        x_BTD = self.image_decoder(codes, self.read(text_BS, keys), keys)
+        seen = codes if read is None else read
+        x_BTD = self.image_decoder(seen, self.read(text_BS, keys), keys)
         return self.image_decoder.logits.nll(x_BTD, codes)
 
     def first_logits(self, text_BS: jax.Array, codes: jax.Array) -> jax.Array:

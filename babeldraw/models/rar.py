@@ -162,6 +162,7 @@ class RAR(nn.Module):
         codes: jax.Array,
         keys: jax.Array | None = None,
         order_BT: jax.Array | None = None,
+        read: jax.Array | None = None,
     ) -> tuple[jax.Array, jax.Array]:
         """-log p of each code given the condition and the codes before it; see `Head.nll`.
 
@@ -171,12 +172,14 @@ class RAR(nn.Module):
           keys: of dropout, one per example (`layers.dropout.example_keys`); None: no dropout.
           order_BT: int32, permutations: the code of place `order_BT[:, t]` is the t-th and sees
             those before it. None: raster order.
+          read: without an order, the codes that are seen before each; None: the same.
 
         Returns:
           Both arrays in raster order, whatever the order of prediction.
         """
         if order_BT is None:
-            return self.logits.nll(self._outputs(condition, codes, keys), codes)
+            seen = codes if read is None else read
+            return self.logits.nll(self._outputs(condition, seen, keys), codes)
         codes = _taken(codes, order_BT)
         found = self.logits.nll(self._outputs(condition, codes, keys, order_BT), codes)
         return tuple(_taken(array, jnp.argsort(order_BT, axis=1)) for array in found)

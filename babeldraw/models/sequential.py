@@ -13,8 +13,9 @@ class Sequential(Generator):
     """What the prediction of the next token asks of a network, by its Linen module.
 
     Attributes:
-      network: a module with `__call__(condition, codes, keys)`, which gives `Head.nll`'s two
-        arrays, and the methods `read`, `start`, `step`, `next_logits` and `first_logits`.
+      network: a module with `__call__(condition, codes, keys, read=...)`, which gives the two
+        arrays of `Head.nll`, and the methods `read`, `start`, `step`, `next_logits` and
+        `first_logits`.
     """
 
     @property
@@ -32,7 +33,12 @@ class Sequential(Generator):
         return unstack(self.for_reading(params))
 
     def nll(
-        self, params: Any, condition: Any, codes: jax.Array, keys: jax.Array | None = None
+        self,
+        params: Any,
+        condition: Any,
+        codes: jax.Array,
+        keys: jax.Array | None = None,
+        read: jax.Array | None = None,
     ) -> tuple[jax.Array, jax.Array]:
         """-log p of each code, float32 [B, T], and whether it is the likeliest, bool [B, T].
 
@@ -41,8 +47,9 @@ class Sequential(Generator):
           condition: a row for each example.
           codes: as `Codes` says.
           keys: of dropout, one per example (`layers.dropout.example_keys`); None: no dropout.
+          read: the codes that the network sees before each; None: the same.
         """
-        return self.network.apply({"params": params}, condition, codes, keys)
+        return self.network.apply({"params": params}, condition, codes, keys, read=read)
 
     def logits(self, params: Any, condition: Any, codes: jax.Array) -> jax.Array:
         """Of the first factor of each code, all at once: float32 [B, T, V]."""

@@ -93,7 +93,11 @@ class VIM(nn.Module):
         self.logits = Head(self.codes, decoder.dim)
 
     def __call__(
-        self, condition: Any, codes: jax.Array, keys: jax.Array | None = None
+        self,
+        condition: Any,
+        codes: jax.Array,
+        keys: jax.Array | None = None,
+        read: jax.Array | None = None,
     ) -> tuple[jax.Array, jax.Array]:
         """-log p of each code given the condition and the codes before it; see `Head.nll`.
 
@@ -101,8 +105,10 @@ class VIM(nn.Module):
           condition: a row for each example.
           codes: of pictures, in raster order; place t does not see code t.
           keys: of dropout, one per example (`layers.dropout.example_keys`); None: no dropout.
+          read: the codes that are seen before each; None: the same.
         """
-        return self.logits.nll(self._outputs(condition, codes, keys), codes)
+        seen = codes if read is None else read
+        return self.logits.nll(self._outputs(condition, seen, keys), codes)
 
     def first_logits(self, condition: Any, codes: jax.Array) -> jax.Array:
         """Of the first factor of each code, float32 [B, T, V]."""

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from babeldraw.config import require
 from babeldraw.layers.linear import for_loop
 from babeldraw.layers.stack import unstack
 from babeldraw.models.base import Generator
@@ -18,6 +19,10 @@ from babeldraw.prediction.logits import (
     guide,
     sample_tokens,
 )
+from babeldraw.tokenizers.base import Codes
+
+# What an example's key is folded with to draw its noise: no number of a layer, which dropout takes.
+NOISE = (1 << 30) + 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,11 +30,23 @@ class NextToken(Prediction):
     """Each code from the condition and the codes before it, in order; factor by factor.
 
     What a network must have: see `models.sequential.Sequential`.
+
+    Attributes:
+      noise: in training, of the codes that the network reads at most this share are others, drawn
+        uniformly; of each example a share of its own, uniform in [0, noise]. What is predicted
+        stays. Where pictures come again often, their first codes tell the rest, and the condition
+        is hardly read; noise takes that away, and shows the network what its own mistakes look
+        like (noise on what a language model reads: Xie et al. 2017, arXiv:1703.02573, section 3).
     """
 
     kind: str = "next_token"
+    noise: float = 0.0
     needs = ("nll", "read", "start", "step", "next_logits")
     sampling = SamplingConfig
+
+    def __post_init__(self):
+        path = "config.prediction.noise"
+        require(0 <= self.noise <= 1, f"{path} is {self.noise}; a share in [0, 1] is needed")
 
     def loss(
         self,
@@ -41,7 +58,8 @@ class NextToken(Prediction):
         step: jax.Array,
     ) -> tuple[jax.Array, Metrics]:
         """Cross-entropy, the mean over all codes; `accuracy`: share that is the likeliest."""
-        return averaged(generator, codes, generator.nll(params, condition, codes, keys))
+        read = noised(codes, generator.codes, keys, self.noise) if self.noise else None
+        return averaged(generator, codes, generator.nll(params, condition, codes, keys, read))
 
     def score(
         self, generator: Generator, params: Any, condition: Any, codes: jax.Array
@@ -120,6 +138,30 @@ class NextToken(Prediction):
 
     def forward(self, generator: Generator) -> Callable:
         return generator.logits
+
+
+def noised(codes: jax.Array, what: Codes, keys: jax.Array, most: float) -> jax.Array:
+    """Codes of which some are others.
+
+    Args:
+      codes: int32, as `what` says.
+      what: they are.
+      keys: one per example, as of dropout.
+      most: the share is uniform in [0, most].
+
+    Returns:
+      int32, of the same shape; a place is whole or another in all its factors.
+    """
+
+    def one(key: jax.Array, codes: jax.Array) -> jax.Array:
+        share_key, place_key, code_key = jax.random.split(jax.random.fold_in(key, NOISE), 3)
+        share = jax.random.uniform(share_key, maxval=most)
+        other_T = jax.random.bernoulli(place_key, share, codes.shape[:1])
+        sizes = jnp.broadcast_to(jnp.array(what.vocab), codes.shape)
+        others = jax.random.randint(code_key, codes.shape, 0, sizes)
+        return jnp.where(other_T.reshape(-1, *(1,) * (codes.ndim - 1)), others, codes)
+
+    return jax.vmap(one)(keys, codes)
 
 
 def averaged(

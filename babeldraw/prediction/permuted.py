@@ -37,6 +37,10 @@ class PermutedNextToken(NextToken):
     needs = (*NextToken.needs, "ordered_nll")
 
     def __post_init__(self):
+        require(
+            self.noise == 0,
+            f"config.prediction.noise is {self.noise}; only kind=next_token can, take 0",
+        )
         path, start, end = "config.prediction", self.anneal_start, self.anneal_end
         require(start >= 0, f"{path}.anneal_start is {start}; at least 0 is needed")
         require(
