@@ -86,7 +86,8 @@ class TextEncoder(nn.Module):
     @nn.compact
     def __call__(self, text_BS: jax.Array, keys: jax.Array | None = None) -> jax.Array:
         config, text = self.config.encoder, self.condition
-        x_BSD = Embedding(text.vocab_size, config.dim, name="embed")(text_BS)
+        embed = Embedding(text.vocab_size, config.dim, stddev=text.stddev, name="embed")
+        x_BSD = embed(text_BS)
         positions_SD = LearnedPositions(text.length, config.dim, name="positions")()
         x_BSD = x_BSD + positions_SD[None, : text_BS.shape[1]]
         x_BSD = constrain(x_BSD, ("batch", "length", "activation_embed"))

@@ -30,17 +30,22 @@ class TextCondition(Condition):
       vocab_size: pieces of the vocabulary; 16,000 in Parti.
       length: pieces S of a text; longer ones are cut. 128 in Parti.
       dropout: see `Condition`. Not published for Parti; 0.1 is usual.
+      stddev: of the pieces' vectors before training. Positions have 0.5, beside which 0.02 is
+        learned away in long runs; where most words come a few times only, words that weigh as much
+        as their places are told apart sooner.
     """
 
     vocab_size: int = 16_000
     length: int = 128
     dropout: float = 0.1
+    stddev: float = 0.02
     kind: str = "text"
 
     def __post_init__(self):
         for name in ("vocab_size", "length"):
             value = getattr(self, name)
             require(value >= 1, f"config.condition.{name} is {value}; at least 1 is needed")
+        require(self.stddev > 0, f"config.condition.stddev is {self.stddev}; more than 0 is needed")
         check_share(self.dropout)
 
     @property
@@ -64,7 +69,7 @@ class TextCondition(Condition):
         return jnp.zeros_like(like)
 
     def prefix(self, dim: int, name: str | None = None) -> nn.Module:
-        return TextPrefix(self.vocab_size, self.length, dim, name=name)
+        return TextPrefix(self.vocab_size, self.length, dim, self.stddev, name=name)
 
     @property
     def prefix_length(self) -> int:
@@ -101,11 +106,13 @@ class TextPrefix(nn.Module):
     vocab_size: int
     length: int
     dim: int
+    stddev: float
 
     @nn.compact
     def __call__(self, text_BS: jax.Array) -> jax.Array:
         positions_SD = LearnedPositions(self.length, self.dim, name="positions")()
-        return Embedding(self.vocab_size, self.dim, name="embed")(text_BS) + positions_SD[None]
+        embed = Embedding(self.vocab_size, self.dim, stddev=self.stddev, name="embed")
+        return embed(text_BS) + positions_SD[None]
 
 
 # ------------------------------------------------------------------ a class

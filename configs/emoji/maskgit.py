@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from babeldraw.train.presets import complete, load_config
 
-STACK = {"heads": 4, "dim": 256, "dropout": 0.1, "compute": {"scan": False}}
+STACK = {"heads": 4, "dim": 192, "compute": {"scan": False}}
 
 
 def get_config(variant: str = "") -> ConfigDict:
@@ -19,9 +19,10 @@ def get_config(variant: str = "") -> ConfigDict:
     config = load_config("text_to_image.py", beside=__file__).to_dict()
     config["model"] = {
         "kind": "maskgit",
-        "encoder": {"blocks": 4, "hidden": 1024, **STACK},
-        "stack": {"blocks": 10, "hidden": 1120, **STACK},
+        "encoder": {"blocks": 2, "hidden": 768, **STACK},
+        "stack": {"blocks": 5, "hidden": 848, **STACK},
     }
+    config["optimizer"]["groups"] = ({"names": "prefix/embed", "rate": 3.0},)
     config["prediction"] = {"kind": "masked"}
     config["sampling"] = {"guidance": 3.0, "choice_temperature": 3.0}
     return complete(config, variant)

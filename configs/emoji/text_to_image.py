@@ -11,28 +11,32 @@ from ml_collections import ConfigDict
 from babeldraw.train.presets import complete, load_config
 
 TOKENIZER = load_config("tokenizer.py", beside=__file__)
-STACK = {"heads": 4, "dim": 256, "hidden": 1024, "dropout": 0.1, "compute": {"scan": False}}
+STACK = {"heads": 4, "dim": 192, "hidden": 768, "compute": {"scan": False}}
 
 
 def get_config(variant: str = "") -> ConfigDict:
     """`variant`: empty, or runlocal for a few quick steps."""
-    steps = 2500
+    steps = 5000
     config = {
         "objective": "generator",
-        "train": {"steps": steps, "batch_size": 32, "checkpoint_every": 250, "eval_every": 500},
+        "train": {"steps": steps, "batch_size": 32, "checkpoint_every": 500, "eval_every": 1000},
         # Whole pictures: four wordings of each are what varies.
         "data": {**TOKENIZER["data"].to_dict(), "crop": "center"},
         "tokenizer": TOKENIZER["tokenizer"],
-        "condition": {"kind": "text", "length": 24},
+        # Most words come with a few pictures only, which are soon known by their first codes: words
+        # that are told apart from the start, and codes that cannot all be trusted.
+        "condition": {"kind": "text", "length": 24, "stddev": 0.5},
+        "prediction": {"kind": "next_token", "noise": 0.5},
         "model": {
             "kind": "babeldraw",
-            "encoder": {"blocks": 4, **STACK},
-            "decoder": {"blocks": 8, **STACK},
+            "encoder": {"blocks": 2, **STACK},
+            "decoder": {"blocks": 4, **STACK},
         },
         "optimizer": {
             "name": "muon",
             "b2": 0.98,
             "clip_norm": 1.0,
+            "groups": ({"names": "text_encoder/embed", "rate": 3.0},),
             "schedule": {
                 "peak": 2e-3,
                 "warmup_steps": 200,
@@ -42,7 +46,7 @@ def get_config(variant: str = "") -> ConfigDict:
                 "kind": "cosine",
             },
         },
-        "sampling": {"guidance": 2.0, "temperature": 0.7},
+        "sampling": {"guidance": 3.0, "temperature": 0.5},
         "evaluators": {"validation_loss": {"num_examples": 178, "batch_size": 89}},
     }
     return complete(config, variant)

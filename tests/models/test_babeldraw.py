@@ -202,3 +202,18 @@ def test_stacks_that_do_not_fit_are_named():
         BabeldrawGenerator(CONFIG, WORDS, Codes((2, 3), channels=4)).check()
     with pytest.raises(UserError, match="dim is 16, which heads=3 does not divide; "):
         dataclasses.replace(STACK, heads=3)
+
+
+@pytest.mark.parametrize("read", [GENERATOR, "prefix"])
+def test_words_start_with_the_deviation_asked_for(read):
+    words = TextCondition(vocab_size=2000, length=6, stddev=0.5)
+    if read == "prefix":
+        params = words.prefix(16).init(jax.random.key(0), TEXT)["params"]
+    else:
+        generator = dataclasses.replace(read, condition=words)
+        params = jax.jit(generator.init)(jax.random.key(0))["text_encoder"]
+    table = nn.unbox(params["embed"])["table"]
+    assert table.shape == (2000, 16)
+    np.testing.assert_allclose(jnp.std(table), 0.5, rtol=0.03)
+    with pytest.raises(UserError, match="condition.stddev is 0; more than 0"):
+        TextCondition(stddev=0)
