@@ -50,8 +50,8 @@ class TokenizerLossConfig:
         an edge that is blurred or ragged has the most of.
       ms_ssim: of 1 - multi-scale structural similarity (Wang et al., 2003), beside l1 in Zhao et
         al., 2017; pictures of 11 pixels or more, of 176 for all five scales.
-      commitment: beta of the quantizer's loss, 0.25 in the paper. A tokenizer's other terms have
-        the weight 1.
+      commitment: beta of the quantizer's loss, 0.25 in the paper. Which term it weighs is the
+        tokenizer's to say; its other terms have the weight 1.
       kl: of continuous codes' divergence from a standard normal, 1e-6 in latent diffusion and in
         TA-TiTok.
       entropy: of the quantizer's entropy term, 0 in the paper, 0.1 in MaskGIT; 0 computes none.
@@ -364,7 +364,8 @@ class ImageTokenizerObjective:
 
     def _weight(self, term: str) -> float:
         """Of a term that the tokenizer gives."""
-        own = {name: getattr(self.loss, name) for name in ("commitment", "entropy", "kl")}
+        own = {self._tokenizer.beta_term: self.loss.commitment}
+        own |= {"entropy": self.loss.entropy, "kl": self.loss.kl}
         return own.get(term, 1.0)
 
     def _asked(self) -> dict[str, tuple[str, ...]]:

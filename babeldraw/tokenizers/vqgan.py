@@ -139,7 +139,7 @@ class VQGANTokenizer(GridTokenizer):
         to_code, from_code = (("to_code",), ("from_code",)) if self.config.projected else ((), ())
         return {
             "encoder": ("encoder", *to_code),
-            "quantizer": ("codebook",),
+            "quantizer": self.codebook,
             "decoder": (*from_code, "decoder"),
         }
 
