@@ -102,6 +102,30 @@ NETWORKS: dict[str, Network] = {
     "llamagen_vq": Network(
         "tokenizer", "vqgan", {"torch": Layout("LlamaGen's", vqgan.llamagen, "model")}
     ),
+    "taming_vqgan": Network(
+        "tokenizer",
+        "vqgan",
+        {
+            "torch": Layout("taming-transformers' .ckpt", vqgan.taming, "state_dict"),
+            "ema": Layout("its average, of such a file", vqgan.taming_average, "state_dict"),
+        },
+    ),
+    "ibq": Network(
+        "tokenizer",
+        "vqgan",
+        {
+            "torch": Layout("SEED-Voken's .ckpt of IBQ", vqgan.taming, "state_dict"),
+            "ema": Layout("its average, of such a file", vqgan.taming_average, "state_dict"),
+        },
+    ),
+    "open_magvit2": Network(
+        "tokenizer",
+        "vqgan",
+        {
+            "torch": Layout("SEED-Voken's .ckpt of it", vqgan.open_magvit2, "state_dict"),
+            "ema": Layout("its average, of such a file", vqgan.open_magvit2_average, "state_dict"),
+        },
+    ),
     "maskgit": Network(
         "model",
         "maskgit",
