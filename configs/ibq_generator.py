@@ -1,6 +1,6 @@
 """IBQ's generator, by class, and Open-MAGVIT2's, whose codes are drawn in two factors.
 
-    babeldraw train --config=configs/ibq_generator.py:xxl --workdir=runs/ibq_xxl \\
+    babeldraw train --config=configs/ibq_generator.py --workdir=runs/ibq_b \\
         --config.tokenizer_run=runs/ibq --config.data.path=imagenet2012
 
 Shi et al., "Scalable Image Tokenization with Index Backpropagation Quantization", 2024; Luo et al.,

@@ -2,7 +2,7 @@
 
     babeldraw tokenize --workdir=runs/llamagen_vq --source=tfds --path=imagenet2012 \\
         --split=train --views=10 --out=tokens
-    babeldraw train --config=configs/llamagen.py:l --workdir=runs/llamagen_l \\
+    babeldraw train --config=configs/llamagen.py --workdir=runs/llamagen_b \\
         --config.tokenizer_run=runs/llamagen_vq --config.data.path=tokens
 
 Sun et al., "Autoregressive Model Beats Diffusion: Llama for Scalable Image Generation", 2024, and
