@@ -25,7 +25,8 @@ from babeldraw.train.presets import load_config
 CONFIGS = Path(__file__).parents[1] / "configs"
 NAMES = sorted(path.relative_to(CONFIGS).as_posix() for path in CONFIGS.rglob("*.py"))
 # Configs by their first row; and rows of tokenizers that others begin from.
-MAKERS = [*((name, "") for name in NAMES), ("titok.py", "bl128")]
+ROWS = [("titok.py", "bl128"), ("vqgan.py", "llamagen_16"), ("vqgan.py", "magvit2")]
+MAKERS = [*((name, "") for name in NAMES), *ROWS]
 BABELDRAW = {
     # Blocks of encoder and decoder, heads, dim, hidden; millions of parameters in the blocks.
     # Parti, Table 1.
@@ -325,6 +326,38 @@ def test_maskgen_is_as_published(row):
     codes, condition = experiment.generator.codes, experiment.condition
     assert (codes.shape, codes.vocab, condition.prefix_length) == ((128,), (8192,), 77)
     assert (experiment.sampling.steps, experiment.sampling.guidance) == (16, 13.0)
+
+
+LLAMA = {
+    # Width, blocks, heads, hidden; millions of parameters.
+    ("llamagen.py", "b"): (12, 12, 768, 2048, 110.9),
+    ("llamagen.py", "3b"): (24, 32, 3200, 8704, 3096.7),
+    ("llamagen.py", "xl,features"): (36, 20, 1280, 3584, 777.9),
+    ("ibq_generator.py", "b"): (16, 16, 1024, 2816, 343.0),
+    ("ibq_generator.py", "xxl"): (30, 30, 1920, 5120, 2063.3),
+    ("ibq_generator.py", "magvit2_b"): (24, 16, 1024, 2816, 343.6),
+}
+
+
+@pytest.mark.parametrize(("name", "row"), LLAMA)
+def test_llamagen_and_ibq_are_as_published(name, row):
+    """The other rows' parameters are counted in tests/convert/test_llama.py."""
+    experiment, (*sides, millions) = parse(load(name, row)), LLAMA[name, row]
+    generator = experiment.generator
+    assert sizes(experiment.model.decoder) == tuple(sides) and generator.codes.shape == (16, 16)
+    params = nn.unbox(jax.eval_shape(generator.init, jax.random.key(0)))
+    total = sum(leaf.size for leaf in jax.tree.leaves(params))
+    assert total == pytest.approx(millions * 1e6, abs=0.05e6)
+    rate, config = make_schedule(experiment.optimizer.schedule), experiment.optimizer
+    assert (config.b1, config.b2, config.weight_decay, config.clip_norm) == (0.9, 0.95, 0.05, 1.0)
+    if name == "llamagen.py":
+        assert float(rate(0)) == float(rate(10**6)) == pytest.approx(1e-4)
+        return
+    epoch, (epochs, left) = 1_281_167 / 768, (450, 0.01) if row == "xxl" else (300, 0.1)
+    assert experiment.train.steps == int(epoch * epochs)
+    assert float(rate(0)) == pytest.approx(0.005 * 3e-4, rel=1e-5)
+    assert float(rate(int(epoch * 20))) == pytest.approx(3e-4, rel=1e-5)
+    assert float(rate(experiment.train.steps)) == pytest.approx(left * 3e-4, rel=1e-4)
 
 
 def test_coca_base_is_as_published():

@@ -20,7 +20,7 @@ from babeldraw.errors import UserError
 from babeldraw.layers.linear import Einsum
 from babeldraw.tokenizers.base import Codes, Reconstruction, Tokenizer, identity
 from babeldraw.tokenizers.kinds import TOKENIZERS, make_tokenizer
-from babeldraw.tokenizers.quantizers import Codebook
+from babeldraw.tokenizers.vector_quantizers import Codebook
 from babeldraw.train.loop import train
 from babeldraw.train.presets import complete
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from babeldraw.config import require
-from babeldraw.convert import maskgit, vqgan
+from babeldraw.convert import llama, maskgit, vqgan
 from babeldraw.convert.files import read_arrays
 from babeldraw.convert.maskgen import maskgen
 from babeldraw.convert.rar import rar
@@ -102,6 +102,30 @@ NETWORKS: dict[str, Network] = {
     "llamagen_vq": Network(
         "tokenizer", "vqgan", {"torch": Layout("LlamaGen's", vqgan.llamagen, "model")}
     ),
+    "taming_vqgan": Network(
+        "tokenizer",
+        "vqgan",
+        {
+            "torch": Layout("taming-transformers' .ckpt", vqgan.taming, "state_dict"),
+            "ema": Layout("its average, of such a file", vqgan.taming_average, "state_dict"),
+        },
+    ),
+    "ibq": Network(
+        "tokenizer",
+        "vqgan",
+        {
+            "torch": Layout("SEED-Voken's .ckpt of IBQ", vqgan.taming, "state_dict"),
+            "ema": Layout("its average, of such a file", vqgan.taming_average, "state_dict"),
+        },
+    ),
+    "open_magvit2": Network(
+        "tokenizer",
+        "vqgan",
+        {
+            "torch": Layout("SEED-Voken's .ckpt of it", vqgan.open_magvit2, "state_dict"),
+            "ema": Layout("its average, of such a file", vqgan.open_magvit2_average, "state_dict"),
+        },
+    ),
     "maskgit": Network(
         "model",
         "maskgit",
@@ -113,6 +137,30 @@ NETWORKS: dict[str, Network] = {
     "uvit": Network("model", "uvit", {"torch": Layout("TiTok's S-128", uvit)}),
     "maskgen": Network(
         "model", "maskgen", {"torch": Layout("MaskGen's on discrete codes", maskgen)}
+    ),
+    "llamagen": Network(
+        "model",
+        "llama",
+        {
+            "torch": Layout("LlamaGen's by classes", llama.llamagen, "model"),
+            "text": Layout("LlamaGen's by texts", llama.llamagen_text, "model"),
+        },
+    ),
+    "ibq_generator": Network(
+        "model",
+        "llama",
+        {
+            "torch": Layout("SEED-Voken's .ckpt of IBQ's", llama.ibq_lightning, "state_dict"),
+            "bare": Layout("the network alone", llama.ibq),
+        },
+    ),
+    "open_magvit2_generator": Network(
+        "model",
+        "llama",
+        {
+            "torch": Layout("SEED-Voken's .ckpt of it", llama.open_magvit2_lightning, "state_dict"),
+            "bare": Layout("the network alone", llama.open_magvit2),
+        },
     ),
     "rar": Network("model", "rar", {"torch": Layout("1d-tokenizer's RAR", rar)}),
     "titok": Network("tokenizer", "titok", {"torch": Layout("1d-tokenizer's", titok)}),

@@ -67,6 +67,14 @@ class _Array:
         self.array = flat.reshape(shape, order="F" if fortran else "C")
 
 
+class Stranger:
+    """In the place of what a file names that is no array's: nothing is imported or called for it.
+
+    What is made of one is one. Only where `follow` is told to look past them, and then no dict of
+    arrays may hold one.
+    """
+
+
 NDARRAY = Name("numpy ndarray")
 
 
@@ -106,6 +114,7 @@ def follow(
     names: Iterable[Name],
     values: Mapping[str, Callable],
     steps: Mapping[str, Callable],
+    strangers: bool = False,
 ) -> Any:
     """What a pickle holds, made by these operations and names alone.
 
@@ -114,11 +123,12 @@ def follow(
       names: all that may stand in it.
       values: operations that put a value on the stack, by `pickletools`' name.
       steps: the others, of the machine and the operation's argument.
+      strangers: whether other names may stand in it, as `Stranger`s.
 
     Raises:
       ValueError: in one line, what there is besides, or that the file ends too early.
     """
-    machine = Machine(names, values, steps)
+    machine = Machine(names, values, steps, strangers)
     try:
         for operation, argument, _ in pickletools.genops(io.BytesIO(data)):
             machine.follow(operation.name, argument)
@@ -135,9 +145,10 @@ class Machine:
         names: Iterable[Name],
         values: Mapping[str, Callable],
         steps: Mapping[str, Callable],
+        strangers: bool = False,
     ):
         self._names = {name.name: name for name in names}
-        self._values, self._steps = values, steps
+        self._values, self._steps, self._strangers = values, steps, strangers
         self.stack: list[Any] = []
         self._below: list[list[Any]] = []
         self._memo: dict[int, Any] = {}
@@ -184,6 +195,9 @@ class Machine:
         if argument is None:
             name, module = self.stack.pop(), self.stack.pop()
             argument = f"{module} {name}"
+        if argument not in self._names and self._strangers:
+            self.stack.append(Stranger())
+            return
         if argument not in self._names:
             dotted = argument.replace(" ", ".")
             raise ValueError(f"it holds the name {dotted}, which is none of an array's")
@@ -191,6 +205,9 @@ class Machine:
 
     def reduce(self, argument: Any) -> None:
         given, called = self.stack.pop(), self.stack.pop()
+        if isinstance(called, Stranger):
+            self.stack.append(called)
+            return
         if not isinstance(called, Name) or called.call is None or not isinstance(given, tuple):
             raise ValueError("it holds a call that makes no array")
         self.stack.append(called.call(given))
@@ -211,6 +228,8 @@ class Machine:
             self._set(key, value)
 
     def _set(self, key: Any, value: Any) -> None:
+        if Stranger in (type(key), type(self.stack[-1])):
+            return
         if not isinstance(key, str | int) or not isinstance(self.stack[-1], dict):
             raise ValueError(f"it holds a dict with a key of type {type(key).__name__}, no name")
         self.stack[-1][key] = value

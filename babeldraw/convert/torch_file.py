@@ -48,7 +48,8 @@ def read_torch_file(path: Path, inside: str = "") -> dict[str, np.ndarray]:
     Args:
       path: of the file.
       inside: the key under which it may keep its state dict, such as "model"; empty: it is one.
-        What lies beside it, such as an optimizer's state, is not read.
+        What lies beside it, such as an optimizer's state, is not read, and may be of names that
+        no tensor has.
 
     Returns:
       Views of the file's bytes, read-only.
@@ -61,7 +62,7 @@ def read_torch_file(path: Path, inside: str = "") -> dict[str, np.ndarray]:
             root = _root(archive)
             storages = _Storages(archive, root)
             whole = pickled.follow(
-                _read(archive, f"{root}/data.pkl"), NAMES, VALUES, _steps(storages)
+                _read(archive, f"{root}/data.pkl"), NAMES, VALUES, _steps(storages), bool(inside)
             )
             if inside and isinstance(whole, dict) and inside in whole:
                 whole = whole[inside]
@@ -195,7 +196,16 @@ VALUES = {
 def _attributes(machine: Machine, argument: Any) -> None:
     """Those of a state dict, such as the versions of its layers, are left out."""
     state = machine.stack.pop()
+    if isinstance(machine.stack[-1], pickled.Stranger):
+        return
     if not isinstance(machine.stack[-1], dict) or not isinstance(state, dict):
+        raise ValueError("it holds an object that is no tensor")
+
+
+def _new(machine: Machine, argument: Any) -> None:
+    """An object of a class: of a tensor's names none makes one."""
+    machine.stack.pop()
+    if not isinstance(machine.stack[-1], pickled.Stranger):
         raise ValueError("it holds an object that is no tensor")
 
 
@@ -208,6 +218,8 @@ def _appends(machine: Machine, argument: Any) -> None:
 
 
 def _extend(machine: Machine, found: list[Any]) -> None:
+    if isinstance(machine.stack[-1], pickled.Stranger):
+        return
     if not isinstance(machine.stack[-1], list):
         raise ValueError("it holds an object that is no tensor")
     machine.stack[-1].extend(found)
@@ -226,6 +238,7 @@ def _steps(storages: _Storages) -> dict[str, Callable[[Machine, Any], None]]:
         **pickled.STEPS,
         "BINPERSID": storage,
         "BUILD": _attributes,
+        "NEWOBJ": _new,
         "APPEND": _append,
         "APPENDS": _appends,
     }

@@ -1,7 +1,9 @@
-"""Weights of convolutional tokenizers: MaskGIT's, in Flax and in PyTorch's port, and LlamaGen's.
+"""Weights of convolutional tokenizers: MaskGIT's, taming's, LlamaGen's, IBQ's, Open-MAGVIT2's.
 
 The parameters are those of `tokenizers.vqgan.VQGAN`; a table is that of a section `tokenizer`.
 """
+
+import dataclasses
 
 from babeldraw.convert.table import Ignored, Row, Table
 from babeldraw.tokenizers.convolutional import ConvolutionalConfig
@@ -74,27 +76,83 @@ def _conv(ours: str, theirs: str, bias: bool = True) -> Table:
     return (weight, Row(f"{ours}/bias", f"{theirs}.bias")) if bias else (weight,)
 
 
-# ------------------------------------------------------------------ LlamaGen
+# ------------------------------------------------------------------ taming's layers
+
+
+@dataclasses.dataclass(frozen=True)
+class _Names:
+    """How one of those who have taming's layers calls them.
+
+    Attributes:
+      encoder, decoder: of a level, where levels are counted from full size.
+      block: of a residual block in a level.
+      middle: of the block, the attention and the block between levels and latents.
+      from_smallest: whether the decoder's levels are counted from the smallest map.
+    """
+
+    encoder: str = "encoder.down"
+    decoder: str = "decoder.up"
+    block: str = "block"
+    middle: tuple[str, str, str] = ("block_1", "attn_1", "block_2")
+    from_smallest: bool = False
+
+    def level(self, side: str, level: int, last: int) -> str:
+        number = last - level if side == "decoder" and self.from_smallest else level
+        return f"{getattr(self, side)}.{number}"
+
+
+_LLAMAGEN = _Names("encoder.conv_blocks", "decoder.conv_blocks", "res", ("0", "1", "2"), True)
 
 
 def llamagen(config: VQGANConfig) -> Table:
     """Its `vq_ds16_c2i.pt` and the like, whose decoder counts levels from the smallest map."""
-    network, rows = config.network, []
-    levels = range(len(network.multipliers))
-    for level in levels:
-        for side, number in (("encoder", level), ("decoder", levels[-1] - level)):
-            theirs = f"{side}.conv_blocks.{number}"
-            rows += _llamagen_level(network, f"{side}/level_{level}", theirs, side, level)
-        if level < levels[-1]:
-            theirs = f"encoder.conv_blocks.{level}.downsample.conv"
-            rows += _conv(f"encoder/down_{level}", theirs)
-            theirs = f"decoder.conv_blocks.{levels[-1] - level - 1}.upsample.conv"
-            rows += _conv(f"decoder/up_{level + 1}", theirs)
+    unused = Ignored(r"quantize\.codebook_used", "which codes were used of late")
+    return (*_taming(config.network, _LLAMAGEN), unused)
+
+
+def taming(config: VQGANConfig) -> Table:
+    """The weights in a checkpoint of Lightning of taming-transformers' VQGAN or of IBQ."""
+    return (*_taming(config.network, _Names()), *_BESIDE)
+
+
+def taming_average(config: VQGANConfig) -> Table:
+    """Their average in the same file, where a run kept one."""
+    return _averaged(_taming(config.network, _Names()))
+
+
+# What else is in a checkpoint of Lightning.
+_BESIDE = (
+    Ignored(r"loss\..*", "its discriminator and perceptual network"),
+    Ignored(r"model_ema\..*", "the average of the weights, which --ema reads"),
+)
+
+
+def _averaged(table: Table) -> Table:
+    """Rows whose tensors are those of LitEma, which leaves out the dots of names."""
+    rows = [
+        dataclasses.replace(row, theirs=f"model_ema.{row.theirs.replace('.', '')}")
+        for row in table
+        if isinstance(row, Row)
+    ]
+    return (
+        *rows,
+        Ignored(r"(?!model_ema\.).*", "the weights themselves, which --torch reads"),
+        Ignored(r"model_ema\.loss.*", "its discriminator and perceptual network"),
+        Ignored(r"model_ema\.(decay|num_updates)", "how the average was kept"),
+    )
+
+
+def _taming(network: ConvolutionalConfig, names: _Names) -> Table:
+    """All but what is beside the network."""
+    rows, last = [], len(network.multipliers) - 1
     for side in ("encoder", "decoder"):
+        for level in range(last + 1):
+            rows += _level(network, side, level, names)
+        first, attention, second = (f"{side}.mid.{name}" for name in names.middle)
         rows += _conv(f"{side}/first", f"{side}.conv_in")
-        rows += _block(network, f"{side}/middle/block_0", f"{side}.mid.0", False)
-        rows += _attention(f"{side}/middle/attention_0", f"{side}.mid.1")
-        rows += _block(network, f"{side}/middle/block_1", f"{side}.mid.2", False)
+        rows += _block(network, f"{side}/middle/block_0", first, False)
+        rows += _attention(f"{side}/middle/attention_0", attention)
+        rows += _block(network, f"{side}/middle/block_1", second, False)
         rows += _norm(f"{side}/norm", f"{side}.norm_out")
         rows += _conv(f"{side}/last", f"{side}.conv_out")
     return (
@@ -102,20 +160,24 @@ def llamagen(config: VQGANConfig) -> Table:
         *_conv("to_code", "quant_conv"),
         *_conv("from_code", "post_quant_conv"),
         Row("codebook/table", "quantize.embedding.weight"),
-        Ignored(r"quantize\.codebook_used", "which codes were used of late"),
     )
 
 
-def _llamagen_level(
-    network: ConvolutionalConfig, ours: str, theirs: str, side: str, level: int
-) -> Table:
+def _level(network: ConvolutionalConfig, side: str, level: int, names: _Names) -> Table:
+    """A level's blocks, its attention, and what changes the size behind it."""
     rows, last = [], len(network.multipliers) - 1
+    ours, theirs = f"{side}/level_{level}", names.level(side, level, last)
     count = network.encoder_blocks if side == "encoder" else network.decoder_blocks
     changes = f"level_{level}/block_0" in network.changes(side)
     for i in range(count):
-        rows += _block(network, f"{ours}/block_{i}", f"{theirs}.res.{i}", changes and i == 0)
+        block = f"{theirs}.{names.block}.{i}"
+        rows += _block(network, f"{ours}/block_{i}", block, changes and i == 0)
         if level == last:
             rows += _attention(f"{ours}/attention_{i}", f"{theirs}.attn.{i}")
+    if side == "encoder" and level < last:
+        rows += _conv(f"encoder/down_{level}", f"{theirs}.downsample.conv")
+    if side == "decoder" and level > 0:
+        rows += _conv(f"decoder/up_{level}", f"{theirs}.upsample.conv")
     return tuple(rows)
 
 
@@ -128,6 +190,37 @@ def _attention(ours: str, theirs: str) -> Table:
     place = f"{ours}/attention/out"
     rows.append(Row(f"{place}/weight", f"{theirs}.proj_out.weight", "o i 1 1 -> 1 i o"))
     return (*rows, Row(f"{place}/bias", f"{theirs}.proj_out.bias"))
+
+
+# ------------------------------------------------------------------ Open-MAGVIT2
+
+
+def open_magvit2(config: VQGANConfig) -> Table:
+    """The weights in a checkpoint of Lightning of its tokenizer."""
+    return (*_magvit2(config.network), *_BESIDE)
+
+
+def open_magvit2_average(config: VQGANConfig) -> Table:
+    """Their average in the same file."""
+    return _averaged(_magvit2(config.network))
+
+
+def _magvit2(network: ConvolutionalConfig) -> Table:
+    rows = []
+    for side, theirs in (("encoder", "down"), ("decoder", "up")):
+        rows += _conv(f"{side}/first", f"{side}.conv_in", side == "decoder" or network.bias)
+        rows += _blocks(network, f"{side}/level_{{level}}", f"{side}.{theirs}.{{level}}.block")
+        rows += _blocks(network, f"{side}/middle", f"{side}.mid_block", shortcut=False)
+        rows += _norm(f"{side}/norm", f"{side}.norm_out")
+        rows += _conv(f"{side}/last", f"{side}.conv_out")
+    if network.stride > 1:
+        rows += _conv("encoder/down_{level}", "encoder.down.{level}.downsample")
+        rows += _conv("decoder/up_{level}", "decoder.up.{level}.upsample.conv1")
+    for ours, theirs in (("scale", "gamma"), ("bias", "beta")):
+        ours, theirs = f"decoder/adaptive_{{level}}/{ours}", f"decoder.adaptive.{{level}}.{theirs}"
+        rows.append(Row(f"{ours}/weight", f"{theirs}.weight", "o i -> i o"))
+        rows.append(Row(f"{ours}/bias", f"{theirs}.bias"))
+    return tuple(rows)
 
 
 # ------------------------------------------------------------------ Flax

@@ -107,9 +107,10 @@ class Logits(Einsum):
 
     @classmethod
     def make(
-        cls, dim: int, vocab_size: int, bias: bool = False, name: str | None = None
+        cls, dim: int, vocab_size: int, bias: bool = False, name: str | None = None, **more: Any
     ) -> "Logits":
-        return cls("BTD,DV->BTV", (dim, vocab_size), ("readout", "vocab"), bias=bias, name=name)
+        eqn, axes = "BTD,DV->BTV", ("readout", "vocab")
+        return cls(eqn, (dim, vocab_size), axes, bias=bias, name=name, **more)
 
     def __call__(self, x_BTD: jax.Array) -> jax.Array:
         # Without the first the weight's layout would spread to the residual stream.

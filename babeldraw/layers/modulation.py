@@ -1,5 +1,7 @@
 """Norms that a vector moves: adaptive layer norm, per example or per slot."""
 
+from collections.abc import Callable
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -18,16 +20,22 @@ class Modulation(nn.Module):
       dim: D.
       zero: begins with zeros; else as a plain product.
       count: how many it makes, if not these three.
+      spread: deviation of the weights of each as they begin, in place of `zero`; empty: by that.
+      backwards: its weights make the gate first and the shift last, as in IBQ.
     """
 
     dim: int
     zero: bool = True
     count: int = 3
+    spread: tuple[float, ...] = ()
+    backwards: bool = False
 
     @nn.compact
     def __call__(self, vector: jax.Array) -> tuple[jax.Array, ...]:
         """vector: float [B, C], of each example, or [B, T, C], of each slot."""
         init = nn.initializers.zeros if self.zero else nn.initializers.normal(0.02)
+        if self.spread:
+            init = self._spread
         shape, axes = (vector.shape[-1], self.count, self.dim), ("embed", None, "activation_embed")
         weight_CKD = self.param("weight", nn.with_logical_partitioning(init, axes), shape)
         init = nn.with_logical_partitioning(nn.initializers.zeros, axes[1:])
@@ -35,7 +43,12 @@ class Modulation(nn.Module):
         slots_BTC = vector if vector.ndim == 3 else vector[:, None]
         made = jnp.einsum("BTC,CKD->KBTD", slots_BTC, weight_CKD.astype(slots_BTC.dtype))
         bias_K11D = bias_KD[:, None, None].astype(jnp.float32)
-        return tuple(made.astype(jnp.float32) + jnp.broadcast_to(bias_K11D, made.shape))
+        made = tuple(made.astype(jnp.float32) + jnp.broadcast_to(bias_K11D, made.shape))
+        return made[::-1] if self.backwards else made
+
+    def _spread(self, key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype = jnp.float32):
+        deviation_1K1 = jnp.asarray(self.spread, dtype)[None, :, None]
+        return jax.random.normal(key, shape, dtype) * jnp.broadcast_to(deviation_1K1, shape)
 
 
 def moved(x_BTD: jax.Array, shift: jax.Array, scale: jax.Array) -> jax.Array:
@@ -57,12 +70,17 @@ class AdaptiveNorm(nn.Module):
 
     Attributes:
       dim: D.
+      norm: makes the norm that is moved, if not one without weights.
+      spread: as of `Modulation`, of the scale and of the shift.
     """
 
     dim: int
+    norm: Callable[..., nn.Module] = Standardized
+    spread: tuple[float, ...] = ()
 
     @nn.compact
     def __call__(self, x_BTD: jax.Array, vector: jax.Array) -> jax.Array:
         """float32 [B, T, D], by a vector as `Modulation` takes it."""
-        scale, shift = Modulation(self.dim, count=2, name="modulation")(vector)
-        return moved(standardized(x_BTD), shift, scale)
+        modulation = Modulation(self.dim, count=2, spread=self.spread, name="modulation")
+        scale, shift = modulation(vector)
+        return moved(self.norm(name="norm")(x_BTD), shift, scale)

@@ -13,17 +13,20 @@ class GroupNorm(nn.Module):
     Attributes:
       groups: of neighbouring channels.
       epsilon: added to the variance.
+      affine: whether a learned scale and bias of each channel follow.
     """
 
     groups: int
     epsilon: float = 1e-6
+    affine: bool = True
 
     @nn.compact
     def __call__(self, x_BhwC: jax.Array) -> jax.Array:
         x_BhwC = x_BhwC.astype(jnp.float32)
         x_BhwC = x_BhwC - self._mean(x_BhwC)
         variance_BhwC = self._mean(jnp.square(x_BhwC))
-        return _scaled(self, x_BhwC * jax.lax.rsqrt(variance_BhwC + self.epsilon))
+        y_BhwC = x_BhwC * jax.lax.rsqrt(variance_BhwC + self.epsilon)
+        return _scaled(self, y_BhwC) if self.affine else y_BhwC
 
     def _mean(self, x_BhwC: jax.Array) -> jax.Array:
         """Over places and channels of a group, for each channel and place."""

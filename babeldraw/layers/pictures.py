@@ -24,3 +24,11 @@ def downsample(images: jax.Array, factor: int) -> jax.Array:
 def enlarge(x_BhwC: jax.Array, factor: int) -> jax.Array:
     """Nearest: each pixel becomes factor x factor. [B, h, w, C] -> [B, factor h, factor w, C]."""
     return jnp.repeat(jnp.repeat(x_BhwC, factor, axis=1), factor, axis=2)
+
+
+def depth_to_space(x_BhwC: jax.Array, factor: int) -> jax.Array:
+    """Channels to places: [B, h, w, f f C] -> [B, f h, f w, C]; rows, columns, channels in them."""
+    b, h, w, c = x_BhwC.shape
+    x = x_BhwC.reshape(b, h, w, factor, factor, c // factor**2)
+    x = jnp.transpose(x, (0, 1, 3, 2, 4, 5))
+    return x.reshape(b, factor * h, factor * w, -1)

@@ -83,24 +83,33 @@ class Rotary:
       base: the slowest pair turns once in about 2 pi times so many positions.
       interleaved: pairs are neighbours, (0, 1), (2, 3), ...; else the halves' values, (0, H / 2),
         (1, H / 2 + 1), ...
+      before: slots of a prefix, which have no place; places count from behind it.
+      before_scale: what heads of the prefix are multiplied by. 0 as in LlamaGen, whose tables of
+        sines and cosines are zeros there: each slot then sees all of the prefix alike.
     """
 
     grid: tuple[int, ...] = ()
     base: float = 10_000.0
     interleaved: bool = True
+    before: int = 0
+    before_scale: float = 0.0
 
     def __call__(self, heads_BNTH: jax.Array, positions: jax.Array) -> jax.Array:
         """Queries or keys, turned, float32; `positions` are int32 [T] or [B, T]."""
-        pairs = heads_BNTH.shape[-1] // 2
-        axes = [positions]
+        pairs, places = heads_BNTH.shape[-1] // 2, positions - self.before
+        axes = [places]
         if self.grid:
-            axes = [positions // self.grid[1], positions % self.grid[1]]
+            axes = [places // self.grid[1], places % self.grid[1]]
         each = pairs // len(axes)
         rates = self.base ** (-jnp.arange(each, dtype=jnp.float32) / each)
         angles = [jnp.einsum("...T,P->...TP", axis.astype(jnp.float32), rates) for axis in axes]
         angles = jnp.concatenate(angles, axis=-1)
         angles = angles[None, None] if positions.ndim == 1 else angles[:, None]
         cos, sin = jnp.cos(angles), jnp.sin(angles)
+        if self.before:
+            prefix = (places < 0)[None, None] if positions.ndim == 1 else (places < 0)[:, None]
+            prefix = jnp.broadcast_to(prefix[..., None], angles.shape)
+            cos, sin = jnp.where(prefix, self.before_scale, cos), jnp.where(prefix, 0.0, sin)
         x = heads_BNTH.astype(jnp.float32)
         if self.interleaved:
             pairs_of = x.reshape(*x.shape[:-1], pairs, 2)

@@ -1,6 +1,6 @@
 """The contract of networks that are trained to predict codes."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -57,6 +57,15 @@ class Generator:
     def flops(self) -> dict[str, tuple[int, str]]:
         """Operations of a forward pass for one example, with their formula, by part."""
         raise NotImplementedError
+
+    @property
+    def factors(self) -> tuple[int, ...]:
+        """Values of each of the numbers that are predicted one after another of a code."""
+        return self.codes.vocab
+
+    def joined(self, factors: Sequence[jax.Array]) -> jax.Array:
+        """The codes, as `Codes` says, of these numbers, int32 [...] each."""
+        return factors[0] if len(factors) == 1 else jax.numpy.stack(factors, axis=-1)
 
     def check(self) -> None:
         """Refuses a condition or codes that it cannot take. Raises `UserError`."""

@@ -61,12 +61,14 @@ class Condition:
         unconditional branch of classifier-free guidance; 0: there is no such branch.
       num_classes: how many classes the data must have; 0: any.
       in_data: whether sources of data have what it is read from; else batches of one's own do.
+      padded: slots of its prefix may be empty; see `seen`.
     """
 
     kind: str
     dropout: float = 0.0
     num_classes: int = 0
     in_data = True
+    padded = False
 
     @property
     def text_length(self) -> int:
@@ -118,6 +120,11 @@ class Condition:
         """A vector of each example, float32 [B, D]: the mean over its prefix."""
         del condition
         return jnp.mean(prefix_BPD, axis=1)
+
+    def seen(self, condition: Any) -> jax.Array | None:
+        """Which slots of its prefix are not empty, bool [B, `prefix_length`]; None: all."""
+        del condition
+        return None
 
     def ask(self, words: Any, lexicon: Lexicon) -> Asked:
         """What a user's words say. Raises `UserError`: nothing that the run knows."""

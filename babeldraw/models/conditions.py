@@ -1,4 +1,4 @@
-"""What is drawn from: a text, a class, nothing, features; a picture, to be told in words."""
+"""What is drawn from: a text, a class, nothing; a picture, to be told in words."""
 
 import dataclasses
 import difflib
@@ -14,9 +14,10 @@ from babeldraw.config import require
 from babeldraw.data.image import center_crop
 from babeldraw.data.shapes import PAIRS
 from babeldraw.errors import UserError
-from babeldraw.layers.linear import Einsum, Embedding
+from babeldraw.layers.linear import Embedding
 from babeldraw.layers.positions import LearnedPositions
 from babeldraw.models.condition import Asked, Condition, Lexicon, check_share
+from babeldraw.models.features import FeaturesCondition
 from babeldraw.tokenizers.pixels import to_float
 
 # ------------------------------------------------------------------ a text
@@ -269,91 +270,6 @@ class NoCondition(Condition):
 
     def first(self, count: int, captions: Sequence[str]) -> list[str]:
         return [""] * count
-
-
-# ------------------------------------------------------------------ features
-
-
-@dataclasses.dataclass(frozen=True)
-class FeaturesCondition(Condition):
-    """What an encoder of others made of a text: its words' states, and one vector of all.
-
-    A tree of `states`, float32 [B, S, C], and `pooled`, [B, C]; zeros say nothing. No source of
-    data has them and no encoder is here: batches of one's own hold `states` and `pooled`.
-
-    Attributes:
-      length: S, 77 words in CLIP.
-      dim: C, 768 in OpenCLIP's ViT-L/14.
-      dropout: see `Condition`.
-    """
-
-    length: int = 77
-    dim: int = 768
-    dropout: float = 0.1
-    kind: str = "features"
-    in_data = False
-
-    def __post_init__(self):
-        for name in ("length", "dim"):
-            value = getattr(self, name)
-            require(value >= 1, f"config.condition.{name} is {value}; at least 1 is needed")
-        check_share(self.dropout)
-
-    def spec(self, batch: int) -> dict[str, jax.ShapeDtypeStruct]:
-        shapes = {"states": (batch, self.length, self.dim), "pooled": (batch, self.dim)}
-        return {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in shapes.items()}
-
-    def of_batch(self, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-        return {name: batch[name] for name in ("states", "pooled")}
-
-    def nothing(self, like: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-        return jax.tree.map(jnp.zeros_like, dict(like))
-
-    def prefix(self, dim: int, name: str | None = None) -> nn.Module:
-        return FeaturesPrefix(dim, name=name)
-
-    @property
-    def prefix_length(self) -> int:
-        return self.length
-
-    def pooled(self, condition: Mapping[str, jax.Array], prefix_BPD: jax.Array) -> jax.Array:
-        """The given vector, [B, C]."""
-        del prefix_BPD
-        return condition["pooled"]
-
-    def ask(self, words: Mapping[str, np.ndarray], lexicon: Lexicon) -> Asked:
-        """`words` are `states`, [S, C], and `pooled`, [C]."""
-        wanted = {name: leaf.shape[1:] for name, leaf in self.spec(1).items()}
-        found = {name: np.shape(words[name]) for name in wanted if name in words}
-        require(
-            found == wanted,
-            f"features of the shapes {found} are given; {wanted} are needed",
-        )
-        return Asked("features", {n: np.asarray(words[n], np.float32) for n in wanted})
-
-    @property
-    def drawn_from(self) -> str:
-        return "features, which only Python can give"
-
-    def first(self, count: int, captions: Sequence[str]) -> list[Any]:
-        raise UserError(
-            "evaluators draw what data tell, and the run draws from features, which no data have; "
-            "leave out the evaluators that draw"
-        )
-
-
-class FeaturesPrefix(nn.Module):
-    """States [B, S, C] as float32 [B, S, dim]: as they are where C is `dim`, else a product."""
-
-    dim: int
-
-    @nn.compact
-    def __call__(self, features: Mapping[str, jax.Array]) -> jax.Array:
-        states_BSC = features["states"]
-        if states_BSC.shape[-1] == self.dim:
-            return states_BSC
-        shape = (states_BSC.shape[-1], self.dim)
-        return Einsum("BSC,CD->BSD", shape, (None, "embed"), bias=True, name="product")(states_BSC)
 
 
 # ------------------------------------------------------------------ a picture

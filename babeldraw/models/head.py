@@ -1,11 +1,42 @@
 """Codes into a network and out of it: their vectors, and a softmax for each factor of a code."""
 
+import dataclasses
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from babeldraw.config import require
 from babeldraw.layers.linear import Embedding, Logits
+from babeldraw.layers.softmax import streamed_nll
 from babeldraw.tokenizers.base import Codes
+
+
+@dataclasses.dataclass(frozen=True)
+class HeadCompute:
+    """How a head's loss is computed, not what it is; a run may change it on resuming.
+
+    Attributes:
+      pieces: of the vocabulary, gone through one after another in both passes, so that all logits
+        are never there at once; 1: all at once, quicker where they fit.
+    """
+
+    pieces: int = 1
+
+    def __post_init__(self):
+        require(
+            self.pieces >= 1,
+            f"config.model.compute.pieces is {self.pieces}; at least 1 is needed",
+        )
+
+    def check(self, sizes: tuple[int, ...]) -> None:
+        """Raises `UserError` where a softmax of one of these sizes cannot be cut so."""
+        for size in sizes:
+            require(
+                size % self.pieces == 0,
+                f"config.model.compute.pieces is {self.pieces}, which does not divide the {size} "
+                "values of a softmax; take a divisor",
+            )
 
 
 class CodeEmbedding(nn.Module):
@@ -69,6 +100,10 @@ class Head(nn.Module):
         its own.
       bias: of the logits.
       more: where they are tied, biases of ids that are no codes; they are kept and have no effect.
+      pieces: in which losses go through the vocabulary, see `HeadCompute`; more than 1 for untied
+        weights without bias alone.
+      scale: of untied weights as they begin, see `Einsum`; 0 for a network that begins with all
+        codes alike, as LlamaGen.
     """
 
     codes: Codes
@@ -76,16 +111,20 @@ class Head(nn.Module):
     tied: CodeEmbedding | None = None
     bias: bool = False
     more: int = 0
+    pieces: int = 1
+    scale: float = 1.0
 
     def setup(self):
         first, *others = self.codes.vocab
+        if self.pieces > 1 and (self.bias or self.tied is not None):
+            raise ValueError("a softmax with bias or tied weights is not computed in pieces")
         if self.tied is None:
-            self.first = Logits.make(self.dim, first, self.bias)
+            self.first = Logits.make(self.dim, first, self.bias, scale=self.scale)
             nn.share_scope(self, self.first)
         elif self.bias:
             init = nn.with_logical_partitioning(nn.initializers.zeros, ("vocab",))
             self.offset = self.param("bias", init, (first + self.more,))
-        self.others = [Logits.make(self.dim, size, self.bias) for size in others]
+        self.others = [Logits.make(self.dim, n, self.bias, scale=self.scale) for n in others]
         if others:
             self.earlier = Embedding(sum(self.codes.vocab[:-1]), self.dim, axis=None)
 
@@ -98,9 +137,11 @@ class Head(nn.Module):
         """
         if earlier is None or earlier.shape[-1] == 0:
             return self.first(x_BTD) if self.tied is None else self._like_vectors(x_BTD)
-        known = earlier.shape[-1]
+        return self.others[earlier.shape[-1] - 1](self._knowing(x_BTD, earlier))
+
+    def _knowing(self, x_BTD: jax.Array, earlier: jax.Array) -> jax.Array:
         vectors = self.earlier(self.codes.numbered_first(earlier))
-        return self.others[known - 1](x_BTD + jnp.sum(vectors, axis=-2))
+        return x_BTD + jnp.sum(vectors, axis=-2)
 
     def _like_vectors(self, x_BTD: jax.Array) -> jax.Array:
         size = self.codes.vocab[0]
@@ -124,10 +165,37 @@ class Head(nn.Module):
         nll_BT, right_BT = 0.0, True
         for number, factor_BT in enumerate(factors):
             earlier = jnp.stack(factors[:number], axis=-1) if number else None
-            logits_BTV = self.logits(x_BTD, earlier).astype(jnp.float32)
-            nll_BT = nll_BT + token_nll(logits_BTV, factor_BT, smoothing)
-            right_BT = right_BT & (jnp.argmax(logits_BTV, axis=-1) == factor_BT)
+            if self.pieces > 1:
+                softmax = self.others[number - 1] if number else self.first
+                hidden_BTD = self._knowing(x_BTD, earlier) if number else x_BTD
+                found = factor_nll(softmax, hidden_BTD, factor_BT, self.pieces, smoothing)
+            else:
+                found = _whole_nll(self.logits(x_BTD, earlier), factor_BT, smoothing)
+            nll_BT, right_BT = nll_BT + found[0], right_BT & found[1]
         return nll_BT, right_BT
+
+
+def factor_nll(
+    softmax: Logits, x_BTD: jax.Array, ids_BT: jax.Array, pieces: int, smoothing: float = 0.0
+) -> tuple[jax.Array, jax.Array]:
+    """-log p of the ids of one factor, float32 [B, T], and whether each is the likeliest.
+
+    Args:
+      softmax: its layer, without bias.
+      x_BTD: the layer's input.
+      ids_BT: int32.
+      pieces, smoothing: see `HeadCompute` and `token_nll`.
+    """
+    if pieces == 1:
+        return _whole_nll(softmax(x_BTD), ids_BT, smoothing)
+    return streamed_nll(x_BTD, softmax.weight, ids_BT, pieces, smoothing)
+
+
+def _whole_nll(
+    logits_BTV: jax.Array, ids_BT: jax.Array, smoothing: float
+) -> tuple[jax.Array, jax.Array]:
+    right_BT = jnp.argmax(logits_BTV.astype(jnp.float32), axis=-1) == ids_BT
+    return token_nll(logits_BTV, ids_BT, smoothing), right_BT
 
 
 def token_nll(logits_BTV: jax.Array, ids_BT: jax.Array, smoothing: float = 0.0) -> jax.Array:

@@ -87,6 +87,20 @@ class SeveralConditions(Condition):
         return sum(part.prefix_length for part in self.parts.values())
 
     @property
+    def padded(self) -> bool:
+        return any(part.padded for part in self.parts.values())
+
+    def seen(self, condition: Mapping[str, Any]) -> jax.Array | None:
+        if not self.padded:
+            return None
+        rows = jax.tree.leaves(condition)[0].shape[0]
+        found = []
+        for name, part in self.parts.items():
+            own = part.seen(condition[name])
+            found.append(jnp.ones((rows, part.prefix_length), bool) if own is None else own)
+        return jnp.concatenate(found, axis=1)
+
+    @property
     def drawn_from(self) -> str:
         return " and ".join(part.drawn_from for part in self.parts.values())
 

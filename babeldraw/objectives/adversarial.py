@@ -74,6 +74,8 @@ class AdversarialConfig:
     lecam_decay: of its running means of logits, which begin at 0; 0.999 in all three.
     lecam_of_means: the penalty is on the mean logit of a batch, as in TiTok, in place of each logit
       (IBQ, Open-MAGVIT2): logits may then lie apart as long as their mean does not.
+    discriminator_first: its step goes before the other network's, which it then judges as it is
+      after it, as in IBQ; not with `objectives.super_resolution`.
     """
 
     loss: str = "non_saturating"
@@ -85,6 +87,7 @@ class AdversarialConfig:
     lecam: float = 0.0
     lecam_decay: float = 0.999
     lecam_of_means: bool = False
+    discriminator_first: bool = False
 
     def __post_init__(self):
         path = "config.adversarial"

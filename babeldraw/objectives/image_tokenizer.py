@@ -50,8 +50,8 @@ class TokenizerLossConfig:
         an edge that is blurred or ragged has the most of.
       ms_ssim: of 1 - multi-scale structural similarity (Wang et al., 2003), beside l1 in Zhao et
         al., 2017; pictures of 11 pixels or more, of 176 for all five scales.
-      commitment: beta of the quantizer's loss, 0.25 in the paper. A tokenizer's other terms have
-        the weight 1.
+      commitment: beta of the quantizer's loss, 0.25 in the paper. Which term it weighs is the
+        tokenizer's to say; its other terms have the weight 1.
       kl: of continuous codes' divergence from a standard normal, 1e-6 in latent diffusion and in
         TA-TiTok.
       entropy: of the quantizer's entropy term, 0 in the paper, 0.1 in MaskGIT; 0 computes none.
@@ -213,18 +213,11 @@ class ImageTokenizerObjective:
         """
         images = to_float(batch["image"])
         dropout_key, restart_key = jax.random.split(key)
-        grads, metrics, out = self._backward(state, batch, dropout_key)
+        grads, metrics, out, state = self._backward(state, batch, dropout_key)
         before, state = state, self._apply_gradients(state, grads)
-        if self._adversary is not None:
-            adversary, found = self._adversary.update(
-                before.extra["discriminator"],
-                images,
-                self._tokenizer.to_images(out.raw),
-                before.step,
-                state.frozen,
-            )
+        if self._adversary is not None and not self.adversarial.discriminator_first:
+            state, found = self._discriminate(state, images, out.raw, before.step)
             metrics |= found
-            state = state.replace(extra={**state.extra, "discriminator": adversary})
         if self.loss.restart_below > 0:
             params, share = self._tokenizer.restart(
                 state.params,
@@ -290,7 +283,10 @@ class ImageTokenizerObjective:
         return {"condition": batch[CONDITION]} if CONDITION in batch else {}
 
     def _backward(self, state: TrainState, batch: Batch, key: jax.Array):
-        """Gradients of what learns, the metrics, and the pass that they are of."""
+        """Gradients of what learns, the metrics, the pass that they are of, and the state.
+
+        That has another discriminator, by which they are, where it goes first.
+        """
 
         def forward(trained):
             out = self._reconstruct(state, trained, batch, key)
@@ -305,6 +301,9 @@ class ImageTokenizerObjective:
             loss = loss + weights[name] * term
         metrics |= terms
         if self._adversary is not None:
+            if self.adversarial.discriminator_first:
+                state, found = self._discriminate(state, images, raw, state.step)
+                metrics |= found
             added, own, weight = self._adversarial_loss(state, raw, gradient, terms, pull)
             gradient, loss = gradient + own, loss + weight * added
             metrics |= {"adversarial": added, "adversarial_weight": weight}
@@ -314,7 +313,20 @@ class ImageTokenizerObjective:
         metrics |= {"loss": loss, "grad_norm": optax.tree.norm(grads)}
         if self._tokenizer.codes.vocab:
             metrics["codes_used"] = jnp.mean(self._tokenizer.codes.counts(out.codes) > 0)
-        return grads, metrics, out
+        return grads, metrics, out, state
+
+    def _discriminate(
+        self, state: TrainState, images: jax.Array, raw_BhwC: jax.Array, step: jax.Array
+    ) -> tuple[TrainState, Metrics]:
+        """One step of the discriminator, of pictures and what the decoder gave for them."""
+        adversary, metrics = self._adversary.update(
+            state.extra["discriminator"],
+            images,
+            self._tokenizer.to_images(raw_BhwC),
+            step,
+            state.frozen,
+        )
+        return state.replace(extra={**state.extra, "discriminator": adversary}), metrics
 
     def _reconstruction_loss(self, raw_BhwC: jax.Array | None, images: jax.Array, frozen: Any):
         """The terms that compare two pictures, weighted; and each by itself. None: no pictures."""
@@ -364,7 +376,8 @@ class ImageTokenizerObjective:
 
     def _weight(self, term: str) -> float:
         """Of a term that the tokenizer gives."""
-        own = {name: getattr(self.loss, name) for name in ("commitment", "entropy", "kl")}
+        own = {self._tokenizer.beta_term: self.loss.commitment}
+        own |= {"entropy": self.loss.entropy, "kl": self.loss.kl}
         return own.get(term, 1.0)
 
     def _asked(self) -> dict[str, tuple[str, ...]]:

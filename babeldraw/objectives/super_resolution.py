@@ -87,6 +87,11 @@ class SuperResolutionObjective:
 
     def __post_init__(self):
         check_discriminator(self.discriminator, self.image_size, self.loss.adversarial)
+        require(
+            not self.adversarial.discriminator_first,
+            "config.adversarial.discriminator_first is True, which is a tokenizer's; here the "
+            "discriminator's step is the second, so set it to False",
+        )
 
     @property
     def image_size(self) -> tuple[int, int]:

@@ -26,6 +26,7 @@ class ScheduleConfig:
       decay_end: step at which it reaches `final_ratio`.
       final_ratio: last learning rate over the peak.
       kind: exponential, cosine, linear or constant.
+      drops: steps from each of which on the rate is a tenth of what it would be, as in IBQ.
     """
 
     peak: float = 4.5e-5
@@ -35,6 +36,7 @@ class ScheduleConfig:
     final_ratio: float = 0.025
     kind: str = "exponential"
     warmup_from: float = 0.0
+    drops: tuple[int, ...] = ()
 
     def __post_init__(self):
         path = "config.optimizer.schedule"
@@ -53,6 +55,10 @@ class ScheduleConfig:
             f"decay_end={self.decay_end}; they must be in this order",
         )
         require(
+            all(step >= 1 for step in self.drops),
+            f"{path}.drops is {self.drops}; steps of at least 1 are needed",
+        )
+        require(
             0 < self.final_ratio <= 1 or (self.kind == "linear" and self.final_ratio == 0),
             f"{path}.final_ratio is {self.final_ratio}; a ratio in (0, 1] is needed, or 0 with "
             "kind=linear",
@@ -60,7 +66,7 @@ class ScheduleConfig:
 
     def tiny(self) -> "ScheduleConfig":
         """The same for a first run."""
-        return dataclasses.replace(self, warmup_steps=1, decay_start=2, decay_end=4)
+        return dataclasses.replace(self, warmup_steps=1, decay_start=2, decay_end=4, drops=())
 
 
 def make_schedule(config: ScheduleConfig) -> optax.Schedule:
@@ -75,7 +81,10 @@ def make_schedule(config: ScheduleConfig) -> optax.Schedule:
             warmup = config.warmup_from + (1 - config.warmup_from) * warmup
         span = config.decay_end - config.decay_start
         share = jnp.clip((step - config.decay_start) / span, 0.0, 1.0)
-        return config.peak * warmup * _decay(config, share)
+        rate = config.peak * warmup * _decay(config, share)
+        for drop in config.drops:
+            rate = jnp.where(step >= drop, 0.1 * rate, rate)
+        return rate
 
     return schedule
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Callable
 
 import flax.struct
 import jax
@@ -128,18 +129,62 @@ def filter_logits(logits_BV: jax.Array, top_k: jax.Array, top_p: jax.Array) -> j
     """Sets to -inf what top-k and then top-p leave out; the likeliest token always stays.
 
     Top-p keeps the smallest set of likeliest tokens whose mass reaches p of what top-k has left.
+    Of tokens as likely as the last that is kept all are. Nothing is sorted: each of the two
+    thresholds is found bit by bit, in 32 passes over the vocabulary.
+
+    Args:
+      logits_BV: float32.
+      top_k: int32 []; 0 keeps all.
+      top_p: float32 []; 1 keeps all.
     """
-    vocab = logits_BV.shape[-1]
-    sorted_BV = -jnp.sort(-logits_BV, axis=-1)
+    # A zero has a sign, which is no difference.
+    logits_BV = jnp.where(logits_BV == 0, 0.0, logits_BV)
+    ranks_BV, vocab = _ordered(logits_BV), logits_BV.shape[-1]
     count = jnp.where(top_k > 0, jnp.minimum(top_k, vocab), vocab)
-    ranked_BV = jnp.where(jnp.arange(vocab)[None] < count, sorted_BV, -jnp.inf)
-    probabilities_BV = jax.nn.softmax(ranked_BV, axis=-1)
-    before_BV = jnp.cumsum(probabilities_BV, axis=-1) - probabilities_BV
-    # Rounding could leave out a tail that p = 1 must keep.
-    inside_BV = (jnp.arange(vocab)[None] < count) & ((before_BV < top_p) | (top_p >= 1))
-    least_B1 = jnp.min(jnp.where(inside_BV, sorted_BV, jnp.inf), axis=-1, keepdims=True)
-    keep_BV = logits_BV >= jnp.broadcast_to(least_B1, logits_BV.shape)
-    return jnp.where(keep_BV, logits_BV, -jnp.inf)
+
+    def k_likeliest(rank_B1):
+        """Whether at least k tokens have that rank or a higher one."""
+        return jnp.sum(ranks_BV >= rank_B1, axis=-1, keepdims=True) >= count
+
+    rank_B1 = jax.lax.cond(
+        top_k > 0, lambda: _last(k_likeliest, ranks_BV), lambda: jnp.zeros_like(ranks_BV[:, :1])
+    )
+
+    def by_mass():
+        shifted_BV = logits_BV - jnp.max(logits_BV, axis=-1, keepdims=True)
+        mass_BV = jnp.exp(shifted_BV)
+
+        def above(rank_B1):
+            return jnp.sum(jnp.where(ranks_BV > rank_B1, mass_BV, 0.0), axis=-1, keepdims=True)
+
+        # Of those as likely as the k-th only as many count as make k.
+        ties_B1 = count - jnp.sum(ranks_BV > rank_B1, axis=-1, keepdims=True)
+        each_B1 = jnp.max(jnp.where(ranks_BV <= rank_B1, mass_BV, 0.0), axis=-1, keepdims=True)
+        at_last_B1 = ties_B1.astype(jnp.float32) * each_B1
+        all_B1 = above(rank_B1) + jnp.where(top_k > 0, at_last_B1, 0.0)
+        # The lowest rank above which there is less than the mass is one above the last that has it.
+        return jnp.maximum(rank_B1, _last(lambda r: above(r - 1) >= top_p * all_B1, ranks_BV))
+
+    rank_B1 = jax.lax.cond(top_p < 1, by_mass, lambda: rank_B1)
+    return jnp.where(ranks_BV >= rank_B1, logits_BV, -jnp.inf)
+
+
+def _ordered(logits_BV: jax.Array) -> jax.Array:
+    """uint32 [B, V] in the order of float32 logits."""
+    bits_BV = jax.lax.bitcast_convert_type(logits_BV.astype(jnp.float32), jnp.uint32)
+    sign = jnp.uint32(1 << 31)
+    return jnp.where(bits_BV >= sign, ~bits_BV, bits_BV | sign)
+
+
+def _last(holds: Callable[[jax.Array], jax.Array], ranks_BV: jax.Array) -> jax.Array:
+    """uint32 [B, 1]: the highest rank at which `holds`, which is so up to a rank; 0: at none."""
+
+    def step(number, found_B1):
+        bit = jax.lax.shift_left(jnp.uint32(1), jnp.uint32(31) - number.astype(jnp.uint32))
+        tried_B1 = found_B1 | bit
+        return jnp.where(holds(tried_B1), tried_B1, found_B1)
+
+    return jax.lax.fori_loop(0, 32, step, jnp.zeros_like(ranks_BV[:, :1]))
 
 
 def sample_tokens(keys_B: jax.Array, logits_BV: jax.Array, settings: Settings) -> jax.Array:
@@ -150,7 +195,7 @@ def sample_tokens(keys_B: jax.Array, logits_BV: jax.Array, settings: Settings) -
 
     def draw(logits_BV):
         logits_BV = logits_BV / jnp.maximum(settings.temperature, 1e-6)
-        # To sort the vocabulary takes longer than all else here.
+        # The passes over the vocabulary take longer than all else here.
         filtered_BV = jax.lax.cond(
             (settings.top_k > 0) | (settings.top_p < 1),
             lambda logits_BV: filter_logits(logits_BV, settings.top_k, settings.top_p),

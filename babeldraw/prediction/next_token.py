@@ -130,7 +130,7 @@ class NextToken(Prediction):
 
         def step(params, code, index, cache):
             x_B1D, cache = generator.step(params, code, index, cache)
-            drawn = jnp.zeros((rows, len(generator.codes.vocab)), jnp.int32)
+            drawn = jnp.zeros((rows, len(generator.factors)), jnp.int32)
             heads = range(drawn.shape[1])
             return [generator.next_logits(params, x_B1D, drawn[:, :n]) for n in heads], cache
 
@@ -191,9 +191,9 @@ def _draw_code(
     guided: bool,
 ) -> jax.Array:
     """One code per row, int32 [B] or [B, factors], each factor given those before it."""
-    batch, factors = keys_B.shape[0], len(generator.codes.vocab)
+    batch = keys_B.shape[0]
     drawn: list[jax.Array] = []
-    for number in range(factors):
+    for number in range(len(generator.factors)):
         earlier = jnp.stack(drawn, axis=-1) if drawn else jnp.zeros((batch, 0), jnp.int32)
         earlier = jnp.concatenate([earlier, earlier]) if guided else earlier
         logits_BV = generator.next_logits(params, x_B1D, earlier)
@@ -203,4 +203,4 @@ def _draw_code(
         if number:
             own_B = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys_B, number)
         drawn.append(sample_tokens(own_B, logits_BV, settings))
-    return drawn[0] if factors == 1 else jnp.stack(drawn, axis=-1)
+    return generator.joined(drawn)

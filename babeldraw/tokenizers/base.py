@@ -153,6 +153,7 @@ class Tokenizer:
     condition: tuple[int, ...] = ()
     level: str = ""
     optional_terms: tuple[str, ...] = ()
+    beta_term: str = "commitment"
 
     @property
     def levels(self) -> tuple[str, ...]:
@@ -253,6 +254,9 @@ class Tokenizer:
     def to_images(self, raw: jax.Array) -> jax.Array:
         """The decoder's own values to pictures, near [0, 1] but not clipped."""
         return raw
+
+    def check_split(self, devices: int) -> None:
+        """Raises `UserError`: the parameters cannot be split over so many devices of `model`."""
 
     def check_condition(self, condition: jax.Array | None) -> None:
         """Raises `UserError`: the decoder draws by a text and none is given, or the reverse."""

@@ -15,15 +15,19 @@ from babeldraw.config import require
 from babeldraw.layers.attention import Attention
 from babeldraw.layers.block import DTYPES, ComputeConfig
 from babeldraw.layers.convolution import Conv
+from babeldraw.layers.linear import Einsum
 from babeldraw.layers.norms import GroupNorm
-from babeldraw.layers.pictures import downsample, enlarge
+from babeldraw.layers.pictures import depth_to_space, downsample, enlarge
 from babeldraw.layers.stack import recomputed
 
 # What the 1 x 1 shortcut of a residual block that changes its width reads: the block's input, or,
 # in MaskGIT, what its two convolutions give.
 SHORTCUTS = ("input", "output")
-# How a level halves the picture: the mean of each 2 x 2, or a 3 x 3 convolution of stride 2.
-DOWNS = ("average", "convolution")
+# How a level halves the picture: the mean of each 2 x 2, or a 3 x 3 convolution of stride 2 that
+# taming pads below and to the right alone, and Open-MAGVIT2 on all sides.
+DOWNS = {"average": None, "convolution": ((0, 1), (0, 1)), "centred": ((1, 1), (1, 1))}
+# How it doubles: nearest before a 3 x 3 convolution, or that one's channels to places behind it.
+UPS = ("nearest", "depth_to_space")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +46,9 @@ class ConvolutionalConfig:
         between those of the middle; not in MaskGIT, in taming.
       shortcut: of SHORTCUTS, `output`; `input` in taming.
       bias: of the residual blocks' convolutions and the encoder's first, without; with in taming.
-      down: of DOWNS, `average`; `convolution` in taming.
+      down: of DOWNS, `average`; `convolution` in taming, `centred` in Open-MAGVIT2.
+      up: of UPS, `nearest`; `depth_to_space` in Open-MAGVIT2.
+      adaptive: whether the decoder's levels begin with a norm by the codes; see `AdaptiveNorm`.
       groups, epsilon: of the norms.
       compute: how it is computed. `dtype` is that of the convolutions and of what goes from block
         to block; `remat`, but for none, has each block computed again in the backward pass.
@@ -61,6 +67,8 @@ class ConvolutionalConfig:
     down: str = "average"
     groups: int = 32
     epsilon: float = 1e-6
+    up: str = "nearest"
+    adaptive: bool = False
     compute: ComputeConfig = ComputeConfig()
 
     def __post_init__(self):
@@ -83,7 +91,7 @@ class ConvolutionalConfig:
             self.latent_kernel in (1, 3),
             f"{path}.latent_kernel is {self.latent_kernel}; the choices are 1, 3",
         )
-        for name, valid in {"shortcut": SHORTCUTS, "down": DOWNS}.items():
+        for name, valid in {"shortcut": SHORTCUTS, "down": DOWNS, "up": UPS}.items():
             value = getattr(self, name)
             require(
                 value in valid, f"{path}.{name} is {value!r}; the choices are {', '.join(valid)}"
@@ -232,15 +240,42 @@ class ConvolutionalEncoder(nn.Module):
     def _down(self, x_BhwC: jax.Array, level: int) -> jax.Array:
         if self.config.down == "average":
             return downsample(x_BhwC, 2)
-        # Taming pads below and to the right alone.
         down = Conv(
             x_BhwC.shape[-1],
             stride=2,
-            padding=((0, 1), (0, 1)),
+            padding=DOWNS[self.config.down],
             dtype=self.config.dtype,
             name=f"down_{level}",
         )
         return down(x_BhwC)
+
+
+class AdaptiveNorm(nn.Module):
+    """Group norm, its scale and bias by the codes of the picture (Open-MAGVIT2's code).
+
+    The scale is a product of each channel's deviation over the places of the codes, the bias one of
+    its mean.
+    """
+
+    config: ConvolutionalConfig
+
+    @nn.compact
+    def __call__(self, x_BhwC: jax.Array, z_BhwC: jax.Array) -> jax.Array:
+        """[B, h, w, D] and the codes, float32 [B, h', w', C] -> as x."""
+        config, dim, width = self.config, z_BhwC.shape[-1], x_BhwC.shape[-1]
+        # Of a sample, as theirs; a single place has none.
+        few = 1 if z_BhwC.shape[1] * z_BhwC.shape[2] > 1 else 0
+        deviation_BC = jnp.sqrt(jnp.var(z_BhwC, axis=(1, 2), ddof=few) + config.epsilon)
+        scale_BD, bias_BD = (
+            Einsum("BC,CD->BD", (dim, width), (None, "embed"), bias=True, name=name)(values_BC)
+            for name, values_BC in (
+                ("scale", deviation_BC),
+                ("bias", jnp.mean(z_BhwC, axis=(1, 2))),
+            )
+        )
+        y_BhwD = GroupNorm(config.groups, config.epsilon, affine=False)(x_BhwC)
+        y_BhwD = y_BhwD * scale_BD[:, None, None] + bias_BD[:, None, None]
+        return y_BhwD.astype(x_BhwC.dtype)
 
 
 class ConvolutionalDecoder(nn.Module):
@@ -261,9 +296,15 @@ class ConvolutionalDecoder(nn.Module):
         x_BhwC = Conv(config.width(-1), dtype=config.dtype, name="first")(z_BhwC)
         x_BhwC = _middle(config)(x_BhwC)
         for level in reversed(range(levels)):
+            if config.adaptive:
+                x_BhwC = AdaptiveNorm(config, name=f"adaptive_{level}")(x_BhwC, z_BhwC)
             x_BhwC = _level(config, level, config.decoder_blocks)(x_BhwC)
-            if level > 0:
-                up = Conv(config.width(level), dtype=config.dtype, name=f"up_{level}")
-                x_BhwC = up(enlarge(x_BhwC, 2))
+            x_BhwC = self._up(x_BhwC, level) if level > 0 else x_BhwC
         x_BhwC = _normed(config, x_BhwC, "norm")
         return Conv(self.values, dtype=config.dtype, name="last")(x_BhwC).astype(jnp.float32)
+
+    def _up(self, x_BhwC: jax.Array, level: int) -> jax.Array:
+        config, width = self.config, self.config.width(level)
+        nearest = config.up == "nearest"
+        up = Conv(width if nearest else 4 * width, dtype=config.dtype, name=f"up_{level}")
+        return up(enlarge(x_BhwC, 2)) if nearest else depth_to_space(up(x_BhwC), 2)

@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from babeldraw.config import OfKind, require_positive
-from babeldraw.tokenizers.quantizers import QUANTIZERS, Quantizer
+from babeldraw.tokenizers.quantizers import QUANTIZERS
+from babeldraw.tokenizers.vector_quantizers import Quantizer
 
 # The logarithm of the variance stays within these; beyond them its exponential leaves float32.
 LOG_VARIANCE = (-30.0, 20.0)
@@ -39,6 +40,8 @@ class GaussianConfig(Quantizer):
 
     code_dim: int = 16
     kind: str = "gaussian"
+
+    learned = False
 
     def __post_init__(self):
         require_positive(self, "tokenizer.quantizer", "code_dim")

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from babeldraw.tokenizers.base import Codes
 from babeldraw.tokenizers.pixels import CHANNELS
-from babeldraw.tokenizers.quantizers import QuantizingTokenizer, VQConfig
+from babeldraw.tokenizers.quantizers import QuantizingTokenizer
 
 
 class GridTokenizer(QuantizingTokenizer):
@@ -51,4 +51,4 @@ class GridTokenizer(QuantizingTokenizer):
         return self.network.apply({"params": params}, weights, method="raw_of_mean")
 
     def mixes(self) -> bool:
-        return isinstance(self.config.quantizer, VQConfig)
+        return self.config.quantizer.mixes

@@ -6,6 +6,8 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
+from babeldraw.tokenizers import streamed
+
 
 @flax.struct.dataclass
 class Quantized:
@@ -14,25 +16,23 @@ class Quantized:
     ids: int32 [...], or [..., levels].
     latents: float32 [..., Q], as compared with the codes (normalised when they are), or
       [..., levels, Q].
-    codebook_loss, commitment_loss: float32 scalars, the two terms of L_VQ without beta.
+    codebook_loss, commitment_loss: float32 scalars, the two terms of L_VQ without beta; None
+      where a quantizer has no such term.
     more: further terms of the loss by name, those that were asked for.
     """
 
     codes: jax.Array
     ids: jax.Array
     latents: jax.Array
-    codebook_loss: jax.Array
-    commitment_loss: jax.Array
+    codebook_loss: jax.Array | None
+    commitment_loss: jax.Array | None
     more: dict[str, jax.Array] = flax.struct.field(default_factory=dict)
 
     @property
     def terms(self) -> dict[str, jax.Array]:
         """All terms of the loss by name, without weights."""
-        return {
-            "codebook": self.codebook_loss,
-            "commitment": self.commitment_loss,
-            **self.more,
-        }
+        own = {"codebook": self.codebook_loss, "commitment": self.commitment_loss}
+        return {name: term for name, term in own.items() if term is not None} | self.more
 
 
 def nearest(z: jax.Array, codes_VQ: jax.Array) -> jax.Array:
@@ -51,17 +51,17 @@ def entropy(z: jax.Array, codes_VQ: jax.Array, temperature: float) -> jax.Array:
     """H(p) of each latent, in the mean, less H of the mean p; p = softmax(-|z - e|^2 / T) over V.
 
     Low where each latent is sure of its code and all codes are used. Yu et al., "Language Model
-    Beats Diffusion" (MAGVIT-v2), 2023, section 3.1; with distances as in MaskGIT and LlamaGen. The
-    mean is over the whole batch, whatever devices it is split over. It keeps several arrays of
-    [..., V] for the backward pass.
+    Beats Diffusion" (MAGVIT-v2), 2023, section 3.1; with distances as in MaskGIT and LlamaGen.
     """
     with jax.named_scope("entropy"):
-        log_p = jax.nn.log_softmax(2 * closeness(z, codes_VQ) / temperature, axis=-1)
-        p = jnp.exp(log_p)
-        sample = -jnp.mean(jnp.sum(p * log_p, axis=-1))
-        p_V = jnp.mean(p.reshape(-1, p.shape[-1]), axis=0)
-        # Of a code that is nobody's the logarithm has no gradient; the floor is MAGVIT's.
-        return sample + jnp.sum(p_V * jnp.log(p_V + 1e-5))
+        # 2 z.e - |e|^2 as one product: a further value of each code, and 1 in each latent.
+        z_NQ = jnp.reshape(z, (-1, z.shape[-1])) * (2 / temperature)
+        squares_V1 = jnp.sum(jnp.square(codes_VQ), axis=-1, keepdims=True) / -temperature
+        ones_N1 = jnp.ones_like(z_NQ[:, :1])
+        return streamed.entropy(
+            jnp.concatenate([z_NQ, ones_N1], axis=1),
+            jnp.concatenate([codes_VQ, squares_V1], axis=1),
+        )
 
 
 def quantize(z: jax.Array, codes_VQ: jax.Array) -> Quantized:

@@ -300,7 +300,7 @@ class TiTokTokenizer(QuantizingTokenizer):
         pixels = (PIXELS,) if self.config.through_proxy else ()
         return {
             "encoder": ("patches", "latents", "encoder", "to_code"),
-            "quantizer": ("codebook",) if self.config.quantizer.vocab else (),
+            "quantizer": self.codebook,
             "decoder": ("from_code", "mask", *text, "decoder", "head", *pixels),
         }
 

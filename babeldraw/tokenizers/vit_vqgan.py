@@ -220,7 +220,7 @@ class ViTVQGANTokenizer(GridTokenizer):
         norm = () if self.config.latent_norm == "none" else ("latent_norm",)
         return {
             "encoder": ("embed", "encoder", "to_code", *norm),
-            "quantizer": ("codebook",),
+            "quantizer": self.codebook,
             "decoder": ("from_code", "decoder", "to_pixels"),
         }
 

@@ -26,7 +26,7 @@ from babeldraw.tokenizers.pixels import CHANNELS, to_images
 from babeldraw.tokenizers.quantizers import QuantizerConfig, VQConfig
 
 # The fields of `network` that make no codes.
-DECODER_FIELDS = ("decoder_blocks",)
+DECODER_FIELDS = ("decoder_blocks", "up", "adaptive")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,7 +139,7 @@ class VQGANTokenizer(GridTokenizer):
         to_code, from_code = (("to_code",), ("from_code",)) if self.config.projected else ((), ())
         return {
             "encoder": ("encoder", *to_code),
-            "quantizer": ("codebook",),
+            "quantizer": self.codebook,
             "decoder": (*from_code, "decoder"),
         }
 

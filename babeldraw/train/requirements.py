@@ -9,6 +9,9 @@ from babeldraw.sharding.layout import Layout
 from babeldraw.sharding.mesh import MeshConfig
 from babeldraw.train.settings import TrainConfig
 
+# Layouts in which a network of convolutions does the same on all chips of `model`.
+WITH_CONVOLUTIONS = ("data_parallel", "fsdp", "in_layer")
+
 
 def need_pictures(data: DataConfig) -> None:
     """Raises `UserError` for stored tokens."""
@@ -27,11 +30,11 @@ def need_whole_batches(train: TrainConfig, who: str) -> None:
 
 
 def need_whole_weights(mesh: MeshConfig) -> None:
-    """Raises `UserError` for layouts that would split the weights of convolutions in a layer."""
+    """Raises `UserError` for layouts of which convolutions, whole on each chip, know nothing."""
     require(
-        mesh.rules in ("data_parallel", "fsdp") and mesh.model == 1,
-        f"config.mesh is rules={mesh.rules}, model={mesh.model}; convolutions are not split in "
-        "layers, so data_parallel or fsdp and model=1 are needed",
+        mesh.rules in WITH_CONVOLUTIONS,
+        f"config.mesh.rules is {mesh.rules}; convolutions are whole on every chip of `model`, so "
+        f"one of {', '.join(WITH_CONVOLUTIONS)} is needed",
     )
 
 

@@ -148,6 +148,8 @@ class TokenizerExperiment(Experiment):
     def check_layout(self, layout: Layout) -> None:
         need_rules_alone(self.mesh, "a tokenizer's")
         check_layout(layout, self.train.batch_size, 1, self.stacks)
+        if layout.preset.used["vocab"] == "model":
+            self._tokenizer.check_split(layout.mesh.shape["model"])
         if self.loss.perceptual > 0:
             check_looked_at(layout, self.train.batch_size, self.perceptual.every)
 

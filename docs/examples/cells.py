@@ -113,8 +113,7 @@ def trained_and_judged(
       What it cost, its losses, and `quality`, the figures of each evaluator; and all that these
       found.
     """
-    run = RunFolder.of(str(folder))
-    fields = {name: _given(config.evaluators[name]) for name in judges}
+    run, sections = RunFolder.of(str(folder)), {name: config.evaluators[name] for name in judges}
     config.train.eval_every = 0
     config.evaluators = dict.fromkeys(config.evaluators)
     if run.config_file.exists():
@@ -122,11 +121,17 @@ def trained_and_judged(
     elif minutes:
         set_steps(config, max(PACE, round(60 * minutes / seconds_per_step(config, folder))))
     train(config, str(folder), label=folder.name)
-    trained = TrainedRun.open(str(folder))
-    found = evaluated(trained, judges, fields)
+    found = judged(folder, sections)
     quality = {name: one.record["figures"] for name, one in found.items()}
-    parameters = sum(leaf.size for leaf in jax.tree.leaves(trained.state.params))
-    return {**cost(run), "parameters": parameters, "quality": quality}, found
+    parameters = TrainedRun.open(str(folder)).state.params
+    count = sum(leaf.size for leaf in jax.tree.leaves(parameters))
+    return {**cost(run), "parameters": count, "quality": quality}, found
+
+
+def judged(folder: pathlib.Path, sections: Mapping[str, Any]) -> dict[str, Evaluated]:
+    """What evaluators, by name and the config's section of each, find of a run's end."""
+    fields = {name: _given(section) for name, section in sections.items()}
+    return evaluated(TrainedRun.open(str(folder)), [*sections], fields)
 
 
 def _given(section: Any) -> dict[str, Any]:

@@ -11,7 +11,8 @@ from babeldraw.convert.maskgen import maskgen
 from babeldraw.convert.table import read, shapes, write
 from babeldraw.errors import UserError
 from babeldraw.layers.block import TransformerConfig
-from babeldraw.models.conditions import ClassCondition, FeaturesCondition, TextCondition
+from babeldraw.models.conditions import ClassCondition, TextCondition
+from babeldraw.models.features import FeaturesCondition
 from babeldraw.models.kinds import make_generator
 from babeldraw.models.maskgen import MaskGenConfig
 from babeldraw.tokenizers.base import Codes

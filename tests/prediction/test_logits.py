@@ -75,6 +75,32 @@ def test_top_p_keeps_the_likeliest_up_to_their_mass(p):
         assert kept(row) == top_p_set(logits, p)
 
 
+def by_sorting(row, k, p):
+    """The definition: ranks, ties broken by place for the count, all ties of the last kept."""
+    order = np.argsort(-row.astype(float), kind="stable")[: k or len(row)]
+    shares = np.exp(row[order].astype(float) - row.max())
+    before = np.cumsum(shares / shares.sum()) - shares / shares.sum()
+    inside = order if p >= 1 else order[before < p]
+    return row >= row[inside].min()
+
+
+@pytest.mark.parametrize(
+    ("k", "p"), [(0, 1.0), (40, 1.0), (0, 0.3), (0, 0.95), (40, 0.6), (1, 0.5)]
+)
+def test_the_filters_are_those_of_a_sorted_row_ties_among_them(k, p):
+    rng = np.random.default_rng(3)
+    # Few values, many ties, either sign of zero, and one row of nothing but ties.
+    coarse = np.round(2 * rng.normal(size=(4, 500))) / 2
+    logits = np.concatenate([coarse, 3 * rng.normal(size=(4, 500)), np.zeros((1, 500))])
+    logits[3, :5] = -np.inf
+    logits[8, ::2] = -0.0
+    logits = logits.astype(np.float32)
+    found = np.asarray(jax.jit(filter_logits)(logits, jnp.int32(k), jnp.float32(p)))
+    for row, given in zip(found, logits, strict=True):
+        expected = np.where(by_sorting(given, k, p), given, -np.inf)
+        np.testing.assert_array_equal(row, expected)
+
+
 def test_top_p_counts_the_mass_that_top_k_has_left():
     differs = False
     for row, logits in zip(filtered(top_k=3, top_p=0.7), LOGITS, strict=True):

@@ -10,13 +10,8 @@ from babeldraw.config import OfKind
 from babeldraw.errors import UserError
 from babeldraw.layers.linear import l2_normalize
 from babeldraw.tokenizers.lookup import entropy, nearest, quantize, restart_clustered
-from babeldraw.tokenizers.quantizers import (
-    QUANTIZERS,
-    Codebook,
-    ResidualCodebook,
-    ResidualVQConfig,
-    VQConfig,
-)
+from babeldraw.tokenizers.quantizers import QUANTIZERS, ResidualVQConfig, VQConfig
+from babeldraw.tokenizers.vector_quantizers import Codebook, ResidualCodebook
 
 N, V, Q = 40, 9, 4
 RNG = np.random.default_rng(0)
@@ -273,7 +268,7 @@ def test_what_only_trains_is_no_part_of_the_identity():
 @pytest.mark.parametrize(
     ("section", "line"),
     [
-        ({"kind": "fsq"}, "kind is 'fsq'; the kinds are vq, residual_vq"),
+        ({"kind": "bsq"}, "kind is 'bsq'; the kinds are vq, residual_vq, ibq, lfq, fsq"),
         ({"kind": "vq", "levels": 2}, "levels is not a field"),
         (
             {"kind": "vq", "straight_through": "soft"},

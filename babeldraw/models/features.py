@@ -1,0 +1,150 @@
+"""What is drawn from: what an encoder of others made of a text."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from babeldraw.config import require, require_choice
+from babeldraw.errors import UserError
+from babeldraw.layers.feed_forward import ACTIVATIONS
+from babeldraw.layers.linear import Einsum
+from babeldraw.models.condition import Asked, Condition, Lexicon, check_share
+
+
+@dataclasses.dataclass(frozen=True)
+class FeaturesCondition(Condition):
+    """What an encoder of others made of a text: its words' states, and more by the encoder.
+
+    A tree of `states`, float32 [B, S, C], and of CLIP `pooled`, [B, C], one vector of all; of T5
+    `count`, int32 [B], how many of the first states are words. States of zeros say nothing. No
+    source of data has them and no encoder is here: batches of one's own hold what the tree does.
+
+    T5's are read as LlamaGen does: by two products with a GELU between, the words as the prefix's
+    last slots, those before them empty; where nothing is said, learned states stand in place of
+    the words, as many (there they are drawn once and not learned).
+
+    Attributes:
+      length: S, 77 words in CLIP, 120 in LlamaGen.
+      dim: C, 768 in OpenCLIP's ViT-L/14, 2,048 in FLAN-T5-XL.
+      dropout: see `Condition`.
+      encoder: clip or t5.
+    """
+
+    length: int = 77
+    dim: int = 768
+    dropout: float = 0.1
+    encoder: str = "clip"
+    kind: str = "features"
+    in_data = False
+
+    def __post_init__(self):
+        require_choice(self, "encoder", ("clip", "t5"))
+        for name in ("length", "dim"):
+            value = getattr(self, name)
+            require(value >= 1, f"config.condition.{name} is {value}; at least 1 is needed")
+        check_share(self.dropout)
+
+    def spec(self, batch: int) -> dict[str, jax.ShapeDtypeStruct]:
+        states = jax.ShapeDtypeStruct((batch, self.length, self.dim), jnp.float32)
+        if self.padded:
+            return {"states": states, "count": jax.ShapeDtypeStruct((batch,), jnp.int32)}
+        return {"states": states, "pooled": jax.ShapeDtypeStruct((batch, self.dim), jnp.float32)}
+
+    def of_batch(self, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+        return {name: batch[name] for name in self.spec(1)}
+
+    def nothing(self, like: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+        kept = {name: like[name] for name in like if name == "count"}
+        return {**jax.tree.map(jnp.zeros_like, dict(like)), **kept}
+
+    @property
+    def padded(self) -> bool:
+        return self.encoder == "t5"
+
+    def seen(self, condition: Mapping[str, jax.Array]) -> jax.Array | None:
+        if not self.padded:
+            return None
+        from_end_S = jnp.arange(self.length, 0, -1)
+        return from_end_S[None] <= condition["count"][:, None]
+
+    def prefix(self, dim: int, name: str | None = None) -> nn.Module:
+        return (CountedPrefix if self.padded else FeaturesPrefix)(dim, name=name)
+
+    @property
+    def prefix_length(self) -> int:
+        return self.length
+
+    def pooled(self, condition: Mapping[str, jax.Array], prefix_BPD: jax.Array) -> jax.Array:
+        """CLIP's is the given vector, [B, C]; T5's the mean over words, [B, D]."""
+        if not self.padded:
+            return condition["pooled"]
+        seen_BPD = jnp.broadcast_to(self.seen(condition)[..., None], prefix_BPD.shape)
+        return jnp.mean(prefix_BPD, axis=1, where=seen_BPD)
+
+    def ask(self, words: Mapping[str, np.ndarray], lexicon: Lexicon) -> Asked:
+        """`words` are `states`, [S, C], and `pooled`, [C], or `count`, []."""
+        wanted = {name: leaf.shape[1:] for name, leaf in self.spec(1).items()}
+        found = {name: np.shape(words[name]) for name in wanted if name in words}
+        require(
+            found == wanted,
+            f"features of the shapes {found} are given; {wanted} are needed",
+        )
+        row = {n: np.asarray(words[n], leaf.dtype) for n, leaf in self.spec(1).items()}
+        require(
+            not self.padded or 1 <= row["count"] <= self.length,
+            f"count, of words in features, is {row.get('count')}; 1 to {self.length} are possible",
+        )
+        return Asked("features", row)
+
+    @property
+    def drawn_from(self) -> str:
+        return "features, which only Python can give"
+
+    def first(self, count: int, captions: Sequence[str]) -> list[Any]:
+        raise UserError(
+            "evaluators draw what data tell, and the run draws from features, which no data have; "
+            "leave out the evaluators that draw"
+        )
+
+
+class FeaturesPrefix(nn.Module):
+    """States [B, S, C] as float32 [B, S, dim]: as they are where C is `dim`, else a product."""
+
+    dim: int
+
+    @nn.compact
+    def __call__(self, features: Mapping[str, jax.Array]) -> jax.Array:
+        states_BSC = features["states"]
+        if states_BSC.shape[-1] == self.dim:
+            return states_BSC
+        shape = (states_BSC.shape[-1], self.dim)
+        return Einsum("BSC,CD->BSD", shape, (None, "embed"), bias=True, name="product")(states_BSC)
+
+
+class CountedPrefix(nn.Module):
+    """The first `count` states [B, S, C] as the last of S slots, float32 [B, S, dim].
+
+    Slots before them hold what is read by none.
+    """
+
+    dim: int
+
+    @nn.compact
+    def __call__(self, features: Mapping[str, jax.Array]) -> jax.Array:
+        states_BSC, count_B1 = features["states"], features["count"][:, None]
+        slots, width = states_BSC.shape[1:]
+        init = nn.with_logical_partitioning(nn.initializers.normal(width**-0.5), ("position", None))
+        unsaid_SC = self.param("nothing", init, (slots, width))
+        at_BS = jnp.arange(slots)[None] - (slots - count_B1)
+        moved_BSC = jnp.take_along_axis(states_BSC, jnp.maximum(at_BS, 0)[..., None], axis=1)
+        said_B11 = jnp.any(states_BSC != 0, axis=(1, 2), keepdims=True)
+        # By their own slot: of the states for nothing, too, the last are read.
+        read_BSC = jnp.where(said_B11, moved_BSC, unsaid_SC[None])
+        hidden = Einsum("BSC,CD->BSD", (width, self.dim), (None, "embed"), name="hidden")
+        out = Einsum("BSC,CD->BSD", (self.dim, self.dim), (None, "embed"), name="out")
+        return out(ACTIVATIONS["gelu"](hidden(read_BSC)))

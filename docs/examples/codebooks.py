@@ -1,0 +1,200 @@
+"""Which codebooks stay alive: five quantizers at three sizes on emoji.
+
+    python docs/examples/codebooks.py --workdir=runs/codebooks
+
+{plain VQ, VQ with l2 and few dimensions, LFQ, FSQ, IBQ} x {1k, 8k codes} of configs/emoji/ibq.py,
+and plain VQ and IBQ with 64k: one network, 1,500 steps each, nothing that moves idle codes. Cells,
+each of which leaves its figures in docs/reports/codebooks and is not made again:
+
+  QUANTIZER_CODES   use of the codebook over all training pictures, after some steps and at the end,
+                    beside what as many uniform draws reach; PSNR and SSIM on held-out pictures;
+                    peak memory, seconds of a step
+
+Some three hours and a half in all on two cores, by estimate. Prints the table and writes it to
+WORKDIR/codebooks.md; WORKDIR/codebooks.png has use over steps and PSNR over codes.
+
+The pictures lie in `--emoji`, a folder as of `babeldraw demo --world=emoji` but of 64 px, and are
+rendered into it where they are missing.
+"""
+
+import argparse
+import functools
+import itertools
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from cells import (
+    QUICK,
+    ROOT,
+    Cell,
+    Figures,
+    arguments,
+    cost,
+    judged,
+    markdown,
+    run_cells,
+    share,
+)
+
+from babeldraw.commands.demo_emoji import EMOJI, PICTURES
+from babeldraw.data.emoji import read_entries
+from babeldraw.data.image import center_crop, decode
+from babeldraw.drawing.tokenizer_run import TokenizerRun
+from babeldraw.evaluation.measures import uniform_usage
+from babeldraw.runs.folder import RunFolder
+from babeldraw.train.loop import train
+from babeldraw.train.presets import load_config
+
+TITLES = {
+    "vq": "VQ",
+    "vq_l2": "VQ, l2, 8 dimensions",
+    "lfq": "LFQ",
+    "fsq": "FSQ",
+    "ibq": "IBQ",
+}
+# Of a cell of so many codes, by estimate.
+MINUTES = {"1k": 12, "8k": 15, "64k": 45}
+CELLS = (
+    *itertools.product(TITLES, ("1k", "8k")),
+    ("vq", "64k"),
+    ("ibq", "64k"),
+)
+# After which shares of the steps the use is counted.
+PARTS = (0.05, 0.15, 0.4, 1.0)
+BATCH = 64
+# Of the pictures, in a quick run.
+FEW = 128
+
+
+def main() -> None:
+    parser = arguments(__doc__.splitlines()[0])
+    parser.add_argument("--emoji", type=pathlib.Path, help="WORKDIR/emoji if not given")
+    args = parser.parse_args()
+    args.emoji = args.emoji or args.workdir / "emoji"
+    found = run_cells(all_cells(), args, "codebooks")
+    text = table(found)
+    (args.workdir / "codebooks.md").write_text(text)
+    draw(found, args.workdir / "codebooks.png")
+    print(text)
+
+
+def all_cells() -> dict[str, tuple[Cell, float]]:
+    """Each cell, and the minutes that it takes by estimate."""
+    return {
+        f"{quantizer}_{codes}": (functools.partial(cell, quantizer, codes), MINUTES[codes])
+        for quantizer, codes in CELLS
+    }
+
+
+def configured(quantizer: str, codes: str, args: argparse.Namespace) -> Any:
+    """A cell's config with this machine's files."""
+    variant = ",".join([quantizer, codes, *([QUICK] if args.quick else [])])
+    config = load_config("ibq.py", ROOT / "configs" / "emoji" / "README", variant)
+    EMOJI.configure("tokenizer", args.emoji, config, args.quick)
+    config.loss.perceptual, config.train.eval_every = 0.0, 0
+    return config
+
+
+# ------------------------------------------------------------------ a cell
+
+
+def cell(quantizer: str, codes: str, args: argparse.Namespace) -> Figures:
+    config, folder = configured(quantizer, codes, args), args.workdir / f"{quantizer}_{codes}"
+    whole, usage = config.train.steps, []
+    for part in PARTS:
+        # Only the run's length: the schedule is that of all steps.
+        config.train.steps = max(1, round(part * whole))
+        train(config, str(folder), label=folder.name)
+        usage.append([config.train.steps, used(TokenizerRun.open(str(folder)), args)])
+    run = TokenizerRun.open(str(folder))
+    quality = judged(folder, {"reconstruction": config.evaluators.reconstruction})
+    draws = run.codes.length * len([*training_files(args)])
+    return {
+        **cost(RunFolder.of(str(folder))),
+        "codes": run.codes.vocab_size,
+        "usage": usage,
+        "uniform": uniform_usage(run.codes.vocab, draws),
+        "quality": {name: one.record["figures"] for name, one in quality.items()},
+    }
+
+
+def training_files(args: argparse.Namespace) -> Iterator[pathlib.Path]:
+    entries = [entry for entry in read_entries(args.emoji / PICTURES) if entry.split == "train"]
+    for entry in entries[: FEW if args.quick else None]:
+        yield args.emoji / PICTURES / entry.file
+
+
+def used(run: TokenizerRun, args: argparse.Namespace) -> float:
+    """The share of the codes that occur in all training pictures."""
+    seen, files = np.zeros(run.codes.vocab_size, bool), [*training_files(args)]
+    for start in range(0, len(files), BATCH):
+        # The last batch is filled up: another shape would be another compilation.
+        rows = (files[i % len(files)] for i in range(start, start + BATCH))
+        images = np.stack([center_crop(decode(file), run.image_size) for file in rows])
+        seen[np.asarray(run.encode(images))] = True
+    return float(seen.mean())
+
+
+# ------------------------------------------------------------------ table and picture
+
+
+def table(found: dict[str, Figures]) -> str:
+    steps = [step for step, _ in next(iter(found.values()))["usage"]]
+    heads = ["quantizer", "codes", *(f"used, step {step}" for step in steps), "uniform draws"]
+    heads += ["PSNR, dB", "SSIM", "peak, GiB", "s/step", "minutes"]
+    rows = []
+    for name, one in found.items():
+        quality = one["quality"]["reconstruction"]
+        rows.append(
+            [
+                TITLES[name.rpartition("_")[0]],
+                f"{one['codes']:,}",
+                *(share({"value": value}) for _, value in one["usage"]),
+                share({"value": one["uniform"]}),
+                f"{quality['psnr_db']['value']:.2f}",
+                f"{quality['ssim']['value']:.3f}",
+                f"{one['peak_gib']:.1f}",
+                f"{one['step_seconds']:.2f}",
+                f"{one['minutes']:.1f}",
+            ]
+        )
+    return markdown(heads, rows) + "\n"
+
+
+def draw(found: dict[str, Figures], file: pathlib.Path) -> None:
+    """Use over steps, a plot for each size, and PSNR over codes."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    sizes = [codes for codes in MINUTES if any(name.endswith(f"_{codes}") for name in found)]
+    figure, axes = plt.subplots(1, len(sizes) + 1, figsize=(4 * len(sizes) + 4, 4))
+    for ax, codes in zip(axes, sizes, strict=False):
+        for name, one in found.items():
+            quantizer, _, own = name.rpartition("_")
+            if own == codes:
+                (line,) = ax.plot(*zip(*one["usage"], strict=True), "o-", label=TITLES[quantizer])
+                # FSQ has other numbers of codes, and so another bound.
+                ax.axhline(one["uniform"], color=line.get_color(), linewidth=0.6, linestyle=":")
+        ax.set(title=f"use of {codes} codes (dotted: uniform draws)", xlabel="step", ylim=(0, 1.02))
+        ax.legend(fontsize=8)
+    for quantizer, title in TITLES.items():
+        points = sorted(
+            (one["codes"], one["quality"]["reconstruction"]["psnr_db"]["value"])
+            for name, one in found.items()
+            if name.rpartition("_")[0] == quantizer
+        )
+        if points:
+            axes[-1].plot(*zip(*points, strict=True), "o-", label=title)
+    axes[-1].set(title="PSNR of held-out pictures, dB", xlabel="codes", xscale="log")
+    axes[-1].legend(fontsize=8)
+    figure.tight_layout()
+    figure.savefig(file, dpi=90)
+    plt.close(figure)
+
+
+if __name__ == "__main__":
+    main()
