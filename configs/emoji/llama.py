@@ -12,11 +12,10 @@ from ml_collections import ConfigDict
 from babeldraw.train.presets import complete, load_config
 
 DECODER = {
-    "blocks": 12,
+    "blocks": 6,
     "heads": 4,
-    "dim": 256,
-    "hidden": 912,
-    "dropout": 0.1,
+    "dim": 192,
+    "hidden": 680,
     "activation": "silu",
     "compute": {"scan": False},
 }
@@ -26,4 +25,5 @@ def get_config(variant: str = "") -> ConfigDict:
     """`variant`: empty, or runlocal for a few quick steps."""
     config = load_config("text_to_image.py", beside=__file__).to_dict()
     config["model"] = {"kind": "llama", "decoder": DECODER, "prefix": "plain"}
+    config["optimizer"]["groups"] = ({"names": "prefix/embed", "rate": 3.0},)
     return complete(config, variant)
