@@ -214,5 +214,5 @@ def test_no_more_features_are_held_than_are_kept():
     for part in parts:
         own.add(part)
     assert sum(map(len, own._new)) == 10
-    assert own.features is None and own.gaussian.num == 800
+    assert own.features is None and own.pooled.num == 800
     np.testing.assert_array_equal(own.arrays()["kept"], np.concatenate(parts[:2])[:10])
