@@ -18,7 +18,7 @@ a blue square\tAbstract\tQuantity\t
 @pytest.fixture
 def table(tmp_path):
     (tmp_path / "prompts.tsv").write_text(TABLE)
-    return tmp_path / "prompts.tsv"
+    return str(tmp_path / "prompts.tsv")
 
 
 def test_prompts_are_grouped_by_category_and_challenge(table):
@@ -64,9 +64,9 @@ def test_each_run_draws_all_and_goes_on(cli, generator_run, table, tmp_path):
     for name in pictures:
         assert (decode(first / name) == decode(second / name)).all()
         assert f"{first.name}/{name}" in "".join(p.read_text() for p in out.glob("*.html"))
-    # The same again draws nothing.
+    # Again, nothing is drawn.
     before = {path: path.stat().st_mtime_ns for path in first.glob("0*.png")}
-    status, _, said = cli("evaluate", *words)
+    status, _, said = cli("evaluate", f"--workdir={generator_run}", *words[1:])
     assert status == 0 and "3 of 3 prompts are drawn" in said
     assert before == {path: path.stat().st_mtime_ns for path in first.glob("0*.png")}
 

@@ -295,7 +295,7 @@ def test_a_protocol_is_kept_or_refused(monkeypatch):
     refused("of 3 pictures of each of 3 classes; .* from a class, 10 pictures of 5", per_class=3)
     refused(r"pictures of \(64, 64\) and these are of \(32, 32\)", size=(64, 64))
     refused("is of 200 pictures and there are 100; give as many", num=200)
-    with pytest.raises(UserError, match="num_examples is 44 and protocol=small is of 10; leave"):
+    with pytest.raises(UserError, match="num_examples is 44 and protocol=small is of 200; leave"):
         dataclasses.replace(FD, protocol="small")
 
 
