@@ -59,7 +59,7 @@ def _torch() -> Table:
     rows = []
     for ours, (theirs, _) in units().items():
         name = f"inception/{ours}"
-        rows.append(Row(f"{name}/conv/weight", f"{theirs}.conv.weight", "o i h w -> h w i o"))
+        rows.append(Row(f"{name}/weight", f"{theirs}.conv.weight", "o i h w -> h w i o"))
         rows += [Row(f"{name}/{own}", f"{theirs}.bn.{norm}") for own, norm in TORCH_NORM.items()]
     return (
         *rows,
@@ -74,7 +74,7 @@ def _graph() -> Table:
     rows = []
     for ours, (_, theirs) in units().items():
         name = f"inception/{ours}"
-        rows.append(Row(f"{name}/conv/weight", f"{theirs}/conv2d_params"))
+        rows.append(Row(f"{name}/weight", f"{theirs}/conv2d_params"))
         rows += [
             Row(f"{name}/{own}", f"{theirs}/batchnorm/{norm}") for own, norm in GRAPH_NORM.items()
         ]

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from babeldraw.errors import UserError
+from babeldraw.judges import inception as module
 from babeldraw.judges.inception import (
     BLOCKS,
     SPATIAL_CHANNELS,
@@ -48,7 +49,7 @@ def windows(x, kernel, stride, around):
 
 def unit(params, x, stride=1, valid=False):
     """Convolution, then the norm of what was counted in training, then ReLU."""
-    weight = params["conv"]["weight"].astype(np.float64)
+    weight = params["weight"].astype(np.float64)
     kernel = weight.shape[:2]
     seen = windows(x, kernel, stride, 0.0)
     if valid:
@@ -130,6 +131,12 @@ def test_a_block_is_what_its_layers_say(name):
 
 def test_the_last_block_s_pool_is_the_largest():
     check("mixed_7c")
+
+
+@pytest.mark.parametrize("name", ["mixed_6a", "mixed_7b"])
+def test_forms_for_a_cpu_are_the_convolutions_of_other_devices(name, monkeypatch):
+    monkeypatch.setattr(module, "on_one_cpu", lambda: False)
+    check(name)
 
 
 def check(name):
