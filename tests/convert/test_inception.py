@@ -93,6 +93,8 @@ NODES = {
     "listed": node("listed", tensor((3,), 3, b"".join(field(7, n) for n in (1, -2, 3)))),
     "packed": node("packed", tensor((2,), 9, field(10, varint(5) + varint(-6)))),
     "floats": node("floats", tensor((2,), 1, field(5, struct.pack("<2f", 0.5, -1.5)))),
+    "bits": node("bits", tensor((2,), 19, field(13, varint(0x3E00) + varint(0xC000)))),
+    "zeros": node("zeros", tensor((3,), 1, b"")),
     "single": node("single", tensor((), 1, varint(5 << 3 | 5) + struct.pack("<f", 2.5))),
     "repeated": node("repeated", tensor((4,), 1, field(5, struct.pack("<f", 7.0)))),
 }
@@ -110,6 +112,7 @@ def test_constants_are_read_however_they_are_kept(tmp_path):
     assert found["listed"].tolist() == [1, -2, 3] and found["listed"].dtype == np.int32
     assert found["packed"].tolist() == [5, -6] and found["packed"].dtype == np.int64
     assert found["floats"].tolist() == [0.5, -1.5] and found["single"] == np.float32(2.5)
+    assert found["bits"].tolist() == [1.5, -2.0] and found["zeros"].tolist() == [0.0] * 3
     assert found["repeated"].tolist() == [7.0] * 4
 
 
