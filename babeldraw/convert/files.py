@@ -3,6 +3,7 @@
 import hashlib
 import importlib
 import importlib.util
+import re
 import tarfile
 import zipfile
 import zlib
@@ -72,6 +73,19 @@ def sha256(file: str) -> str:
     """64 hexadecimal digits of a file's content."""
     with open(file, "rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def check_digest(file: str, flag: str, digest: str) -> None:
+    """Raises `UserError` where a file is not what its name says.
+
+    torch's hub ends names with the first eight digits of the SHA-256: `vgg16-397923af.pth`.
+    """
+    said = re.search(r"-([0-9a-f]{8})$", Path(file).stem)
+    if said and not digest.startswith(said[1]):
+        raise UserError(
+            f"{flag}={file} has the SHA-256 {digest}, which does not begin with {said[1]} as its "
+            "name says: it is damaged, or another file; download it again, or rename it"
+        )
 
 
 def _read_npz(file: str, flag: str) -> dict[str, np.ndarray]:

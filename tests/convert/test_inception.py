@@ -6,7 +6,7 @@ import struct
 import numpy as np
 import pytest
 
-from babeldraw.convert.files import read_arrays
+from babeldraw.convert.files import check_digest, read_arrays, sha256
 from babeldraw.convert.graph_file import read_graph
 from babeldraw.convert.inception import GRAPH, PYTORCH_FID, units
 from babeldraw.convert.kinds import KINDS
@@ -214,3 +214,14 @@ def test_every_weight_of_the_graph_is_read():
             {"graph": {n: np.broadcast_to(np.float32(0), s) for n, s in found.items()} | extra},
             {"graph": "--graph=a.pb"},
         )
+
+
+def test_a_file_that_is_not_what_its_name_says_is_refused(tmp_path):
+    file = tmp_path / "pt_inception-2015-12-05-6726825d.pth"
+    file.write_bytes(b"damaged")
+    digest = sha256(str(file))
+    line = f"^--pytorch_fid={file} has the SHA-256 {digest}, which does not begin with 6726825d as"
+    with pytest.raises(UserError, match=line):
+        check_digest(str(file), "--pytorch_fid", digest)
+    check_digest(f"inception-{digest[:8]}.pth", "--pytorch_fid", digest)
+    check_digest("inception-2015-12-05.pth", "--pytorch_fid", digest)
