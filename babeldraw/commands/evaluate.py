@@ -98,10 +98,8 @@ def _run_files(values: flags.FlagValues) -> int:
     for name in ("workdir", "evaluators", "prompts", "weights"):
         if values[name].value:
             raise UserError(f"--{name} does not go with --samples, which asks no run; leave it out")
-    fields = parsed_fields([word for words in values["set"].value for word in words.split(",")])
-    spare = [name for name in fields if name != FilesDistanceConfig.path]
-    if spare:
-        raise UserError(f"--set={spare[0]} does not go with --samples; set files.FIELD=VALUE")
+    fields = _fields(values)
+    _check_alone(values, fields, "samples", FilesDistanceConfig.path)
     given = {name: values[name].value for name in ("samples", "reference")}
     config = build(FilesDistanceConfig, {**fields.get("files", {}), **given}, "files")
     use_cache(values)
@@ -115,10 +113,8 @@ def _run_prompts(values: flags.FlagValues) -> int:
     workdirs = [part for part in required(values, "workdir").split(",") if part]
     if values.evaluators:
         raise UserError("--evaluators does not go with --prompts, which measures nothing")
-    fields = parsed_fields([word for words in values["set"].value for word in words.split(",")])
-    spare = [name for name in fields if name != "sampling"]
-    if spare:
-        raise UserError(f"--set={spare[0]} does not go with --prompts; set sampling.FIELD=VALUE")
+    fields = _fields(values)
+    _check_alone(values, fields, "prompts", "sampling")
     folder = Path(required(values, "out"))
     make_folder(folder, f"--out={folder}")
     use_cache(values)
@@ -127,6 +123,24 @@ def _run_prompts(values: flags.FlagValues) -> int:
     )
     say(f"{count} pictures; look at {folder / 'index.html'}")
     return 0
+
+
+def _check_alone(
+    values: flags.FlagValues, fields: Mapping[str, Any], flag: str, section: str
+) -> None:
+    """Refuses other sections, and several hosts, which share no work here."""
+    for name in fields:
+        if name != section:
+            raise UserError(f"--set={name} does not go with --{flag}; set {section}.FIELD=VALUE")
+    place, _ = hosts_of(values)
+    if place is not None and place.count > 1:
+        raise UserError(
+            f"--{flag} is done by one host and there are {place.count}; start it on one"
+        )
+
+
+def _fields(values: flags.FlagValues) -> dict[str, dict[str, Any]]:
+    return parsed_fields([word for words in values["set"].value for word in words.split(",")])
 
 
 def _tell(figures: Mapping[str, Any], out: str) -> None:
@@ -138,7 +152,7 @@ def _tell(figures: Mapping[str, Any], out: str) -> None:
 
 def _run_evaluators(values: flags.FlagValues) -> int:
     workdirs = [part for part in required(values, "workdir").split(",") if part]
-    fields = parsed_fields([word for words in values["set"].value for word in words.split(",")])
+    fields = _fields(values)
     several, out = len(workdirs) > 1, values.out
     if several and not out:
         raise UserError(f"--out is missing; name a folder for the table of {len(workdirs)} runs")

@@ -17,6 +17,7 @@ from babeldraw.drawing.sampler import Sampler
 from babeldraw.errors import UserError
 from babeldraw.pages import render
 from babeldraw.say import say
+from babeldraw.train.evaluation import check_asked
 
 # Columns by which prompts are grouped.
 GROUPS = ("Category", "Challenge")
@@ -61,6 +62,9 @@ def draw_prompts(
       UserError: the table cannot be read, or a run does not draw from texts.
     """
     prompts, names = read_prompts(file), run_names(workdirs)
+    for workdir in workdirs:
+        # What is wrong with the last run is said before the first one takes its time.
+        check_asked(workdir, (), weights)
     lines: dict[str, list[dict[str, Any]]] = {}
     for workdir, name in zip(workdirs, names, strict=True):
         say(f"{name}: {len(prompts)} prompts of {file}")

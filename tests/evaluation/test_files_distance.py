@@ -146,6 +146,7 @@ def test_the_command_prints_the_record(files, cli):
         (["--workdir=runs/a"], "--workdir does not go with --samples"),
         (["--set=fd.file=a"], "--set=fd does not go with --samples; set files.FIELD=VALUE"),
         (["--set=files.colour=3"], "files.colour is not a field"),
+        (["--coordinator=here:1", "--hosts=2", "--host=0"], "--samples is done by one host, not 2"),
     ):
         status, _, said = cli("evaluate", *words, *more)
         assert status == 2 and line in said.splitlines()[-1]
