@@ -134,9 +134,7 @@ def _check_alone(
             raise UserError(f"--set={name} does not go with --{flag}; set {section}.FIELD=VALUE")
     place, _ = hosts_of(values)
     if place is not None and place.count > 1:
-        raise UserError(
-            f"--{flag} is done by one host and there are {place.count}; start it on one"
-        )
+        raise UserError(f"--{flag} is done by one host, not {place.count}; start it on one")
 
 
 def _fields(values: flags.FlagValues) -> dict[str, dict[str, Any]]:

@@ -62,6 +62,10 @@ def compare_files(config: FilesDistanceConfig) -> dict[str, Any]:
     """
     for name in ("samples", "reference", "file"):
         require(bool(getattr(config, name)), f"{config.path}.{name} is empty; name a file")
+    require(
+        not config.split,
+        f"{config.path}.split is {config.split!r}, which is of a run's data; leave it out",
+    )
     judged, features = PictureSet.open(config.samples), open_features(config)
     check_protocol(config, judged.size)
     dims = dims_of(config, features, judged.size)

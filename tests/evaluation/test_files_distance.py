@@ -113,6 +113,7 @@ def test_one_line_for_each_mistake(files):
             "samples": files / "few.npz"
         },
         "files.file is empty; name a file": {"file": ""},
+        "files.split is 'train', which is of a run's data": {"split": "train"},
         "nothing.npz is not there": {"samples": files / "nothing.npz"},
         r"protocol=adm_imagenet_256 is of pictures of \(256, 256\) and these are of \(4, 4\)": {
             "protocol": "adm_imagenet_256"
