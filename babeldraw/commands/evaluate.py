@@ -3,10 +3,17 @@
 Each evaluator leaves a JSON in the run's `evaluations/`: figures with intervals, and how they came
 about. Of several runs, separated by commas, a table in Markdown and a page are written to --out.
 
+Pictures in files are compared with a reference by --samples and --reference, without a run; with
+--prompts each run draws all of a table, such as PartiPrompts.tsv, and a page shows them side by
+side; the same command goes on.
+
 Examples:
   babeldraw evaluate --workdir=runs/demo/text_to_image --evaluators=prompts
   babeldraw evaluate --workdir=runs/a,runs/b --evaluators=reconstruction,rfd \\
     --set=rfd.file=vgg_lpips.safetensors,rfd.num_examples=5000 --out=table
+  babeldraw evaluate --samples=drawn.npz --reference=VIRTUAL_imagenet256_labeled.npz \\
+    --set=files.file=inception.safetensors,files.protocol=adm_imagenet_256
+  babeldraw evaluate --workdir=runs/a,runs/b --prompts=PartiPrompts.tsv --out=parti
 
 On several hosts, as for `train`, the first one prints.
 """
@@ -18,6 +25,7 @@ from typing import Any
 
 from absl import flags
 
+from babeldraw.commands.evaluate_prompts import draw_prompts
 from babeldraw.commands.evaluate_table import Judged, write_table
 from babeldraw.commands.flags import (
     define_cache,
@@ -27,11 +35,19 @@ from babeldraw.commands.flags import (
     required,
     use_cache,
 )
+from babeldraw.config import build
 from babeldraw.errors import UserError
+from babeldraw.evaluation.files_distance import FilesDistanceConfig, compare_files
 from babeldraw.hosts.joining import joined
 from babeldraw.runs.folder import write_json
 from babeldraw.say import say
 from babeldraw.train.evaluation import TrainedRun, check_asked, evaluate_run, evaluated
+
+FILES = {
+    "samples": "Pictures to judge, .npz with arr_0 or a folder; --set=files.FIELD=VALUE says how.",
+    "reference": "Of --samples: true pictures, or an .npz of their statistics.",
+    "prompts": "A table of prompts that each run draws into --out, for a page to be looked at.",
+}
 
 
 def define(values: flags.FlagValues, argv: list[str]) -> None:
@@ -65,12 +81,76 @@ def define(values: flags.FlagValues, argv: list[str]) -> None:
         "A file for the JSON; none: print it. Of several runs the folder of the table.",
         flag_values=values,
     )
+    for name, about in FILES.items():
+        flags.DEFINE_string(name, "", about, flag_values=values)
     define_hosts(values)
 
 
 def run(values: flags.FlagValues) -> int:
+    if values.samples or values.reference:
+        return _run_files(values)
+    if values.prompts:
+        return _run_prompts(values)
+    return _run_evaluators(values)
+
+
+def _run_files(values: flags.FlagValues) -> int:
+    for name in ("workdir", "evaluators", "prompts", "weights"):
+        if values[name].value:
+            raise UserError(f"--{name} does not go with --samples, which asks no run; leave it out")
+    fields = _fields(values)
+    _check_alone(values, fields, "samples", FilesDistanceConfig.path)
+    given = {name: values[name].value for name in ("samples", "reference")}
+    config = build(FilesDistanceConfig, {**fields.get("files", {}), **given}, "files")
+    use_cache(values)
+    if values.out:
+        make_folder(Path(values.out).parent, f"--out={values.out}")
+    _tell(compare_files(config), values.out)
+    return 0
+
+
+def _run_prompts(values: flags.FlagValues) -> int:
     workdirs = [part for part in required(values, "workdir").split(",") if part]
-    fields = parsed_fields([word for words in values["set"].value for word in words.split(",")])
+    if values.evaluators:
+        raise UserError("--evaluators does not go with --prompts, which measures nothing")
+    fields = _fields(values)
+    _check_alone(values, fields, "prompts", "sampling")
+    folder = Path(required(values, "out"))
+    make_folder(folder, f"--out={folder}")
+    use_cache(values)
+    count = draw_prompts(
+        workdirs, values.prompts, folder, values.weights, fields.get("sampling", {})
+    )
+    say(f"{count} pictures; look at {folder / 'index.html'}")
+    return 0
+
+
+def _check_alone(
+    values: flags.FlagValues, fields: Mapping[str, Any], flag: str, section: str
+) -> None:
+    """Refuses other sections, and several hosts, which share no work here."""
+    for name in fields:
+        if name != section:
+            raise UserError(f"--set={name} does not go with --{flag}; set {section}.FIELD=VALUE")
+    place, _ = hosts_of(values)
+    if place is not None and place.count > 1:
+        raise UserError(f"--{flag} is done by one host, not {place.count}; start it on one")
+
+
+def _fields(values: flags.FlagValues) -> dict[str, dict[str, Any]]:
+    return parsed_fields([word for words in values["set"].value for word in words.split(",")])
+
+
+def _tell(figures: Mapping[str, Any], out: str) -> None:
+    if out:
+        write_json(Path(out), figures)
+    else:
+        print(json.dumps(figures, indent=2))
+
+
+def _run_evaluators(values: flags.FlagValues) -> int:
+    workdirs = [part for part in required(values, "workdir").split(",") if part]
+    fields = _fields(values)
     several, out = len(workdirs) > 1, values.out
     if several and not out:
         raise UserError(f"--out is missing; name a folder for the table of {len(workdirs)} runs")
@@ -90,10 +170,7 @@ def run(values: flags.FlagValues) -> int:
         figures = evaluate_run(workdirs[0], values.evaluators, values.weights, fields)
     if hosts.index > 0:
         return 0
-    if out:
-        write_json(Path(out), figures)
-    else:
-        print(json.dumps(figures, indent=2))
+    _tell(figures, out)
     return 0
 
 

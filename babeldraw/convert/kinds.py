@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from babeldraw.convert import inception
 from babeldraw.convert.perceptual import (
     ALEXNET,
     CONVNEXT_S,
@@ -17,6 +18,7 @@ from babeldraw.convert.perceptual import (
 )
 from babeldraw.convert.table import Table, left_out, read, write
 from babeldraw.judges.backbones import BACKBONES
+from babeldraw.judges.inception import inception_shapes
 from babeldraw.judges.perceptual import PerceptualConfig, PerceptualNetwork, check_linear
 from babeldraw.runs.weights import check_finite, flatten
 
@@ -151,5 +153,11 @@ KINDS: dict[str, Kind] = {
         {**_lpips_files("vgg16", VGG16), "convnext": CONVNEXT_FILE},
         _shapes("vgg16_convnext_s"),
         _check_distance,
+    ),
+    # For the networks inception and inception_half_pixel of evaluators. Both files hold all.
+    "inception": Kind(
+        {"pytorch_fid": File("pytorch-fid's state dict", inception.PYTORCH_FID)},
+        inception_shapes,
+        whole={"graph": File("TensorFlow's classify_image_graph_def.pb", inception.GRAPH)},
     ),
 }

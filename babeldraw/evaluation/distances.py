@@ -5,9 +5,10 @@ is named after it (`fd_vgg16`), and only Inception's would be FID and KID as oth
 """
 
 import dataclasses
+from collections.abc import Callable
 
 import numpy as np
-from scipy import linalg
+from scipy import linalg, special
 
 from babeldraw.config import require
 from babeldraw.evaluation.moments import Moments
@@ -158,12 +159,17 @@ def _kernel(x_ND: np.ndarray, y_MD: np.ndarray) -> np.ndarray:
 # ------------------------------------------------------------------ precision and recall
 
 
-def inside(x_ND: np.ndarray, set_MD: np.ndarray, neighbours: int = NEIGHBOURS) -> np.ndarray:
+def inside(
+    x_ND: np.ndarray, set_MD: np.ndarray, neighbours: int = NEIGHBOURS, half: bool = False
+) -> np.ndarray:
     """bool [N]: whether each vector lies in the manifold of a set.
 
     Kynkäänniemi et al., "Improved Precision and Recall Metric", 2019: the manifold is the union of
     balls about the set's vectors, each reaching to its k-th nearest other one. The mean over drawn
     pictures in that of true ones is precision, the other way round recall.
+
+    Args:
+      half: distances as ADM's evaluator has them, of vectors in float16; see `_half_distances`.
 
     Raises:
       UserError: the set has no more than `neighbours` vectors.
@@ -173,20 +179,21 @@ def inside(x_ND: np.ndarray, set_MD: np.ndarray, neighbours: int = NEIGHBOURS) -
         f"precision and recall with k={neighbours} need more than {neighbours} pictures a side; "
         f"there are {len(set_MD)}",
     )
-    radius_M = _radii(set_MD, neighbours)
+    squares = _half_distances if half else _squared_distances
+    radius_M = _radii(set_MD, neighbours, squares)
     found = []
     for start in range(0, len(x_ND), ROWS):
-        squared = _squared_distances(x_ND[start : start + ROWS], set_MD)
+        squared = squares(x_ND[start : start + ROWS], set_MD)
         found.append((squared <= radius_M).any(axis=1))
     return np.concatenate(found)
 
 
-def _radii(set_MD: np.ndarray, neighbours: int) -> np.ndarray:
-    """The squared distance of each vector to its k-th nearest other one, float64 [M]."""
+def _radii(set_MD: np.ndarray, neighbours: int, squares: Callable) -> np.ndarray:
+    """The squared distance of each vector to its k-th nearest other one, [M]."""
     found = []
     for start in range(0, len(set_MD), ROWS):
-        squared = _squared_distances(set_MD[start : start + ROWS], set_MD)
-        # Its own distance is the first, as 0.
+        squared = squares(set_MD[start : start + ROWS], set_MD)
+        # Its own distance is the first, whatever rounding made of 0.
         squared[np.arange(len(squared)), np.arange(start, start + len(squared))] = -1.0
         found.append(np.partition(squared, neighbours, axis=1)[:, neighbours])
     return np.concatenate(found)
@@ -197,3 +204,48 @@ def _squared_distances(x_ND: np.ndarray, y_MD: np.ndarray) -> np.ndarray:
     x_ND, y_MD = np.asarray(x_ND, np.float64), np.asarray(y_MD, np.float64)
     squares = np.square(x_ND).sum(1)[:, None] + np.square(y_MD).sum(1)
     return np.maximum(squares - 2 * x_ND @ y_MD.T, 0.0)
+
+
+def _half_distances(x_ND: np.ndarray, y_MD: np.ndarray) -> np.ndarray:
+    """float32 [N, M], each step rounded to float16, as in the evaluator of ADM (2021).
+
+    Sums are taken in float32 and rounded once. Where one is beyond float16 all are float32's; ADM
+    decides so for 10,000 rows and columns at once, here for those of a call.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        own_ND, other_MD = (np.asarray(z).astype(np.float16) for z in (x_ND, y_MD))
+        x_N, y_M = (
+            np.square(z).sum(1, dtype=np.float32).astype(np.float16) for z in (own_ND, other_MD)
+        )
+        product = (own_ND.astype(np.float32) @ other_MD.astype(np.float32).T).astype(np.float16)
+        found = np.maximum(x_N[:, None] - np.float16(2) * product + y_M, np.float16(0))
+    if np.isfinite(found).all():
+        return found.astype(np.float32)
+    return _squared_distances(x_ND, y_MD).astype(np.float32)
+
+
+# ------------------------------------------------------------------ classes
+
+# Of the Inception Score in ADM's evaluator.
+SPLIT = 5000
+
+
+def inception_score(x_ND: np.ndarray, classes_DV: np.ndarray, split: int = SPLIT) -> float:
+    """exp of the mean divergence of each picture's classes from those of all; at least 1.
+
+    Salimans et al., "Improved Techniques for Training GANs", 2016; as ADM's evaluator has it: the
+    softmax of the features times a matrix without its bias, the mean over splits in order, of which
+    the last may be smaller.
+
+    Args:
+      x_ND: the features that the classes are told from.
+      classes_DV: of the network.
+    """
+    found = []
+    for start in range(0, len(x_ND), split):
+        logits_NV = np.asarray(x_ND[start : start + split], np.float64) @ classes_DV
+        log_NV = special.log_softmax(logits_NV, axis=1)
+        # By logarithms, so that a class that is never seen is 0 and no NaN.
+        log_all_V = special.logsumexp(log_NV, axis=0) - np.log(len(log_NV))
+        found.append(np.exp(np.mean(np.sum(np.exp(log_NV) * (log_NV - log_all_V), axis=1))))
+    return float(np.mean(found))

@@ -14,8 +14,9 @@ from babeldraw.evaluation.feature_sets import (
     Progress,
     SetsConfig,
     check_enough,
+    check_protocol,
     compared,
-    dim_of,
+    dims_of,
     of_network,
     open_reference,
     sha256,
@@ -55,7 +56,7 @@ class ReconstructionDistance(HeldOut):
     ):
         context = of_split(context, config.split)
         self._config, self._context, self._features = config, context, features
-        self._dim = dim_of(features, context.image_size)
+        self._dim, self._spatial = dims_of(config, features, context.image_size)
 
         def judge(state: TrainState, batch: Batch, features: Features):
             images, _ = reconstruct(state, batch)
@@ -68,6 +69,7 @@ class ReconstructionDistance(HeldOut):
 
     def check(self) -> None:
         super().check()
+        check_protocol(self._config, self._context.image_size)
         check_enough(self._config, self._dim, [len(open_pictures(self._context))])
         open_reference(self._config, self._dim, self._context.image_size)
 
@@ -76,7 +78,8 @@ class ReconstructionDistance(HeldOut):
         config, size = self._config, self._context.image_size
         reference, source = open_reference(config, self._dim, size), open_pictures(self._context)
         judged, true = (
-            FeatureSet(name, self._dim, config.keep) for name in ("reconstructions", "originals")
+            FeatureSet(name, self._dim, config.keep, self._spatial)
+            for name in ("reconstructions", "originals")
         )
         of = [dataclasses.asdict(config), sha256(config.file), fingerprint(source), size]
         progress = Progress(self._context.half_done, (judged, true), "rfd", of)
@@ -88,9 +91,9 @@ class ReconstructionDistance(HeldOut):
             progress.batch_done()
         progress.save()
         if reference is None:
-            yield from compared(config, judged, true, paired=True)
+            yield from compared(config, judged, true, True, self._features)
         else:
-            yield from compared(config, judged, reference)
+            yield from compared(config, judged, reference, False, self._features)
         write_reference(config, true, size)
         progress.finish()
 

@@ -23,12 +23,15 @@ class Reference:
     pooled: of the pooled features.
     spatial: of spatial ones, of which sFID is made; None where the file has none.
     size: (height, width) of the pictures; empty where the file does not say.
+    features: float32 [N, D] of pictures that stand for the set; None where there are none. ADM's
+      references hold 10,000 pictures beside the statistics of all, for precision and recall.
     """
 
     network: str
     pooled: Gaussian
     spatial: Gaussian | None = None
     size: tuple[int, ...] = ()
+    features: np.ndarray | None = None
 
     def save(self, file: str | os.PathLike) -> None:
         """Writes an .npz that pytorch-fid reads, and ADM's evaluator where `spatial` is there."""

@@ -175,3 +175,56 @@ def test_precision_falls_outside_and_recall_where_modes_are_lost():
     assert distances.inside(one_mode + 100, true).mean() == 0
     with pytest.raises(UserError, match="k=3 need more than 3 pictures a side; there are 3"):
         distances.inside(true, true[:3])
+
+
+# ------------------------------------------------------------------ as ADM's evaluator has them
+
+
+def test_the_inception_score_is_the_mean_over_splits_of_exp_of_the_mean_divergence():
+    rng = np.random.default_rng(3)
+    x_ND, classes_DV = rng.normal(0, 1, (130, 6)), rng.normal(0, 2, (6, 5))
+    scores = []
+    for part in (x_ND[:50], x_ND[50:100], x_ND[100:]):
+        p_NV = np.exp(part @ classes_DV)
+        p_NV /= p_NV.sum(1, keepdims=True)
+        divergences = (p_NV * (np.log(p_NV) - np.log(p_NV.mean(0)))).sum(1)
+        scores.append(np.exp(divergences.mean()))
+    found = distances.inception_score(x_ND.astype(np.float32), classes_DV, split=50)
+    assert found == pytest.approx(np.mean(scores), rel=1e-6) and found > 1.5
+    # One class each, and classes that are never seen, whose softmax is 0 in any float.
+    sure_ND = 1000 * np.eye(4)[np.arange(40) % 4]
+    assert distances.inception_score(sure_ND, np.eye(4, 9) * 10) == pytest.approx(4, rel=1e-9)
+
+
+def adm_precision(x_ND, set_MD, k=3):
+    """With every array float16 but sums, a distance at a time."""
+    half, single = np.float16, np.float32
+
+    def squared(a, b):
+        a, b = a.astype(half), b.astype(half)
+        norms = [half(np.sum(np.square(v), dtype=single)) for v in (a, b)]
+        product = half(np.dot(a.astype(single), b.astype(single)))
+        return max(half(norms[0] - half(2) * product) + norms[1], half(0))
+
+    def radius(m):
+        others = sorted(squared(set_MD[m], other) for n, other in enumerate(set_MD) if n != m)
+        return others[k - 1]
+
+    radii = [radius(m) for m in range(len(set_MD))]
+    return [any(squared(x, s) <= r for s, r in zip(set_MD, radii, strict=True)) for x in x_ND]
+
+
+def test_distances_in_float16_are_those_of_adm():
+    rng = np.random.default_rng(4)
+    set_MD, x_ND = rng.normal(3, 1, (40, 24)), rng.normal(3, 1.1, (60, 24))
+    set_MD, x_ND = set_MD.astype(np.float32), x_ND.astype(np.float32)
+    found = distances.inside(x_ND, set_MD, half=True)
+    assert found.tolist() == adm_precision(x_ND, set_MD) and 0 < found.mean() < 1
+    # Where distances are as large as their rounding, the two ways differ.
+    near_MD, near_ND = set_MD / 50 + 3, x_ND / 50 + 3
+    half = distances.inside(near_ND, near_MD, half=True)
+    assert half.tolist() == adm_precision(near_ND, near_MD)
+    assert np.any(half != distances.inside(near_ND, near_MD))
+    # Beyond 65,504 float16 has no numbers; none is lost.
+    far = distances.inside(x_ND * 100, set_MD * 100, half=True)
+    np.testing.assert_array_equal(far, distances.inside(x_ND, set_MD))

@@ -17,10 +17,13 @@ from babeldraw.evaluation.base import Context, HalfDone
 from babeldraw.evaluation.distances import Gaussian, frechet_distance, inside, squared_mmd
 from babeldraw.evaluation.drawn_distance import DrawnDistance, DrawnDistanceConfig
 from babeldraw.evaluation.moments import Moments
+from babeldraw.evaluation.picture_sets import PicturesWriter
+from babeldraw.evaluation.protocols import PROTOCOLS
 from babeldraw.evaluation.reconstruction_distance import (
     ReconstructionDistance,
     ReconstructionDistanceConfig,
 )
+from babeldraw.judges.features import NETWORKS
 from babeldraw.models.conditions import ClassCondition
 from babeldraw.prediction.logits import SamplingConfig
 from babeldraw.sharding.mesh import MeshConfig, make_mesh
@@ -214,5 +217,94 @@ def test_no_more_features_are_held_than_are_kept():
     for part in parts:
         own.add(part)
     assert sum(map(len, own._new)) == 10
-    assert own.features is None and own.gaussian.num == 800
+    assert own.features is None and own.pooled.num == 800
     np.testing.assert_array_equal(own.arrays()["kept"], np.concatenate(parts[:2])[:10])
+
+
+# ------------------------------------------------------------------ named protocols, samples
+
+
+def test_more_pictures_may_be_drawn_than_true_ones_and_are_written(tmp_path):
+    file = tmp_path / "drawn.npz"
+    config = dataclasses.replace(FD, num_drawn=50, write_samples=str(file))
+    found = dict(fd(config).run(None))
+    classes = np.arange(50, dtype=np.int32) % 5
+    keys = jax.vmap(jax.random.key)(np.arange(50))
+    images = np.clip(generate(None, jnp.asarray(classes), keys, None, True), 0, 1)
+    with np.load(file) as arrays:
+        np.testing.assert_array_equal(arrays["arr_0"], np.round(images * 255).astype(np.uint8))
+    drawn = features(np.round(images * 255) / 255)
+    expected = frechet_distance(gaussian(drawn), gaussian(features(originals())))
+    assert found["fd_cells"] == pytest.approx(expected, rel=1e-4) and found["fd_cells"].num == 50
+
+
+def test_samples_of_a_killed_evaluation_go_on(monkeypatch, tmp_path):
+    monkeypatch.setattr(feature_sets, "SAVE_EVERY", 0.0)
+    half_done = HalfDone(epath.Path(tmp_path / "half"), "step 3")
+    (tmp_path / "half").mkdir()
+    config = dataclasses.replace(FD, write_samples=str(tmp_path / "drawn.npz"))
+    dict(fd(config).run(None))
+    expected = np.load(tmp_path / "drawn.npz")["arr_0"]
+    batches, put = [], PicturesWriter.put
+
+    def killed(writer, start, images):
+        put(writer, start, images)
+        batches.append(start)
+        if len(batches) == 3:
+            raise Killed
+
+    (tmp_path / "drawn.npz").unlink()
+    monkeypatch.setattr(PicturesWriter, "put", killed)
+    with pytest.raises(Killed):
+        dict(fd(config, half_done=half_done).run(None))
+    dict(fd(config, half_done=half_done).run(None))
+    np.testing.assert_array_equal(np.load(tmp_path / "drawn.npz")["arr_0"], expected)
+    # The third batch was written and not counted; of the others each was drawn once.
+    assert batches == [0, 8, 16, 16, 24, 32, 40]
+
+
+def test_a_reference_s_pictures_give_precision_and_recall(tmp_path):
+    y = features(originals()).astype(np.float64)
+    stats = {"mu": y.mean(0), "sigma": np.cov(y, rowvar=False)}
+    images = np.round(originals() * 255).astype(np.uint8)
+    np.savez(tmp_path / "adm.npz", images, **stats)
+    found = dict(fd(dataclasses.replace(FD, reference=str(tmp_path / "adm.npz"))).run(None))
+    own = dict(fd().run(None))
+    for name in ("fd_cells", "precision_cells", "recall_cells"):
+        assert found[name] == pytest.approx(own[name], rel=1e-4)
+
+
+def test_a_protocol_is_kept_or_refused(monkeypatch):
+    asked = dataclasses.replace(PROTOCOLS["adm_imagenet_256"], num=10, size=(SIDE, SIDE))
+    asked = dataclasses.replace(asked, network="cells", per_class=2, guidance=2.0)
+    monkeypatch.setitem(PROTOCOLS, "small", asked)
+    plain = DrawnDistanceConfig("cells", "here", sampling=FD.sampling, protocol="small")
+    assert plain.num_examples == 10 and plain.half_distances
+    evaluator = fd(plain)
+    evaluator.check()
+    said = evaluator.protocol()["named"]
+    assert (said["name"], said["num"], said["per_class"]) == ("small", 10, 2)
+    assert evaluator.protocol()["statistics"]["manifold"]["distances"] == "float16"
+
+    def refused(line, **fields):
+        monkeypatch.setitem(PROTOCOLS, "small", dataclasses.replace(asked, **fields))
+        with pytest.raises(UserError, match=line):
+            fd(dataclasses.replace(plain, num_examples=10_000, num_drawn=0)).check()
+
+    refused("2.0 and protocol=small is of 1.2; set it, or leave protocol out", guidance=1.2)
+    refused("of 3 pictures of each of 3 classes; .* from a class, 10 pictures of 5", per_class=3)
+    refused(r"pictures of \(64, 64\) and these are of \(32, 32\)", size=(64, 64))
+    refused("is of 200 pictures and there are 100; give as many", num=200)
+    with pytest.raises(UserError, match="num_examples is 44 and protocol=small is of 200; leave"):
+        dataclasses.replace(FD, protocol="small")
+
+
+def test_features_of_places_have_a_distance_of_their_own(monkeypatch):
+    known = dataclasses.replace(NETWORKS["inception"], spatial=2, classes=None)
+    monkeypatch.setitem(NETWORKS, "cells", known)
+    found = dict(rfd().run(None))
+    made, true = features(np.round(darker(originals()) * 255) / 255), features(originals())
+    for name, part in (("fid", slice(0, 4)), ("sfid", slice(4, 6))):
+        expected = frechet_distance(gaussian(made[:, part]), gaussian(true[:, part]))
+        assert found[name] == pytest.approx(expected, 1e-4)
+    assert [*found] == ["fid", "sfid", "kid", "precision", "recall"]
