@@ -110,10 +110,9 @@ class LlamaConfig:
         )
 
     def tiny(self) -> "LlamaConfig":
-        """The same for a first run."""
-        intra = None if self.intra is None else self.intra.tiny()
-        whole = HeadCompute()
-        return dataclasses.replace(self, decoder=self.decoder.tiny(), intra=intra, compute=whole)
+        """The same for a first run, whose small codebook has no such factors."""
+        whole = {"factors": (), "intra": None, "compute": HeadCompute()}
+        return dataclasses.replace(self, decoder=self.decoder.tiny(), **whole)
 
     def predicted(self, codes: Codes) -> Codes:
         """Codes of the tokenizer, as the network reads and predicts them."""
