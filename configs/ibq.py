@@ -1,6 +1,6 @@
 """IBQ's tokenizer: 1,024 to 262,144 codes of 256 dimensions, every one trained at every step.
 
-    babeldraw train --config=configs/ibq.py:262144 --workdir=runs/ibq \\
+    babeldraw train --config=configs/ibq.py --workdir=runs/ibq \\
         --config.data.path=imagenet2012 --config.perceptual.file=vgg_lpips.safetensors
 
 The argument is a row. Shi et al., "Scalable Image Tokenization with Index Backpropagation

@@ -1,6 +1,6 @@
 """Convolutional VQGANs: taming-transformers', LlamaGen's, Open-MAGVIT2's with 18 bits.
 
-    babeldraw train --config=configs/vqgan.py:llamagen_16 --workdir=runs/vq \\
+    babeldraw train --config=configs/vqgan.py --workdir=runs/vq \\
         --config.data.path=imagenet2012 --config.perceptual.file=vgg_lpips.safetensors
 
 The argument is a row. Not trained here; published weights are read by `babeldraw import`

@@ -52,7 +52,7 @@ class LFQConfig(Quantizer):
 
     def tiny(self) -> "LFQConfig":
         """The same for a first run."""
-        return dataclasses.replace(self, bits=6)
+        return dataclasses.replace(self, bits=8)
 
     @property
     def code_dim(self) -> int:

@@ -1,7 +1,7 @@
 """A small convolutional VQGAN on emoji, 64 px, 8 x 8 codes, with any quantizer of any size.
 
     babeldraw emoji --out=data/emoji --size=64
-    babeldraw train --config=configs/emoji/ibq.py:ibq,8k --workdir=runs/emoji_ibq \\
+    babeldraw train --config=configs/emoji/ibq.py --workdir=runs/emoji_ibq \\
         --config.data.path=data/emoji
 
 The argument names a quantizer and a number of codes: `vq` is taming's, `vq_l2` normalised and
