@@ -46,7 +46,7 @@ def get_config(variant: str = "") -> ConfigDict:
                 "kind": "cosine",
             },
         },
-        "sampling": {"guidance": 3.0, "temperature": 0.5},
+        "sampling": {"guidance": 1.5, "temperature": 0.3},
         "evaluators": {"validation_loss": {"num_examples": 178, "batch_size": 89}},
     }
     return complete(config, variant)

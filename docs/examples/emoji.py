@@ -12,6 +12,10 @@ alone where they are there:
                of both. 25 minutes on two cores.
   long         a tokenizer and a generator of twice the demo's steps, their figures over minutes.
                Two hours.
+  sheet        what the generator draws for the prompts of the demo's page, chosen by seed 0:
+               concepts side by side, of which the right half has a style that training never
+               showed with it, and styles below each other. Of the long run where that is there,
+               else of the demo; a minute.
   released     the generator as plain files for `babeldraw import --kind=run`, its tokenizer with
                it, in float16: of the long run where that is there, else of the demo.
 
@@ -25,10 +29,13 @@ from typing import Any
 
 import numpy as np
 
+from babeldraw.commands.demo_emoji import shown
 from babeldraw.convert.run import export_run
 from babeldraw.data.emoji import read_entries
 from babeldraw.data.image import decode, save_png, to_grid
+from babeldraw.drawing.sampler import Sampler
 from babeldraw.drawing.tokenizer_run import TokenizerRun
+from babeldraw.prediction.logits import SamplingConfig
 from babeldraw.runs.folder import RunFolder
 from babeldraw.train.evaluation import evaluate_run
 from babeldraw.train.loop import train
@@ -45,9 +52,9 @@ def main() -> None:
     parser.add_argument("--demo", type=pathlib.Path, required=True)
     parser.add_argument("--workdir", type=pathlib.Path, required=True)
     parser.add_argument("--out", type=pathlib.Path, default=ROOT / "docs" / "reports")
-    parser.add_argument("--cells", default="tokenizers,long,released")
+    parser.add_argument("--cells", default="tokenizers,long,sheet,released")
     args = parser.parse_args()
-    cells = {"tokenizers": tokenizers, "long": long, "released": released}
+    cells = {"tokenizers": tokenizers, "long": long, "sheet": sheet, "released": released}
     for name in args.cells.split(","):
         file = args.out / f"emoji_{name}.json"
         if file.exists():
@@ -135,10 +142,31 @@ def long(args: argparse.Namespace) -> dict[str, Any]:
     return {"tokenizer": tokenizer, "generator": generator | drawn, "curve": curve}
 
 
+def best(args: argparse.Namespace) -> str:
+    """The generator's run folder."""
+    longer = args.workdir / "text_to_image"
+    return str(longer if longer.exists() else args.demo / "text_to_image")
+
+
+def sheet(args: argparse.Namespace) -> dict[str, Any]:
+    entries = shown(read_entries(args.demo / "emoji"))
+    styles = len({entry.style for entry in entries})
+    settings = SamplingConfig(**config_of("text_to_image", args).sampling)
+    sampler, prompts = Sampler.from_run(best(args)), [entry.caption[0] for entry in entries]
+    drawn = sampler.sample(prompts, seed=0, settings=settings)
+    images = np.stack([picture.image for picture in drawn])
+    # From a row for each concept to a column.
+    images = images.reshape(-1, styles, *images.shape[1:]).swapaxes(0, 1)
+    images = images.reshape(-1, *images.shape[2:])
+    grid = to_grid(images, len(images) // styles).repeat(2, axis=0).repeat(2, axis=1)
+    save_png(args.out.parent / "images" / "emoji_drawn.png", grid)
+    return {"concepts": [entry.name for entry in entries[::styles]], "seed": 0}
+
+
 def released(args: argparse.Namespace) -> dict[str, Any]:
-    folder, longer = args.workdir / "released", args.workdir / "text_to_image"
+    folder = args.workdir / "released"
     # The generator's holds its tokenizer.
-    export_run(str(longer if longer.exists() else args.demo / "text_to_image"), folder, half=True)
+    export_run(best(args), folder, half=True)
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     return {"folder": folder.name, "megabytes": size / 1e6}
 
