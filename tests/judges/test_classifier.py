@@ -37,17 +37,17 @@ def test_pictures_without_a_label_train_nothing():
     known = (label >= 0) & (label < 3)
     optimizer = OptimizerConfig(ScheduleConfig(1e-2, 0, 0, 1, kind="constant"), "adamw")
     mixed, alone = (ImageClassifierObjective(CONFIG, optimizer, n) for n in (6, 3))
-    state = mixed.init(jax.random.key(0))
-    found, metrics = mixed.update(state, {"image": image, "label": label}, jax.random.key(1))
+    state, update = jax.jit(mixed.init)(jax.random.key(0)), jax.jit(mixed.update)
+    found, metrics = update(state, {"image": image, "label": label}, jax.random.key(1))
     batch = {"image": image[known], "label": label[known]}
-    expected, wanted = alone.update(state, batch, jax.random.key(1))
+    expected, wanted = jax.jit(alone.update)(state, batch, jax.random.key(1))
     for name in ("loss", "accuracy", "grad_norm"):
         np.testing.assert_allclose(metrics[name], wanted[name], rtol=1e-5)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), found.params, expected.params
     )
     nothing = {"image": image, "label": np.full(6, -1, np.int32)}
-    _, metrics = mixed.update(state, nothing, jax.random.key(1))
+    _, metrics = update(state, nothing, jax.random.key(1))
     assert metrics["loss"] == 0 and metrics["grad_norm"] == 0
 
 
