@@ -155,6 +155,8 @@ def test_a_tokenizer_that_moved_is_the_same_one(runlocal, tokenizer_run, tmp_pat
     assert "the tokenizer of" in capsys.readouterr().err
     other = runlocal("demo/tokenizer.py")
     other.train.update(steps=1, seed=5)
+    for evaluator in other.evaluators:
+        other.evaluators[evaluator] = None
     train(other, str(tmp_path / "other"))
     config.tokenizer_run, config.train.steps = str(tmp_path / "other"), 4
     with pytest.raises(UserError, match="the tokenizer of .* is another"):
