@@ -111,6 +111,7 @@ def published(name):
     return {key: tuple(shape) for key, shape in names.items()}
 
 
+@pytest.mark.budget(15)  # Tables of hundreds of tensors, several times.
 @pytest.mark.parametrize(
     ("name", "table", "average", "config", "count"),
     [
