@@ -135,6 +135,28 @@ def test_one_in_a_container_is_read_and_what_is_beside_it_is_not(tmp_path):
         read_arrays(file, "--x")
 
 
+class Callback:
+    """What Lightning keeps beside weights: objects and classes of names that no tensor has."""
+
+    def __init__(self):
+        self.best = 0.5
+
+
+def test_beside_a_state_dict_other_names_may_stand_and_nothing_comes_of_them(tmp_path):
+    beside = {"callbacks": {Callback: Callback()}, "call": Calls(), "seen": [Callback()]}
+
+    def held(torch):
+        return {"state_dict": state(torch), **beside}
+
+    file = write(tmp_path / "a.ckpt", held, KEYED)
+    assert read_arrays(file, "--x", "state_dict").keys() == HELD.keys()
+    # Within one they may not.
+    for inside in ({"a": Calls()}, {"a": Callback()}):
+        evil = write(tmp_path / "b.ckpt", lambda torch, own=inside: {"state_dict": own}, {})
+        with pytest.raises(UserError, match="it holds a, which is neither an array nor a dict"):
+            read_arrays(evil, "--x", "state_dict")
+
+
 def test_views_of_one_storage_are_parts_of_it(tmp_path):
     whole = np.arange(12, dtype=np.float32)
 

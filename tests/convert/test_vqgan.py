@@ -1,7 +1,9 @@
 """Others' convolutional tokenizers: every tensor has its place, and the numbers are theirs."""
 
 import dataclasses
+import json
 import re
+from pathlib import Path
 
 import flax.linen as nn
 import jax
@@ -9,13 +11,21 @@ import numpy as np
 import pytest
 
 from babeldraw.convert.table import left_out, read, write
-from babeldraw.convert.vqgan import llamagen, maskgit_flax, maskgit_torch
+from babeldraw.convert.vqgan import (
+    llamagen,
+    maskgit_flax,
+    maskgit_torch,
+    open_magvit2,
+    open_magvit2_average,
+    taming,
+    taming_average,
+)
 from babeldraw.errors import UserError
 from babeldraw.runs.weights import flatten
-from babeldraw.tokenizers.quantizers import VQConfig
+from babeldraw.tokenizers.quantizers import IBQConfig, LFQConfig, VQConfig
 from babeldraw.tokenizers.vqgan import VQGANConfig, VQGANTokenizer
 from tests.tokenizers import convolutions as theirs
-from tests.tokenizers.test_convolutional import LLAMAGEN, MASKGIT
+from tests.tokenizers.test_convolutional import IBQ, LLAMAGEN, MAGVIT2, MASKGIT
 
 GROUPS = 4
 SMALL = {"channels": 8, "groups": GROUPS, "multipliers": (1, 2, 2), "latent_channels": 6}
@@ -26,6 +36,10 @@ MASKGIT_SMALL = VQGANConfig(
 LLAMAGEN_WAY = {"projected": True, "centred": True}
 LLAMAGEN_SMALL = VQGANConfig(
     dataclasses.replace(LLAMAGEN, **SMALL), quantizer=VQConfig(16, 5), **LLAMAGEN_WAY, **SIZE
+)
+IBQ_SMALL = dataclasses.replace(LLAMAGEN_SMALL, quantizer=IBQConfig(16, 5))
+MAGVIT2_SMALL = VQGANConfig(
+    dataclasses.replace(MAGVIT2, **SMALL), quantizer=LFQConfig(6), centred=True, **SIZE
 )
 SHAPES = {
     "maskgit": theirs.maskgit_shapes(8, (1, 2, 2), 6, 16),
@@ -91,6 +105,51 @@ def test_llamagen_s_tensors_are_the_published_ones(multipliers, count):
     assert left == [*buffer]
 
 
+def published(name):
+    """{name: shape} of their module, built from its public code."""
+    names = json.loads((Path(__file__).parent / f"{name}.json").read_text())
+    return {key: tuple(shape) for key, shape in names.items()}
+
+
+@pytest.mark.budget(15)  # Tables of hundreds of tensors, several times.
+@pytest.mark.parametrize(
+    ("name", "table", "average", "config", "count"),
+    [
+        (
+            "taming_vqgan",
+            taming,
+            taming_average,
+            VQGANConfig(LLAMAGEN, quantizer=VQConfig(1024, 256), **LLAMAGEN_WAY),
+            72_141_699,
+        ),
+        (
+            "ibq",
+            taming,
+            taming_average,
+            VQGANConfig(IBQ, quantizer=IBQConfig(16384, 256), **LLAMAGEN_WAY),
+            110_982_019,
+        ),
+        (
+            "open_magvit2",
+            open_magvit2,
+            open_magvit2_average,
+            VQGANConfig(MAGVIT2, quantizer=LFQConfig(18), centred=True),
+            115_127_829,
+        ),
+    ],
+)
+def test_tensors_in_a_checkpoint_of_lightning(name, table, average, config, count):
+    shapes = shapes_by(table, config)
+    assert shapes == published(name) and sum(map(np.prod, shapes.values())) == count
+    averages = {f"model_ema.{key.replace('.', '')}": shape for key, shape in shapes.items()}
+    assert shapes_by(average, config) == averages
+    judges = dict.fromkeys(("loss.discriminator.main.0.weight", "model_ema.lossmain0weight"))
+    whole = {**shapes, **averages, **judges, "model_ema.decay": ()}
+    for made, read_here in ((table, shapes), (average, averages)):
+        left = left_out(made(config), whole, abstract(config))
+        assert {key for keys in left.values() for key in keys} == set(whole) - set(read_here)
+
+
 # ------------------------------------------------------------------ values
 
 
@@ -147,6 +206,35 @@ def test_llamagen_s_codes_and_pictures_are_those_of_its_layer_order():
     np.testing.assert_array_equal(out.codes, codes.reshape(2, -1))
     np.testing.assert_allclose(out.raw, pictures, atol=1e-4)
     np.testing.assert_allclose(out.images, (pictures + 1) / 2, atol=1e-4)
+
+
+def test_taming_s_names_and_their_average_are_two_ways_to_the_same_parameters():
+    params = ours(llamagen, LLAMAGEN_SMALL, theirs.drawn(SHAPES["llamagen"]))
+    for table in (taming, taming_average):
+        again = flatten(ours(table, IBQ_SMALL, write(table(IBQ_SMALL), params)))
+        for name, leaf in flatten(params).items():
+            np.testing.assert_array_equal(again[name], leaf)
+
+
+def test_open_magvit2_s_codes_and_pictures_are_those_of_its_layer_order():
+    state = theirs.drawn(shapes_by(open_magvit2, MAGVIT2_SMALL))
+    params, tokenizer = ours(open_magvit2, MAGVIT2_SMALL, state), VQGANTokenizer(MAGVIT2_SMALL)
+    latents = theirs.magvit2_encoder(2 * IMAGES.astype(np.float64) - 1, state, GROUPS)
+    codes = np.where(latents > 0, 1.0, -1.0)
+    pictures = theirs.magvit2_decoder(codes, state, GROUPS)
+    out = jax.jit(tokenizer.forward)(params, IMAGES)
+    np.testing.assert_allclose(out.quantized.latents.reshape(latents.shape), latents, atol=1e-4)
+    ids = np.sum((latents > 0) * 2 ** np.arange(6), axis=-1)
+    assert len(np.unique(ids)) > 3
+    np.testing.assert_array_equal(out.codes, ids.reshape(2, -1))
+    np.testing.assert_allclose(out.raw, pictures, atol=1e-4)
+
+
+def test_a_checkpoint_of_another_number_of_codes_is_named():
+    state = theirs.drawn(shapes_by(taming, IBQ_SMALL))
+    more = dataclasses.replace(IBQ_SMALL, quantizer=IBQConfig(32, 5))
+    with pytest.raises(UserError, match=r"quantize.embedding.weight has the shape \(16, 5\) and"):
+        ours(taming, more, state)
 
 
 def test_a_kernel_of_the_shortcut_that_reads_the_input_is_of_another_network():

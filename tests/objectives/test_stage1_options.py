@@ -1,5 +1,6 @@
 """Stage 1's options, several at a time: two steps that learn, their terms, their state."""
 
+import dataclasses
 import functools
 
 import jax
@@ -13,7 +14,13 @@ from babeldraw.objectives.adversarial import AdversarialConfig
 from babeldraw.objectives.image_tokenizer import ImageTokenizerObjective, TokenizerLossConfig
 from babeldraw.optim.optimizer import OptimizerConfig
 from babeldraw.optim.schedules import ScheduleConfig
-from babeldraw.tokenizers.quantizers import ResidualVQConfig, VQConfig
+from babeldraw.tokenizers.quantizers import (
+    FSQConfig,
+    IBQConfig,
+    LFQConfig,
+    ResidualVQConfig,
+    VQConfig,
+)
 from babeldraw.tokenizers.vit_vqgan import ViTVQGANConfig
 
 B, V = 4, 16
@@ -97,3 +104,48 @@ def test_two_steps(name):
     if made.discriminator.kind != "none":
         assert all(jax.tree.leaves(moved.extra["discriminator"]["lecam"]))
     assert state.extra["code_share"].shape == (sum(made.tokenizer.quantizer.vocab),)
+
+
+# ------------------------------------------------------------------ large codebooks
+
+
+def step_of(made):
+    return jax.jit(made.update)(initial(made), BATCH, KEY)
+
+
+@pytest.mark.budget(20)
+def test_a_discriminator_that_goes_first_is_the_judge_of_the_same_step():
+    quantizer = IBQConfig(V, 4)
+    first, second = (
+        objective(
+            quantizer,
+            PATCHES,
+            dataclasses.replace(MAGVIT, discriminator_first=is_first),
+            {"entropy": 0.05},
+        )
+        for is_first in (True, False)
+    )
+    (state_first, found), (state_second, other) = step_of(first), step_of(second)
+    # The discriminator has seen the same pictures and reconstructions.
+    judges = [state.extra["discriminator"]["params"] for state in (state_first, state_second)]
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), *judges)
+    before = initial(first)
+    extra = {**before.extra, "discriminator": state_first.extra["discriminator"]}
+    by_new = jax.jit(first.forward)(before.replace(extra=extra), BATCH, KEY)
+    np.testing.assert_allclose(found["adversarial"], by_new["adversarial"], rtol=1e-4)
+    assert abs(float(found["adversarial"] - other["adversarial"])) > 1e-5
+    # Beta is on the codes' term, as in IBQ's code.
+    weighted = found["l2"] + found["index"] + 0.25 * found["codebook"] + found["commitment"]
+    weighted = weighted + 0.05 * found["entropy"] + 0.1 * found["adversarial"]
+    np.testing.assert_allclose(found["loss"], weighted, rtol=1e-4)
+
+
+@pytest.mark.budget(10)
+@pytest.mark.parametrize("quantizer", [LFQConfig(5), FSQConfig((4, 5))])
+def test_quantizers_without_a_table_train(quantizer):
+    loss = {"entropy": 0.1} if quantizer.kind == "lfq" else {}
+    made = objective(quantizer, NoDiscriminatorConfig(), AdversarialConfig(), loss)
+    state, metrics = step_of(made)
+    moved = jax.tree.map(lambda a, b: bool(np.any(a != b)), initial(made).params, state.params)
+    assert all(any(jax.tree.leaves(part)) for part in moved.values()) and "codebook" not in moved
+    assert np.isfinite(metrics["loss"]) and 0 < metrics["codes_used"] <= 1

@@ -104,3 +104,11 @@ def test_warm_up_may_begin_above_zero():
     np.testing.assert_allclose(rates, [1.0, 1.5, 2.0, 2.0], rtol=1e-6)
     with pytest.raises(UserError, match="warmup_from is 2; a ratio in"):
         ScheduleConfig(warmup_from=2)
+
+
+def test_the_rate_drops_to_a_tenth_at_each_of_some_steps():
+    config = ScheduleConfig(peak=2.0, warmup_steps=0, kind="constant", drops=(5, 8))
+    rates = [float(make_schedule(config)(step)) for step in (0, 4, 5, 7, 8, 99)]
+    np.testing.assert_allclose(rates, [2.0, 2.0, 0.2, 0.2, 0.02, 0.02], rtol=1e-6)
+    with pytest.raises(UserError, match=r"schedule.drops is \(0,\); steps of at least 1"):
+        ScheduleConfig(drops=(0,))

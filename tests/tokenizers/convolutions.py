@@ -152,6 +152,45 @@ def llamagen_decoder(z, state, groups):
     return conv(silu(norm(x, state, "decoder.norm_out", groups)), state, "decoder.conv_out")
 
 
+# ------------------------------------------------------------------ Open-MAGVIT2's
+
+
+def magvit2_blocks(x, state, name, groups):
+    for i in indices(state, f"{name}.{{}}."):
+        x = taming_block(x, state, f"{name}.{i}", groups)
+    return x
+
+
+def magvit2_encoder(x, state, groups):
+    x = conv(x, state, "encoder.conv_in")
+    for level in indices(state, "encoder.down.{}."):
+        x = magvit2_blocks(x, state, f"encoder.down.{level}.block", groups)
+        if f"encoder.down.{level}.downsample.weight" in state:
+            x = conv(x, state, f"encoder.down.{level}.downsample", stride=2)
+    x = magvit2_blocks(x, state, "encoder.mid_block", groups)
+    return conv(silu(norm(x, state, "encoder.norm_out", groups)), state, "encoder.conv_out")
+
+
+def magvit2_decoder(z, state, groups):
+    x = magvit2_blocks(conv(z, state, "decoder.conv_in"), state, "decoder.mid_block", groups)
+    plain = {"n.weight": 1, "n.bias": 0}
+    spread = {"gamma": np.sqrt(z.var((1, 2), ddof=1) + 1e-6), "beta": z.mean((1, 2))}
+    for level in reversed(indices(state, "decoder.up.{}.")):
+        scale, bias = (
+            (value @ state[f"decoder.adaptive.{level}.{part}.weight"].T.astype(np.float64))
+            + state[f"decoder.adaptive.{level}.{part}.bias"]
+            for part, value in spread.items()
+        )
+        x = norm(x, plain, "n", groups) * scale[:, None, None] + bias[:, None, None]
+        x = magvit2_blocks(x, state, f"decoder.up.{level}.block", groups)
+        if level > 0:
+            x = conv(x, state, f"decoder.up.{level}.upsample.conv1")
+            b, h, w, c = x.shape
+            x = x.reshape(b, h, w, 2, 2, c // 4).transpose(0, 1, 3, 2, 4, 5)
+            x = x.reshape(b, 2 * h, 2 * w, c // 4)
+    return conv(silu(norm(x, state, "decoder.norm_out", groups)), state, "decoder.conv_out")
+
+
 # ------------------------------------------------------------------ names and shapes
 
 

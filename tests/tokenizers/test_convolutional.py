@@ -26,6 +26,16 @@ LLAMAGEN = ConvolutionalConfig(
     down="convolution",
 )
 IBQ = dataclasses.replace(LLAMAGEN, encoder_blocks=4, decoder_blocks=5)
+MAGVIT2 = ConvolutionalConfig(
+    encoder_blocks=4,
+    decoder_blocks=4,
+    middle_blocks=4,
+    latent_channels=18,
+    shortcut="input",
+    down="centred",
+    up="depth_to_space",
+    adaptive=True,
+)
 SMALL = {"channels": 8, "groups": 4, "multipliers": (1, 2), "latent_channels": 6}
 IMAGES = np.random.default_rng(0).random((2, 8, 12, 3), np.float32)
 
@@ -42,6 +52,7 @@ def count(module, *shape):
         (LLAMAGEN, 29_298_176, 42_449_795),
         (dataclasses.replace(LLAMAGEN, multipliers=(1, 2, 2, 4)), 28_559_232, 41_415_171),
         (IBQ, 46_752_256, 59_903_875),
+        (MAGVIT2, 49_751_442, 65_376_387),
     ],
 )
 def test_published_sizes(config, encoder, decoder):
@@ -50,7 +61,7 @@ def test_published_sizes(config, encoder, decoder):
     assert count(ConvolutionalDecoder(config), 1, 1, config.latent_channels) == decoder
 
 
-@pytest.mark.parametrize("config", [MASKGIT, LLAMAGEN])
+@pytest.mark.parametrize("config", [MASKGIT, LLAMAGEN, MAGVIT2])
 def test_any_picture_that_the_stride_divides_and_back(config):
     config = dataclasses.replace(config, **SMALL)
     encoder, decoder = ConvolutionalEncoder(config), ConvolutionalDecoder(config)
@@ -93,6 +104,7 @@ def test_bfloat16_is_near_float32():
         ({"latent_kernel": 2}, "latent_kernel is 2; the choices are 1, 3"),
         ({"shortcut": "both"}, "shortcut is 'both'; the choices are input, output"),
         ({"down": "max"}, "down is 'max'; the choices are average, convolution"),
+        ({"up": "linear"}, "up is 'linear'; the choices are nearest, depth_to_space"),
         ({"epsilon": 0.0}, "epsilon is 0.0; more than 0"),
         ({"compute": ComputeConfig(kernel="splash")}, "kernel is 'splash'"),
         ({"compute": ComputeConfig(scan=False)}, "scan is False"),
