@@ -277,10 +277,15 @@ class CoCa(nn.Module):
         )
 
     def caption_nll(
-        self, images: jax.Array, text_BS: jax.Array, keys: jax.Array | None = None
+        self,
+        images: jax.Array,
+        text_BS: jax.Array,
+        keys: jax.Array | None = None,
+        read: jax.Array | None = None,
     ) -> tuple[jax.Array, jax.Array]:
-        """-log p of each token and of the padding after them; see `models.head.Head.nll`."""
-        logits_BSV = self(images, text_BS, keys).logits_BSV
+        """-log p of each token and of the padding after them; see `Sequential.nll`."""
+        seen_BS = text_BS if read is None else read
+        logits_BSV = self(images, seen_BS, keys).logits_BSV
         return token_nll(logits_BSV, text_BS), jnp.argmax(logits_BSV, axis=-1) == text_BS
 
     def caption_logits(self, images: jax.Array, text_BS: jax.Array) -> jax.Array:
@@ -376,9 +381,14 @@ class Captioner(Sequential):
         return CoCa(self.config)
 
     def nll(
-        self, params: Any, condition: jax.Array, codes: jax.Array, keys: jax.Array | None = None
+        self,
+        params: Any,
+        condition: jax.Array,
+        codes: jax.Array,
+        keys: jax.Array | None = None,
+        read: jax.Array | None = None,
     ) -> tuple[jax.Array, jax.Array]:
-        return self._call("caption_nll", params, condition, codes, keys)
+        return self._call("caption_nll", params, condition, codes, keys, read)
 
     def logits(self, params: Any, condition: jax.Array, codes: jax.Array) -> jax.Array:
         return self._call("caption_logits", params, condition, codes)

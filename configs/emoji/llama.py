@@ -25,5 +25,4 @@ def get_config(variant: str = "") -> ConfigDict:
     """`variant`: empty, or runlocal for a few quick steps."""
     config = load_config("text_to_image.py", beside=__file__).to_dict()
     config["model"] = {"kind": "llama", "decoder": DECODER, "prefix": "plain"}
-    config["optimizer"]["groups"] = ({"names": "prefix/embed", "rate": 3.0},)
     return complete(config, variant)

@@ -22,7 +22,6 @@ def get_config(variant: str = "") -> ConfigDict:
         "encoder": {"blocks": 2, "hidden": 768, **STACK},
         "stack": {"blocks": 5, "hidden": 848, **STACK},
     }
-    config["optimizer"]["groups"] = ({"names": "prefix/embed", "rate": 3.0},)
     config["prediction"] = {"kind": "masked"}
     config["sampling"] = {"guidance": 3.0, "choice_temperature": 3.0}
     return complete(config, variant)

@@ -36,7 +36,8 @@ def get_config(variant: str = "") -> ConfigDict:
             "name": "muon",
             "b2": 0.98,
             "clip_norm": 1.0,
-            "groups": ({"names": "text_encoder/embed", "rate": 3.0},),
+            # Of the words, whatever the network.
+            "groups": ({"names": "(text_encoder|prefix)/embed", "rate": 3.0},),
             "schedule": {
                 "peak": 2e-3,
                 "warmup_steps": 200,
