@@ -1,0 +1,59 @@
+"""A convolutional tokenizer with IBQ under layouts that split its codebook: one device's losses."""
+
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from babeldraw.errors import UserError
+from babeldraw.objectives.image_tokenizer import ImageTokenizerObjective, TokenizerLossConfig
+from babeldraw.optim.optimizer import OptimizerConfig
+from babeldraw.optim.schedules import ScheduleConfig
+from babeldraw.sharding.layout import make_layout
+from babeldraw.sharding.mesh import MeshConfig, make_mesh
+from babeldraw.tokenizers.convolutional import ConvolutionalConfig
+from babeldraw.tokenizers.quantizers import IBQConfig
+from babeldraw.tokenizers.vqgan import VQGANConfig
+from babeldraw.train.experiment import parse
+from babeldraw.train.presets import load_config
+from tests.train.parallel_case import B, Run
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+NETWORK = ConvolutionalConfig(
+    channels=8,
+    groups=4,
+    multipliers=(1, 2),
+    encoder_blocks=1,
+    decoder_blocks=1,
+    latent_channels=6,
+    attention=True,
+    shortcut="input",
+)
+OBJECTIVE = ImageTokenizerObjective(
+    VQGANConfig(NETWORK, (16, 16), IBQConfig(64, 6), projected=True, centred=True),
+    OptimizerConfig(ScheduleConfig(1e-2, 0, 0, 1, kind="constant"), "adamw", b2=0.99),
+    TokenizerLossConfig(entropy=0.05),
+    batch_size=B,
+)
+
+
+@pytest.mark.budget(40)  # A step of the network, compiled twice.
+@pytest.mark.parametrize("mesh", [MeshConfig(2, 1, 4, "in_layer"), MeshConfig(2, 1, 4, "fsdp")])
+def test_split_over_model_it_learns_as_on_one_device(mesh):
+    one = Run(MeshConfig(1), OBJECTIVE, jax.devices()[:1]).losses(2)
+    run = Run(mesh, OBJECTIVE)
+    table = run.places.params["codebook"]["table"].shard_shape((64, 6))
+    whole = run.places.params["encoder"]["first"]["weight"].shard_shape((3, 3, 3, 8))
+    assert table[0] == 16 and whole[:3] == (3, 3, 3)
+    np.testing.assert_allclose(run.losses(2), one, rtol=1e-4)
+
+
+def test_a_codebook_that_model_does_not_divide_is_refused_before_anything_is_made():
+    config = load_config("emoji/ibq.py", CONFIGS / "README", "ibq,1k").to_dict()
+    config["tokenizer"]["quantizer"]["codebook_size"] = 1001
+    mesh = {"data": 4, "model": 2, "rules": "in_layer"}
+    experiment = parse(config | {"mesh": mesh})
+    layout = make_layout(experiment.mesh, make_mesh(experiment.mesh))
+    with pytest.raises(UserError, match="codebook_size is 1001, which config.mesh.model=2 does no"):
+        experiment.check_layout(layout)
