@@ -1,10 +1,11 @@
 """Convolutional VQGANs: taming-transformers', LlamaGen's, Open-MAGVIT2's with 18 bits.
 
-    babeldraw train --config=configs/vqgan.py:llamagen_16 --workdir=runs/vq \\
+    babeldraw train --config=configs/vqgan.py --workdir=runs/vq \\
         --config.data.path=imagenet2012 --config.perceptual.file=vgg_lpips.safetensors
 
-The argument is a row. Not trained here; published weights are read by `babeldraw import`
-(docs/ibq.md), whose rows these are too. 256 px; reconstruction FID on ImageNet as published:
+The argument, as in `configs/vqgan.py:llamagen_16`, is a row. Not trained here; published
+weights are read by `babeldraw import` (docs/ibq.md). 256 px; reconstruction FID on ImageNet as
+published, of taming's rows from its README by memory:
 
 | row | codes | parameters | rFID |
 |---|---|---|---|
