@@ -5,7 +5,7 @@
 
 The argument, as in `configs/vqgan.py:llamagen_16`, is a row. Not trained here; published
 weights are read by `babeldraw import` (docs/ibq.md). 256 px; reconstruction FID on ImageNet as
-published, of taming's rows from its README by memory:
+published (taming's README for its own):
 
 | row | codes | parameters | rFID |
 |---|---|---|---|
