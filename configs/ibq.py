@@ -3,9 +3,10 @@
     babeldraw train --config=configs/ibq.py --workdir=runs/ibq \\
         --config.data.path=imagenet2012 --config.perceptual.file=vgg_lpips.safetensors
 
-The argument is a row. Shi et al., "Scalable Image Tokenization with Index Backpropagation
-Quantization", 2024, and the configs in its code; not trained here. Published weights are read by
-`babeldraw import` (docs/ibq.md). 256 px, 16 x 16 codes; on ImageNet as published:
+The argument, as in `configs/ibq.py:262144`, is a row. Shi et al., "Scalable Image
+Tokenization with Index Backpropagation Quantization", 2024, and the configs in its code; not
+trained here. Published weights are read by `babeldraw import` (docs/ibq.md). 256 px,
+16 x 16 codes; on ImageNet as published:
 
 | row | parameters | rFID | LPIPS | codes used |
 |---|---|---|---|---|

@@ -3,8 +3,9 @@
     babeldraw train --config=configs/vqgan.py --workdir=runs/vq \\
         --config.data.path=imagenet2012 --config.perceptual.file=vgg_lpips.safetensors
 
-The argument is a row. Not trained here; published weights are read by `babeldraw import`
-(docs/ibq.md), whose rows these are too. 256 px; reconstruction FID on ImageNet as published:
+The argument, as in `configs/vqgan.py:llamagen_16`, is a row. Not trained here; published
+weights are read by `babeldraw import` (docs/ibq.md). 256 px; reconstruction FID on ImageNet as
+published (taming's README for its own):
 
 | row | codes | parameters | rFID |
 |---|---|---|---|

@@ -4,9 +4,10 @@
     babeldraw train --config=configs/emoji/ibq.py --workdir=runs/emoji_ibq \\
         --config.data.path=data/emoji
 
-The argument names a quantizer and a number of codes: `vq` is taming's, `vq_l2` normalised and
-factorized as ViT-VQGAN's and LlamaGen's, `lfq`, `fsq` and `ibq` are docs/ibq.md's. Nothing moves
-idle codes. docs/examples/codebooks.py compares them; not trained to its end yet.
+The argument, as in `configs/emoji/ibq.py:fsq,64k`, names a quantizer and a number of codes: `vq`
+is taming's, `vq_l2` normalised and factorized as ViT-VQGAN's and LlamaGen's, `lfq`, `fsq` and `ibq`
+are docs/ibq.md's. Nothing moves idle codes. docs/examples/codebooks.py compares them; not trained
+to its end yet.
 """
 
 from ml_collections import ConfigDict

@@ -10,7 +10,7 @@ each of which leaves its figures in docs/reports/codebooks and is not made again
                     beside what as many uniform draws reach; PSNR and SSIM on held-out pictures;
                     peak memory, seconds of a step
 
-Some three hours and a half in all on two cores, by estimate. Prints the table and writes it to
+Some nine hours in all on two cores, by estimate. Prints the table and writes it to
 WORKDIR/codebooks.md; WORKDIR/codebooks.png has use over steps and PSNR over codes.
 
 The pictures lie in `--emoji`, a folder as of `babeldraw demo --world=emoji` but of 64 px, and are
@@ -55,7 +55,7 @@ TITLES = {
     "ibq": "IBQ",
 }
 # Of a cell of so many codes, by estimate.
-MINUTES = {"1k": 12, "8k": 15, "64k": 45}
+MINUTES = {"1k": 25, "8k": 28, "64k": 150}
 CELLS = (
     *itertools.product(TITLES, ("1k", "8k")),
     ("vq", "64k"),
