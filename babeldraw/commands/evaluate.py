@@ -98,10 +98,13 @@ def _run_files(values: flags.FlagValues) -> int:
     for name in ("workdir", "evaluators", "prompts", "weights"):
         if values[name].value:
             raise UserError(f"--{name} does not go with --samples, which asks no run; leave it out")
-    fields = _fields(values)
-    _check_alone(values, fields, "samples", FilesDistanceConfig.path)
-    given = {name: values[name].value for name in ("samples", "reference")}
-    config = build(FilesDistanceConfig, {**fields.get("files", {}), **given}, "files")
+    section = FilesDistanceConfig.path
+    fields = _fields_alone(values, "samples", section)
+    for name in ("samples", "reference"):
+        if name in fields:
+            raise UserError(f"--set={section}.{name} is the flag --{name}; set it there")
+        fields[name] = values[name].value
+    config = build(FilesDistanceConfig, fields, section)
     use_cache(values)
     if values.out:
         make_folder(Path(values.out).parent, f"--out={values.out}")
@@ -113,28 +116,28 @@ def _run_prompts(values: flags.FlagValues) -> int:
     workdirs = [part for part in required(values, "workdir").split(",") if part]
     if values.evaluators:
         raise UserError("--evaluators does not go with --prompts, which measures nothing")
-    fields = _fields(values)
-    _check_alone(values, fields, "prompts", "sampling")
+    settings = _fields_alone(values, "prompts", "sampling")
     folder = Path(required(values, "out"))
     make_folder(folder, f"--out={folder}")
     use_cache(values)
-    count = draw_prompts(
-        workdirs, values.prompts, folder, values.weights, fields.get("sampling", {})
-    )
+    count = draw_prompts(workdirs, values.prompts, folder, values.weights, settings)
     say(f"{count} pictures; look at {folder / 'index.html'}")
     return 0
 
 
-def _check_alone(
-    values: flags.FlagValues, fields: Mapping[str, Any], flag: str, section: str
-) -> None:
-    """Refuses other sections, and several hosts, which share no work here."""
+def _fields_alone(values: flags.FlagValues, flag: str, section: str) -> dict[str, Any]:
+    """What `--set` says of the only section there is.
+
+    Refuses others, and several hosts, which share no work here.
+    """
+    fields = {section: {}, **_fields(values)}
     for name in fields:
         if name != section:
             raise UserError(f"--set={name} does not go with --{flag}; set {section}.FIELD=VALUE")
     place, _ = hosts_of(values)
     if place is not None and place.count > 1:
         raise UserError(f"--{flag} is done by one host, not {place.count}; start it on one")
+    return fields[section]
 
 
 def _fields(values: flags.FlagValues) -> dict[str, dict[str, Any]]:

@@ -106,6 +106,7 @@ def _true(
     """What true pictures are known by, and what is to be told of it."""
     arrays = arrays_in(config.reference)
     if not arrays and not Path(config.reference).expanduser().is_dir():
+        # Raises what is wrong with it, in the words that runs get.
         open_reference(config, dim, None)
     if "mu" not in arrays:
         pictures = PictureSet.open(config.reference)

@@ -27,8 +27,10 @@ def enlarge(x_BhwC: jax.Array, factor: int) -> jax.Array:
 
 
 def depth_to_space(x_BhwC: jax.Array, factor: int) -> jax.Array:
-    """Channels to places: [B, h, w, f f C] -> [B, f h, f w, C]; rows, columns, channels in them."""
-    b, h, w, c = x_BhwC.shape
-    x = x_BhwC.reshape(b, h, w, factor, factor, c // factor**2)
-    x = jnp.transpose(x, (0, 1, 3, 2, 4, 5))
-    return x.reshape(b, factor * h, factor * w, -1)
+    """[B, h, w, factor * factor * C] -> [B, factor h, factor w, C] (pixel shuffle).
+
+    The last dimension is (row, column, C) of the cell that it becomes.
+    """
+    b, h, w, channels = x_BhwC.shape
+    cells = x_BhwC.reshape(b, h, w, factor, factor, channels // factor**2)
+    return cells.transpose(0, 1, 3, 2, 4, 5).reshape(b, h * factor, w * factor, -1)

@@ -20,6 +20,7 @@ import numpy as np
 from babeldraw.config import require
 from babeldraw.layers.block import DTYPES, ComputeConfig
 from babeldraw.layers.convolution import convolve
+from babeldraw.layers.pictures import depth_to_space
 from babeldraw.layers.stack import Stack
 
 CHANNELS = 3
@@ -189,16 +190,6 @@ class Upscaler:
     def upscale_one_by_one(self, params: Any, images: jax.Array) -> jax.Array:
         """As `upscale`, with the memory of a single picture; for drawing, where many come."""
         return jax.lax.map(lambda image: self.upscale(params, image[None])[0], images)
-
-
-def depth_to_space(x: jax.Array, factor: int) -> jax.Array:
-    """[B, h, w, factor * factor * C] -> [B, factor h, factor w, C] (pixel shuffle).
-
-    The last dimension of x is (row, column, C) of the cell that it becomes.
-    """
-    b, h, w, channels = x.shape
-    cells = x.reshape(b, h, w, factor, factor, channels // factor**2)
-    return cells.transpose(0, 1, 3, 2, 4, 5).reshape(b, h * factor, w * factor, -1)
 
 
 def bicubic_filter() -> np.ndarray:

@@ -15,11 +15,11 @@ import jax.numpy as jnp
 from babeldraw.config import require
 from babeldraw.tokenizers import streamed
 from babeldraw.tokenizers.lookup import Quantized
-from babeldraw.tokenizers.vector_quantizers import BETA_ON, INITS, Codebook, Quantizer
+from babeldraw.tokenizers.vector_quantizers import BETA_ON, INITS, Codebook, TableConfig
 
 
 @dataclasses.dataclass(frozen=True)
-class IBQConfig(Quantizer):
+class IBQConfig(TableConfig):
     """The likeliest of a table of vectors; see `IndexCodebook`.
 
     Attributes:
@@ -46,18 +46,6 @@ class IBQConfig(Quantizer):
         self._check("codebook_size", "code_dim")
         self._check_choice("beta_on", BETA_ON)
         self._check_choice("code_init", INITS)
-
-    def tiny(self) -> "IBQConfig":
-        """The same for a first run."""
-        return dataclasses.replace(self, codebook_size=64, code_dim=8)
-
-    @property
-    def vocab(self) -> tuple[int, ...]:
-        return (self.codebook_size,)
-
-    @property
-    def beta_term(self) -> str:
-        return self.beta_on
 
     def check_split(self, devices: int) -> None:
         require(

@@ -7,6 +7,7 @@ bound at 0 and 1, so pixels are mapped to [epsilon, 1 - epsilon] before.
 
 import jax
 
+from babeldraw.layers.pictures import depth_to_space
 from babeldraw.layers.pictures import to_float as to_float
 
 # Of a picture.
@@ -58,7 +59,4 @@ def to_patches(images: jax.Array, patch: int) -> jax.Array:
 
 def from_patches(patches: jax.Array, grid: tuple[int, int], patch: int) -> jax.Array:
     """The inverse of `to_patches`."""
-    b, _, width = patches.shape
-    h, w = grid
-    cells = patches.reshape(b, h, w, patch, patch, width // patch**2)
-    return cells.transpose(0, 1, 3, 2, 4, 5).reshape(b, h * patch, w * patch, -1)
+    return depth_to_space(patches.reshape(patches.shape[0], *grid, -1), patch)

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, Self
 
 import flax.linen as nn
 import jax
@@ -120,8 +120,24 @@ INITS: dict[str, Callable[[int], Callable]] = {
 }
 
 
+class TableConfig(Quantizer):
+    """What quantizers by a table of `codebook_size` vectors of `code_dim` values share."""
+
+    def tiny(self) -> Self:
+        """The same for a first run."""
+        return dataclasses.replace(self, codebook_size=64, code_dim=8)
+
+    @property
+    def vocab(self) -> tuple[int, ...]:
+        return (self.codebook_size,)
+
+    @property
+    def beta_term(self) -> str:
+        return self.beta_on
+
+
 @dataclasses.dataclass(frozen=True)
-class VQConfig(Quantizer):
+class VQConfig(TableConfig):
     """The nearest of a table of vectors; see `Codebook`.
 
     Attributes:
@@ -163,18 +179,6 @@ class VQConfig(Quantizer):
         self._check_choice("beta_on", BETA_ON)
         self._check_choice("restart_how", RESTARTS)
         self._check_choice("code_init", INITS)
-
-    def tiny(self) -> "VQConfig":
-        """The same for a first run."""
-        return dataclasses.replace(self, codebook_size=64, code_dim=8)
-
-    @property
-    def vocab(self) -> tuple[int, ...]:
-        return (self.codebook_size,)
-
-    @property
-    def beta_term(self) -> str:
-        return self.beta_on
 
     def make(self) -> "Codebook":
         return Codebook(

@@ -120,15 +120,19 @@ def test_a_checkpoint_of_a_pipelined_run_goes_on_under_any_layout(tmp_path):
     checkpoints.close()
 
 
-def test_an_int8_state_of_a_pipelined_run_comes_back_bit_for_bit(tmp_path):
+@pytest.mark.parametrize(
+    "stepped", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["filled", "stepped"]
+)
+def test_an_int8_state_of_a_pipelined_run_comes_back_bit_for_bit(stepped, tmp_path):
     optimizer = dataclasses.replace(OBJECTIVE.optimizer, moment_dtype="int8")
     objective = dataclasses.replace(OBJECTIVE, optimizer=optimizer)
     run = Run(LAYOUTS["pipeline_two_rounds_zero1"], objective)
     abstract = jax.eval_shape(objective.init, jax.random.key(0))
-    # Any values do: to compile a step for them would take longer than all else here.
+    # Any values do; a step's own are for the slow tests, for compiling it takes longer than all
+    # else here.
     rng = np.random.default_rng(0)
     filled = jax.tree.map(lambda a: rng.integers(-100, 100, a.shape).astype(a.dtype), abstract)
-    state = placed_state(filled, run.places)
+    state = run.step(run.start(), 0)[0] if stepped else placed_state(filled, run.places)
     kept = jax.tree.map(np.asarray, state)
     assert any(leaf.dtype == np.int8 and leaf.any() for leaf in jax.tree.leaves(kept))
     checkpoints = Checkpoints(tmp_path)
