@@ -16,7 +16,7 @@ STACK = {"heads": 4, "dim": 192, "hidden": 768, "compute": {"scan": False}}
 
 def get_config(variant: str = "") -> ConfigDict:
     """`variant`: empty, or runlocal for a few quick steps."""
-    steps = 5000
+    steps = 3500
     config = {
         "objective": "generator",
         "train": {"steps": steps, "batch_size": 32, "checkpoint_every": 500, "eval_every": 1000},

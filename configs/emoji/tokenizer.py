@@ -26,7 +26,7 @@ DATA = {"source": "folder", "split": "train/", "eval_split": "unseen_pairs/"}
 
 def get_config(variant: str = "") -> ConfigDict:
     """`variant`: empty, or runlocal for a few quick steps."""
-    steps = 2000
+    steps = 1250
     config = {
         "objective": "image_tokenizer",
         "train": {"steps": steps, "batch_size": 32, "checkpoint_every": 250, "eval_every": 500},
