@@ -1,6 +1,6 @@
 """What lies where in a run folder, local or on any path that etils knows (gs://...).
 
-`config.json` · `text.model` · `classes.json` · `checkpoints/STEP/` · `metrics/` · `samples/` ·
+`config.json` · `text.model` · `classes.json` · `codes.json` · `checkpoints/STEP/` · `metrics/` · `samples/` ·
 `report.json` · `evaluations/` · `profiles/STEP/` · `crashes/`
 """
 
@@ -88,6 +88,11 @@ class RunFolder:
     @property
     def vocabulary_file(self) -> epath.Path:
         return self.path / "text.model"
+
+    @property
+    def codes_file(self) -> epath.Path:
+        """What was measured of continuous codes."""
+        return self.path / "codes.json"
 
     @property
     def classes_file(self) -> epath.Path:
