@@ -8,9 +8,9 @@ Rombach et al., "High-Resolution Image Synthesis with Latent Diffusion Models", 
 parameters. Not trained here. What DiT draws into (configs/dit.py).
 
 Their losses are sums over a picture of 256 x 256 x 3 values in [-1, 1], ours means of values in
-[0, 1]: so 2 for the absolute error, and for the divergence 1e-6 / 196,608. Their scale of all errors
-is learned, ours is 1. Their number of devices is in no config: 8 of 12 pictures, and the steps, are
-ours.
+[0, 1]: so 2 for the absolute error, and for the divergence 1e-6 / 196,608. Their scale of all
+errors is learned, ours is 1. Their number of devices is in no config: 8 of 12 pictures, and the
+steps, are ours.
 """
 
 from ml_collections import ConfigDict

@@ -31,7 +31,6 @@ from babeldraw.sharding.layout import current, over_all_devices, use
 from babeldraw.tokenizers.base import Tokenizer
 from babeldraw.tokenizers.pixels import to_float
 
-
 # What a step's key is folded with to draw continuous codes.
 CODES = (1 << 30) + 2
 

@@ -19,7 +19,7 @@ from babeldraw.config import require, require_choice
 from babeldraw.models.base import Generator
 from babeldraw.prediction.base import Given, Metrics, Prediction
 from babeldraw.prediction.logits import GUIDANCE_SCHEDULES, GuidanceConfig, guide, risen
-from babeldraw.prediction.noising import DDPM, STEPS, Flow, Moves, mean_of_each, spread
+from babeldraw.prediction.noising import DDPM, STEPS, Flow, Moves, mean_of_each
 from babeldraw.prediction.samplers import PASSES, SAMPLERS
 
 OBJECTIVES, TIMES = ("flow", "ddpm"), ("uniform", "logit_normal")

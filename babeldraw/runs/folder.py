@@ -1,7 +1,7 @@
 """What lies where in a run folder, local or on any path that etils knows (gs://...).
 
-`config.json` · `text.model` · `classes.json` · `codes.json` · `checkpoints/STEP/` · `metrics/` · `samples/` ·
-`report.json` · `evaluations/` · `profiles/STEP/` · `crashes/`
+`config.json` · `text.model` · `classes.json` · `codes.json` · `checkpoints/STEP/` · `metrics/` ·
+`samples/` · `report.json` · `evaluations/` · `profiles/STEP/` · `crashes/`
 """
 
 import dataclasses
