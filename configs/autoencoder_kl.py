@@ -22,6 +22,7 @@ NETWORK = {
     **VQGAN.tokenizer.network.to_dict(),
     "multipliers": (1, 2, 4, 4),
     "latent_channels": 4,
+    "middle_attention_alone": True,
 }
 TOKENIZER = {
     "kind": "vqgan",
