@@ -103,7 +103,8 @@ class Stored:
 
 def test_stored_codes_are_read_as_they_are(experiment):
     data = dataclasses.replace(experiment.data, source="tokens")
-    experiment = dataclasses.replace(experiment, data=data)
+    judges = dataclasses.replace(experiment.evaluators, prompts=None)
+    experiment = dataclasses.replace(experiment, data=data, evaluators=judges)
     codes = np.random.default_rng(0).normal(2, 3, (16, 16, 4)).astype(np.float32)
     found = measured(experiment, Stored(codes))
     np.testing.assert_allclose(found["shift"], codes.mean((0, 1)), rtol=1e-4)
