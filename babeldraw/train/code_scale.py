@@ -37,7 +37,8 @@ def with_code_scale(
       experiment: of any kind.
       folder: of the run.
       source: its data.
-      hosts: the first of which measures.
+      hosts: all of which measure, for a tokenizer's run is opened by all or none; what the first
+        finds counts.
 
     Raises:
       UserError: the tokenizer's codes are not finite, or the file holds no numbers.
@@ -45,17 +46,22 @@ def with_code_scale(
     if not _measures(experiment):
         return experiment
     # A run that has begun keeps what it began with.
-    if hosts.index == 0 and not folder.config_file.exists():
+    if not folder.config_file.exists():
         with waiting("measuring the tokenizer's codes"):
             found = measured(experiment, source)
-        folder.path.mkdir(parents=True, exist_ok=True)
-        write_json(folder.codes_file, found)
-        say(
-            f"codes of {found['pictures']} pictures: scale {_range(found['scale'])}, shift "
-            f"{_range(found['shift'])}, in {folder.codes_file}"
-        )
+        if hosts.index == 0:
+            _keep(found, folder)
     hosts.meet("codes")
     return with_code_scale_kept(experiment, folder)
+
+
+def _keep(found: dict[str, Any], folder: RunFolder) -> None:
+    folder.path.mkdir(parents=True, exist_ok=True)
+    write_json(folder.codes_file, found)
+    say(
+        f"codes of {found['pictures']} pictures: scale {_range(found['scale'])}, shift "
+        f"{_range(found['shift'])}, in {folder.codes_file}"
+    )
 
 
 def with_code_scale_kept(experiment: Experiment, folder: RunFolder) -> Experiment:
