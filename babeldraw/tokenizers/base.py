@@ -209,13 +209,15 @@ class Tokenizer:
         raise NotImplementedError
 
     def sampled(self, params: Any, images: jax.Array, key: jax.Array) -> jax.Array:
-        """Continuous codes drawn from the distributions that images are, of which `encode` gives
-        the means.
+        """Continuous codes drawn from the distributions of which `encode` gives the means.
 
         Args:
           params: of the parts that make codes, at least.
           images: as `encode` takes them.
           key: of the draw.
+
+        Returns:
+          As `encode`. Only kinds with continuous codes have it.
         """
         raise NotImplementedError
 
