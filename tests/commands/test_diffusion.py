@@ -1,12 +1,17 @@
-"""A run by diffusion through the commands: trained on stored codes, drawn, compiled."""
+"""Runs by diffusion: stopped and gone on with, on stored codes, drawn, compiled."""
 
 import json
 
+import jax
 import numpy as np
 import pytest
 
 from babeldraw.commands.compile_decode import compile_decode
+from babeldraw.drawing.sampler import Sampler
+from babeldraw.runs.checkpoints import restore_parts
+from babeldraw.runs.folder import RunFolder
 from babeldraw.train.experiment import parse
+from babeldraw.train.loop import train
 
 WORDS = "a small red circle"
 
@@ -26,6 +31,37 @@ def run(runlocal, tokenizer_run, trained_once):
     config = runlocal("demo/dit.py")
     config.tokenizer_run = str(tokenizer_run)
     return trained_once("dit", config)
+
+
+@pytest.mark.slow
+@pytest.mark.budget(40)
+def test_a_run_that_was_stopped_goes_on_to_the_same_numbers(run, runlocal, tokenizer_run, tmp_path):
+    config = runlocal("demo/dit.py")
+    config.tokenizer_run = str(tokenizer_run)
+    for steps in (2, 4):
+        config.train.steps = steps
+        figures = train(config, str(tmp_path / "parts"))
+    whole = json.loads((run / "report.json").read_text())
+    assert figures["validation/loss"] == whole["validation/loss"]
+    states = [
+        restore_parts(RunFolder.of(str(folder)).checkpoints, ("params", "ema"))[1]
+        for folder in (run, tmp_path / "parts")
+    ]
+    jax.tree.map(np.testing.assert_array_equal, *states)
+
+
+@pytest.mark.slow
+@pytest.mark.budget(15)
+def test_pictures_are_drawn_and_gone_on_with(run):
+    sampler = Sampler.from_run(str(run))
+    assert len(sampler.drawer.prediction.scale) == 4
+    drawn = [*sampler.sample([WORDS, ""], num=2, batch_size=2)]
+    assert [picture.image.shape for picture in drawn] == [(32, 32, 3)] * 4
+    assert drawn[0].tokens.shape == (16, 4) and drawn[0].tokens.dtype == np.float32
+    # Kept codes come back as they are.
+    canvas = sampler.canvas(drawn[0].image, count=3)
+    (again,) = sampler.sample([WORDS], canvas=canvas)
+    np.testing.assert_array_equal(again.tokens[:3], canvas.tokens[:3])
 
 
 @pytest.mark.slow
@@ -57,8 +93,9 @@ def test_what_it_cannot_draw_is_told(run, cli, tmp_path, word, line):
 
 
 @pytest.mark.slow
+@pytest.mark.budget(15)
 def test_a_run_on_stored_codes(run, runlocal, tokenizer_run, cli, tmp_path):
-    words = [f"--workdir={tokenizer_run}", "--source=shapes", "--num=64"]
+    words = [f"--workdir={tokenizer_run}", "--source=shapes", "--split=train", "--num=64"]
     status, _, said = cli("tokenize", *words, f"--out={tmp_path / 'tokens'}")
     assert status == 0, said
     config = ["--config=configs/demo/dit.py:runlocal", f"--config.tokenizer_run={tokenizer_run}"]

@@ -1,15 +1,12 @@
-"""Runs of diffusion: what does not go together is said, and a run goes on as if never stopped."""
+"""Configs of diffusion: what does not go together is said before anything is made.
 
-import jax
-import numpy as np
+Runs of it are in tests/commands/test_diffusion.py.
+"""
+
 import pytest
 
-from babeldraw.drawing.sampler import Sampler
 from babeldraw.errors import UserError
-from babeldraw.runs.checkpoints import restore_parts
-from babeldraw.runs.folder import RunFolder
 from babeldraw.train.experiment import parse
-from babeldraw.train.loop import train
 
 
 def changed(config, **sections):
@@ -61,33 +58,3 @@ def test_codes_of_the_other_sort_are_refused(runlocal):
         config = changed(runlocal(f"demo/{name}.py"), tokenizer=continuous)
         with pytest.raises(UserError, match="codes are continuous and config.model.kind="):
             parse(config)
-
-
-@pytest.mark.slow
-def test_a_run_that_was_stopped_goes_on_to_the_same_numbers(runlocal, tmp_path):
-    tokenizer = runlocal("demo/titok.py").to_dict()
-    config = runlocal("demo/dit.py")
-    tokenizer["tokenizer"] = config.tokenizer.to_dict()
-    tokenizer["loss"] |= {"restart_below": 0.0}
-    train(tokenizer, str(tmp_path / "tokenizer"))
-    config.tokenizer_run = str(tmp_path / "tokenizer")
-    whole = train(config, str(tmp_path / "whole"))
-    config.train.steps = 2
-    train(config, str(tmp_path / "parts"))
-    config.train.steps = 4
-    parts = train(config, str(tmp_path / "parts"))
-    assert parts["validation/loss"] == whole["validation/loss"]
-    states = [
-        restore_parts(RunFolder.of(str(tmp_path / name)).checkpoints, ("params", "ema"))[1]
-        for name in ("whole", "parts")
-    ]
-    jax.tree.map(np.testing.assert_array_equal, *states)
-    sampler = Sampler.from_run(str(tmp_path / "parts"))
-    assert len(sampler.drawer.prediction.scale) == 4
-    drawn = [*sampler.sample(["a red circle", ""], num=2, batch_size=2)]
-    assert [picture.image.shape for picture in drawn] == [(32, 32, 3)] * 4
-    assert drawn[0].tokens.shape == (16, 4) and drawn[0].tokens.dtype == np.float32
-    # From a picture: kept codes come back as they are.
-    canvas = sampler.canvas(drawn[0].image, count=3)
-    (again,) = sampler.sample(["a red circle"], canvas=canvas)
-    np.testing.assert_array_equal(again.tokens[:3], canvas.tokens[:3])
