@@ -6,6 +6,7 @@ Its detector is not here; what it reads is written, and what it finds is read.
 
 import dataclasses
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -76,12 +77,14 @@ def read_results(file: str, tasks: Sequence[Task]) -> dict[str, list[list[bool]]
         correct = found.get("correct")
         require(type(correct) is bool, f"{where} has the field correct {correct!r}; true or false")
         right[prompt].append(correct)
-    most = max(map(len, right.values()))
+    times = Counter(task.prompt for task in tasks)
+    most = max(len(right[prompt]) // times[prompt] for prompt in right)
     for prompt, of_prompt in right.items():
+        wanted = most * times[prompt]
         require(
-            0 < len(of_prompt) == most,
-            f"{file} holds {len(of_prompt)} pictures of {prompt!r} and {most} of others; draw all, "
-            "and judge them again",
+            0 < len(of_prompt) == wanted,
+            f"{file} holds {len(of_prompt)} pictures of {prompt!r} where by the others there are "
+            f"{wanted}; draw all, and judge them again",
         )
     by_tag: dict[str, list[list[bool]]] = {tag: [] for tag in tags.values()}
     for prompt, of_prompt in right.items():
