@@ -14,11 +14,10 @@ import numpy as np
 from babeldraw.commands.evaluate_prompts import drawn_by_each, write_pages
 from babeldraw.commands.evaluate_table import figure_rows, markdown
 from babeldraw.config import require
-from babeldraw.data.image import decode, save_png, to_grid, write_whole
-from babeldraw.data.records import BadRecord
+from babeldraw.data.image import save_png, to_grid, write_whole
+from babeldraw.drawing.album import Album
 from babeldraw.drawing.prompts import Prompt
 from babeldraw.drawing.sampler import Picture
-from babeldraw.errors import UserError
 from babeldraw.evaluation import geneval, protocol
 from babeldraw.evaluation.feature_sets import sha256
 from babeldraw.evaluation.geneval import Task
@@ -54,7 +53,7 @@ def draw_tasks(
 
     Raises:
       UserError: a line of the file has another shape, a run does not draw from texts, or a picture
-        that was drawn is no longer there.
+        that was drawn is damaged.
     """
     tasks = geneval.read_tasks(file)
     prompts = [Prompt(task.prompt, {"Tag": task.tag}) for task in tasks]
@@ -80,18 +79,10 @@ def _lay(folder: Path, number: int, task: Task, lines: Sequence[Mapping[str, Any
     own, grid = f"{number:05d}", f"{number:05d}/{GRID}"
     write_whole(folder / own / "metadata.jsonl", f"{task.line}\n".encode())
     if not (folder / grid).exists():
-        files = [folder / line["file"] for line in lines if line["number"] == number]
-        save_png(folder / grid, to_grid(np.stack([_picture(file) for file in files]), 2))
+        album = Album(folder, {}, [task.prompt], 1)
+        pictures = [album.picture(line) for line in lines if line["number"] == number]
+        save_png(folder / grid, to_grid(np.stack(pictures), 2))
     return grid
-
-
-def _picture(file: Path) -> np.ndarray:
-    try:
-        return decode(file)
-    except BadRecord as error:
-        raise UserError(
-            f"{error}; remove its lines from manifest.jsonl and the same command draws it again"
-        ) from error
 
 
 def results_record(tasks_file: str, results_file: str) -> dict[str, Any]:

@@ -212,7 +212,7 @@ class Drawing:
                 drawn = []
         report.close()
         lines = album.lines()
-        shown = [decode(self.folder / line["file"]) for line in lines[:MOST_IN_GRID]]
+        shown = [album.picture(line) for line in lines[:MOST_IN_GRID]]
         album.write_grid(shown, each if each > 1 else 8)
         return len(lines)
 

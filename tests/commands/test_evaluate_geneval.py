@@ -54,13 +54,18 @@ def test_each_run_draws_the_folders_of_the_detector_and_goes_on(
     assert before == {path: path.stat().st_mtime_ns for path in run.glob("*/samples/*.png")}
     assert (run / "00001" / "grid.png").exists()
 
+    # What was taken away is drawn again, what is damaged is told.
+    lost = run / "00001" / "samples" / "0001.png"
+    held = lost.read_bytes()
+    lost.unlink()
+    status, _, said = cli(*words, "--num=3")
+    assert status == 0 and "1 of 2 prompts are drawn" in said and lost.read_bytes() == held
+    lost.write_bytes(held[:50])
     for change, line in (
-        (["--num=2"], "holds pictures with num 3 and now it is 2; name another folder"),
-        (["--num=3"], "0001.png: "),
+        ("--num=2", "holds pictures with num 3 and now it is 2; name another folder"),
+        ("--num=3", "remove it, and the same command draws it again"),
     ):
-        (run / "00001" / "samples" / "0001.png").unlink(missing_ok=True)
-        (run / "00001" / "grid.png").unlink(missing_ok=True)
-        status, _, said = cli(*words, *change)
+        status, _, said = cli(*words, change)
         assert status == 2 and line in said.splitlines()[-1], said
 
 

@@ -47,15 +47,17 @@ def test_held_out_captions_are_drawn_and_judged(cli, generator_run, tmp_path, mo
     record.unlink()
 
 
-def test_one_line_for_each_mistake(cli, generator_run, vim_run, tmp_path, monkeypatch):
-    file = clip_file(tmp_path, monkeypatch)
-    for run, field, line in (
-        (generator_run, "num_examples=0", "evaluators.clip_score.num_examples is 0; at least 1"),
-        (generator_run, "file=", "evaluators names clip_score and its field file is empty"),
-        (generator_run, "file=no.safetensors", "clip_score.file=no.safetensors is not there"),
-        (vim_run, f"file={file}", "CLIP judges what is drawn from texts and the run draws from a"),
+def test_one_line_for_each_mistake(cli, generator_run):
+    for field, line in (
+        ("num_examples=0", "evaluators.clip_score.num_examples is 0; at least 1"),
+        ("file=", "evaluators names clip_score and its field file is empty"),
+        ("file=no.safetensors", "clip_score.file=no.safetensors is not there"),
     ):
-        words = [f"--workdir={run}", "--evaluators=clip_score", f"--set=clip_score.{field}"]
+        words = [
+            f"--workdir={generator_run}",
+            "--evaluators=clip_score",
+            f"--set=clip_score.{field}",
+        ]
         status, _, said = cli("evaluate", *words)
         assert status == 2 and line in said.splitlines()[-1], said
 
