@@ -1,6 +1,7 @@
 """GenEval: the folders that its detector reads, drawn by each run; a table of its results."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -27,7 +28,7 @@ def test_each_run_draws_the_folders_of_the_detector_and_goes_on(
     status, _, said = cli(*words, "--num=3")
     assert status == 0 and NEEDED in said, said
     (run,) = (path for path in out.iterdir() if path.is_dir())
-    lines = [json.loads(line) for line in open(tasks)]
+    lines = [json.loads(line) for line in Path(tasks).read_text().splitlines()]
     for number, line in enumerate(lines):
         own = run / f"{number:05d}"
         assert sorted(path.name for path in own.iterdir()) == [
@@ -56,10 +57,12 @@ def test_each_run_draws_the_folders_of_the_detector_and_goes_on(
 
     # What was taken away is drawn again, what is damaged is told.
     lost = run / "00001" / "samples" / "0001.png"
-    held = lost.read_bytes()
+    held, image = lost.read_bytes(), decode(lost)
     lost.unlink()
     status, _, said = cli(*words, "--num=3")
-    assert status == 0 and "1 of 2 prompts are drawn" in said and lost.read_bytes() == held
+    assert status == 0 and "1 of 2 prompts are drawn" in said
+    # Up to a level: products of matrices round by the size of a batch.
+    np.testing.assert_allclose(decode(lost).astype(int), image.astype(int), atol=1)
     lost.write_bytes(held[:50])
     for change, line in (
         ("--num=2", "holds pictures with num 3 and now it is 2; name another folder"),
