@@ -25,7 +25,13 @@ from babeldraw.train.presets import load_config
 CONFIGS = Path(__file__).parents[1] / "configs"
 NAMES = sorted(path.relative_to(CONFIGS).as_posix() for path in CONFIGS.rglob("*.py"))
 # Configs by their first row; and rows of tokenizers that others begin from.
-ROWS = [("titok.py", "bl128"), ("vqgan.py", "llamagen_16"), ("vqgan.py", "magvit2")]
+ROWS = [
+    ("titok.py", "bl128"),
+    ("vqgan.py", "llamagen_16"),
+    ("vqgan.py", "magvit2"),
+    ("demo/titok.py", "vae"),
+    ("emoji/titok.py", "vae"),
+]
 MAKERS = [*((name, "") for name in NAMES), *ROWS]
 BABELDRAW = {
     # Blocks of encoder and decoder, heads, dim, hidden; millions of parameters in the blocks.

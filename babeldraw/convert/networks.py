@@ -8,6 +8,7 @@ import numpy as np
 
 from babeldraw.config import require
 from babeldraw.convert import llama, maskgit, vqgan
+from babeldraw.convert.dit import dit
 from babeldraw.convert.files import read_arrays
 from babeldraw.convert.maskgen import maskgen
 from babeldraw.convert.rar import rar
@@ -126,6 +127,7 @@ NETWORKS: dict[str, Network] = {
             "ema": Layout("its average, of such a file", vqgan.open_magvit2_average, "state_dict"),
         },
     ),
+    "dit": Network("model", "dit", {"torch": Layout("DiT's .pt", dit, "ema")}),
     "maskgit": Network(
         "model",
         "maskgit",

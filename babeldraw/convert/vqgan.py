@@ -172,7 +172,7 @@ def _level(network: ConvolutionalConfig, side: str, level: int, names: _Names) -
     for i in range(count):
         block = f"{theirs}.{names.block}.{i}"
         rows += _block(network, f"{ours}/block_{i}", block, changes and i == 0)
-        if level == last:
+        if level == last and not network.middle_attention_alone:
             rows += _attention(f"{ours}/attention_{i}", f"{theirs}.attn.{i}")
     if side == "encoder" and level < last:
         rows += _conv(f"encoder/down_{level}", f"{theirs}.downsample.conv")

@@ -65,6 +65,10 @@ class TokenizerRun:
         """uint8 or float32 in [0, 1], [B, height, width, 3] -> codes."""
         return self._encode(self.params, images)
 
+    def sampled(self, images: np.ndarray, key: jax.Array) -> jax.Array:
+        """The same of continuous codes, drawn in place of their means."""
+        return self._sampled(self.params, images, key)
+
     def decode(self, ids: np.ndarray) -> jax.Array:
         """Codes -> float32 [B, height, width, 3] in [0, 1]."""
         return self._decode(self.params, ids)
@@ -76,6 +80,12 @@ class TokenizerRun:
     @functools.cached_property
     def _encode(self):
         return jax.jit(lambda params, images: self.tokenizer.encode(params, to_float(images)))
+
+    @functools.cached_property
+    def _sampled(self):
+        return jax.jit(
+            lambda params, images, key: self.tokenizer.sampled(params, to_float(images), key)
+        )
 
     @functools.cached_property
     def _decode(self):

@@ -72,15 +72,19 @@ class AdaptiveNorm(nn.Module):
       dim: D.
       norm: makes the norm that is moved, if not one without weights.
       spread: as of `Modulation`, of the scale and of the shift.
+      backwards: its weights make the shift first, as in DiT.
     """
 
     dim: int
     norm: Callable[..., nn.Module] = Standardized
     spread: tuple[float, ...] = ()
+    backwards: bool = False
 
     @nn.compact
     def __call__(self, x_BTD: jax.Array, vector: jax.Array) -> jax.Array:
         """float32 [B, T, D], by a vector as `Modulation` takes it."""
-        modulation = Modulation(self.dim, count=2, spread=self.spread, name="modulation")
+        modulation = Modulation(
+            self.dim, count=2, spread=self.spread, backwards=self.backwards, name="modulation"
+        )
         scale, shift = modulation(vector)
         return moved(self.norm(name="norm")(x_BTD), shift, scale)

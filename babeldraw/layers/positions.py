@@ -55,12 +55,19 @@ def sine_positions(length: int, dim: int) -> jax.Array:
     return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
 
 
-def sine_grid(grid: tuple[int, int], dim: int) -> jax.Array:
-    """Of a grid in raster order, float32 [h * w, dim]: half of the row, half of the column."""
+def sine_grid(grid: tuple[int, int], dim: int, columns_first: bool = False) -> jax.Array:
+    """Of a grid in raster order, float32 [h * w, dim]: half of the row, half of the column.
+
+    Args:
+      grid: (h, w).
+      dim: a multiple of 4.
+      columns_first: the first half is that of the column, as in DiT.
+    """
     h, w = grid
     row, column = sine_positions(h, dim // 2), sine_positions(w, dim // 2)
     shape = (h, w, dim // 2)
     both = (jnp.broadcast_to(row[:, None], shape), jnp.broadcast_to(column[None], shape))
+    both = both[::-1] if columns_first else both
     return jnp.concatenate(both, axis=-1).reshape(h * w, dim)
 
 

@@ -8,6 +8,7 @@ from babeldraw.models.babeldraw import BabeldrawConfig, BabeldrawGenerator
 from babeldraw.models.base import Generator
 from babeldraw.models.condition import Condition
 from babeldraw.models.conditions import SINGLE
+from babeldraw.models.dit import DiTConfig, DiTGenerator
 from babeldraw.models.llama import LlamaConfig, LlamaGenerator
 from babeldraw.models.maskgen import MaskGenConfig, MaskGenGenerator
 from babeldraw.models.maskgit import MaskGITConfig, MaskGITGenerator
@@ -24,6 +25,7 @@ ConditionConfig = Annotated[Any, OfKind(CONDITIONS)]
 # By the field `kind` of the section: the section's dataclass and the network over it.
 NETWORKS: dict[str, tuple[type, type[Generator]]] = {
     "babeldraw": (BabeldrawConfig, BabeldrawGenerator),
+    "dit": (DiTConfig, DiTGenerator),
     "llama": (LlamaConfig, LlamaGenerator),
     "maskgen": (MaskGenConfig, MaskGenGenerator),
     "maskgit": (MaskGITConfig, MaskGITGenerator),

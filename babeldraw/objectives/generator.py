@@ -31,6 +31,9 @@ from babeldraw.sharding.layout import current, over_all_devices, use
 from babeldraw.tokenizers.base import Tokenizer
 from babeldraw.tokenizers.pixels import to_float
 
+# What a step's key is folded with to draw continuous codes.
+CODES = (1 << 30) + 2
+
 
 @dataclasses.dataclass(frozen=True)
 class GeneratorObjective:
@@ -110,7 +113,7 @@ class GeneratorObjective:
         condition = self.generator.condition
         inputs = {
             "condition": condition.dropped(condition.of_batch(batch), condition_key),
-            "codes": self._codes(state.frozen, batch),
+            "codes": self._codes(state.frozen, batch, self._codes_key(key)),
             "keys": example_keys(own_key, self.batch_size),
         }
 
@@ -147,13 +150,21 @@ class GeneratorObjective:
         found = {"loss": loss, "generate": generate}
         return {**found, "features": features} if hasattr(self.generator, "features") else found
 
-    def _codes(self, frozen: Any, batch: Batch) -> jax.Array:
+    def _codes_key(self, key: jax.Array) -> jax.Array | None:
+        return jax.random.fold_in(key, CODES) if self.prediction.sampled else None
+
+    def _codes(self, frozen: Any, batch: Batch, key: jax.Array | None = None) -> jax.Array:
+        """Of pictures; continuous ones are drawn where there is a key, else their means."""
         if "tokens" in batch:
             return batch["tokens"]
         with use(over_all_devices()):
             images = constrain(to_float(batch["image"]), ("batch", None, None, None))
+            params = frozen["tokenizer"]
             with jax.named_scope("tokenizer"):
-                codes = self.tokenizer.encode(frozen["tokenizer"], images)
+                if key is None:
+                    codes = self.tokenizer.encode(params, images)
+                else:
+                    codes = self.tokenizer.sampled(params, images, key)
         return constrain(codes, ("batch", "length", *(None,) * (codes.ndim - 2)))
 
     @functools.cached_property

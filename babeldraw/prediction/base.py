@@ -34,6 +34,9 @@ class Prediction:
     Attributes:
       needs: the functions that it asks of a network, beside those of `Generator`.
       refines: it can draw a code anew from the one that stands there (`Given.again`).
+      sampled: training reads continuous codes drawn from what the tokenizer says of a picture, not
+        their means.
+      measures: it has constants that are measured on the data when a training run begins.
       sampling: the dataclass of the section `sampling`, of which the flags of `sample` are made. It
         has `guided`, whether the unconditional branch has any effect, `guidance`, and `traced()`,
         the same as scalars that a compiled program takes as arguments.
@@ -42,6 +45,8 @@ class Prediction:
     kind: str
     needs: tuple[str, ...] = ()
     refines: bool = False
+    sampled: bool = False
+    measures: bool = False
     sampling: type
 
     def check(self, generator: Generator) -> None:
@@ -112,7 +117,10 @@ class Prediction:
         raise NotImplementedError
 
     def score(self, generator: Generator, params: Any, condition: Any, codes: jax.Array):
-        """-log p of each example's codes, or a bound of it: float32 [B], the mean over places."""
+        """-log p of each example's codes, or a bound of it: float32 [B], the mean over places.
+
+        Of diffusion its squared error.
+        """
         raise NotImplementedError
 
     def step(

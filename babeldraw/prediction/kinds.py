@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 from babeldraw.config import OfKind, build, to_dict
 from babeldraw.prediction.base import Prediction
+from babeldraw.prediction.diffusion import DiffusionPrediction
 from babeldraw.prediction.masked import MaskedPrediction
 from babeldraw.prediction.next_token import NextToken
 from babeldraw.prediction.permuted import PermutedNextToken
@@ -14,6 +15,7 @@ PREDICTIONS: dict[str, tuple[type[Prediction]]] = {
     "next_token": (NextToken,),
     "permuted_next_token": (PermutedNextToken,),
     "masked": (MaskedPrediction,),
+    "diffusion": (DiffusionPrediction,),
 }
 # The type of a section `prediction`, whichever kind it is of.
 PredictionConfig = Annotated[Any, OfKind(PREDICTIONS)]

@@ -1,7 +1,7 @@
 """What lies where in a run folder, local or on any path that etils knows (gs://...).
 
-`config.json` · `text.model` · `classes.json` · `checkpoints/STEP/` · `metrics/` · `samples/` ·
-`report.json` · `evaluations/` · `profiles/STEP/` · `crashes/`
+`config.json` · `text.model` · `classes.json` · `codes.json` · `checkpoints/STEP/` · `metrics/` ·
+`samples/` · `report.json` · `evaluations/` · `profiles/STEP/` · `crashes/`
 """
 
 import dataclasses
@@ -105,6 +105,11 @@ class RunFolder:
     @property
     def vocabulary_file(self) -> epath.Path:
         return self.path / "text.model"
+
+    @property
+    def codes_file(self) -> epath.Path:
+        """What was measured of continuous codes."""
+        return self.path / "codes.json"
 
     @property
     def classes_file(self) -> epath.Path:

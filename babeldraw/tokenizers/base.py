@@ -208,6 +208,19 @@ class Tokenizer:
         """float32 [B, height, width, 3] in [0, 1] -> codes, as `Codes` says."""
         raise NotImplementedError
 
+    def sampled(self, params: Any, images: jax.Array, key: jax.Array) -> jax.Array:
+        """Continuous codes drawn from the distributions of which `encode` gives the means.
+
+        Args:
+          params: of the parts that make codes, at least.
+          images: as `encode` takes them.
+          key: of the draw.
+
+        Returns:
+          As `encode`. Only kinds with continuous codes have it.
+        """
+        raise NotImplementedError
+
     def features(self, params: Any, images: jax.Array) -> jax.Array:
         """What probes read: the encoder's output, the mean over its places, float32 [B, D].
 

@@ -44,6 +44,7 @@ class ConvolutionalConfig:
       latent_kernel: side of the encoder's last filter, 1; 3 in taming.
       attention: whether attention of one head stands behind each block of the last level, and
         between those of the middle; not in MaskGIT, in taming.
+      middle_attention_alone: the last level has none of it, as in latent diffusion's at 8 pixels.
       shortcut: of SHORTCUTS, `output`; `input` in taming.
       bias: of the residual blocks' convolutions and the encoder's first, without; with in taming.
       down: of DOWNS, `average`; `convolution` in taming, `centred` in Open-MAGVIT2.
@@ -62,6 +63,7 @@ class ConvolutionalConfig:
     latent_channels: int = 256
     latent_kernel: int = 1
     attention: bool = False
+    middle_attention_alone: bool = False
     shortcut: str = "output"
     bias: bool = False
     down: str = "average"
@@ -207,7 +209,8 @@ class Blocks(nn.Module):
 
 def _level(config: ConvolutionalConfig, level: int, count: int) -> Blocks:
     last = level == len(config.multipliers) - 1
-    attention = count if config.attention and last else 0
+    attends = config.attention and not config.middle_attention_alone
+    attention = count if attends and last else 0
     return Blocks(config.width(level), count, config, attention, name=f"level_{level}")
 
 

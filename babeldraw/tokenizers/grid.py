@@ -1,4 +1,4 @@
-"""Tokenizers whose one network turns pictures into a grid of codes of a codebook, and back."""
+"""Tokenizers whose one network turns pictures into a grid of codes, and back."""
 
 from typing import Any
 
@@ -28,7 +28,7 @@ class GridTokenizer(QuantizingTokenizer):
 
     @property
     def codes(self) -> Codes:
-        return Codes(self.config.grid, self.config.quantizer.vocab)
+        return Codes(self.config.grid, self.config.quantizer.vocab, self.channels)
 
     @property
     def image_size(self) -> tuple[int, int]:

@@ -37,6 +37,12 @@ class QuantizingTokenizer(Tokenizer):
         """The part `quantizer` of `groups`."""
         return ("codebook",) if self.config.quantizer.learned else ()
 
+    @property
+    def channels(self) -> int:
+        """Of continuous codes; 0 of discrete ones."""
+        quantizer = self.config.quantizer
+        return 0 if quantizer.vocab else quantizer.code_dim
+
     def check_split(self, devices: int) -> None:
         self.config.quantizer.check_split(devices)
 

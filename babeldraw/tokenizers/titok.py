@@ -223,6 +223,10 @@ class TiTok(nn.Module):
         """float32 [B, height, width, 3] in [0, 1] -> codes of all K tokens."""
         return self.codebook(self.encoded(images)).ids
 
+    def sampled(self, images: jax.Array) -> jax.Array:
+        """The same of continuous codes, drawn where there is a key of the name `codes`."""
+        return self.codebook(self.encoded(images)).codes
+
     def drawn(
         self,
         codes_BKQ: jax.Array,
@@ -282,8 +286,7 @@ class TiTokTokenizer(QuantizingTokenizer):
 
     @property
     def codes(self) -> Codes:
-        quantizer = self.config.quantizer
-        return Codes((self.tokens,), quantizer.vocab, 0 if quantizer.vocab else quantizer.code_dim)
+        return Codes((self.tokens,), self.config.quantizer.vocab, self.channels)
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -348,6 +351,10 @@ class TiTokTokenizer(QuantizingTokenizer):
 
     def encode(self, params: Any, images: jax.Array) -> jax.Array:
         return self._apply(params, images, method="encode")[:, : self.tokens]
+
+    def sampled(self, params: Any, images: jax.Array, key: jax.Array) -> jax.Array:
+        codes = self._apply(params, images, method="sampled", rngs={"codes": key})
+        return codes[:, : self.tokens]
 
     def features(self, params: Any, images: jax.Array) -> jax.Array:
         return self._apply(params, images, method="features")

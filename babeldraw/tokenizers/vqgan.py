@@ -1,7 +1,9 @@
-"""VQGAN and its descendants: a convolutional network on each side of a codebook.
+"""VQGAN and its descendants: a convolutional network on each side of a codebook, or of a Gaussian.
 
 Esser et al., "Taming Transformers for High-Resolution Image Synthesis", 2021. MaskGIT's (Chang et
 al., "MaskGIT: Masked Generative Image Transformer", 2022, section 3.1 and its code) by default.
+With a Gaussian at each place it is latent diffusion's autoencoder (Rombach et al., "High-Resolution
+Image Synthesis with Latent Diffusion Models", 2022).
 """
 
 import dataclasses
@@ -21,9 +23,10 @@ from babeldraw.tokenizers.convolutional import (
     ConvolutionalDecoder,
     ConvolutionalEncoder,
 )
+from babeldraw.tokenizers.gaussian import BottleneckConfig
 from babeldraw.tokenizers.grid import GridTokenizer
 from babeldraw.tokenizers.pixels import CHANNELS, to_images
-from babeldraw.tokenizers.quantizers import QuantizerConfig, VQConfig
+from babeldraw.tokenizers.quantizers import VQConfig
 
 # The fields of `network` that make no codes.
 DECODER_FIELDS = ("decoder_blocks", "up", "adaptive")
@@ -35,7 +38,8 @@ class VQGANConfig:
     network: the encoder and the decoder.
     image_size: (height, width) in pixels; the same weights serve any that the network's stride
       divides.
-    quantizer: what makes codes of latents, 1024 x 256 in MaskGIT.
+    quantizer: what makes codes of latents, 1024 x 256 in MaskGIT; `gaussian` for continuous ones,
+      whose encoder ends in two values, a mean and a log-variance, for each of `latent_channels`.
     projected: 1 x 1 convolutions lead from latents to what is quantized and back, as in taming,
       LlamaGen and IBQ; in MaskGIT nothing does, and the two are as wide.
     centred: the network sees and draws pixels in [-1, 1], as in taming, LlamaGen and IBQ, in place
@@ -44,7 +48,7 @@ class VQGANConfig:
 
     network: ConvolutionalConfig = ConvolutionalConfig()
     image_size: tuple[int, int] = (256, 256)
-    quantizer: QuantizerConfig = VQConfig(1024, 256, l2_normalized=False, code_init="fan_in")
+    quantizer: BottleneckConfig = VQConfig(1024, 256, l2_normalized=False, code_init="fan_in")
     projected: bool = False
     centred: bool = False
     kind: str = "vqgan"
@@ -77,6 +81,14 @@ class VQGANConfig:
         height, width = self.image_size
         return height // self.network.stride, width // self.network.stride
 
+    @property
+    def encoder(self) -> ConvolutionalConfig:
+        """The network as the encoder has it: as many values to a place as make its code."""
+        values = self.quantizer.latent_dim // self.quantizer.code_dim
+        return dataclasses.replace(
+            self.network, latent_channels=values * self.network.latent_channels
+        )
+
 
 class VQGAN(nn.Module):
     """The network; `VQGANTokenizer` is what others see of it."""
@@ -85,9 +97,9 @@ class VQGAN(nn.Module):
 
     def setup(self):
         config = self.config
-        self.encoder = ConvolutionalEncoder(config.network)
+        self.encoder = ConvolutionalEncoder(config.encoder)
         if config.projected:
-            self.to_code = Conv(config.quantizer.code_dim, (1, 1))
+            self.to_code = Conv(config.quantizer.latent_dim, (1, 1))
             self.from_code = Conv(config.network.latent_channels, (1, 1))
         self.codebook = config.quantizer.make()
         self.decoder = ConvolutionalDecoder(config.network, CHANNELS)
@@ -96,7 +108,8 @@ class VQGAN(nn.Module):
         """float32 [B, height, width, 3] in [0, 1], through the codes and back."""
         quantized = self.codebook(self.latents(images), "entropy" in terms)
         raw = self.raw(quantized.codes)
-        return Reconstruction(self.to_images(raw), raw, quantized.ids, quantized.terms, quantized)
+        codes = self._placed(quantized.ids)
+        return Reconstruction(self.to_images(raw), raw, codes, quantized.terms, quantized)
 
     def latents(self, images: jax.Array) -> jax.Array:
         """float32 [B, T, Q], before the lookup."""
@@ -106,7 +119,7 @@ class VQGAN(nn.Module):
 
     def raw(self, codes_BTQ: jax.Array) -> jax.Array:
         """float32 [B, height, width, 3]; raw values, no activation at the output."""
-        b, _, q = codes_BTQ.shape
+        b, *_, q = codes_BTQ.shape
         z_BhwQ = codes_BTQ.reshape(b, *self.config.grid, q)
         return self.decoder(self.from_code(z_BhwQ) if self.config.projected else z_BhwQ)
 
@@ -115,11 +128,21 @@ class VQGAN(nn.Module):
         return self.raw(jnp.einsum("BTV,VQ->BTQ", weights_BTV, self.codebook.codes()))
 
     def encode(self, images: jax.Array) -> jax.Array:
-        """float32 [B, height, width, 3] in [0, 1] -> int32 [B, T], or [B, T, levels]."""
-        return self.codebook(self.latents(images)).ids
+        """float32 [B, height, width, 3] in [0, 1] -> codes, as `Codes` says."""
+        return self._placed(self.codebook(self.latents(images)).ids)
+
+    def sampled(self, images: jax.Array) -> jax.Array:
+        """The same of continuous codes, drawn where there is a key of the name `codes`."""
+        return self._placed(self.codebook(self.latents(images)).codes)
+
+    def _placed(self, ids: jax.Array) -> jax.Array:
+        """Continuous codes lie on their grid, discrete ones in raster order."""
+        if self.config.quantizer.vocab:
+            return ids
+        return ids.reshape(ids.shape[0], *self.config.grid, -1)
 
     def decode(self, ids: jax.Array) -> jax.Array:
-        """int32 [B, T], or [B, T, levels] -> float32 [B, height, width, 3] in [0, 1]."""
+        """Codes -> float32 [B, height, width, 3] in [0, 1]."""
         return jnp.clip(self.to_images(self.raw(self.codebook.lookup(ids))), 0.0, 1.0)
 
     def to_images(self, raw_BHWC: jax.Array) -> jax.Array:
@@ -167,8 +190,13 @@ class VQGANTokenizer(GridTokenizer):
         frozen: Mapping[str, Any] | None = None,
         terms: tuple[str, ...] = (),
     ) -> Reconstruction:
-        del key, frozen
-        return self.network.apply({"params": params}, images, terms)
+        del frozen
+        rngs = None if key is None else {"codes": key}
+        return self.network.apply({"params": params}, images, terms, rngs=rngs)
+
+    def sampled(self, params: Any, images: jax.Array, key: jax.Array) -> jax.Array:
+        rngs = {"codes": key}
+        return self.network.apply({"params": params}, images, method="sampled", rngs=rngs)
 
     def to_images(self, raw: jax.Array) -> jax.Array:
         return self.network.to_images(raw)

@@ -74,6 +74,11 @@ class GeneratorExperiment(Experiment):
 
     def __post_init__(self):
         self.prediction.check(self.generator)
+        require(
+            not self.prediction.sampled or self.data.source != "tokens",
+            "config.prediction.sampled is True and config.data.source 'tokens', which hold the "
+            "means of codes alone; set it to False, or train on pictures",
+        )
         own = read_sampling(self.prediction, self.sampling, "config.sampling")
         object.__setattr__(self, "sampling", own)
         self.prediction.check_sampling(own, self.generator, "config.sampling.")

@@ -24,6 +24,7 @@ from babeldraw.say import say
 from babeldraw.sharding.layout import Layout
 from babeldraw.train.base_experiment import Experiment
 from babeldraw.train.built_on import check_tokenizers, check_tokenizers_moved
+from babeldraw.train.code_scale import with_code_scale, with_code_scale_kept
 from babeldraw.train.experiment import parse
 from babeldraw.train.starts import begun, check_start
 
@@ -58,6 +59,8 @@ def check_resume(folder: RunFolder, experiment: Experiment) -> None:
     if not folder.config_file.exists():
         _check_fresh(folder, experiment)
         return
+    # What was measured when it began is as good as given.
+    experiment = with_code_scale_kept(experiment, folder)
     before, now = _completed(folder.read_config()), to_dict(experiment)
     for name in FREE_DATA_FIELDS:
         now["data"][name] = before.get("data", {}).get(name)
@@ -150,7 +153,7 @@ def _check_fresh(folder: RunFolder, experiment: Experiment) -> None:
             raise UserError(f"workdir={folder.path} is a file; name a folder")
         # Hidden ones are what a kill leaves of a file that was being written.
         names = {path.name for path in folder.path.iterdir() if not path.name.startswith(".")}
-        if not names <= {"text.model", "checkpoints"}:
+        if not names <= {"text.model", "codes.json", "checkpoints"}:
             raise UserError(
                 f"{folder.path} is not empty and holds no config.json; give another workdir"
             )
@@ -196,7 +199,11 @@ def finished_figures(folder: RunFolder, experiment: Experiment) -> dict[str, flo
 def resolve(
     experiment: Experiment, folder: RunFolder, source: Source, hosts: Hosts | Alone = ALONE
 ) -> tuple[Experiment, Vocabulary | None]:
-    """Completes an experiment that reads text: trains its vocabulary, or reads the one there is."""
+    """Completes an experiment by what its data say: its codes' scale, its vocabulary.
+
+    A vocabulary is trained, or read where there is one.
+    """
+    experiment = with_code_scale(experiment, folder, source, hosts)
     if not experiment.text_length:
         return experiment, None
     if hosts.index == 0 and not folder.vocabulary_file.exists():

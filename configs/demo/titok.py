@@ -5,11 +5,14 @@
 Width, blocks, codebook, losses and steps are those of configs/demo/tokenizer.py, whose ViT-VQGAN
 gives 64 codes; its 8 x 8 patches are TiTok's cells. docs/examples/grid.py is to
 compare the two: not trained to its end yet.
+
+`configs/demo/titok.py:vae` has continuous codes of 8 channels in their place, which
+configs/demo/dit.py draws.
 """
 
 from ml_collections import ConfigDict
 
-from babeldraw.train.presets import complete, load_config
+from babeldraw.train.presets import chosen, complete, load_config
 
 STACK = {
     "blocks": 2,
@@ -31,7 +34,17 @@ TOKENIZER = {
 }
 
 
-def get_config(variant: str = "") -> ConfigDict:
-    """`variant`: empty, or runlocal for a few quick steps."""
+# A weight at which codes keep what pictures need and stay near a normal distribution: a guess.
+VAE = {"quantizer": {"kind": "gaussian", "code_dim": 8}}
+KL = 1e-6
+
+
+def get_config(argument: str = "") -> ConfigDict:
+    """`argument`: vae for continuous codes; and runlocal for a few quick steps."""
+    asked = chosen(argument, codes=("vq", "vae"))
     config = load_config("tokenizer.py", beside=__file__).to_dict()
-    return complete({**config, "tokenizer": TOKENIZER}, variant)
+    config["tokenizer"] = TOKENIZER
+    if asked["codes"] == "vae":
+        config["tokenizer"] = TOKENIZER | VAE
+        config["loss"] |= {"kl": KL, "restart_below": 0.0}
+    return complete(config, asked["variant"])

@@ -4,8 +4,8 @@
         --config.data.path=data/emoji --config.perceptual.file=vgg_lpips.safetensors
 
 The argument, as in `configs/emoji/titok.py:small,16`, names a size, a number of tokens and a way;
-docs/titok.md tells how two stages go, with configs/emoji/tokenizer.py for a proxy.
-Not trained to its end yet.
+docs/titok.md tells how two stages go, with configs/emoji/tokenizer.py for a proxy. With `vae` codes
+are continuous, of 16 channels, for configs/emoji/dit.py. Not trained to its end yet.
 """
 
 from ml_collections import ConfigDict
@@ -18,6 +18,10 @@ PROXY = load_config("tokenizer.py", beside=__file__)
 SIZES = {"base": (4, 4, 256, 240), "small": (3, 3, 192, 430), "tiny": (2, 2, 128, 750)}
 TOKENS = ("32", "16", "64")
 WAYS = ("single", "stage1", "stage2", "nested")
+CODES = {
+    "vq": {"kind": "vq", "codebook_size": 1024, "code_dim": 8},
+    "vae": {"kind": "gaussian", "code_dim": 16},
+}
 
 
 def stack(size: str) -> dict:
@@ -27,8 +31,8 @@ def stack(size: str) -> dict:
 
 
 def get_config(argument: str = "") -> ConfigDict:
-    """`argument`: of each of `SIZES`, `TOKENS` and `WAYS` one, and runlocal for a few steps."""
-    asked = chosen(argument, size=(*SIZES,), tokens=TOKENS, way=WAYS)
+    """`argument`: of `SIZES`, `TOKENS`, `WAYS` and `CODES` one each, and runlocal for few steps."""
+    asked = chosen(argument, size=(*SIZES,), tokens=TOKENS, way=WAYS, codes=(*CODES,))
     size, tokens, way = asked["size"], int(asked["tokens"]), asked["way"]
     config = PROXY.to_dict()
     tokenizer = {
@@ -38,8 +42,11 @@ def get_config(argument: str = "") -> ConfigDict:
         "tokens": tokens,
         "image_size": (48, 48),
         "patch_size": 6,
-        "quantizer": {"kind": "vq", "codebook_size": 1024, "code_dim": 8},
+        "quantizer": CODES[asked["codes"]],
     }
+    if asked["codes"] == "vae":
+        # Of the divergence's sum over a picture: a guess.
+        config["loss"] |= {"kl": 1e-6, "restart_below": 0.0}
     if way == "nested":
         tokenizer["nested"] = tuple(n for n in (8, 16, 32, 64) if n <= tokens)
     if way in ("stage1", "stage2"):
