@@ -164,7 +164,7 @@ def _check_fresh(folder: RunFolder, experiment: Experiment) -> None:
     if hasattr(experiment, "perceptual"):
         # Those of the figures too, or a file that is not there would be told after compiling.
         perceptual_distances({}, experiment.perceptual)
-    for start in experiment.starts:
+    for start in (*experiment.own_starts, *experiment.starts):
         check_start(start)
     check_vocabulary(experiment, folder)
 
@@ -304,7 +304,7 @@ def initial_state(
     check_tokenizers(experiment)
     # Before anything is compiled.
     abstract = jax.eval_shape(objective.init, key)
-    for start in experiment.starts:
+    for start in (*experiment.own_starts, *experiment.starts):
         check_fits(abstract, start)
     state = jax.jit(objective.init, out_shardings=places)(key)
     for start in experiment.own_starts:

@@ -68,8 +68,6 @@ def test_captions_of_pictures_are_read_without_them():
     assert [texts[i].caption for i in (0, 29_999)] == [pairs[i].caption for i in (0, 29_999)]
     listed = open_texts(DataConfig(source="shape_pairs", num_examples=20), "train", 3)
     assert len(listed) == 20 and listed[4].caption == [*listed.captions()][4]
-    with pytest.raises(UserError, match="digits has no captions; name data with texts"):
-        open_texts(DataConfig(source="digits"), "train", 0)
 
 
 def test_texts_are_mixed_with_texts_alone(folder):
