@@ -47,7 +47,7 @@ def run(values: flags.FlagValues) -> int:
     words = Vocabulary(required(values, "words"))
     if values.batch_size < 1:
         raise UserError(f"--batch_size is {values.batch_size}; at least 1 is needed")
-    source = TokenSource(folder, "all")
+    source = TokenSource(folder, "all", with_states=False)
     encoder = config_of(read_weights(file, "--t5"), f"--t5={file}")
     condition = T5Condition(values.length, encoder=encoder, words=values.words)
     condition.with_vocabulary(words.size)

@@ -121,6 +121,11 @@ def _spec(manifest: dict[str, Any]) -> tuple[tuple[int, ...], np.dtype]:
 class TokenSource:
     """Random access to stored tokens; one record in twenty is the split 'test'.
 
+    Args:
+        path: the folder.
+        split: 'train', 'test' or 'all'.
+        with_states: whether what an encoder made of the captions is read too, where it is there.
+
     Attributes:
         name: says which data and which tokenizer.
         token_spec: shape and type of the codes of an image, or of one of its views.
@@ -129,7 +134,7 @@ class TokenSource:
         shards: the files of tokens, and the positions of each among all records.
     """
 
-    def __init__(self, path: str | os.PathLike, split: str):
+    def __init__(self, path: str | os.PathLike, split: str, with_states: bool = True):
         check_split(split, "stored tokens")
         self._folder = Path(path)
         manifest = read_manifest(self._folder)
@@ -145,7 +150,7 @@ class TokenSource:
         ends = zip(self._starts, self._starts[1:], strict=False)
         files = [entry["file"] for entry in self._shards]
         self.shards = {name: range(*pair) for name, pair in zip(files, ends, strict=True)}
-        stored = (self._folder / STATES).exists()
+        stored = with_states and (self._folder / STATES).exists()
         self.states = StoredStates(self._folder, files) if stored else None
         self.tokenizer = manifest["tokenizer"]
         self.token_spec = _spec(manifest)
