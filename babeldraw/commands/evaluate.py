@@ -1,5 +1,7 @@
 """Runs evaluators on the newest checkpoints of runs and prints the figures as JSON.
 
+RUN@STEP is an earlier checkpoint, where it was kept (config.train.keep_every).
+
 Each evaluator leaves a JSON in the run's `evaluations/`: figures with intervals, and how they came
 about. Of several runs, separated by commas, a table in Markdown and a page are written to --out.
 
@@ -13,6 +15,7 @@ Examples:
     --set=rfd.file=vgg_lpips.safetensors,rfd.num_examples=5000 --out=table
   babeldraw evaluate --samples=drawn.npz --reference=VIRTUAL_imagenet256_labeled.npz \\
     --set=files.file=inception.safetensors,files.protocol=adm_imagenet_256
+  babeldraw evaluate --workdir=runs/a@1000,runs/a@2000 --evaluators=reconstruction --out=stages
   babeldraw evaluate --workdir=runs/a,runs/b --prompts=PartiPrompts.tsv --out=parti
 
 On several hosts, as for `train`, the first one prints.

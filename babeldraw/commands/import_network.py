@@ -64,10 +64,10 @@ def export_network(name: str, values: flags.FlagValues, outs: dict[str, Path]) -
     Raises:
       UserError: no run there, or one of another network.
     """
-    run, network = RunFolder.of(required(values, "workdir")), NETWORKS[name]
+    run, network = RunFolder.to_read(required(values, "workdir")), NETWORKS[name]
     config = run.read_config()
     held, section = weights_in(config, values.weights or ""), network.of(parse(config))
-    step, state = restore_parts(run.checkpoints, (held,))
+    step, state = restore_parts(run.checkpoints, (held,), run.step)
     for flag, out in outs.items():
         tensors = network.write(flag, section, state[held])
         make_folder(out.parent, f"--{flag}={out}")

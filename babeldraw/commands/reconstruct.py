@@ -102,7 +102,7 @@ def _open(workdir: str, images: str, size: tuple[int, int]) -> Source:
     if images:
         data, split, seed = DataConfig(source="folder", path=images), "all", 0
     else:
-        config = RunFolder.of(workdir).read_config()
+        config = RunFolder.to_read(workdir).read_config()
         data = build(DataConfig, config["data"], "config.data")
         split, seed = data.eval_split, config["train"]["seed"]
     return open_source(data, split, max(size), seed, require_captions=False)

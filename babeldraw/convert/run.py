@@ -37,12 +37,12 @@ def export_run(workdir: str, folder: Path, weights: str = "", half: bool = False
       UserError: no run there, no checkpoint yet, no such weights, a number beyond float16, or the
         folder holds something.
     """
-    run, folder = RunFolder.of(workdir), folder.expanduser()
+    run, folder = RunFolder.to_read(workdir), folder.expanduser()
     config = run.read_config()
     held = weights_in(config, weights)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} is not an empty folder; name another one")
-    step, state = restore_parts(run.checkpoints, (held, "frozen"))
+    step, state = restore_parts(run.checkpoints, (held, "frozen"), run.step)
     arrays = {f"params/{name}": a for name, a in flatten(state[held]).items()}
     arrays |= {f"frozen/{name}": a for name, a in flatten(state.get("frozen", {})).items()}
     arrays = {name: np.asarray(array) for name, array in arrays.items()}

@@ -55,7 +55,7 @@ JUDGES: dict[str, Callable[[str], Judge]] = {
 
 def open_judge(workdir: str) -> Judge:
     """The judge of a run folder. Raises `UserError`: it is none of a judge's."""
-    objective = RunFolder.of(workdir).read_config()["objective"]
+    objective = RunFolder.to_read(workdir).read_config()["objective"]
     if objective not in JUDGES:
         raise UserError(
             f"{workdir} is a run of {objective}; a judge is one of {' or '.join(JUDGES)}"

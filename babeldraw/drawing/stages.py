@@ -92,7 +92,7 @@ def open_stages(workdirs: Sequence[str], tokenizer: str) -> tuple[Stage, ...]:
     """
     found: list[Stage] = []
     for workdir in workdirs:
-        objective = RunFolder.of(workdir).read_config()["objective"]
+        objective = RunFolder.to_read(workdir).read_config()["objective"]
         if objective not in STAGES:
             raise UserError(f"{workdir} is a run of {objective}; name one of {' or '.join(STAGES)}")
         stage = STAGES[objective](workdir)

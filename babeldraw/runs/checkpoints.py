@@ -226,29 +226,33 @@ def _on_any_host(here: bool) -> bool:
     return bool(np.any(multihost_utils.process_allgather(np.array(here))))
 
 
-def restore_subset(directory: epath.Path, abstract_state: Any) -> tuple[int, Any]:
-    """The part of the newest whole state that `abstract_state` names, with its step.
+def restore_subset(
+    directory: epath.Path, abstract_state: Any, step: int | None = None
+) -> tuple[int, Any]:
+    """The part of the newest whole state, or of that of `step`, which `abstract_state` names.
 
-    What is read is checked against the digests that were stored with it. A damaged checkpoint is
-    named in the log, and the one before it read.
+    With it the step. What is read is checked against the digests that were stored with it. A
+    damaged checkpoint is named in the log, and the one before it read.
 
     Raises:
-      UserError: there is no checkpoint, or it is of another model; or all are damaged.
+      UserError: there is no such checkpoint, or it is of another model; or all are damaged.
     """
     directory = _absolute(epath.Path(directory))
     found = _newest_whole(
-        directory, lambda step: (step, _subset(directory / str(step), abstract_state))
+        directory, lambda step: (step, _subset(directory / str(step), abstract_state)), step
     )
     if found is None:
         raise UserError(f"{directory} holds no checkpoint; train the run first")
     return found
 
 
-def stored_shapes(directory: epath.Path) -> dict[str, Any]:
-    """What the newest state that can be read holds: shapes and types by name, `params/...`.
+def stored_shapes(directory: epath.Path, step: int | None = None) -> dict[str, Any]:
+    """What the newest state that can be read, or that of `step`, holds.
+
+    Shapes and types by name, `params/...`.
 
     Raises:
-      UserError: there is no checkpoint.
+      UserError: there is no such checkpoint.
     """
     directory = _absolute(epath.Path(directory))
 
@@ -257,18 +261,22 @@ def stored_shapes(directory: epath.Path) -> dict[str, Any]:
         with _damage(path):
             return ocp.checkpointables_metadata(path).metadata["state"]
 
-    stored = _newest_whole(directory, read)
+    stored = _newest_whole(directory, read, step)
     if stored is None:
         raise UserError(f"{directory} holds no checkpoint; train the run first")
     leaves = jax.tree_util.tree_leaves_with_path(stored)
     return {"/".join(_names(at)): leaf for at, leaf in leaves if hasattr(leaf, "shape")}
 
 
-def restore_parts(directory: epath.Path, names: Container[str]) -> tuple[int, Any]:
-    """The parts of the newest whole state of these names, whatever they hold, on one device.
+def restore_parts(
+    directory: epath.Path, names: Container[str], step: int | None = None
+) -> tuple[int, Any]:
+    """The parts of these names, whatever they hold, on one device.
+
+    Of the newest whole state, or of that of `step`.
 
     Raises:
-      UserError: there is no checkpoint, or all are damaged.
+      UserError: there is no such checkpoint, or all are damaged.
     """
     directory = _absolute(epath.Path(directory))
 
@@ -280,16 +288,29 @@ def restore_parts(directory: epath.Path, names: Container[str]) -> tuple[int, An
             shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), parts)
         return step, _subset(path, on_first_device(shapes))
 
-    found = _newest_whole(directory, read)
+    found = _newest_whole(directory, read, step)
     if found is None:
         raise UserError(f"{directory} holds no checkpoint; train the run first")
     return found
 
 
-def _newest_whole(directory: epath.Path, read: Callable[[int], Any]) -> Any:
-    """What `read` gives of the newest checkpoint that is not damaged; None where there is none."""
+def _newest_whole(
+    directory: epath.Path, read: Callable[[int], Any], wanted: int | None = None
+) -> Any:
+    """What `read` gives of the newest checkpoint that is not damaged; None where there is none.
+
+    Where one is wanted, of that alone.
+    """
     names = [path.name for path in directory.iterdir()] if directory.exists() else []
     steps = sorted((int(name) for name in names if name.isdigit()), reverse=True)
+    if wanted is not None and wanted not in steps:
+        there = ", ".join(map(str, reversed(steps))) or "none"
+        raise UserError(
+            f"{directory} holds no checkpoint of step {wanted}; there are {there} "
+            "(config.train.keep_every keeps more)"
+        )
+    if wanted is not None:
+        steps = [wanted]
     damage = None
     for step in steps:
         try:

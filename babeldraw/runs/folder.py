@@ -6,6 +6,7 @@
 
 import dataclasses
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,9 +22,25 @@ FORMAT = 2
 
 @dataclasses.dataclass(frozen=True)
 class RunFolder:
-    """Attributes: path: the folder that `--workdir` names."""
+    """Attributes:
+    path: the folder that `--workdir` names.
+    step: of the checkpoint that is read; None: the newest that is whole.
+    """
 
     path: epath.Path
+    step: int | None = None
+
+    @classmethod
+    def to_read(cls, path: str) -> "RunFolder":
+        """The folder of a run that is there; of `PATH@STEP` that checkpoint of it.
+
+        Raises:
+          UserError: as `of` does.
+        """
+        named = re.fullmatch(r"(.+)@(\d+)", path)
+        if named is None or epath.Path(path).expanduser().exists():
+            return cls.of(path)
+        return dataclasses.replace(cls.of(named[1]), step=int(named[2]))
 
     @classmethod
     def of(cls, path: str) -> "RunFolder":

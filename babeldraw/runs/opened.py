@@ -90,7 +90,7 @@ def open_part(
     """Reads a run's config and the weights of one of its networks.
 
     Args:
-      workdir: the run folder.
+      workdir: the run folder; `PATH@STEP` for another checkpoint than the newest.
       objectives: those whose runs have this part.
       make: the part, with `init(key)`, of a run's config.
       frozen: shapes of what is read of the frozen networks, of a run's config; None: nothing.
@@ -102,7 +102,7 @@ def open_part(
     Raises:
       UserError: no such folder, a run of another kind, no checkpoint yet, or no such weights.
     """
-    folder = RunFolder.of(workdir)
+    folder = RunFolder.to_read(workdir)
     config = folder.read_config()
     if config["objective"] not in objectives:
         raise UserError(
@@ -114,5 +114,5 @@ def open_part(
     abstract = {held: on_first_device(nn.unbox(boxed)) if place is None else place(boxed)}
     if frozen is not None:
         abstract["frozen"] = on_first_device(frozen(config))
-    step, state = restore_subset(folder.checkpoints, abstract)
+    step, state = restore_subset(folder.checkpoints, abstract, folder.step)
     return Opened(folder, config, part, state[held], state.get("frozen"), step, held)

@@ -81,7 +81,7 @@ def _trained_tokenizer(field: str, run: str) -> tuple[RunFolder, Any]:
     """
     if not run:
         raise UserError(f"config.{field} is empty; name the run folder of a trained tokenizer")
-    folder = RunFolder.of(run)
+    folder = RunFolder.to_read(run)
     before = folder.read_config()
     if before["objective"] != "image_tokenizer":
         raise UserError(

@@ -1,4 +1,4 @@
-"""Evaluates the newest checkpoint of a run folder."""
+"""Evaluates a checkpoint of a run folder."""
 
 import dataclasses
 import hashlib
@@ -50,7 +50,7 @@ class Evaluated:
 
 @dataclasses.dataclass(frozen=True)
 class TrainedRun:
-    """A run's weights as its newest checkpoint holds them, on all devices.
+    """A run's weights as a checkpoint holds them, on all devices.
 
     Attributes:
       folder, experiment, objective: of the run.
@@ -75,13 +75,13 @@ class TrainedRun:
         """Reads a run folder.
 
         Args:
-          workdir: the folder; of an import too, which has no optimizer.
+          workdir: the folder, or `PATH@STEP`; of an import too, which has no optimizer.
           weights: `ema` or `params`; empty: the average where the run keeps one.
 
         Raises:
           UserError: no run there, no checkpoint yet, or no such weights.
         """
-        folder = RunFolder.of(workdir)
+        folder = RunFolder.to_read(workdir)
         config = folder.read_config()
         held, experiment = weights_in(config, weights), parse(config)
         objective, layout = experiment.make_objective(), _layout(experiment.mesh)
@@ -91,7 +91,7 @@ class TrainedRun:
         abstract = placed(abstract, state_shardings(objective, layout))
         wanted = {held: abstract.params, "frozen": abstract.frozen}
         wanted = {name: tree for name, tree in wanted.items() if jax.tree.leaves(tree)}
-        step, found = restore_subset(folder.checkpoints, wanted)
+        step, found = restore_subset(folder.checkpoints, wanted, folder.step)
         state = TrainState(jnp.int32(step), found[held], None, found.get("frozen", {}), {})
         # A folder may move; what was trained in it, up to when, is what counts.
         identity = json.dumps([to_dict(experiment), step, held], sort_keys=True, default=str)
@@ -132,6 +132,7 @@ class TrainedRun:
     ) -> dict[str, Any]:
         """One JSON of all that is to be known of a result."""
         lines, timing = read_scalars(self.folder), last_timing(self.folder)
+        lines = [line for line in lines if line["step"] <= self.step]
         speed, step_seconds = getattr(evaluator, "speed", None), timing.get("step_seconds")
         batch = self.experiment.train.batch_size
         asked = getattr(evaluator, "protocol", dict)
@@ -190,7 +191,7 @@ def check_asked(
     fields: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> None:
     """Raises what can be said of a run and its evaluators before its weights are read."""
-    config = RunFolder.of(workdir).read_config()
+    config = RunFolder.to_read(workdir).read_config()
     weights_in(config, weights)
     asked_alone(parse(config), evaluators, fields)
 

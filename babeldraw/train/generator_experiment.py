@@ -238,7 +238,7 @@ class GeneratorExperiment(Experiment):
                 f"the model was trained from {self.condition.drawn_from}, so its features are not "
                 "unsupervised ones; config.condition.kind=nothing trains without"
             )
-        tokenizer = RunFolder.of(self.tokenizer_run)
+        tokenizer = RunFolder.to_read(self.tokenizer_run)
         if not self.tokenizer_run or not tokenizer.config_file.exists():
             found.append(
                 f"the tokenizer's run {self.tokenizer_run!r} is not there: whether it had a "

@@ -171,14 +171,14 @@ def _shapes(start: StartConfig) -> dict[str, Any]:
         inside = "" if start.part == "params" else f"{start.part}/"
         return {n.removeprefix(inside): a for n, a in arrays.items() if n.startswith(inside)}
     folder, held = _held(start)
-    stored = stored_shapes(folder.checkpoints)
+    stored = stored_shapes(folder.checkpoints, folder.step)
     found = {n.removeprefix(f"{held}/"): s for n, s in stored.items() if n.startswith(f"{held}/")}
     require(bool(found), f"{start.run} has no {held}, which config.starts.part names")
     return found
 
 
 def _held(start: StartConfig) -> tuple[RunFolder, str]:
-    folder = RunFolder.of(start.run)
+    folder = RunFolder.to_read(start.run)
     config = folder.read_config()
     return folder, weights_in(config) if start.part == "params" else start.part
 
@@ -205,7 +205,7 @@ def _read(start: StartConfig, like: Mapping[str, jax.Array]) -> dict[str, jax.Ar
     shardings = {name: leaf.sharding for name, leaf in like.items()}
     leaves = [shardings[name] for name in _in_order(wanted, held)]
     places = jax.tree.unflatten(jax.tree.structure(wanted), leaves)
-    _, state = restore_subset(folder.checkpoints, placed(wanted, places))
+    _, state = restore_subset(folder.checkpoints, placed(wanted, places), folder.step)
     return {name.removeprefix(f"{held}/"): leaf for name, leaf in flatten(state).items()}
 
 

@@ -135,7 +135,7 @@ class TokenizerExperiment(Experiment):
         run, borrowed = self.tokenizer_run, dict(self._tokenizer.borrowed)
         if borrowed:
             # A run that has them among its parameters gives those.
-            for name in read_tokenizer(RunFolder.of(run).read_config()).borrowed:
+            for name in read_tokenizer(RunFolder.to_read(run).read_config()).borrowed:
                 del borrowed[name]
         groups = self._tokenizer.groups
         names = [n for part in self.taken for n in groups[part] if n not in borrowed]

@@ -1,4 +1,4 @@
-"""The emoji world beyond its demo: what the perceptual term does, and what two hours give.
+"""The emoji world beyond its demo: the perceptual term, the figures beside eyes, two hours.
 
     bash launch/local.sh demo --world=emoji
     python docs/examples/emoji.py --demo=runs/emoji --workdir=runs/emoji_table
@@ -10,6 +10,9 @@ alone where they are there:
   tokenizers   configs/emoji/tokenizer.py without the perceptual term, beside the demo's own, which
                has it; PSNR, SSIM, LPIPS and the Fréchet distance of VGG16's features, and a picture
                of both. 25 minutes on two cores.
+  ranking      whether figures rank as eyes do: the tokenizer without the term at five stages of its
+               training, the demo's generator without guidance and with it, and a picture of both.
+               10 minutes.
   long         a tokenizer and a generator of twice the demo's steps, their figures over minutes.
                Two hours.
   sheet        what the generator draws for the prompts of the demo's page, chosen by seed 0:
@@ -23,8 +26,10 @@ A run that was stopped goes on; two and a half hours in all, by estimate.
 """
 
 import argparse
+import dataclasses
 import json
 import pathlib
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -52,9 +57,15 @@ def main() -> None:
     parser.add_argument("--demo", type=pathlib.Path, required=True)
     parser.add_argument("--workdir", type=pathlib.Path, required=True)
     parser.add_argument("--out", type=pathlib.Path, default=ROOT / "docs" / "reports")
-    parser.add_argument("--cells", default="tokenizers,long,sheet,released")
+    parser.add_argument("--cells", default="tokenizers,ranking,long,sheet,released")
     args = parser.parse_args()
-    cells = {"tokenizers": tokenizers, "long": long, "sheet": sheet, "released": released}
+    cells = {
+        "tokenizers": tokenizers,
+        "ranking": ranking,
+        "long": long,
+        "sheet": sheet,
+        "released": released,
+    }
     for name in args.cells.split(","):
         file = args.out / f"emoji_{name}.json"
         if file.exists():
@@ -98,6 +109,7 @@ def lengthen(config: Any) -> Any:
 def tokenizers(args: argparse.Namespace) -> dict[str, Any]:
     config = config_of("tokenizer", args)
     config.loss.perceptual = 0.0
+    config.train.keep_every = config.train.checkpoint_every
     folders = {"without": args.workdir / "tokenizer_without", "with": args.demo / "tokenizer"}
     train(config, str(folders["without"]), label="without the term")
     fields = {"reconstruction": {"lpips": vgg16(args)}, "rfd": seen(args)}
@@ -111,14 +123,68 @@ def tokenizers(args: argparse.Namespace) -> dict[str, Any]:
 
 def side_by_side(args: argparse.Namespace, folders: dict[str, pathlib.Path]) -> np.ndarray:
     """Rows: held-out pictures, and what each tokenizer gives back, enlarged twice."""
+    rows = reconstructions(args, map(str, folders.values()))
+    return to_grid(np.concatenate(rows), SHOWN).repeat(2, axis=0).repeat(2, axis=1)
+
+
+def reconstructions(args: argparse.Namespace, runs: Iterable[str]) -> list[np.ndarray]:
+    """Held-out pictures chosen by seed 0, and what the tokenizer of each run gives back."""
     held_out = [e for e in read_entries(args.demo / "emoji") if e.split == "unseen_pairs"]
     chosen = np.random.default_rng(0).permutation(len(held_out))[:SHOWN]
     originals = np.stack([decode(args.demo / "emoji" / held_out[index].file) for index in chosen])
     rows = [originals / np.float32(255)]
-    for folder in folders.values():
-        tokenizer = TokenizerRun.open(str(folder))
+    for run in runs:
+        tokenizer = TokenizerRun.open(run)
         rows.append(np.asarray(tokenizer.decode(tokenizer.encode(originals))))
-    return to_grid(np.concatenate(rows), SHOWN).repeat(2, axis=0).repeat(2, axis=1)
+    return rows
+
+
+# ------------------------------------------------------------------ figures beside eyes
+
+
+def ranking(args: argparse.Namespace) -> dict[str, Any]:
+    folder = args.workdir / "tokenizer_without"
+    checkpoints = RunFolder.of(str(folder)).checkpoints.iterdir()
+    stages = [f"{folder}@{step}" for step in sorted(int(path.name) for path in checkpoints)]
+    fields = {"reconstruction": {"lpips": vgg16(args)}, "rfd": seen(args)}
+    found = {run: evaluate_run(run, [*fields], fields=fields) for run in stages}
+    generator = args.demo / "text_to_image"
+    asked = {"fd": seen(args), "concepts": config_of("text_to_image", args).evaluators.concepts}
+    drawn = evaluate_run(str(generator), [*asked], fields=asked)
+    rows = reconstructions(args, stages)
+    labels = ["true pictures"] + [
+        f"step {own['step']}: PSNR {own['reconstruction/psnr_db']:.1f} dB, "
+        f"LPIPS {own['reconstruction/lpips']:.3f}, fd_vgg16 {own['rfd/fd_vgg16']:.0f}"
+        for own in found.values()
+    ]
+    sampler = Sampler.from_run(str(generator))
+    prompts = [entry.caption[0] for entry in shown(read_entries(args.demo / "emoji"))[:SHOWN]]
+    settings = SamplingConfig(**config_of("text_to_image", args).sampling)
+    for guidance, suffix in ((1.0, "_without_guidance"), (settings.guidance, "")):
+        own = dataclasses.replace(settings, guidance=guidance)
+        pictures = sampler.sample(prompts, seed=0, settings=own)
+        rows.append(np.stack([picture.image for picture in pictures]) / np.float32(255))
+        labels.append(
+            f"drawn, guidance {guidance:g}: fd_vgg16 {drawn[f'fd/fd_vgg16{suffix}']:.0f}, "
+            f"concept {drawn[f'concepts/concept_seen{suffix}']:.1%}"
+        )
+    plot(rows, labels, args.out.parent / "images" / "ranking.png")
+    return {"tokenizer": [*found.values()], "generator": drawn}
+
+
+def plot(rows: list[np.ndarray], labels: list[str], file: pathlib.Path) -> None:
+    """Each row of pictures under its figures."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(len(rows), 1, figsize=(7, 1.05 * len(rows)), layout="constrained")
+    for own, row, label in zip(axes, rows, labels, strict=True):
+        own.imshow(to_grid(row, SHOWN))
+        own.set_axis_off()
+        own.set_title(label, fontsize=8, loc="left")
+    figure.savefig(file, dpi=100)
 
 
 # ------------------------------------------------------------------ two hours

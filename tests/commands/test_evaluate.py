@@ -26,6 +26,16 @@ def test_the_figures_go_to_a_file(cli, tokenizer_run, report, tmp_path):
     assert json.loads(out.read_text()).keys() == report.keys()
 
 
+def test_a_step_may_be_named(cli, tokenizer_run):
+    steps = sorted(int(path.name) for path in (tokenizer_run / "checkpoints").iterdir())
+    words = ["evaluate", "--evaluators=reconstruction"]
+    status, printed, _ = cli(*words, f"--workdir={tokenizer_run}@{steps[0]}")
+    assert status == 0 and json.loads(printed)["step"] == steps[0]
+    status, _, said = cli(*words, f"--workdir={tokenizer_run}@999")
+    there = ", ".join(map(str, steps))
+    assert status == 2 and f"holds no checkpoint of step 999; there are {there}" in said
+
+
 def test_only_the_named_evaluators_run(cli, generator_run):
     words = [f"--workdir={generator_run}", "--evaluators=validation_loss"]
     status, printed, _ = cli("evaluate", *words)

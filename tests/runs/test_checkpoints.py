@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -142,6 +143,16 @@ def test_a_part_is_restored_alone(three):
     step, part = restore_subset(three.directory, {"params": {"half": ABSTRACT["params"]["half"]}})
     assert step == 4
     assert_same(part, {"params": {"half": STATE["params"]["half"]}})
+
+
+def test_another_step_than_the_newest_may_be_asked(three):
+    three.save(4, {**STATE, "step": jnp.int32(4)}, PROGRESS)
+    three.wait()
+    for asked in (3, 4):
+        assert restore_subset(three.directory, {"step": ABSTRACT["step"]}, asked)[0] == asked
+    line = "holds no checkpoint of step 7; there are 3, 4 (config.train.keep_every keeps more)"
+    with pytest.raises(UserError, match=re.escape(line)):
+        restore_subset(three.directory, ABSTRACT, 7)
 
 
 def other_shape(state):

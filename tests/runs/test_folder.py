@@ -35,6 +35,17 @@ def test_everything_lies_inside(tmp_path):
     assert {path.parent for path in paths} == {folder.path} and len(set(paths)) == len(names)
 
 
+def test_a_step_may_stand_behind_the_folder_of_a_run(tmp_path):
+    named = RunFolder.to_read(f"{tmp_path}/run@20")
+    assert (str(named.path), named.step) == (f"{tmp_path}/run", 20)
+    assert RunFolder.to_read(f"{tmp_path}/run@last").step is None
+    # A folder of that name is meant.
+    (tmp_path / "run@20").mkdir()
+    named = RunFolder.to_read(f"{tmp_path}/run@20")
+    assert (named.path.name, named.step) == ("run@20", None)
+    assert RunFolder.of(f"{tmp_path}/run@30").path.name == "run@30"
+
+
 def test_a_tilde_is_the_home(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     assert RunFolder.of("~/runs").path == tmp_path / "runs"
