@@ -46,6 +46,6 @@ def _given(experiment: Experiment) -> epath.Path | None:
     table = experiment.word_table
     for start in reversed(experiment.starts):
         if table and start.run and start.into == "params" and start.chosen([table]):
-            file = RunFolder.of(start.run).vocabulary_file
+            file = RunFolder.to_read(start.run).vocabulary_file
             return file if file.exists() else None
     return None
