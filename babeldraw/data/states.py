@@ -74,7 +74,9 @@ class StoredStates:
         return found
 
     def _damaged(self, file: Path) -> UserError:
-        return UserError(f"{file} is missing or damaged; run the same `babeldraw encode` once more")
+        return UserError(
+            f"{file} is missing or damaged; remove it and run the same `babeldraw encode` once more"
+        )
 
 
 def file_of(name: str, shard: str) -> str:

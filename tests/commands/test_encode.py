@@ -126,7 +126,7 @@ def test_states_of_another_encoder_are_not_mixed_with_these(cli, folder):
     status, _, said = cli(*words(folder, length=8))
     assert status == 2 and f"{MANIFEST} is of" in said
     (folder / file_of("count", "tokens-00001.npz")).write_bytes(b"torn")
-    with pytest.raises(Exception, match="count-00001.npy is missing or damaged; run the same"):
+    with pytest.raises(Exception, match="count-00001.npy is missing or damaged; remove it and"):
         TokenSource(folder, "all")
 
 
