@@ -117,3 +117,19 @@ def test_a_frozen_part_or_a_file_gives_no_words(generator, tmp_path):
         dataclasses.replace(generator, starts=starts), folder, open_train_source(generator)
     )
     assert folder.vocabulary_file.exists() and found.condition.vocab_size > 60
+
+
+@pytest.mark.parametrize(
+    ("section", "value", "line"),
+    [
+        ("loss", {"contrastive": 0.0}, "config.loss.contrastive = 1.0 and now it is 0.0"),
+        ("text_data", {"source": "shapes"}, "config.text_data = None and now it is"),
+    ],
+)
+def test_what_the_network_hangs_on_cannot_change_on_resuming(
+    runlocal, pretrained, section, value, line
+):
+    config = runlocal("demo/text_encoder.py").to_dict()
+    config[section] = {**(config[section] or {}), **value}
+    with pytest.raises(UserError, match=re.escape(line)):
+        check_resume(RunFolder.of(str(pretrained[0])), parse(config))
