@@ -7,7 +7,8 @@ about. Of several runs, separated by commas, a table in Markdown and a page are 
 
 Pictures in files are compared with a reference by --samples and --reference, without a run; with
 --prompts each run draws all of a table, such as PartiPrompts.tsv, and a page shows them side by
-side; the same command goes on.
+side; the same command goes on. With --geneval each run draws GenEval's prompts as its own detector
+reads them, and --results makes a table of what that found.
 
 Examples:
   babeldraw evaluate --workdir=runs/demo/text_to_image --evaluators=prompts
@@ -17,6 +18,8 @@ Examples:
     --set=files.file=inception.safetensors,files.protocol=adm_imagenet_256
   babeldraw evaluate --workdir=runs/a@1000,runs/a@2000 --evaluators=reconstruction --out=stages
   babeldraw evaluate --workdir=runs/a,runs/b --prompts=PartiPrompts.tsv --out=parti
+  babeldraw evaluate --workdir=runs/a --geneval=evaluation_metadata.jsonl --num=4 --out=geneval
+  babeldraw evaluate --geneval=evaluation_metadata.jsonl --results=results.jsonl
 
 On several hosts, as for `train`, the first one prints.
 """
@@ -28,6 +31,13 @@ from typing import Any
 
 from absl import flags
 
+from babeldraw.commands.evaluate_geneval import (
+    EACH,
+    NEEDED,
+    draw_tasks,
+    results_record,
+    write_results,
+)
 from babeldraw.commands.evaluate_prompts import draw_prompts
 from babeldraw.commands.evaluate_table import Judged, write_table
 from babeldraw.commands.flags import (
@@ -50,6 +60,15 @@ FILES = {
     "samples": "Pictures to judge, .npz with arr_0 or a folder; --set=files.FIELD=VALUE says how.",
     "reference": "Of --samples: true pictures, or an .npz of their statistics.",
     "prompts": "A table of prompts that each run draws into --out, for a page to be looked at.",
+    "geneval": "GenEval's evaluation_metadata.jsonl, all of which each run draws into --out.",
+    "results": "Of --geneval: results.jsonl of its detector, or several; pictures are there.",
+}
+# Each asks for work of its own, which leaves the flags after it out.
+ALONE = {
+    "samples": ("workdir", "evaluators", "prompts", "geneval", "results", "weights", "num"),
+    "prompts": ("evaluators", "geneval", "results", "num"),
+    "results": ("workdir", "evaluators", "weights", "num", "set"),
+    "geneval": ("evaluators",),
 }
 
 
@@ -86,6 +105,12 @@ def define(values: flags.FlagValues, argv: list[str]) -> None:
     )
     for name, about in FILES.items():
         flags.DEFINE_string(name, "", about, flag_values=values)
+    flags.DEFINE_integer(
+        "num",
+        None,
+        f"Of --geneval: pictures of each prompt; {EACH} by default.",
+        flag_values=values,
+    )
     define_hosts(values)
 
 
@@ -94,13 +119,23 @@ def run(values: flags.FlagValues) -> int:
         return _run_files(values)
     if values.prompts:
         return _run_prompts(values)
+    if values.results:
+        return _run_results(values)
+    if values.geneval:
+        return _run_geneval(values)
+    if values.num is not None:
+        raise UserError("--num goes with --geneval alone; --set=EVALUATOR.FIELD=VALUE sets others")
     return _run_evaluators(values)
 
 
+def _check_alone(values: flags.FlagValues, flag: str) -> None:
+    for name in ALONE[flag]:
+        if values[name].value not in (None, "", []):
+            raise UserError(f"--{name} does not go with --{flag}; leave it out")
+
+
 def _run_files(values: flags.FlagValues) -> int:
-    for name in ("workdir", "evaluators", "prompts", "weights"):
-        if values[name].value:
-            raise UserError(f"--{name} does not go with --samples, which asks no run; leave it out")
+    _check_alone(values, "samples")
     section = FilesDistanceConfig.path
     fields = _fields_alone(values, "samples", section)
     for name in ("samples", "reference"):
@@ -116,9 +151,8 @@ def _run_files(values: flags.FlagValues) -> int:
 
 
 def _run_prompts(values: flags.FlagValues) -> int:
-    workdirs = [part for part in required(values, "workdir").split(",") if part]
-    if values.evaluators:
-        raise UserError("--evaluators does not go with --prompts, which measures nothing")
+    workdirs = _workdirs(values)
+    _check_alone(values, "prompts")
     settings = _fields_alone(values, "prompts", "sampling")
     folder = Path(required(values, "out"))
     make_folder(folder, f"--out={folder}")
@@ -126,6 +160,37 @@ def _run_prompts(values: flags.FlagValues) -> int:
     count = draw_prompts(workdirs, values.prompts, folder, values.weights, settings)
     say(f"{count} pictures; look at {folder / 'index.html'}")
     return 0
+
+
+def _run_geneval(values: flags.FlagValues) -> int:
+    workdirs, num = _workdirs(values), EACH if values.num is None else values.num
+    _check_alone(values, "geneval")
+    if num < 1:
+        raise UserError(f"--num is {num}; at least 1 is needed")
+    settings = _fields_alone(values, "geneval", "sampling")
+    folder = Path(required(values, "out"))
+    make_folder(folder, f"--out={folder}")
+    use_cache(values)
+    count = draw_tasks(workdirs, values.geneval, folder, num, values.weights, settings)
+    say(f"{count} pictures; look at {folder / 'index.html'}. To judge each run's folder: {NEEDED}")
+    return 0
+
+
+def _run_results(values: flags.FlagValues) -> int:
+    _check_alone(values, "results")
+    tasks, files = required(values, "geneval"), [part for part in values.results.split(",") if part]
+    if len(files) == 1:
+        _tell(results_record(tasks, files[0]), values.out)
+        return 0
+    folder = Path(required(values, "out"))
+    make_folder(folder, f"--out={folder}")
+    write_results(tasks, files, folder)
+    say(f"{len(files)} results; look at {folder / 'table.md'}")
+    return 0
+
+
+def _workdirs(values: flags.FlagValues) -> list[str]:
+    return [part for part in required(values, "workdir").split(",") if part]
 
 
 def _fields_alone(values: flags.FlagValues, flag: str, section: str) -> dict[str, Any]:
@@ -155,7 +220,7 @@ def _tell(figures: Mapping[str, Any], out: str) -> None:
 
 
 def _run_evaluators(values: flags.FlagValues) -> int:
-    workdirs = [part for part in required(values, "workdir").split(",") if part]
+    workdirs = _workdirs(values)
     fields = _fields(values)
     several, out = len(workdirs) > 1, values.out
     if several and not out:

@@ -19,8 +19,8 @@ from babeldraw.pages import render
 from babeldraw.say import say
 from babeldraw.train.evaluation import check_asked
 
-# Columns by which prompts are grouped.
-GROUPS = ("Category", "Challenge")
+# Columns by which prompts are grouped: PartiPrompts', and GenEval's.
+GROUPS = ("Category", "Challenge", "Tag")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,24 +61,45 @@ def draw_prompts(
     Raises:
       UserError: the table cannot be read, or a run does not draw from texts.
     """
-    prompts, names = read_prompts(file), run_names(workdirs)
+    prompts = read_prompts(file)
+    lines = drawn_by_each(workdirs, prompts, folder, weights, settings)
+    write_pages(folder, prompts, lines)
+    return sum(map(len, lines.values()))
+
+
+def drawn_by_each(
+    workdirs: Sequence[str],
+    prompts: Sequence[Prompt],
+    folder: Path,
+    weights: str = "",
+    settings: Mapping[str, Any] | None = None,
+    **how: Any,
+) -> dict[str, list[dict[str, Any]]]:
+    """Each run draws what is not there yet, into a folder of its own.
+
+    Args:
+      workdirs, folder, weights, settings: see `draw_prompts`.
+      how: further fields of `Drawing`.
+
+    Returns:
+      The lines of each run's manifest, by the name of its folder.
+    """
     for workdir in workdirs:
         # What is wrong with the last run is said before the first one takes its time.
         check_asked(workdir, (), weights)
-    lines: dict[str, list[dict[str, Any]]] = {}
-    for workdir, name in zip(workdirs, names, strict=True):
-        say(f"{name}: {len(prompts)} prompts of {file}")
+    found: dict[str, list[dict[str, Any]]] = {}
+    for workdir, name in zip(workdirs, run_names(workdirs), strict=True):
+        say(f"{name}: {len(prompts)} prompts")
         sampler = Sampler.from_run(workdir, weights=weights)
         texts = [prompt.text for prompt in prompts]
         words = sampler.condition.asked_by({"text": texts, "class": []}, sampler.lexicon)
         recorded = {"weights": weights} if weights else {}
-        drawing = Drawing(
-            sampler, folder / name, settings=_changed(sampler, settings or {}), recorded=recorded
+        changed = _changed(sampler, settings or {})
+        Drawing(sampler, folder / name, settings=changed, recorded=recorded, **how).draw(
+            words, prompts
         )
-        drawing.draw(words, prompts)
-        lines[name] = Album(folder / name, {}, texts, 1).lines()
-    write_pages(folder, prompts, lines)
-    return sum(map(len, lines.values()))
+        found[name] = Album(folder / name, {}, texts, 1).lines()
+    return found
 
 
 def _changed(sampler: Sampler, settings: Mapping[str, Any]) -> Any:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,7 @@ def write_table(folder: Path, runs: Sequence[Judged]) -> None:
     """Writes table.md, index.html, which opens offline, and figures.json."""
     rows, notes = [*table_rows(runs)], [*differences(runs)]
     names = [run.name for run in runs]
-    write_whole(folder / "table.md", _markdown(names, rows, notes).encode(errors="replace"))
+    write_whole(folder / "table.md", markdown(names, rows, notes).encode(errors="replace"))
     page = render("runs.html", names=names, rows=rows, notes=notes, strips=[*strips(runs)])
     write_whole(folder / "index.html", page.encode(errors="replace"))
     write_json(folder / "figures.json", {run.name: run.records for run in runs})
@@ -54,16 +54,7 @@ def write_table(folder: Path, runs: Sequence[Judged]) -> None:
 
 def table_rows(runs: Sequence[Judged]) -> Iterator[tuple[str, list[str]]]:
     """A figure's name and its value of each run, in words; then what the runs cost."""
-    figures = [
-        {
-            f"{record['evaluator']}/{name}": value
-            for record in run.records
-            for name, value in record["figures"].items()
-        }
-        for run in runs
-    ]
-    for name in dict.fromkeys(name for own in figures for name in own):
-        yield name, [_figure(own[name]) if name in own else NONE for own in figures]
+    yield from figure_rows([run.records for run in runs])
     firsts = [run.records[0] if run.records else {} for run in runs]
     yield "step", [f"{first['step']:,}" if first else NONE for first in firsts]
     yield "weights", [first["weights"] if first else NONE for first in firsts]
@@ -77,6 +68,22 @@ def table_rows(runs: Sequence[Judged]) -> Iterator[tuple[str, list[str]]]:
     peaks = [own.get("peak_gib") for own in training]
     yield "peak GiB, training", [_number(value) for value in peaks]
     yield "peak GiB, evaluation", [_peak(run) for run in runs]
+
+
+def figure_rows(
+    records: Sequence[Sequence[Mapping[str, Any]]],
+) -> Iterator[tuple[str, list[str]]]:
+    """`EVALUATOR/NAME` and its value in each column, in words, of the records of each column."""
+    figures = [
+        {
+            f"{record['evaluator']}/{name}": value
+            for record in of_column
+            for name, value in record["figures"].items()
+        }
+        for of_column in records
+    ]
+    for name in dict.fromkeys(name for own in figures for name in own):
+        yield name, [_figure(own[name]) if name in own else NONE for own in figures]
 
 
 def differences(runs: Sequence[Judged]) -> Iterator[str]:
@@ -118,9 +125,11 @@ def _conditions(runs: Sequence[Judged], evaluator: str) -> list[str]:
     return [str(word) for word in conditions["first"][:8]]
 
 
-def _markdown(
-    names: Sequence[str], rows: Sequence[tuple[str, list[str]]], notes: Sequence[str]
+def markdown(
+    names: Sequence[str], rows: Sequence[tuple[str, list[str]]], notes: Sequence[str] = ()
 ) -> str:
+    """A table of rows with a column for each name, and a sentence for each note under it."""
+
     def line(cells: Sequence[str]) -> str:
         return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 

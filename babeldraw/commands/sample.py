@@ -22,7 +22,7 @@ By class, the half that a classifier holds for likeliest (docs/vim.md):
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +51,11 @@ STRINGS = {
         "",
         "A tokenizer run folder whose decoder draws; none: the one that the run was trained with.",
     ),
-    "judge": ("", "A contrastive captioner's or a classifier's run folder, which --keep goes by."),
+    "judge": (
+        "",
+        "What --keep goes by: a contrastive captioner's or a classifier's run folder, or a file of "
+        "CLIP's weights with its words beside it.",
+    ),
     "image": ("", "A picture to go on from; give --rows or --mask too."),
     "mask": ("", "A picture of --image's size: what is white is drawn anew, the rest is kept."),
     "weights": ("", "ema or params; none: the average of the weights where the run keeps one."),
@@ -145,6 +149,11 @@ def _changed(values: flags.FlagValues, sampler: Sampler) -> Any:
     return dataclasses.replace(sampler.defaults, **given)
 
 
+def flat_file(number: int, picture: Picture) -> str:
+    """The name of a picture of prompt `number`, all in one folder."""
+    return f"{number:05d}_{slug(picture.asked.name)}_seed{picture.seed}.png"
+
+
 @dataclasses.dataclass(frozen=True)
 class Drawing:
     """Draws into a folder. For all but the following see `Sampler.sample`.
@@ -153,6 +162,7 @@ class Drawing:
       folder: where to; made where it is not there.
       keep: of the `num` pictures of each thing so many are written, the best first.
       recorded: what else made these pictures, for the manifest.
+      file_of: from a prompt's number and a picture of it to its file in the folder.
     """
 
     sampler: Sampler
@@ -164,6 +174,7 @@ class Drawing:
     canvas: Canvas | None = None
     keep: int | None = None
     recorded: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    file_of: Callable[[int, Picture], str] = flat_file
 
     def draw(self, words: Sequence[Any], prompts: Sequence[Prompt] = ()) -> int:
         """Draws what is not there yet, and the grid.
@@ -201,7 +212,7 @@ class Drawing:
                 drawn = []
         report.close()
         lines = album.lines()
-        shown = [decode(self.folder / line["file"]) for line in lines[:MOST_IN_GRID]]
+        shown = [album.picture(line) for line in lines[:MOST_IN_GRID]]
         album.write_grid(shown, each if each > 1 else 8)
         return len(lines)
 
@@ -220,8 +231,7 @@ class Drawing:
         entries = []
         for picture in pictures:
             asked = picture.asked
-            name = f"{number:05d}_{slug(asked.name)}_seed{picture.seed}.png"
-            entry = {"file": name, "seed": picture.seed, **asked.told}
+            entry = {"file": self.file_of(number, picture), "seed": picture.seed, **asked.told}
             if picture.score is not None:
                 entry |= {"score": round(picture.score, 6), "rank": picture.rank}
             if columns:

@@ -1,13 +1,14 @@
 """The kinds of weights that `import` reads and `export` writes: a new one is a line here."""
 
 import dataclasses
+import functools
 import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
-from babeldraw.convert import inception
+from babeldraw.convert import clip, dinov2, inception
 from babeldraw.convert.perceptual import (
     ALEXNET,
     CONVNEXT_S,
@@ -19,6 +20,8 @@ from babeldraw.convert.perceptual import (
 from babeldraw.convert.t5 import T5
 from babeldraw.convert.table import Table, left_out, read, write
 from babeldraw.judges.backbones import BACKBONES
+from babeldraw.judges.clip import CLIPS, clip_shapes
+from babeldraw.judges.dinov2 import DINOS, dinov2_shapes
 from babeldraw.judges.inception import inception_shapes
 from babeldraw.judges.perceptual import PerceptualConfig, PerceptualNetwork, check_linear
 from babeldraw.models.t5 import SIZES, FrozenT5, published
@@ -142,6 +145,22 @@ def _shapes(network: str) -> Callable[[], Any]:
     return PerceptualNetwork(PerceptualConfig(network=network)).shapes
 
 
+def _clip(name: str) -> Kind:
+    return Kind(
+        {"transformers": File("transformers' CLIPModel", clip.TRANSFORMERS)},
+        functools.partial(clip_shapes, CLIPS[name]),
+        whole={"openai": File("OpenAI's state dict", clip.OPENAI)},
+    )
+
+
+def _dinov2(name: str) -> Kind:
+    return Kind(
+        {"transformers": File("transformers' Dinov2Model", dinov2.TRANSFORMERS)},
+        functools.partial(dinov2_shapes, DINOS[name]),
+        whole={"meta": File("Meta's .pth", dinov2.META)},
+    )
+
+
 TITLES = {"vgg16": "VGG16", "alexnet": "AlexNet"}
 CONVNEXT_FILE = File("torchvision's convnext_small state dict", CONVNEXT_S, r"convnext/.*")
 KINDS: dict[str, Kind] = {
@@ -170,4 +189,7 @@ KINDS: dict[str, Kind] = {
         )
         for size in SIZES
     },
+    # For the networks of these names of evaluators, and CLIP for scores of prompts.
+    **{name: _clip(name) for name in CLIPS},
+    **{name: _dinov2(name) for name in DINOS},
 }

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from babeldraw.data.image import save_png, to_grid, write_whole
+from babeldraw.data.image import decode, save_png, to_grid, write_whole
+from babeldraw.data.records import BadRecord
 from babeldraw.errors import UserError
 
 # A grid of more pictures than these is no longer looked at.
@@ -34,7 +35,8 @@ class Album:
     def open(self) -> list[int]:
         """Makes the folder ready. Returns the numbers of the prompts still to be drawn.
 
-        Pictures of prompts that were not finished are drawn again.
+        Pictures of prompts that were not finished, or of which one is no longer there, are drawn
+        again.
 
         Raises:
           UserError: the folder holds pictures of other settings or prompts, or cannot be written.
@@ -53,7 +55,8 @@ class Album:
                     f"{self.folder} holds a picture of {line['prompt']!r} as prompt {number}, "
                     "which is not asked for now; name another folder"
                 )
-        counts = np.bincount([line["number"] for line in lines], minlength=len(self.prompts))
+        there = [line["number"] for line in lines if (self.folder / line["file"]).exists()]
+        counts = np.bincount(there, minlength=len(self.prompts))
         left = [number for number, count in enumerate(counts) if count < self.each]
         whole = [line for line in lines if line["number"] not in set(left)]
         self._write("settings.json", json.dumps(wanted, indent=2) + "\n")
@@ -97,6 +100,13 @@ class Album:
             except json.JSONDecodeError:
                 break
         return found
+
+    def picture(self, line: Mapping[str, Any]) -> np.ndarray:
+        """uint8 [H, W, 3], of a line of the manifest. Raises `UserError` where it is damaged."""
+        try:
+            return decode(self.folder / line["file"])
+        except BadRecord as error:
+            raise UserError(f"{error}; remove it, and the same command draws it again") from error
 
     def write_grid(self, images: Sequence[np.ndarray], columns: int) -> None:
         """grid.png, with the prompts in it."""

@@ -13,6 +13,7 @@ import numpy as np
 from babeldraw.config import require
 from babeldraw.drawing.captioner_judge import CaptionerJudge
 from babeldraw.drawing.classifier_judge import ClassifierJudge
+from babeldraw.drawing.clip_judge import CLIPJudge
 from babeldraw.errors import UserError
 from babeldraw.models.condition import Asked, Condition, Lexicon
 from babeldraw.runs.folder import RunFolder
@@ -54,11 +55,18 @@ JUDGES: dict[str, Callable[[str], Judge]] = {
 
 
 def open_judge(workdir: str) -> Judge:
-    """The judge of a run folder. Raises `UserError`: it is none of a judge's."""
+    """The judge of a run folder, or CLIP of a .safetensors file.
+
+    Raises:
+      UserError: it is none of a judge's.
+    """
+    if workdir.endswith(".safetensors"):
+        return CLIPJudge.open(workdir)
     objective = RunFolder.to_read(workdir).read_config()["objective"]
     if objective not in JUDGES:
         raise UserError(
-            f"{workdir} is a run of {objective}; a judge is one of {' or '.join(JUDGES)}"
+            f"{workdir} is a run of {objective}; a judge is one of {' or '.join(JUDGES)}, or a "
+            ".safetensors file of CLIP"
         )
     return JUDGES[objective](workdir)
 

@@ -82,8 +82,8 @@ class Sampler:
             super-resolution.
           tokenizer_run: folder of a tokenizer whose decoder draws in place of the run's own;
             empty: the own.
-          judge: folder of a contrastive captioner's or a classifier's run, by which the best are
-            kept; empty: none.
+          judge: folder of a contrastive captioner's or a classifier's run, or a file of CLIP's
+            weights, by which the best are kept; empty: none.
           mesh: devices to share the generator, such as
             `MeshConfig(model=4, rules="in_layer_serving")`; None: one device.
           weights: `ema`, the average of the weights, or `params`, as they are; empty: the average

@@ -30,8 +30,8 @@ BUNDLES: dict[tuple[str, int, int], tuple[int, int]] = {
 }
 # The same of attention of short sequences, for a head of one example, by tiles that are computed,
 # queries, keys and values of a head: the conv-shaped mask of 32 by 32 tokens, the causal one, none,
-# those of text, with padding, and three sequences of 33 side by side. A step of the grid takes eight
-# heads of 128 positions, one of 1,024. For bfloat16; float32 takes up to 8 % more.
+# those of text, with padding, and three sequences of 33 side by side. A step of the grid takes
+# eight heads of 128 positions, one of 1,024. For bfloat16; float32 takes up to 8 % more.
 SHORT_BUNDLES: dict[str, dict[tuple[int, int, int, int], tuple[float, float]]] = {
     "v4": {
         (21, 1024, 1024, 64): (2929, 4106),

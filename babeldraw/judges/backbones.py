@@ -84,13 +84,20 @@ BACKBONES: dict[str, Backbone] = {
 }
 
 
-def standardized(images: jax.Array) -> jax.Array:
-    """[0, 1] to mean 0 and variance 1 over ImageNet, which is LPIPS's scaling of [-1, 1] too."""
-    mean, deviation = (
+def standardized(
+    images: jax.Array,
+    mean: tuple[float, ...] = MEAN,
+    deviation: tuple[float, ...] = DEVIATION,
+) -> jax.Array:
+    """[0, 1] to mean 0 and variance 1 over the pictures that have this mean and deviation.
+
+    Those of ImageNet by default, which is LPIPS's scaling of [-1, 1] too.
+    """
+    mean_C, deviation_C = (
         jnp.broadcast_to(jnp.asarray(value, jnp.float32), images.shape)
-        for value in (MEAN, DEVIATION)
+        for value in (mean, deviation)
     )
-    return (images - mean) / deviation
+    return (images - mean_C) / deviation_C
 
 
 def _halve(x_BhwC: jax.Array) -> jax.Array:

@@ -11,11 +11,13 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from babeldraw.config import require
+from babeldraw.judges import clip, dinov2
 from babeldraw.judges.backbones import BACKBONES, DEVIATION, MEAN
 from babeldraw.judges.inception import (
     SIDE,
@@ -25,6 +27,8 @@ from babeldraw.judges.inception import (
     prepared_as_pytorch_fid,
 )
 from babeldraw.judges.perceptual import PerceptualConfig, PerceptualNetwork
+from babeldraw.judges.pillow import SIDE as SEEN
+from babeldraw.judges.vit import ViT
 from babeldraw.layers.linear import l2_normalize
 from babeldraw.layers.pictures import to_float
 from babeldraw.runs.weights import read_params
@@ -84,7 +88,8 @@ def network(name: str, file: str) -> Features:
     Args:
       name: of `NETWORKS`.
       file: what `babeldraw import` wrote, of the network's kind: vgg_lpips for vgg16,
-        alexnet_lpips for alexnet, inception for inception and inception_half_pixel.
+        alexnet_lpips for alexnet, inception for inception and inception_half_pixel, for others
+        that of their name.
 
     Raises:
       UserError: there is no such network, or the file cannot be read or is of another one; when
@@ -135,6 +140,31 @@ def _inception_classes(features: Features) -> np.ndarray:
     return np.asarray(features.args[0]["logits"]["weight"])
 
 
+def _of_clip(name: str, file: str) -> Features:
+    """The embedding of a picture, as long as the network gives it."""
+    config = clip.CLIPS[name]
+    tower = clip.ImageTower(config)
+    params = read_params(file, "file", clip.clip_shapes(config))["clip"]["image"]
+    return _exact(tower, clip.prepared, params)
+
+
+def _of_dinov2(name: str, file: str) -> Features:
+    """The class row behind the last norm."""
+    config = dinov2.DINOS[name]
+    params = read_params(file, "file", dinov2.dinov2_shapes(config))["dinov2"]
+    return _exact(ViT(config), dinov2.prepared, params)
+
+
+def _exact(network: nn.Module, prepared: Callable[[jax.Array], jax.Array], params: Any) -> Features:
+    """As in `_of_inception`, with products in full float32."""
+
+    def features(params: Any, images: jax.Array) -> jax.Array:
+        with jax.default_matmul_precision("highest"), jax.named_scope("features"):
+            return network.apply({"params": params}, prepared(jnp.asarray(images)))
+
+    return Features(features, params)
+
+
 # ------------------------------------------------------------------ the table
 
 
@@ -149,6 +179,23 @@ def _inception(prepared: Callable[[jax.Array], jax.Array], resize: str, **more: 
     return FeatureNetwork(
         "Inception of 2015, pool_3", 2048, 1, preprocessing, load, "inception", is_fid=True, **more
     )
+
+
+def _clip(name: str) -> FeatureNetwork:
+    resize = (
+        "Pillow's bicubic of 8 bits, the shorter side to 224 px and the middle of the longer one, "
+        "as OpenAI's"
+    )
+    preprocessing = Preprocessing((SEEN, SEEN), (0.0, 1.0), clip.MEAN, clip.DEVIATION, resize)
+    load, dim = functools.partial(_of_clip, name), clip.CLIPS[name].dim
+    return FeatureNetwork("CLIP, image embedding", dim, 1, preprocessing, load, name)
+
+
+def _dinov2(name: str) -> FeatureNetwork:
+    resize = "Pillow's bicubic of 8 bits, the whole picture to 224 x 224 px, as dgm-eval"
+    preprocessing = Preprocessing((SEEN, SEEN), (0.0, 1.0), MEAN, DEVIATION, resize)
+    load, dim = functools.partial(_of_dinov2, name), dinov2.DINOS[name].stack.dim
+    return FeatureNetwork("DINOv2, class row", dim, 1, preprocessing, load, name)
 
 
 _IMAGENET = Preprocessing(size=None, span=(0.0, 1.0), mean=MEAN, deviation=DEVIATION)
@@ -181,4 +228,6 @@ NETWORKS: dict[str, FeatureNetwork] = {
     "inception_half_pixel": _inception(
         prepared_as_pytorch_fid, "bilinear with half-pixel centres, no antialias, as pytorch-fid"
     ),
+    **{name: _clip(name) for name in clip.CLIPS},
+    **{name: _dinov2(name) for name in dinov2.DINOS},
 }

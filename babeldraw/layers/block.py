@@ -67,7 +67,7 @@ class TransformerConfig:
     Attributes:
       blocks, heads, dim, hidden: number of blocks, attention heads, D and F.
       dropout: rate, on the output of each attention and feed-forward.
-      activation: of the feed-forward: relu, gelu, gelu_exact, silu or tanh.
+      activation: of the feed-forward: relu, gelu, gelu_exact, gelu_quick, silu or tanh.
       bias: biases in the feed-forward.
       compute: how it is computed.
     """
@@ -304,12 +304,22 @@ def _sizes(config: TransformerConfig) -> dict[str, Any]:
 
 
 def encoder_parts(
-    config: TransformerConfig, pattern: AttentionPattern | None = None
+    config: TransformerConfig,
+    pattern: AttentionPattern | None = None,
+    norm: Callable[[], nn.Module] = LayerNorm,
+    after: Callable[[], nn.Module] | None = None,
+    **options: Any,
 ) -> tuple[Residual, ...]:
-    """Self-attention, by the context's `mask` or a pattern, and feed-forward; pre-norm."""
+    """Self-attention, by the context's `mask` or a pattern, and feed-forward; pre-norm.
+
+    Args:
+      config, pattern, options: see `self_attention`.
+      norm, after: `before` and `after` of both parts, see `Residual`.
+    """
+    attention = self_attention(config, pattern, **options)
     return (
-        Residual("attention", self_attention(config, pattern), "attention_norm"),
-        Residual("ffn", feed_forward(config), "ffn_norm"),
+        Residual("attention", attention, "attention_norm", norm, after),
+        Residual("ffn", feed_forward(config), "ffn_norm", norm, after),
     )
 
 

@@ -17,6 +17,8 @@ ACTIVATIONS: dict[str, Callable] = {
     "gelu": jax.nn.gelu,
     # With the error function itself, not its approximation by tanh.
     "gelu_exact": functools.partial(jax.nn.gelu, approximate=False),
+    # Of OpenAI's CLIP (Hendrycks and Gimpel, "Gaussian Error Linear Units", 2016, section 2).
+    "gelu_quick": lambda x: x * jax.nn.sigmoid(1.702 * x),
     "silu": jax.nn.silu,
     "tanh": jnp.tanh,
 }

@@ -33,6 +33,21 @@ def read_weights(file: str, name: str) -> dict[str, np.ndarray]:
         raise UserError(f"{name}={file} is no safetensors file: {error}") from error
 
 
+def read_metadata(file: str, name: str) -> dict[str, str]:
+    """What `write_weights` was told beside the arrays; `name` is what the user calls the file.
+
+    Raises:
+      UserError: it cannot be read.
+    """
+    if not Path(file).is_file():
+        raise UserError(f"{name}={file} is not there")
+    try:
+        with safetensors.safe_open(file, "numpy") as opened:
+            return opened.metadata() or {}
+    except (safetensors.SafetensorError, OSError, ValueError) as error:
+        raise UserError(f"{name}={file} is no safetensors file: {error}") from error
+
+
 def read_params(file: str, name: str, abstract: Any) -> Any:
     """The parameters that `write_weights` wrote, as NumPy arrays.
 

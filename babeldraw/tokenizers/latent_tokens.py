@@ -12,13 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from babeldraw.layers.block import (
-    Residual,
-    TransformerConfig,
-    feed_forward,
-    make_stack,
-    self_attention,
-)
+from babeldraw.layers.block import Residual, TransformerConfig, encoder_parts, make_stack
 from babeldraw.layers.convolution import Conv
 from babeldraw.layers.dropout import example_keys
 from babeldraw.layers.linear import Einsum, LayerNorm
@@ -36,10 +30,7 @@ def vectors(count: int, dim: int, name: str | None = None) -> LearnedPositions:
 
 def block_parts(config: TransformerConfig) -> tuple[Residual, ...]:
     """Attention of all to all and feed-forward, pre-norm, with biases in both or in neither."""
-    return (
-        Residual("attention", self_attention(config, bias=config.bias), "attention_norm", Norm),
-        Residual("ffn", feed_forward(config), "ffn_norm", Norm),
-    )
+    return encoder_parts(config, norm=Norm, bias=config.bias)
 
 
 class LatentTransformer(nn.Module):

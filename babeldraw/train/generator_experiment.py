@@ -8,6 +8,7 @@ from babeldraw.data.records import Source, classes_of
 from babeldraw.drawing.classifier_judge import ClassifierJudge
 from babeldraw.evaluation.base import Context, Evaluator
 from babeldraw.evaluation.class_accuracy import ClassAccuracy, ClassAccuracyConfig
+from babeldraw.evaluation.clip_score import ClipScore, ClipScoreConfig
 from babeldraw.evaluation.concepts import Concepts, ConceptsConfig
 from babeldraw.evaluation.drawn_distance import DrawnDistance, DrawnDistanceConfig
 from babeldraw.evaluation.feature_sets import open_features
@@ -47,6 +48,7 @@ class GeneratorEvaluators:
     class_accuracy: ClassAccuracyConfig | None = None
     linear_probe: LinearProbeConfig | None = None
     fd: DrawnDistanceConfig | None = None
+    clip_score: ClipScoreConfig | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -274,6 +276,8 @@ class GeneratorExperiment(Experiment):
             made["fd"] = DrawnDistance(
                 fns["generate"], self._drawing("fd"), context, open_features(configs.fd)
             )
+        if configs.clip_score is not None and configs.clip_score.file:
+            made["clip_score"] = ClipScore(fns["generate"], self._drawing("clip_score"), context)
         if configs.linear_probe is not None:
             for sentence in self.what_saw_labels():
                 say(f"linear probe: {sentence}")

@@ -4,8 +4,9 @@ import jax
 import numpy as np
 import pytest
 
-from babeldraw.drawing.captioner_judge import BATCH_SIZE, CaptionerJudge
+from babeldraw.drawing.captioner_judge import CaptionerJudge
 from babeldraw.drawing.judging import best, open_judge
+from babeldraw.drawing.text_judge import BATCH_SIZE
 from babeldraw.errors import UserError
 from babeldraw.models.condition import Asked, Lexicon
 from babeldraw.models.conditions import ClassCondition, TextCondition
