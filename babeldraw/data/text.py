@@ -1,6 +1,7 @@
 """Captions as ids: a SentencePiece vocabulary, trained from captions and read back.
 
-Ids: 0 is padding, 1 is an unknown piece; there is no begin or end piece.
+Ids: 0 is padding, 1 is an unknown piece; there is no begin or end piece. T5's, which are read too,
+have an end, 1, and 2 is unknown.
 """
 
 import io
@@ -20,6 +21,8 @@ from babeldraw.errors import UserError
 
 PAD_ID = 0
 UNKNOWN_ID = 1
+# Of T5's vocabularies: padding, unknown, no begin, end.
+T5_IDS = (0, 2, -1, 1)
 MAX_CAPTIONS = 1_000_000
 # Below the 4,192 bytes that SentencePiece reads of a sentence.
 MAX_SENTENCE_BYTES = 4000
@@ -153,7 +156,8 @@ class Vocabulary:
     """A trained vocabulary. Safe to use from threads.
 
     Args:
-        path: a file that `train_vocabulary` wrote.
+        path: a file that `train_vocabulary` wrote, or T5's, whose texts end in a piece of their
+            own.
 
     Attributes:
         size: how many ids there are, padding and unknown included.
@@ -165,24 +169,29 @@ class Vocabulary:
     def __init__(self, path: str | os.PathLike):
         self._pieces = _load(path)
         self.size: int = self._pieces.get_piece_size()
+        self._end = [end] if (end := self._pieces.eos_id()) >= 0 else []
 
     def encode(self, texts: Sequence[str], length: int) -> np.ndarray:
-        """Texts to int32 [len(texts), length], cut at `length` and padded with 0 on the right."""
+        """Texts to int32 [len(texts), length], cut at `length` and padded with 0 on the right.
+
+        Where texts have an end they keep it when they are cut; an empty one is padding alone.
+        """
         ids = np.full((len(texts), length), PAD_ID, np.int32)
         for row, pieces in zip(ids, self._encode(texts), strict=True):
-            row[: len(pieces)] = pieces[:length]
+            kept = [*pieces[: length - len(self._end)], *self._end] if pieces else []
+            row[: len(kept)] = kept
         return ids
 
     def lengths(self, texts: Sequence[str]) -> list[int]:
         """How many ids each text has before any cut: more than `length` means it would be cut."""
-        return [len(pieces) for pieces in self._encode(texts)]
+        return [len(pieces) + len(self._end) * bool(pieces) for pieces in self._encode(texts)]
 
     def unknown(self, text: str) -> str:
         """The characters of a text that no piece stands for, each once, in order."""
         found = dict.fromkeys(
             character
             for character in _clean(text)
-            if not character.isspace() and UNKNOWN_ID in self._pieces.encode(character)
+            if not character.isspace() and self._pieces.unk_id() in self._pieces.encode(character)
         )
         return "".join(found)
 
@@ -204,9 +213,9 @@ def _load(path: str | os.PathLike) -> sentencepiece.SentencePieceProcessor:
         ids = (pieces.pad_id(), pieces.unk_id(), pieces.bos_id(), pieces.eos_id())
     except RuntimeError:
         ids = ()
-    if ids != (PAD_ID, UNKNOWN_ID, -1, -1):
+    if ids not in ((PAD_ID, UNKNOWN_ID, -1, -1), T5_IDS):
         raise UserError(
             f"vocabulary {path} is no SentencePiece model with ids 0 for padding, 1 for unknown "
-            "and none for begin and end; train one with babeldraw"
+            "and none for begin and end, nor T5's; train one with babeldraw"
         )
     return pieces

@@ -22,11 +22,13 @@ class Generator:
       config: the section `model`.
       condition: what it draws from.
       codes: what it predicts.
+      word_table: name of the parameter with a vector for each piece of a text, where it reads one.
     """
 
     config: Any
     condition: Condition
     codes: Codes
+    word_table = "prefix/embed/table"
 
     def init(self, key: jax.Array) -> Any:
         """Parameters, boxed with their logical axes."""
@@ -72,10 +74,8 @@ class Generator:
 
 
 def example(condition: Condition, rows: int) -> Any:
-    """A condition of so many rows, all zeros, to make parameters with."""
-    shapes = condition.spec(rows) or {"rows": jax.ShapeDtypeStruct((rows,), "int32")}
-    batch = {name: jax.numpy.zeros(one.shape, one.dtype) for name, one in shapes.items()}
-    return condition.of_batch(batch)
+    """What networks read of a condition of so many rows, all zeros, to make parameters with."""
+    return condition.example(rows)
 
 
 def check_codebook(generator: Generator) -> None:

@@ -41,6 +41,7 @@ NAMES = [
     "vim/base",
     "rar",
     "dit",
+    "text_encoder",
 ]
 
 
