@@ -36,9 +36,10 @@ class DataConfig:
     Attributes:
         source: 'shapes' (drawn on the fly), 'shape_pairs' (one object, whose colour and shape are
             its class), 'digits' (scikit-learn's), 'folder', 'shards' of `babeldraw prepare`,
-            'tfds', 'webdataset', 'tokens' of `babeldraw tokenize`, or 'mixture'.
-        path: the folder of pictures (or a .zip of one), shards or tokens, or the TFDS name such
-            as 'coco_captions:1.1.0'.
+            'tfds', 'webdataset', 'tokens' of `babeldraw tokenize`, 'texts' without pictures, a line
+            each, or 'mixture'.
+        path: the folder of pictures (or a .zip of one), shards or tokens, the file of texts or a
+            folder of them, or the TFDS name such as 'coco_captions:1.1.0'.
         split: the part to train on. shapes: train, test, unseen; shape_pairs: train, test; others:
             train, test, all; folder also 'NAME/', the pictures in that sub-folder; tfds: any of
             its splits, slices
@@ -100,6 +101,10 @@ class DataConfig:
                 f"data.captions={self.captions!r} is unknown; use {', '.join(CAPTIONS)}"
             )
         self._check_folder()
+
+    def tiny(self) -> "DataConfig":
+        """The same for a first run: the shapes world."""
+        return DataConfig(source="shapes", num_examples=1000)
 
     def _check_folder(self) -> None:
         if not is_language(self.language):

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from babeldraw.data.records import Record, Source, classes_of
+from babeldraw.data.records import Record, Source, classes_of, has_pictures
 from babeldraw.errors import UserError
 
 # Slots in which weights are expressed: a share is right to within 1 in so many.
@@ -71,10 +71,11 @@ class MixtureSource:
         sizes: the number of records of each source.
         pattern: which source comes when.
         gives_jpeg: whether all sources give JPEG files.
+        texts_alone: whether they are texts without pictures.
         identity: the same, of what they hold and not of where they lie.
 
     Raises:
-        UserError: a weight that is not above 0, or stored tokens beside pictures.
+        UserError: a weight that is not above 0, stored tokens, or texts alone beside pictures.
     """
 
     def __init__(self, sources: Sequence[Source], weights: Sequence[float]):
@@ -82,6 +83,10 @@ class MixtureSource:
             raise UserError(f"data.mixture has the weights {list(weights)}; each must be above 0")
         if any(getattr(source, "token_spec", None) for source in sources):
             raise UserError("data.mixture holds stored tokens; mix pictures alone")
+        kinds = {has_pictures(source): source.name for source in sources}
+        if len(kinds) > 1:
+            raise UserError(f"data.mixture holds pictures and {kinds[False]}, which has none")
+        self.texts_alone = False in kinds
         self._sources = list(sources)
         self.sizes = [len(source) for source in sources]
         empty = [source.name for source in sources if not len(source)]

@@ -21,7 +21,7 @@ from babeldraw.data.captions import turn_of
 from babeldraw.data.crops import check_crop, crop_image, crop_jpeg, tensorflow
 from babeldraw.data.image import center_crop
 from babeldraw.data.order import Order
-from babeldraw.data.records import Record, RecordReader, Source
+from babeldraw.data.records import Record, RecordReader, Source, has_pictures
 from babeldraw.data.text import Vocabulary, caption_at
 from babeldraw.data.views import drawn_view
 from babeldraw.errors import UserError
@@ -37,7 +37,7 @@ class TrainBatches:
     Each batch is {'image': uint8 [b, h, w, 3], 'label': int32 [b]} and, given a vocabulary,
     'text': int32 [b, text_length], where b is `batch_size / process_count`. A source of stored
     tokens gives 'tokens': int32 [b, T] in place of 'image', of several views of a record one that
-    is drawn for each epoch. A picture that has
+    is drawn for each epoch; a source of texts alone gives no 'image'. A picture that has
     the size (h, w) already is taken as it is; any other is cropped to the aspect and resized with
     antialiasing. None is mirrored, save by 'dalle_tokenizer': pictures hold text. Pictures that
     come as JPEG files are decoded by TensorFlow, outside Python.
@@ -184,9 +184,10 @@ class TrainBatches:
             "label": (tf.int32, [group]),
         }
         # What there is none of is left out: `unbatch` of TensorFlow 2.21 dies of empty arrays.
+        if self._token_spec is not None or not has_pictures(self.source):
+            del wanted["image"]
         if self._token_spec is not None:
             shape, dtype = self._token_spec
-            del wanted["image"]
             wanted["tokens"] = (tf.as_dtype(dtype), [group, *shape])
         if self._vocabulary is None:
             del wanted["text"]
@@ -282,7 +283,7 @@ def eval_batches(
     Yields:
         This host's slice: {'image': uint8 [b, h, w, 3], 'label': int32 [b], 'mask': bool [b],
         False where there is no record; 'caption': list of b str; 'text': int32 [b, text_length]
-        given a vocabulary}.
+        given a vocabulary}. Of texts alone there is no 'image'.
 
     Raises:
         UserError: a value that does not fit, or too many bad records.
@@ -301,7 +302,7 @@ def eval_batches(
             records = [
                 fitted(reader.try_read_at(i), image_size) if i < total else None for i in slots
             ]
-            batch = _collate(records, image_size)
+            batch = _collate(records, image_size if has_pictures(source) else None)
             if vocabulary is not None:
                 batch["text"] = vocabulary.encode(batch["caption"], text_length)
             yield batch
@@ -311,14 +312,15 @@ def eval_batches(
 
 def fitted(record: Record | None, size: tuple[int, int]) -> Record | None:
     """The record with its picture cut and resized to (h, w), as evaluation sees it."""
-    if record is None or record.tokens is not None:
+    if record is None or record.tokens is not None or not record.image.size:
         return record
     return dataclasses.replace(record, image=center_crop(record.image, size))
 
 
-def _collate(records: list[Record | None], size: tuple[int, int]) -> dict[str, Any]:
+def _collate(records: list[Record | None], size: tuple[int, int] | None) -> dict[str, Any]:
+    """A batch of records; no `size`: they are texts alone."""
     return {
-        **_pictures(records, size),
+        **({} if size is None else _pictures(records, size)),
         "label": np.array([-1 if r is None else r.label for r in records], np.int32),
         "mask": np.array([r is not None for r in records]),
         "caption": ["" if r is None else caption_at(r.caption, 0) for r in records],

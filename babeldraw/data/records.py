@@ -16,6 +16,8 @@ from babeldraw.errors import UserError
 
 # A share of bad records means something only once this many were read.
 MIN_READ_FOR_SHARE = 100
+# The picture of a record that is a text alone.
+NO_PICTURE = np.zeros((0, 0, 3), np.uint8)
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,8 @@ class Source(Protocol):
     Attributes:
         name: which data this is; equal names and lengths mean equal data.
 
-    A source with classes has their names besides, `classes`: see `classes_of`.
+    A source with classes has their names besides, `classes`: see `classes_of`. One of texts without
+    pictures says so by `texts_alone`: see `has_pictures`.
     """
 
     name: str
@@ -74,6 +77,11 @@ class Source(Protocol):
 def classes_of(source: Source) -> tuple[str, ...]:
     """Names of the classes that labels count, where a source has them; else none."""
     return tuple(getattr(source, "classes", ()))
+
+
+def has_pictures(source: Source) -> bool:
+    """Whether its records are pictures or what was made of them, and not texts alone."""
+    return not getattr(source, "texts_alone", False)
 
 
 class RecordReader:

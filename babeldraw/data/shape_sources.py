@@ -40,11 +40,14 @@ class ShapesSource:
     def __getitem__(self, index: int) -> Record:
         return Record(*shapes.example(index, self._split, self._image_size, self._seed))
 
+    def caption(self, index: int) -> str:
+        """The caption of an example."""
+        # It comes with its picture, is the same at the smallest size, and fastest there.
+        return shapes.example(index, self._split, shapes.MIN_IMAGE_SIZE, self._seed)[1]
+
     def captions(self) -> Iterator[str]:
         """The captions of the first 20,000 examples."""
-        # A caption comes with its picture; it is the same at the smallest size, and fastest there.
-        for index in range(min(len(self), SHAPES_CAPTIONS)):
-            yield shapes.example(index, self._split, shapes.MIN_IMAGE_SIZE, self._seed)[1]
+        return map(self.caption, range(min(len(self), SHAPES_CAPTIONS)))
 
 
 class ShapePairsSource:

@@ -2,15 +2,18 @@
 
 import dataclasses
 import os
+from collections.abc import Iterator
 
 from babeldraw.data.captions import with_captions
 from babeldraw.data.config import OF_FOLDERS, DataConfig
 from babeldraw.data.digits import DigitsSource
 from babeldraw.data.folder import FolderSource
 from babeldraw.data.mixture import MixtureSource
-from babeldraw.data.records import Source
+from babeldraw.data.records import Source, has_pictures
 from babeldraw.data.shape_sources import ShapePairsSource, ShapesSource
+from babeldraw.data.shapes import MIN_IMAGE_SIZE
 from babeldraw.data.shards import ShardSource
+from babeldraw.data.texts import CaptionSource, TextFileSource
 from babeldraw.data.tfds import TfdsSource
 from babeldraw.data.tokens import TokenSource
 from babeldraw.data.webdataset import WebDatasetSource
@@ -33,10 +36,37 @@ def open_source(
     Raises:
         UserError: no such source or split, or nothing to read there.
     """
-    path, data_dir = (os.path.expanduser(where) for where in (config.path, config.data_dir))
-    config = dataclasses.replace(config, path=path, data_dir=data_dir)
+    config = _expanded(config)
     source = _open(config, split, image_size, seed, require_captions)
     return with_captions(source, config.captions)
+
+
+def open_texts(config: DataConfig, split: str, seed: int) -> Source:
+    """Opens one split of the configured data as texts alone: of pictures, their captions.
+
+    Args:
+        config, split, seed: as of `open_source`.
+
+    Raises:
+        UserError: no such source or split, or no text there.
+    """
+    config = _expanded(config)
+    return with_captions(_open_texts(config, split, seed), config.captions)
+
+
+def _open_texts(config: DataConfig, split: str, seed: int) -> Source:
+    if config.source == "tfds":
+        return TfdsSource(config.path, split, config.data_dir, pictures=False)
+    if config.source == "mixture":
+        sources = [_open_texts(one, own, seed) for one, own in _parts(config, split)]
+        return MixtureSource(sources, [part.weight for part in config.mixture])
+    source = _open(config, split, MIN_IMAGE_SIZE, seed, require_captions=True)
+    return CaptionSource(source) if has_pictures(source) else source
+
+
+def _expanded(config: DataConfig) -> DataConfig:
+    path, data_dir = (os.path.expanduser(where) for where in (config.path, config.data_dir))
+    return dataclasses.replace(config, path=path, data_dir=data_dir)
 
 
 def _open(
@@ -67,9 +97,11 @@ def _open(
         return _open_mixture(config, split, image_size, seed, require_captions)
     if config.source == "tokens":
         return TokenSource(config.path, split)
+    if config.source == "texts":
+        return TextFileSource(config.path, split)
     raise UserError(
         f"data.source={config.source!r} is unknown; use 'shapes', 'shape_pairs', 'digits', "
-        "'folder', 'shards', 'tfds', 'webdataset', 'tokens' or 'mixture'"
+        "'folder', 'shards', 'tfds', 'webdataset', 'tokens', 'texts' or 'mixture'"
     )
 
 
@@ -77,12 +109,17 @@ def _open_mixture(
     config: DataConfig, split: str, image_size: int, seed: int, require_captions: bool
 ) -> Source:
     """Each part's own split: that to train on where `split` is the config's, else the other."""
-    sources = []
+    sources = [
+        _open(one, own, image_size, seed, require_captions) for one, own in _parts(config, split)
+    ]
+    return MixtureSource(sources, [part.weight for part in config.mixture])
+
+
+def _parts(config: DataConfig, split: str) -> Iterator[tuple[DataConfig, str]]:
+    """Each part of a mixture as data of its own, and its split."""
     for part in config.mixture:
         own_fields = {"path": part.path, "data_dir": part.data_dir, "mixture": ()}
         if part.source != "folder":
             own_fields |= {name: getattr(DataConfig, name) for name in OF_FOLDERS}
         one = dataclasses.replace(config, source=part.source, **own_fields)
-        own = part.split if split == config.split else part.eval_split
-        sources.append(_open(one, own, image_size, seed, require_captions))
-    return MixtureSource(sources, [part.weight for part in config.mixture])
+        yield one, part.split if split == config.split else part.eval_split

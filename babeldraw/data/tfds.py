@@ -7,7 +7,7 @@ import numpy as np
 from absl import logging
 
 from babeldraw.data.image import decode
-from babeldraw.data.records import BadRecord, Record
+from babeldraw.data.records import NO_PICTURE, BadRecord, Record
 from babeldraw.data.rows import lines_of
 from babeldraw.errors import UserError
 
@@ -28,21 +28,24 @@ class TfdsSource:
         name: as TFDS knows it, 'coco_captions' or 'coco_captions:1.1.0'.
         split: one of the dataset's, or a slice such as 'train[:90%]'.
         data_dir: where it was prepared; '' for the default of TFDS.
+        pictures: whether records have them; else they are texts alone, as of 'c4/en'.
 
     Raises:
-        UserError: no such dataset or split, no image in it, or it is not prepared with random
-            access.
+        UserError: no such dataset or split, no image (or no text) in it, or it is not prepared with
+            random access.
     """
 
-    def __init__(self, name: str, split: str, data_dir: str = ""):
+    def __init__(self, name: str, split: str, data_dir: str = "", pictures: bool = True):
         import tensorflow_datasets as tfds
 
         builder = _builder(name, data_dir)
         features = builder.info.features
-        self._image = _feature(features, "image", tfds.features.Image)
-        if self._image is None:
-            raise UserError(f"data.path={name!r} has no image feature; it has {list(features)}")
+        self.texts_alone = not pictures
+        self._image = _feature(features, "image", tfds.features.Image) if pictures else None
         self._caption = next((path for path in CAPTION_FEATURES if _has(features, path)), None)
+        wanted, found = ("image", self._image) if pictures else ("text", self._caption)
+        if found is None:
+            raise UserError(f"data.path={name!r} has no {wanted} feature; it has {list(features)}")
         self._label = _feature(features, "label", tfds.features.ClassLabel)
         self.classes = tuple(features[self._label].names) if self._label is not None else ()
         self._features = _only(features, [self._image, self._caption, self._label])
@@ -53,6 +56,8 @@ class TfdsSource:
         return len(self._records)
 
     def __getitem__(self, index: int) -> Record:
+        if self.texts_alone:
+            return Record(NO_PICTURE, self._text(self._example(index), index))
         data, caption, label = self.encoded(index)
         return Record(decode(data, self.where(index)), caption, label)
 
@@ -75,7 +80,7 @@ class TfdsSource:
 
         try:
             # The picture is decoded by `image.decode`, as everywhere, and only where it is wanted.
-            skip = {self._image: tfds.decode.SkipDecoding()}
+            skip = {self._image: tfds.decode.SkipDecoding()} if self._image else None
             data = _strip(self._records[index], tuple(self._features))
             return self._features.deserialize_example_np(data, decoders=skip)
         except Exception as error:  # Readers and decoders of TFDS raise many types.

@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 
 from babeldraw.data.config import DataConfig
 from babeldraw.data.records import Source
-from babeldraw.data.sources import open_source
+from babeldraw.data.sources import open_source, open_texts
 from babeldraw.data.text import Vocabulary
 from babeldraw.errors import UserError
 from babeldraw.evaluation.protocol import of_pictures
@@ -55,6 +55,7 @@ class Context:
       vocabulary, text_length: of a run that reads texts.
       classes: names of those that the run learns; empty where it learns none or kept no names.
       condition: what a generator draws from; None of other runs.
+      pictures: whether held-out data are opened with them, or as texts alone.
       half_done: where long evaluations keep what they have; None: they do not.
     """
 
@@ -66,6 +67,7 @@ class Context:
     text_length: int = 0
     classes: tuple[str, ...] = ()
     condition: Condition | None = None
+    pictures: bool = True
     half_done: HalfDone | None = None
     # Opened once for all evaluators and all evaluations.
     _opened: dict[bool, Source] = dataclasses.field(default_factory=dict, compare=False)
@@ -81,6 +83,11 @@ def of_split(context: Context, split: str) -> Context:
         return context
     data = dataclasses.replace(context.data, eval_split=split)
     return dataclasses.replace(context, data=data, _opened={})
+
+
+def of_texts(context: Context, data: DataConfig) -> Context:
+    """The same judged by texts alone, those of `data`."""
+    return dataclasses.replace(context, data=data, pictures=False, _opened={})
 
 
 def open_held_out(context: Context, captions: bool | None = None) -> Source:
@@ -103,6 +110,8 @@ def open_held_out(context: Context, captions: bool | None = None) -> Source:
 def _open_held_out(context: Context, captions: bool) -> Source:
     data = context.data
     try:
+        if not context.pictures:
+            return open_texts(data, data.eval_split, context.seed)
         return open_source(
             data,
             data.eval_split,

@@ -18,19 +18,19 @@ from babeldraw.layers.block import (
     TransformerConfig,
     decoder_parts,
     empty_caches,
-    encoder_parts,
     make_stack,
     through,
 )
 from babeldraw.layers.dropout import fold
 from babeldraw.layers.flops import blocks_forward
-from babeldraw.layers.linear import Embedding, LayerNorm
+from babeldraw.layers.linear import LayerNorm
 from babeldraw.layers.masks import AttentionConfig, padding_mask
-from babeldraw.layers.positions import GridPositions, LearnedPositions, at_slot
+from babeldraw.layers.positions import GridPositions, at_slot
 from babeldraw.layers.stack import read_type
 from babeldraw.models.conditions import TextCondition
 from babeldraw.models.head import CodeEmbedding, Head
 from babeldraw.models.sequential import Sequential
+from babeldraw.models.text_encoder import TextEncoder
 from babeldraw.sharding.constraint import constrain
 from babeldraw.sharding.context import PerExample
 from babeldraw.tokenizers.base import Codes
@@ -75,26 +75,6 @@ class Cache:
 
     blocks: tuple[Any, ...]
     text_mask: jax.Array
-
-
-class TextEncoder(nn.Module):
-    """int32 [B, S] -> float32 [B, S, D], with a LayerNorm after the stack."""
-
-    config: BabeldrawConfig
-    condition: TextCondition
-
-    @nn.compact
-    def __call__(self, text_BS: jax.Array, keys: jax.Array | None = None) -> jax.Array:
-        config, text = self.config.encoder, self.condition
-        embed = Embedding(text.vocab_size, config.dim, stddev=text.stddev, name="embed")
-        x_BSD = embed(text_BS)
-        positions_SD = LearnedPositions(text.length, config.dim, name="positions")()
-        x_BSD = x_BSD + positions_SD[None, : text_BS.shape[1]]
-        x_BSD = constrain(x_BSD, ("batch", "length", "activation_embed"))
-        stack = make_stack(encoder_parts(config), config, "stack")
-        seen = {"mask": PerExample(padding_mask(text_BS))}
-        x_BSD = stack(x_BSD, seen, keys=fold(keys, 0))
-        return LayerNorm(name="norm")(x_BSD)
 
 
 class ImageDecoder(nn.Module):
@@ -148,7 +128,7 @@ class Babeldraw(nn.Module):
     codes: Codes
 
     def setup(self):
-        self.text_encoder = TextEncoder(self.config, self.condition)
+        self.text_encoder = TextEncoder(self.config.encoder, self.condition)
         self.image_decoder = ImageDecoder(self.config, self.codes)
 
     def __call__(
@@ -194,6 +174,8 @@ class BabeldrawGenerator(Sequential):
     config: BabeldrawConfig
     condition: TextCondition
     codes: Codes
+
+    word_table = "text_encoder/embed/table"
 
     def check(self) -> None:
         super().check()

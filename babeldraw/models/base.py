@@ -22,11 +22,13 @@ class Generator:
       config: the section `model`.
       condition: what it draws from.
       codes: what it predicts.
+      word_table: name of the parameter with a vector for each piece of a text, where it reads one.
     """
 
     config: Any
     condition: Condition
     codes: Codes
+    word_table = "prefix/embed/table"
 
     def init(self, key: jax.Array) -> Any:
         """Parameters, boxed with their logical axes."""

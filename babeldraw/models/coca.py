@@ -29,14 +29,15 @@ from babeldraw.layers.block import (
 from babeldraw.layers.dropout import fold
 from babeldraw.layers.linear import Einsum, Embedding, LayerNorm, Logits
 from babeldraw.layers.masks import Causal, dense_mask
-from babeldraw.layers.positions import GridPositions, LearnedPositions, at_slot
+from babeldraw.layers.positions import LearnedPositions, at_slot
 from babeldraw.models.conditions import ImageCondition
 from babeldraw.models.head import token_nll
+from babeldraw.models.image_encoder import ImageEncoder, unit
 from babeldraw.models.sequential import Sequential
 from babeldraw.sharding.constraint import constrain
 from babeldraw.sharding.context import PerExample
 from babeldraw.tokenizers.base import Codes
-from babeldraw.tokenizers.pixels import CHANNELS, to_patches
+from babeldraw.tokenizers.pixels import CHANNELS
 
 # Rows of the table of marks.
 START, CLASS = 0, 1
@@ -117,27 +118,6 @@ class Agreement:
     text_BQ: jax.Array
     logits_BSV: jax.Array
     temperature: jax.Array
-
-
-class ImageEncoder(nn.Module):
-    """float32 [B, height, width, 3] in [0, 1] -> float32 [B, h * w, D]: a vision transformer."""
-
-    config: CoCaConfig
-
-    @nn.compact
-    def __call__(self, images: jax.Array, keys: jax.Array | None = None) -> jax.Array:
-        config = self.config
-        pixels = config.patch_size**2 * CHANNELS
-        embed = Einsum(
-            "BTP,PD->BTD", (pixels, config.dim), ("patch", "embed"), bias=True, name="embed"
-        )
-        # Networks see values centred on zero; images stay in [0, 1] outside.
-        x_BTD = embed(to_patches(2 * images - 1, config.patch_size))
-        x_BTD = x_BTD + GridPositions(config.grid, config.dim, name="positions")()[None]
-        x_BTD = constrain(x_BTD, ("batch", "length", "activation_embed"))
-        stack = make_stack(encoder_parts(config.image_encoder), config.image_encoder, "stack")
-        x_BTD = stack(x_BTD, keys=keys)
-        return LayerNorm(name="norm")(x_BTD)
 
 
 class AttentionalPooler(nn.Module):
@@ -242,7 +222,9 @@ class CoCa(nn.Module):
 
     def setup(self):
         config = self.config
-        self.image_encoder = ImageEncoder(config)
+        self.image_encoder = ImageEncoder(
+            config.image_encoder, config.image_size, config.patch_size
+        )
         self.unimodal = UnimodalDecoder(config)
         self.multimodal = MultimodalDecoder(config)
         # The paper's cascade: the contrastive query looks at what was pooled for captions.
@@ -325,10 +307,10 @@ class CoCa(nn.Module):
 
     def _image_embedding(self, picture_BTD: jax.Array) -> jax.Array:
         pooled_BD = self.contrastive_pooler(picture_BTD)[:, 0]
-        return _unit(self.to_image_embedding(pooled_BD))
+        return unit(self.to_image_embedding(pooled_BD))
 
     def _text_embedding(self, slots_BTD: jax.Array) -> jax.Array:
-        return _unit(self.to_text_embedding(self.class_norm(slots_BTD[:, -1])))
+        return unit(self.to_text_embedding(self.class_norm(slots_BTD[:, -1])))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -392,9 +374,3 @@ class Captioner(Sequential):
 
     def logits(self, params: Any, condition: jax.Array, codes: jax.Array) -> jax.Array:
         return self._call("caption_logits", params, condition, codes)
-
-
-def _unit(x_BQ: jax.Array) -> jax.Array:
-    """Each row over its Euclidean norm, float32."""
-    x_BQ = x_BQ.astype(jnp.float32)
-    return x_BQ * jax.lax.rsqrt(jnp.sum(jnp.square(x_BQ), axis=-1, keepdims=True) + 1e-12)

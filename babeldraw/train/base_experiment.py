@@ -34,6 +34,11 @@ class Experiment:
     starts: tuple[StartConfig, ...] = ()
     mesh: MeshConfig = MeshConfig()
 
+    # Sections that a begun run of this recipe cannot change, beside those of every recipe.
+    also_fixed = ()
+    # Whether batches hold pictures, or codes of them; else the data are read as texts alone.
+    reads_pictures = True
+
     @property
     def image_size(self) -> tuple[int, int]:
         """(height, width) of the pictures to train on."""
@@ -48,6 +53,16 @@ class Experiment:
     def vocab_size(self) -> int:
         """Pieces that the vocabulary of the captions shall have."""
         return 0
+
+    @property
+    def texts_beside(self) -> DataConfig | None:
+        """Data of which batches hold as many texts besides, as `masked_text`; None: none."""
+        return None
+
+    @property
+    def word_table(self) -> str:
+        """Name of the parameter with a vector for each piece of a text; empty: there is none."""
+        return ""
 
     def with_vocabulary(self, size: int) -> "Experiment":
         """The same with a vocabulary of so many pieces."""

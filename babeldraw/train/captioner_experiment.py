@@ -39,6 +39,7 @@ class ContrastiveCaptionerExperiment(Experiment):
     evaluators: ContrastiveCaptionerEvaluators = ContrastiveCaptionerEvaluators()
 
     text_in = "model.text_length"
+    word_table = "unimodal/embed/table"
 
     def __post_init__(self):
         need_pictures(self.data)

@@ -15,6 +15,7 @@ from babeldraw.train.base_experiment import Experiment
 from babeldraw.train.captioner_experiment import ContrastiveCaptionerExperiment
 from babeldraw.train.classifier_experiment import ClassifierExperiment
 from babeldraw.train.generator_experiment import GeneratorExperiment
+from babeldraw.train.text_experiment import TextEncoderExperiment
 from babeldraw.train.tokenizer_experiment import TokenizerExperiment
 from babeldraw.train.upscaler_experiment import SuperResolutionExperiment
 
@@ -24,6 +25,7 @@ EXPERIMENTS: dict[str, type[Experiment]] = {
     "image_classifier": ClassifierExperiment,
     "super_resolution": SuperResolutionExperiment,
     "contrastive_captioner": ContrastiveCaptionerExperiment,
+    "text_encoder": TextEncoderExperiment,
 }
 
 

@@ -141,6 +141,10 @@ class GeneratorExperiment(Experiment):
     def vocab_size(self) -> int:
         return self.condition.vocabulary
 
+    @property
+    def word_table(self) -> str:
+        return self.generator.word_table if self.text_length else ""
+
     def with_vocabulary(self, size: int) -> "GeneratorExperiment":
         return dataclasses.replace(self, condition=self.condition.with_vocabulary(size))
 

@@ -39,6 +39,7 @@ def _ranges(experiment: Experiment, spec: dict[str, Any]) -> dict[str, tuple[int
         "image": (0, 256),
         # 0 is padding.
         "text": (1, experiment.vocab_size),
+        "masked_text": (1, experiment.vocab_size),
         "label": (0, experiment.num_classes),
     }
     if "tokens" in spec:

@@ -6,10 +6,12 @@ from typing import Any
 
 import jax
 
-from babeldraw.config import first_difference, to_dict
+from babeldraw.config import first_difference, require, to_dict
+from babeldraw.data.beside import WithTexts
+from babeldraw.data.config import DataConfig
 from babeldraw.data.pipeline import TrainBatches
-from babeldraw.data.records import Source, classes_of
-from babeldraw.data.sources import open_source
+from babeldraw.data.records import Source, classes_of, has_pictures
+from babeldraw.data.sources import open_source, open_texts
 from babeldraw.data.text import Vocabulary, captions_in, train_vocabulary
 from babeldraw.errors import UserError
 from babeldraw.evaluation.base import Context
@@ -25,7 +27,8 @@ from babeldraw.sharding.layout import Layout
 from babeldraw.train.base_experiment import Experiment
 from babeldraw.train.built_on import check_tokenizers, check_tokenizers_moved
 from babeldraw.train.experiment import parse
-from babeldraw.train.starts import begun, check_start
+from babeldraw.train.starts import begun, check_fits, check_start
+from babeldraw.train.words import check_vocabulary, take_vocabulary
 
 # Captions whose lengths are looked at before training.
 CAPTIONS_CHECKED = 2000
@@ -76,7 +79,8 @@ def check_resume(folder: RunFolder, experiment: Experiment) -> None:
         for _, name in MOVABLE[1:]:
             if name in before and name in now:
                 now[name] = before[name]
-    parts = [(f"config.{name}", before.get(name), now.get(name)) for name in FIXED_SECTIONS]
+    fixed = (*FIXED_SECTIONS, *experiment.also_fixed)
+    parts = [(f"config.{name}", before.get(name), now.get(name)) for name in fixed]
     trained = before.get("train", {})
     parts += [(f"config.train.{n}", trained.get(n), now["train"][n]) for n in FIXED_FIELDS]
     for path, old_part, new_part in parts:
@@ -162,6 +166,7 @@ def _check_fresh(folder: RunFolder, experiment: Experiment) -> None:
         perceptual_distances({}, experiment.perceptual)
     for start in experiment.starts:
         check_start(start)
+    check_vocabulary(experiment, folder)
 
 
 def classes_learned(experiment: Experiment, source: Source) -> tuple[str, ...]:
@@ -196,20 +201,30 @@ def finished_figures(folder: RunFolder, experiment: Experiment) -> dict[str, flo
 def resolve(
     experiment: Experiment, folder: RunFolder, source: Source, hosts: Hosts | Alone = ALONE
 ) -> tuple[Experiment, Vocabulary | None]:
-    """Completes an experiment that reads text: trains its vocabulary, or reads the one there is."""
+    """Completes an experiment that reads text: with the vocabulary that there is, or a new one.
+
+    That of the run whose words it begins with, or trained on the captions of its data.
+    """
     if not experiment.text_length:
         return experiment, None
     if hosts.index == 0 and not folder.vocabulary_file.exists():
         folder.path.mkdir(parents=True, exist_ok=True)
-        captions = source.captions()
-        asked = experiment.vocab_size
-        size = train_vocabulary(captions, folder.vocabulary_file, asked)
-        fewer = "" if size >= asked else f" ({asked} were asked for; the captions carry no more)"
-        say(f"vocabulary of {size} pieces in {folder.vocabulary_file}{fewer}")
+        if not take_vocabulary(experiment, folder):
+            _train_vocabulary(experiment, folder, source)
     hosts.meet("vocabulary")
     vocabulary = Vocabulary(folder.vocabulary_file)
     _say_what_is_cut(experiment, source, vocabulary)
     return experiment.with_vocabulary(vocabulary.size), vocabulary
+
+
+def _train_vocabulary(experiment: Experiment, folder: RunFolder, source: Source) -> None:
+    texts, asked = open_texts_beside(experiment), experiment.vocab_size
+    captions = source.captions()
+    if texts is not None:
+        captions = itertools.chain(captions, texts.captions())
+    size = train_vocabulary(captions, folder.vocabulary_file, asked)
+    fewer = "" if size >= asked else f" ({asked} were asked for; the captions carry no more)"
+    say(f"vocabulary of {size} pieces in {folder.vocabulary_file}{fewer}")
 
 
 def _say_what_is_cut(experiment: Experiment, source: Source, vocabulary: Vocabulary) -> None:
@@ -226,22 +241,48 @@ def _say_what_is_cut(experiment: Experiment, source: Source, vocabulary: Vocabul
 
 
 def open_train_source(experiment: Experiment) -> Source:
-    """The data to train on."""
-    return open_source(
-        experiment.data,
-        experiment.data.split,
+    """The data to train on. Raises `UserError` where pictures are needed and it has none."""
+    data, seed = experiment.data, experiment.train.seed
+    if not experiment.reads_pictures:
+        return open_texts(data, data.split, seed)
+    source = open_source(
+        data,
+        data.split,
         max(experiment.image_size),
-        experiment.train.seed,
+        seed,
         require_captions=experiment.text_length > 0,
     )
+    require(
+        has_pictures(source),
+        f"config.data.source is {data.source!r}, texts without pictures, and "
+        f"objective={experiment.objective} learns from pictures; name data that have some",
+    )
+    return source
+
+
+def open_texts_beside(experiment: Experiment) -> Source | None:
+    """The data of which batches hold texts besides; None: of none."""
+    data = experiment.texts_beside
+    return None if data is None else open_texts(data, data.split, experiment.train.seed)
 
 
 def open_batches(
     experiment: Experiment, vocabulary: Vocabulary | None, source: Source | None = None
-) -> TrainBatches:
+) -> TrainBatches | WithTexts:
     """This host's batches from step 0 on, of a source that is open; None: it is opened here."""
+    source = open_train_source(experiment) if source is None else source
+    batches = _batches(experiment, experiment.data, vocabulary, source)
+    texts = open_texts_beside(experiment)
+    if texts is None:
+        return batches
+    return WithTexts(batches, _batches(experiment, experiment.texts_beside, vocabulary, texts))
+
+
+def _batches(
+    experiment: Experiment, data: DataConfig, vocabulary: Vocabulary | None, source: Source
+) -> TrainBatches:
     return TrainBatches(
-        open_train_source(experiment) if source is None else source,
+        source,
         batch_size=experiment.train.batch_size,
         image_size=experiment.image_size,
         seed=experiment.train.seed,
@@ -249,10 +290,10 @@ def open_batches(
         text_length=experiment.text_length,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
-        crop=experiment.data.crop,
-        workers=experiment.data.workers,
-        max_bad_share=experiment.data.max_bad_share,
-        captions=experiment.data.captions,
+        crop=data.crop,
+        workers=data.workers,
+        max_bad_share=data.max_bad_share,
+        captions=data.captions,
     )
 
 
@@ -260,8 +301,12 @@ def initial_state(
     experiment: Experiment, objective: Objective, key: jax.Array, places: TrainState
 ) -> TrainState:
     """Fresh weights, each made where it lives; those that come from elsewhere in their places."""
-    state = jax.jit(objective.init, out_shardings=places)(key)
     check_tokenizers(experiment)
+    # Before anything is compiled.
+    abstract = jax.eval_shape(objective.init, key)
+    for start in experiment.starts:
+        check_fits(abstract, start)
+    state = jax.jit(objective.init, out_shardings=places)(key)
     for start in experiment.own_starts:
         state = begun(state, start, quiet=True)
     for start in experiment.starts:

@@ -101,8 +101,36 @@ def begun(state: TrainState, start: StartConfig, quiet: bool = False) -> TrainSt
       UserError: no such part, names that match nothing, or a parameter that is not there or has
         another shape there.
     """
-    tree = _part(state, start.into)
-    ours = flatten(tree)
+    ours, chosen, there = _matched(state, start)
+    arrays = _read(start, {theirs: ours[name] for name, theirs in chosen.items()})
+    kept = [name for name in ours if name not in chosen]
+    unused = sorted(set(there) - set(chosen.values()))
+    if not quiet:
+        say(
+            f"{start.into}: {len(chosen)} of {len(ours)} parameters begin as in {start.source}"
+            + (f"; fresh: {few(kept)}" if kept else "")
+            + (f"; not taken: {few(unused)}" if unused else "")
+        )
+    new = {name: arrays[theirs] for name, theirs in chosen.items()}
+    leaves = [new.get(name, leaf) for name, leaf in ours.items()]
+    structure = jax.tree.structure(_part(state, start.into))
+    return _with_part(state, start.into, jax.tree.unflatten(structure, leaves))
+
+
+def check_fits(state: TrainState, start: StartConfig) -> None:
+    """Raises what `begun` would of a state that is not made yet, all shapes."""
+    _matched(state, start)
+
+
+def _matched(
+    state: TrainState, start: StartConfig
+) -> tuple[dict[str, Any], dict[str, str], dict[str, Any]]:
+    """Ours by name; of those that come from there their names there; what there is, by name.
+
+    Raises:
+      UserError: as `begun`.
+    """
+    ours = flatten(_part(state, start.into))
     chosen = start.chosen(ours)
     require(
         bool(chosen),
@@ -120,7 +148,7 @@ def begun(state: TrainState, start: StartConfig, quiet: bool = False) -> TrainSt
         require(
             tuple(found.shape) == ours[name].shape,
             f"{start.source}: {theirs} has the shape {tuple(found.shape)} and {start.into}/{name} "
-            f"{ours[name].shape}",
+            f"{ours[name].shape}; take the sizes of what it begins from, or other names",
         )
     twice = [theirs for theirs, count in Counter(chosen.values()).items() if count > 1]
     require(
@@ -128,18 +156,7 @@ def begun(state: TrainState, start: StartConfig, quiet: bool = False) -> TrainSt
         f"config.starts.theirs makes several parameters begin as {few(sorted(twice))}; write a "
         "start for each",
     )
-    arrays = _read(start, {theirs: ours[name] for name, theirs in chosen.items()})
-    kept = [name for name in ours if name not in chosen]
-    unused = sorted(set(there) - set(chosen.values()))
-    if not quiet:
-        say(
-            f"{start.into}: {len(chosen)} of {len(ours)} parameters begin as in {start.source}"
-            + (f"; fresh: {few(kept)}" if kept else "")
-            + (f"; not taken: {few(unused)}" if unused else "")
-        )
-    new = {name: arrays[theirs] for name, theirs in chosen.items()}
-    leaves = [new.get(name, leaf) for name, leaf in ours.items()]
-    return _with_part(state, start.into, jax.tree.unflatten(jax.tree.structure(tree), leaves))
+    return ours, chosen, there
 
 
 def check_start(start: StartConfig) -> None:
