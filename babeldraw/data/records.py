@@ -32,6 +32,8 @@ class Record:
             the image is then empty. Of several views (`data.views`) the first.
         views: stored codes of all views, [views, ...], where there are several.
         jpeg: the bytes of a JPEG file, to be decoded by the pipeline; the image is then empty.
+        choices: captions of several kinds, a line each, with the odds of each kind
+            (`data.fields`), of which training draws one; `caption` is then all of them.
     """
 
     image: np.ndarray
@@ -40,6 +42,7 @@ class Record:
     tokens: np.ndarray | None = None
     views: np.ndarray | None = None
     jpeg: bytes = b""
+    choices: tuple[tuple[float, str], ...] = ()
 
 
 class BadRecord(Exception):

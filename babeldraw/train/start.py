@@ -73,6 +73,7 @@ def check_resume(folder: RunFolder, experiment: Experiment) -> None:
     for there, part in zip(*parts, strict=False):
         part["path"] = there["path"]
     if experiment.text_length and folder.vocabulary_file.exists():
+        folder.check_vocabulary()
         # It may have fewer pieces than were asked for.
         size = Vocabulary(folder.vocabulary_file).size
         now = to_dict(experiment.with_vocabulary(size)) | {"data": now["data"]}
