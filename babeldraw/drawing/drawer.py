@@ -17,7 +17,7 @@ from babeldraw.drawing.stages import Stage, open_stages
 from babeldraw.drawing.tokenizer_run import TokenizerRun
 from babeldraw.models.base import Generator
 from babeldraw.models.condition import stacked
-from babeldraw.models.kinds import read_generator
+from babeldraw.models.kinds import read_condition, read_generator
 from babeldraw.prediction.base import Given, Prediction
 from babeldraw.prediction.kinds import read_prediction
 from babeldraw.runs.checkpoints import on_first_device, placed
@@ -37,7 +37,7 @@ class Drawer:
     """Attributes:
     generator, prediction: draw codes.
     tokenizer: draws pixels from codes.
-    params: {"generator": ..., "tokenizer": ...}.
+    params: {"generator": ..., "tokenizer": ...}, and of what conditions are encoded by.
     stages: what is done to codes before the tokenizer, and to its pictures after it.
     layout: where the generator's arrays lie; None: one device.
     """
@@ -83,7 +83,7 @@ class Drawer:
             )
         tokens_BT = self._tokens(
             self.params["generator"],
-            condition,
+            self._encoded({name: self.params[name] for name in self._needs}, condition),
             rows.reshape(-1).astype(np.uint32),
             settings.traced(),
             given,
@@ -138,6 +138,14 @@ class Drawer:
     def _stages(self, of: str) -> list[Stage]:
         return [stage for stage in self.stages if stage.of == of]
 
+    @property
+    def _needs(self) -> tuple[str, ...]:
+        return tuple(self.generator.condition.needs)
+
+    @functools.cached_property
+    def _encoded(self):
+        return jax.jit(self.generator.condition.encoded)
+
     @functools.cached_property
     def _tokens(self):
         def draw(params, condition, seeds_B, settings, given, guided):
@@ -185,8 +193,11 @@ def open_drawer(
     layout = None if mesh is None else make_layout(mesh, make_mesh(mesh, first_devices(mesh)))
 
     def frozen(config):
-        tokenizer = read_tokenizer(config)
-        return {"tokenizer": nn.unbox(jax.eval_shape(tokenizer.init, jax.random.key(0)))}
+        parts = {"tokenizer": read_tokenizer(config), **read_condition(config).needs}
+        return {
+            name: nn.unbox(jax.eval_shape(part.init, jax.random.key(0)))
+            for name, part in parts.items()
+        }
 
     opened = open_part(
         workdir,
@@ -204,7 +215,8 @@ def open_drawer(
         other = TokenizerRun.open(tokenizer_run, codes_of=own)
         tokenizer, decoder = other.tokenizer, other.params
     # Once, here: inside the program it would be done anew for every batch.
-    params = {"generator": generator.for_decoding(opened.params), "tokenizer": decoder}
+    params = {**opened.frozen, "tokenizer": decoder}
+    params["generator"] = generator.for_decoding(opened.params)
     found = open_stages(stages, own)
     return Drawer(generator, prediction, tokenizer, params, found, layout), opened
 

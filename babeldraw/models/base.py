@@ -73,13 +73,6 @@ class Generator:
         """Refuses a condition or codes that it cannot take. Raises `UserError`."""
 
 
-def example(condition: Condition, rows: int) -> Any:
-    """A condition of so many rows, all zeros, to make parameters with."""
-    shapes = condition.spec(rows) or {"rows": jax.ShapeDtypeStruct((rows,), "int32")}
-    batch = {name: jax.numpy.zeros(one.shape, one.dtype) for name, one in shapes.items()}
-    return condition.of_batch(batch)
-
-
 def check_codebook(generator: Generator) -> None:
     """Raises `UserError` where the codes are continuous, for networks that predict numbers."""
     require(

@@ -93,8 +93,39 @@ class Condition:
         """The condition of each example."""
         raise NotImplementedError
 
+    @property
+    def needs(self) -> Mapping[str, Any]:
+        """By name, the frozen networks by which it is encoded, each with an `init(key)`."""
+        return {}
+
+    @property
+    def files(self) -> Mapping[str, str]:
+        """By name of `needs`, the files that their weights come from."""
+        return {}
+
+    @property
+    def vocabulary_file(self) -> str:
+        """The SentencePiece model that its text is read by; empty: the run's own."""
+        return ""
+
+    def encoded(self, frozen: Mapping[str, Any], said: Any) -> Any:
+        """What networks read of it.
+
+        Args:
+          frozen: parameters of `needs`, by name.
+          said: as `of_batch` and `ask` give it.
+        """
+        del frozen
+        return said
+
+    def example(self, rows: int) -> Any:
+        """What networks read of so many examples, all zeros, to make parameters with."""
+        shapes = self.spec(rows) or {"rows": jax.ShapeDtypeStruct((rows,), jnp.int32)}
+        batch = {name: jnp.zeros(one.shape, one.dtype) for name, one in shapes.items()}
+        return self.of_batch(batch)
+
     def nothing(self, like: Any) -> Any:
-        """As many conditions that say nothing."""
+        """As many conditions that say nothing, as networks read them."""
         raise NotImplementedError
 
     def dropped(self, condition: Any, key: jax.Array) -> Any:
@@ -180,6 +211,28 @@ class Condition:
             f"{name} is {guidance} and config.condition.dropout 0: no unconditional branch is "
             "trained to guide by; take guidance 1, or train with dropout=0.1",
         )
+
+
+def asked_text(words: str, lexicon: Lexicon, length: int) -> Asked:
+    """A text as its pieces, int32 [length], cut there; an empty one draws without condition.
+
+    Args:
+      words: the text.
+      lexicon: of the run.
+      length: pieces that are read.
+    """
+    vocabulary, notes = lexicon.vocabulary, []
+    (pieces,) = vocabulary.lengths([words])
+    if pieces > length:
+        notes.append(f"the prompt has {pieces} tokens and is cut to {length}: {words[:60]!r}...")
+    if unknown := vocabulary.unknown(words):
+        notes.append(
+            f"{unknown[:20]!r} of the prompt {words[:60]!r} are not in the run's vocabulary: "
+            "they draw as one unknown piece"
+        )
+    if not words.strip():
+        notes.append("an empty prompt draws without condition")
+    return Asked(words, vocabulary.encode([words], length)[0], notes=tuple(notes), text=words)
 
 
 def check_share(dropout: float) -> None:

@@ -16,8 +16,9 @@ from babeldraw.data.shapes import PAIRS
 from babeldraw.errors import UserError
 from babeldraw.layers.linear import Embedding
 from babeldraw.layers.positions import LearnedPositions
-from babeldraw.models.condition import Asked, Condition, Lexicon, check_share
+from babeldraw.models.condition import Asked, Condition, Lexicon, asked_text, check_share
 from babeldraw.models.features import FeaturesCondition
+from babeldraw.models.t5_condition import T5Condition
 from babeldraw.tokenizers.pixels import to_float
 
 # ------------------------------------------------------------------ a text
@@ -78,21 +79,7 @@ class TextCondition(Condition):
 
     def ask(self, words: str, lexicon: Lexicon) -> Asked:
         """An empty text draws without condition; one of more pieces than are read is cut."""
-        vocabulary, notes = lexicon.vocabulary, []
-        (pieces,) = vocabulary.lengths([words])
-        if pieces > self.length:
-            notes.append(
-                f"the prompt has {pieces} tokens and is cut to {self.length}: {words[:60]!r}..."
-            )
-        if unknown := vocabulary.unknown(words):
-            notes.append(
-                f"{unknown[:20]!r} of the prompt {words[:60]!r} are not in the run's vocabulary: "
-                "they draw as one unknown piece"
-            )
-        if not words.strip():
-            notes.append("an empty prompt draws without condition")
-        row = vocabulary.encode([words], self.length)[0]
-        return Asked(words, row, notes=tuple(notes), text=words)
+        return asked_text(words, lexicon, self.length)
 
     def first(self, count: int, captions: Sequence[str]) -> list[str]:
         return [*captions[:count]]
@@ -307,4 +294,5 @@ SINGLE: dict[str, tuple[type[Condition]]] = {
     "class": (ClassCondition,),
     "nothing": (NoCondition,),
     "features": (FeaturesCondition,),
+    "t5": (T5Condition,),
 }

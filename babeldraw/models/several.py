@@ -40,6 +40,11 @@ class SeveralConditions(Condition):
             len(set(kinds)) == len(kinds) and "several" not in kinds,
             f"config.condition.parts are {', '.join(kinds)}; one of each kind may stand there",
         )
+        require(
+            not {"text", "t5"} <= set(kinds),
+            "config.condition.parts are a text and a t5, which are two ways to read one text; take "
+            "one of them",
+        )
         object.__setattr__(self, "parts", made)
 
     def __hash__(self):
@@ -69,6 +74,24 @@ class SeveralConditions(Condition):
 
     def of_batch(self, batch: Mapping[str, jax.Array]) -> dict[str, Any]:
         return {name: part.of_batch(batch) for name, part in self.parts.items()}
+
+    @property
+    def needs(self) -> dict[str, Any]:
+        return {name: one for part in self.parts.values() for name, one in part.needs.items()}
+
+    @property
+    def files(self) -> dict[str, str]:
+        return {name: file for part in self.parts.values() for name, file in part.files.items()}
+
+    @property
+    def vocabulary_file(self) -> str:
+        return next(filter(None, (part.vocabulary_file for part in self.parts.values())), "")
+
+    def encoded(self, frozen: Mapping[str, Any], said: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: part.encoded(frozen, said[name]) for name, part in self.parts.items()}
+
+    def example(self, rows: int) -> dict[str, Any]:
+        return {name: part.example(rows) for name, part in self.parts.items()}
 
     def nothing(self, like: Mapping[str, Any]) -> dict[str, Any]:
         return {name: part.nothing(like[name]) for name, part in self.parts.items()}

@@ -55,27 +55,34 @@ class GeneratorObjective:
     overrides: Overrides = ()
 
     def init(self, key: jax.Array) -> TrainState:
-        """The tokenizer's parameters are random here; `train.starts` brings trained ones."""
+        """Frozen parameters are random here; `train.starts` brings trained ones."""
         params = nn.unbox(self.generator.init(jax.random.fold_in(key, 0)))
         return TrainState(
             step=jnp.zeros((), jnp.int32),
             params=params,
             opt_state=self._optimizer.init(params),
-            frozen={"tokenizer": nn.unbox(self.tokenizer.init(jax.random.fold_in(key, 1)))},
+            frozen=nn.unbox(self._frozen(jax.random.fold_in(key, 1))),
             extra={},
         )
 
     def axes(self) -> TrainState:
         state = jax.eval_shape(self.init, jax.random.key(0))
         axes = self._parameter_axes
-        tokenizer = jax.eval_shape(self.tokenizer.init, jax.random.key(0))
+        frozen = jax.eval_shape(self._frozen, jax.random.key(0))
         return TrainState(
             step=(),
             params=axes,
             opt_state=optimizer_axes(state.opt_state, state.params, axes),
-            frozen={"tokenizer": logical_axes(tokenizer)},
+            frozen={name: logical_axes(part) for name, part in frozen.items()},
             extra={},
         )
+
+    def _frozen(self, key: jax.Array) -> dict[str, Any]:
+        """Boxed, by name: the tokenizer, and what the condition is encoded by."""
+        needs = self.generator.condition.needs
+        return {"tokenizer": self.tokenizer.init(key)} | {
+            name: network.init(key) for name, network in needs.items()
+        }
 
     def batch_spec(self) -> dict[str, jax.ShapeDtypeStruct]:
         image = (self.batch_size, *self.tokenizer.image_size, 3)
@@ -109,7 +116,7 @@ class GeneratorObjective:
         own_key, condition_key = jax.random.split(key)
         condition = self.generator.condition
         inputs = {
-            "condition": condition.dropped(condition.of_batch(batch), condition_key),
+            "condition": condition.dropped(self._said(state.frozen, batch), condition_key),
             "codes": self._codes(state.frozen, batch),
             "keys": example_keys(own_key, self.batch_size),
         }
@@ -127,14 +134,14 @@ class GeneratorObjective:
     def predict_fns(self) -> dict[str, Callable]:
         def loss(state: TrainState, batch: Batch) -> jax.Array:
             """The prediction's score of each example, float32 [B]."""
-            codes, condition = self._codes(state.frozen, batch), self.generator.condition
-            said = condition.of_batch(batch)
+            codes, said = self._codes(state.frozen, batch), self._said(state.frozen, batch)
             return self.prediction.score(self.generator, state.params, said, codes)
 
         def generate(
             state: TrainState, condition: Any, keys_B: jax.Array, settings: Any, guided: bool
         ) -> jax.Array:
             """Pictures of conditions, float32 [B, height, width, 3] in [0, 1]."""
+            condition = self.generator.condition.encoded(state.frozen, condition)
             codes = self.prediction.draw(
                 self.generator, state.params, condition, keys_B, settings, guided=guided
             )
@@ -146,6 +153,15 @@ class GeneratorObjective:
 
         found = {"loss": loss, "generate": generate}
         return {**found, "features": features} if hasattr(self.generator, "features") else found
+
+    def _said(self, frozen: Any, batch: Batch) -> Any:
+        """The condition of each example, as the network reads it."""
+        condition = self.generator.condition
+        if not condition.needs:
+            return condition.of_batch(batch)
+        with use(over_all_devices()), jax.named_scope("condition"):
+            said = condition.encoded(frozen, condition.of_batch(batch))
+        return jax.tree.map(lambda a: constrain(a, ("batch", *(None,) * (a.ndim - 1))), said)
 
     def _codes(self, frozen: Any, batch: Batch) -> jax.Array:
         if "tokens" in batch:

@@ -117,7 +117,7 @@ class TextEncoderObjective:
         if self.loss.masked:
             text_BS = batch["masked_text" if self.own_texts else "text"]
             found = self._masked(params, text_BS, fold(keys, 0), fold(keys, 1))
-            masked, accuracy = (of_batch(values, found[-1]) for values in found[:-1])
+            masked, accuracy = (mean_asked(values, found[-1]) for values in found[:-1])
             loss = loss + self.loss.masked * masked
             metrics |= {"masked": masked, "masked_accuracy": accuracy}
         if self.loss.contrastive:
@@ -158,7 +158,7 @@ class TextEncoderObjective:
             """
             keys = example_keys(jax.random.key(0), batch["text"].shape[0])
             nll_BK, _, asked_BK = self._masked(state.params, batch["text"], keys)
-            return jnp.sum(nll_BK * asked_BK, axis=1) / jnp.maximum(jnp.sum(asked_BK, axis=1), 1)
+            return mean_asked(nll_BK, asked_BK, axis=1)
 
         def embed(state: TrainState, batch: Batch) -> tuple[jax.Array, jax.Array]:
             """Embeddings of pictures and of texts, each float32 [B, Q] of length one."""
@@ -183,7 +183,7 @@ class TextEncoderObjective:
         return make_optimizer(self.optimizer, self._parameter_axes)
 
 
-def of_batch(values_BK: jax.Array, asked_BK: jax.Array) -> jax.Array:
-    """The mean over all places that are asked for, of all texts; 0 where there are none."""
-    count = jnp.maximum(jnp.sum(asked_BK), 1)
-    return jnp.sum(jnp.where(asked_BK, values_BK, 0.0)) / count
+def mean_asked(values_BK: jax.Array, asked_BK: jax.Array, axis: int | None = None) -> jax.Array:
+    """The mean over the places that are asked for, of all or of each text; 0 without any."""
+    count = jnp.maximum(jnp.sum(asked_BK, axis=axis, dtype=jnp.float32), 1)
+    return jnp.sum(values_BK, axis=axis, where=asked_BK) / count

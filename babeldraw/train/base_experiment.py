@@ -60,6 +60,11 @@ class Experiment:
         return None
 
     @property
+    def vocabulary_file(self) -> str:
+        """The SentencePiece model that texts are read by; empty: the run trains its own."""
+        return ""
+
+    @property
     def word_table(self) -> str:
         """Name of the parameter with a vector for each piece of a text; empty: there is none."""
         return ""

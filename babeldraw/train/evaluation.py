@@ -238,6 +238,8 @@ def _made(
         if not found:
             section = dataclasses.asdict(getattr(alone.evaluators, name))
             empty = next((field for field, value in section.items() if value == ""), "")
+            if not empty:
+                raise UserError(f"evaluators names {name}, for which {run.folder.path} has no loss")
             raise UserError(
                 f"evaluators names {name} and its field {empty} is empty; set it, on the command "
                 f"line by --set={name}.{empty}=..."

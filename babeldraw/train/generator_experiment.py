@@ -30,6 +30,7 @@ from babeldraw.tokenizers.kinds import TokenizerConfig, make_tokenizer
 from babeldraw.train.base_experiment import Experiment
 from babeldraw.train.flops import ModelFlops, image_spec, traced
 from babeldraw.train.requirements import check_layout
+from babeldraw.train.starts import StartConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,6 +164,16 @@ class GeneratorExperiment(Experiment):
     @property
     def frozen_tokenizer(self) -> bool:
         return True
+
+    @property
+    def vocabulary_file(self) -> str:
+        return self.condition.vocabulary_file
+
+    @property
+    def own_starts(self) -> tuple[StartConfig, ...]:
+        files = self.condition.files.items()
+        frozen = (StartConfig(file=file, into=f"frozen/{name}") for name, file in files)
+        return (*super().own_starts, *frozen)
 
     @property
     def stacks(self) -> dict[str, TransformerConfig]:

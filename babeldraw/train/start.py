@@ -165,7 +165,7 @@ def _check_fresh(folder: RunFolder, experiment: Experiment) -> None:
     if hasattr(experiment, "perceptual"):
         # Those of the figures too, or a file that is not there would be told after compiling.
         perceptual_distances({}, experiment.perceptual)
-    for start in experiment.starts:
+    for start in (*experiment.own_starts, *experiment.starts):
         check_start(start)
     check_vocabulary(experiment, folder)
 
@@ -232,6 +232,11 @@ def _say_what_is_cut(experiment: Experiment, source: Source, vocabulary: Vocabul
     limit = experiment.text_length
     said = (text for caption in source.captions() for text in captions_in(caption))
     captions = list(itertools.islice(said, CAPTIONS_CHECKED))
+    if unknown := vocabulary.unknown("".join(sorted(set("".join(captions))))):
+        say(
+            f"the captions hold {len(unknown)} characters that the vocabulary has no piece for, "
+            f"such as {unknown[:12]!r}: they read as one unknown piece"
+        )
     lengths = vocabulary.lengths(captions)
     cut = sum(length > limit for length in lengths)
     if cut:
@@ -305,7 +310,7 @@ def initial_state(
     check_tokenizers(experiment)
     # Before anything is compiled.
     abstract = jax.eval_shape(objective.init, key)
-    for start in experiment.starts:
+    for start in (*experiment.own_starts, *experiment.starts):
         check_fits(abstract, start)
     state = jax.jit(objective.init, out_shardings=places)(key)
     for start in experiment.own_starts:

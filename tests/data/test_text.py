@@ -117,7 +117,7 @@ def test_a_model_with_other_special_ids_is_refused(tmp_path):
         Vocabulary(tmp_path / "bos")
 
 
-# ------------------------------------------------------------------ any text, in any way of spelling
+# ------------------------------------------------------------------ any text
 
 ANY_TEXTS = [
     "a red circle",

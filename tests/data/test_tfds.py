@@ -192,3 +192,16 @@ def test_data_not_prepared_is_told_with_the_command_that_prepares_it(data_dir, t
         TfdsSource("cifar10", "train", data_dir)
     with pytest.raises(UserError, match=command.format("babeldraw_walls")):
         TfdsSource("babeldraw_walls", "train", prepare(tmp_path))
+
+
+def test_texts_are_read_where_there_are_no_pictures(data_dir):
+    source = TfdsSource("babeldraw_walls", "train", data_dir, pictures=False)
+    assert {source[i].caption for i in range(SIZE)} >= {"", "mur n° 3\nanother"}
+    assert source[0].image.size == 0 and source.texts_alone
+    with tfds.testing.mock_data(num_examples=2):
+        reviews = TfdsSource("imdb_reviews", "train", pictures=False)
+        assert reviews[1].caption and [*reviews.captions()][1] == reviews[1].caption
+        with pytest.raises(UserError, match="'imdb_reviews' has no image feature"):
+            TfdsSource("imdb_reviews", "train")
+        with pytest.raises(UserError, match="'cifar10' has no text feature"):
+            TfdsSource("cifar10", "train", pictures=False)

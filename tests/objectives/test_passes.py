@@ -24,6 +24,7 @@ def slow(*values):
         slow("demo/text_to_image.py", {"accumulation": 2}, ("optimizer",)),
         slow("demo/classifier.py", {}, ("optimizer",)),
         slow("demo/coca.py", {}, ("optimizer",)),
+        slow("demo/text_encoder.py", {}, ("optimizer",)),
         slow("demo/super_resolution.py", {}, ("optimizer",)),
     ],
 )
