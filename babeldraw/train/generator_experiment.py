@@ -14,6 +14,7 @@ from babeldraw.evaluation.feature_sets import open_features
 from babeldraw.evaluation.linear_probe import LinearProbe, LinearProbeConfig, check_blocks
 from babeldraw.evaluation.prompts import Prompts, PromptsConfig
 from babeldraw.evaluation.samples import Samples, SamplesConfig
+from babeldraw.evaluation.text_probe import TextProbe, TextProbeConfig
 from babeldraw.evaluation.validation_loss import ValidationLoss, ValidationLossConfig
 from babeldraw.layers.block import TransformerConfig
 from babeldraw.models.base import Generator
@@ -47,6 +48,7 @@ class GeneratorEvaluators:
     class_accuracy: ClassAccuracyConfig | None = None
     linear_probe: LinearProbeConfig | None = None
     fd: DrawnDistanceConfig | None = None
+    text_probe: TextProbeConfig | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -112,6 +114,11 @@ class GeneratorExperiment(Experiment):
                 "has no features; set it to None",
             )
             check_blocks(evaluators.linear_probe.blocks, self.generator.feature_blocks)
+        require(
+            evaluators.text_probe is None or hasattr(self.generator, "text_features"),
+            f"config.evaluators.text_probe is set and config.model.kind={self.model.kind} has no "
+            "text encoder of its own; set it to None",
+        )
         judged = evaluators.class_accuracy
         require(
             judged is None or not judged.classifier_run or self.condition.kind == "class",
@@ -257,6 +264,8 @@ class GeneratorExperiment(Experiment):
             made["fd"] = DrawnDistance(
                 fns["generate"], self._drawing("fd"), context, open_features(configs.fd)
             )
+        if configs.text_probe is not None and configs.text_probe.path:
+            made["text_probe"] = TextProbe(fns["text_features"], configs.text_probe, context)
         if configs.linear_probe is not None:
             for sentence in self.what_saw_labels():
                 say(f"linear probe: {sentence}")

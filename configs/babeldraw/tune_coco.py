@@ -48,5 +48,7 @@ def get_config(argument: str = "") -> ConfigDict:
             "workers": 64,
         },
         "optimizer": slower(base["optimizer"], STEPS, SHARE),
+        # Those of the run may judge another world.
+        "evaluators": {"validation_loss": {"num_examples": 4096, "batch_size": 64}},
     }
     return complete(config, word)
