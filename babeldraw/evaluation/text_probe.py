@@ -7,6 +7,7 @@ told.
 """
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -110,10 +111,10 @@ class TextProbe:
         config = self._config
         train_ND, train_N, classes = self._examples(state, config.split, config.num_train)
         test_ND, test_N, _ = self._examples(state, config.eval_split, config.num_test)
-        logits_NK = probe_logits(train_ND[:, None], train_N, test_ND[:, None], classes, config)[
-            :, 0
-        ]
-        found_N = logits_NK.argmax(axis=-1)
+        # The features of one layer.
+        train_NLD, test_NLD = train_ND[:, None], test_ND[:, None]
+        logits_NLK = probe_logits(train_NLD, train_N, test_NLD, classes, config)
+        found_N = logits_NLK[:, 0].argmax(axis=-1)
         yield "accuracy", mean_figure(found_N == test_N)
         if classes == 2:
             yield (
@@ -151,7 +152,7 @@ class TextProbe:
     def _cut(self) -> float:
         """Of the texts that judge the share that is cut."""
         context, source = self._context, self._open(self._config.eval_split)
-        said = [text for text, _ in zip(source.captions(), range(self._config.num_test))]
+        said = [*itertools.islice(source.captions(), self._config.num_test)]
         lengths = np.array(context.vocabulary.lengths(said))
         return float(np.mean(lengths > context.text_length))
 

@@ -33,7 +33,7 @@ def sentences(count, seed):
 
 
 class BabeldrawGlue(tfds.core.GeneratorBasedBuilder):
-    """Sentences with the features of `glue/sst2` and `glue/cola`; the labels of `test` are hidden."""
+    """Sentences with the features of `glue/sst2` and `glue/cola`; `test` hides its labels."""
 
     VERSION = tfds.core.Version("1.0.0")
 
