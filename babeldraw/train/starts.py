@@ -141,6 +141,8 @@ def check_fits(state: TrainState, start: StartConfig) -> None:
 
 def _with_optimizer(state: TrainState, start: StartConfig, quiet: bool) -> TrainState:
     """`state` with the optimizer's state of another run in place of its own."""
+    # Of an import there is none.
+    check_start(start)
     folder, _ = _held(start)
     places = jax.tree.map(lambda leaf: leaf.sharding, state.opt_state)
     wanted = {OPTIMIZER: placed(state.opt_state, places)}
