@@ -40,6 +40,7 @@ from babeldraw.train.loop import train
 from babeldraw.train.presets import load_config
 
 NEW, COUNT, OLD_ASKED = "new", 200, 256
+JUDGED = ("concept", "concept_top5")
 # Of tuning; in a quick run.
 STEPS, QUICK_STEPS = 500, 2
 # Words whose vectors stay, and with them the rest of the encoder.
@@ -160,9 +161,7 @@ def cell(name: str, args: argparse.Namespace) -> Figures:
         drawn = sampler.sample(prompts, seed=0)
         images = np.stack([picture.image for picture in drawn])
         right = gallery.judge(images, asked)
-        figures |= {
-            f"{what}_{kind}": mean_figure(right[what]) for what in ("concept", "concept_top5")
-        }
+        figures |= {f"{what}_{kind}": mean_figure(right[what]) for what in JUDGED}
     return {**cost(RunFolder.of(str(folder))), "quality": figures_json(figures)}
 
 
@@ -172,7 +171,7 @@ def cell(name: str, args: argparse.Namespace) -> Figures:
 def table(found: dict[str, Figures]) -> str:
     """A row a cell: concepts right of the old pictures and of the new."""
     heads = ["cell", "steps", "minutes"]
-    names = [f"{what}_{kind}" for kind in ("old", "new") for what in ("concept", "concept_top5")]
+    names = [f"{what}_{kind}" for kind in ("old", "new") for what in JUDGED]
     rows = [
         [cell, str(one["steps"]), f"{one['minutes']:.1f}"]
         + [share(one["quality"][name]) for name in names]
