@@ -14,7 +14,7 @@ Examples:
 from absl import flags
 from ml_collections import config_flags
 
-from babeldraw.commands.flags import as_flags, required
+from babeldraw.commands.flags import required
 from babeldraw.data.captions import CAPTIONS
 from babeldraw.data.config import DataConfig
 from babeldraw.data.sources import open_texts
@@ -88,7 +88,7 @@ def run(values: flags.FlagValues) -> int:
     if values.show is not None:
         _show(values)
         return 0
-    out, config = required(values, "out"), _recipe(values)
+    out = required(values, "out")
     if values.config is None:
         data = DataConfig(
             source=values.source,
@@ -100,14 +100,10 @@ def run(values: flags.FlagValues) -> int:
         )
     else:
         data = parse(required(values, "config")).data
-    size = train_vocabulary(open_texts(data, data.split, seed=0).captions(), out, config)
+    recipe = VocabularyConfig(values.size, values.model_type, values.bytes, values.normalization)
+    size = train_vocabulary(open_texts(data, data.split, seed=0).captions(), out, recipe)
     print(f"{out}: {size} pieces, {_how(Vocabulary(out))}")
     return 0
-
-
-def _recipe(values: flags.FlagValues) -> VocabularyConfig:
-    with as_flags({"size": "size"}):
-        return VocabularyConfig(values.size, values.model_type, values.bytes, values.normalization)
 
 
 def _how(vocabulary: Vocabulary) -> str:

@@ -21,7 +21,7 @@ CAPTIONS = [
 @pytest.fixture(scope="module")
 def path(tmp_path_factory):
     path = tmp_path_factory.mktemp("vocabulary") / "deep" / "text.model"
-    train_vocabulary(CAPTIONS, path, size=64)
+    train_vocabulary(CAPTIONS, path, 64)
     return path
 
 
@@ -60,7 +60,7 @@ def test_any_unicode_is_encoded(vocabulary):
 
 
 def test_training_twice_gives_the_same_file(path, tmp_path):
-    train_vocabulary(iter(CAPTIONS), tmp_path / "again", size=64)
+    train_vocabulary(iter(CAPTIONS), tmp_path / "again", 64)
     assert (tmp_path / "again").read_bytes() == path.read_bytes()
     assert [p.name for p in tmp_path.iterdir()] == ["again"]
 
@@ -94,7 +94,7 @@ def test_no_captions_is_the_users_mistake_and_leaves_no_file(captions, tmp_path)
 
 def test_a_size_too_small_for_the_letters_is_named(tmp_path):
     with pytest.raises(UserError, match="size=5"):
-        train_vocabulary(CAPTIONS, tmp_path / "v", size=5)
+        train_vocabulary(CAPTIONS, tmp_path / "v", 5)
     assert not list(tmp_path.iterdir())
 
 
