@@ -30,6 +30,7 @@ COMMANDS = (
     "prepare",
     "emoji",
     "tokenize",
+    "encode",
     "reconstruct",
     "import",
     "export",

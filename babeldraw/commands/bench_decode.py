@@ -25,7 +25,7 @@ from ml_collections import config_flags
 from babeldraw.commands.flags import required
 from babeldraw.drawing.floor import bytes_per_step
 from babeldraw.errors import UserError
-from babeldraw.models.base import Generator
+from babeldraw.models.base import Generator, example
 from babeldraw.prediction.base import Prediction
 from babeldraw.say import say
 from babeldraw.train.experiment import parse
@@ -131,7 +131,7 @@ def measure(
     bandwidth: float,
 ) -> Decoding:
     """Draws `batch` pictures of different things a few times and takes the quickest."""
-    condition = jax.tree.map(jnp.ones_like, generator.condition.example(batch))
+    condition = jax.tree.map(jnp.ones_like, example(generator.condition, batch))
     keys_B = jax.random.split(jax.random.key(0), batch)
     guided = settings.guided
 

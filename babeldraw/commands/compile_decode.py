@@ -13,7 +13,7 @@ from babeldraw.drawing.floor import bytes_per_step
 from babeldraw.errors import UserError
 from babeldraw.estimate.aot import topology_devices
 from babeldraw.estimate.chips import CHIPS
-from babeldraw.models.base import Generator
+from babeldraw.models.base import Generator, example
 from babeldraw.prediction.base import Prediction
 from babeldraw.runs.checkpoints import placed
 from babeldraw.say import waiting
@@ -79,7 +79,7 @@ def compile_decode(
     report.compile_seconds = time.monotonic() - began
     rows = 2 if generator.condition.dropout > 0 else 1
     step, inputs, steps = prediction.step(
-        generator, params, generator.condition.example(rows), samples, experiment.sampling
+        generator, params, example(generator.condition, rows), samples, experiment.sampling
     )
     chip = CHIPS[topology.partition(":")[0]]
     report.tokens = steps
@@ -107,7 +107,7 @@ def _lowered(
         with use(layout):
             return prediction.draw(generator, params, condition, keys_B, settings, guided=guided)
 
-    condition = jax.eval_shape(lambda: generator.condition.example(1))
+    condition = jax.eval_shape(lambda: example(generator.condition, 1))
     seeds_B = jax.ShapeDtypeStruct((samples,), jnp.uint32)
     settings = jax.eval_shape(lambda: sampling.traced())
     inputs = jax.tree.map(everywhere, (condition, seeds_B, settings))

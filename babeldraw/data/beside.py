@@ -1,10 +1,37 @@
-"""Batches of two sources at once: of pairs, and of texts beside them."""
+"""Two sources at once: pairs, and texts beside them."""
 
+import itertools
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from babeldraw.data.pipeline import TrainBatches
+from babeldraw.data.records import Record, Source
+
+
+class Beside:
+    """A source of pairs with one of texts beside it; in all else that of pairs.
+
+    Attributes:
+        texts_beside: the texts.
+    """
+
+    def __init__(self, pairs: Source, texts: Source):
+        self._pairs, self.texts_beside = pairs, texts
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._pairs, name)
+
+    def __len__(self) -> int:
+        return len(self._pairs)
+
+    def __getitem__(self, index: int) -> Record:
+        return self._pairs[index]
+
+    def captions(self) -> Iterator[str]:
+        """Those of the pairs, then the texts."""
+        return itertools.chain(self._pairs.captions(), self.texts_beside.captions())
 
 
 class WithTexts:

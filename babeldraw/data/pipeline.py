@@ -37,7 +37,8 @@ class TrainBatches:
     Each batch is {'image': uint8 [b, h, w, 3], 'label': int32 [b]} and, given a vocabulary,
     'text': int32 [b, text_length], where b is `batch_size / process_count`. A source of stored
     tokens gives 'tokens': int32 [b, T] in place of 'image', of several views of a record one that
-    is drawn for each epoch; a source of texts alone gives no 'image'. A picture that has
+    is drawn for each epoch, and 'states' and 'count' where those of captions lie beside the tokens;
+    a source of texts alone gives no 'image'. A picture that has
     the size (h, w) already is taken as it is; any other is cropped to the aspect and resized with
     antialiasing. None is mirrored, save by 'dalle_tokenizer': pictures hold text. Pictures that
     come as JPEG files are decoded by TensorFlow, outside Python.
@@ -98,6 +99,8 @@ class TrainBatches:
         self._crop, self._workers, self._captions = crop, workers, captions
         # Shape and type of an image's stored codes; None where there are pictures.
         self._token_spec = getattr(source, "token_spec", None)
+        states = getattr(source, "states", None)
+        self._state_spec = {} if states is None else states.spec
         self._fingerprint = fingerprint(source)
         self._error: Exception | None = None
         self._closed = False
@@ -189,6 +192,8 @@ class TrainBatches:
         if self._token_spec is not None:
             shape, dtype = self._token_spec
             wanted["tokens"] = (tf.as_dtype(dtype), [group, *shape])
+        for name, (shape, dtype) in self._state_spec.items():
+            wanted[name] = (tf.as_dtype(dtype), [group, *shape])
         if self._vocabulary is None:
             del wanted["text"]
 
@@ -242,6 +247,8 @@ class TrainBatches:
             return np.array([r.label for r in records], np.int32)
         if name == "tokens":
             return np.stack([r.tokens for r in records])
+        if name in self._state_spec:
+            return np.stack([r.states[name] for r in records])
         if self._gives_jpeg:
             return np.array([r.jpeg for r in records], object)
         return np.stack([r.image for r in records])
@@ -334,12 +341,22 @@ def _pictures(records: list[Record | None], size: tuple[int, int]) -> dict[str, 
     stored = [r.tokens for r in records if r is not None and r.tokens is not None]
     if stored:
         empty = np.zeros_like(stored[0])
-        return {"tokens": np.stack([empty if r is None else r.tokens for r in records])}
+        tokens = np.stack([empty if r is None else r.tokens for r in records])
+        return {"tokens": tokens, **_states(records)}
     image = np.zeros((len(records), *size, 3), np.uint8)
     for slot, record in zip(image, records, strict=True):
         if record is not None:
             slot[:] = center_crop(record.image, size)
     return {"image": image}
+
+
+def _states(records: list[Record | None]) -> dict[str, np.ndarray]:
+    """What an encoder made of the captions, where that is stored; zeros without a record."""
+    first = next(r.states for r in records if r is not None)
+    return {
+        name: np.stack([np.zeros_like(array) if r is None else r.states[name] for r in records])
+        for name, array in (first or {}).items()
+    }
 
 
 def fingerprint(source: Source) -> str:

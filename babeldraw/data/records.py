@@ -31,6 +31,7 @@ class Record:
         tokens: stored codes of an image, int32 [T] or [T, factors], or float32 of continuous ones;
             the image is then empty. Of several views (`data.views`) the first.
         views: stored codes of all views, [views, ...], where there are several.
+        states: what an encoder made of the caption, by name; see `data.states`.
         jpeg: the bytes of a JPEG file, to be decoded by the pipeline; the image is then empty.
         choices: captions of several kinds, a line each, with the odds of each kind
             (`data.fields`), of which training draws one; `caption` is then all of them.
@@ -41,6 +42,7 @@ class Record:
     label: int = -1
     tokens: np.ndarray | None = None
     views: np.ndarray | None = None
+    states: dict[str, np.ndarray] | None = None
     jpeg: bytes = b""
     choices: tuple[tuple[float, str], ...] = ()
 

@@ -24,6 +24,8 @@ import numpy as np
 from babeldraw.data.image import write_whole
 from babeldraw.data.records import Record
 from babeldraw.data.splits import check_split, split_length, split_position
+from babeldraw.data.states import MANIFEST as STATES
+from babeldraw.data.states import StoredStates
 from babeldraw.errors import UserError
 
 MANIFEST = "manifest.json"
@@ -119,13 +121,20 @@ def _spec(manifest: dict[str, Any]) -> tuple[tuple[int, ...], np.dtype]:
 class TokenSource:
     """Random access to stored tokens; one record in twenty is the split 'test'.
 
+    Args:
+        path: the folder.
+        split: 'train', 'test' or 'all'.
+        with_states: whether what an encoder made of the captions is read too, where it is there.
+
     Attributes:
         name: says which data and which tokenizer.
         token_spec: shape and type of the codes of an image, or of one of its views.
         tokenizer: identity of the tokenizer that made them.
+        states: what an encoder made of the captions, which lies beside them; None: nothing does.
+        shards: the files of tokens, and the positions of each among all records.
     """
 
-    def __init__(self, path: str | os.PathLike, split: str):
+    def __init__(self, path: str | os.PathLike, split: str, with_states: bool = True):
         check_split(split, "stored tokens")
         self._folder = Path(path)
         manifest = read_manifest(self._folder)
@@ -138,6 +147,11 @@ class TokenSource:
                 raise self._damaged(entry)
         self._starts = [0, *itertools.accumulate(shard["count"] for shard in self._shards)]
         self._loaded: dict[int, dict[str, np.ndarray]] = {}
+        ends = zip(self._starts, self._starts[1:], strict=False)
+        files = [entry["file"] for entry in self._shards]
+        self.shards = {name: range(*pair) for name, pair in zip(files, ends, strict=True)}
+        stored = with_states and (self._folder / STATES).exists()
+        self.states = StoredStates(self._folder, files) if stored else None
         self.tokenizer = manifest["tokenizer"]
         self.token_spec = _spec(manifest)
         self._views = manifest["views"]
@@ -156,9 +170,10 @@ class TokenSource:
         caption = arrays["captions"][start : int(ends[row])].tobytes().decode("utf-8")
         none = np.zeros((0, 0, 3), np.uint8)
         label, tokens = int(arrays["label"][row]), arrays["tokens"][row]
+        states = None if self.states is None else self.states.row(shard, row)
         if self._views == 1:
-            return Record(none, caption, label, tokens)
-        return Record(none, caption, label, tokens[0], tokens)
+            return Record(none, caption, label, tokens, states=states)
+        return Record(none, caption, label, tokens[0], tokens, states)
 
     def captions(self) -> Iterator[str]:
         for index in range(len(self)):

@@ -83,7 +83,7 @@ class Drawer:
             )
         tokens_BT = self._tokens(
             self.params["generator"],
-            self._encoded({name: self.params[name] for name in self._needs}, condition),
+            self._as_read(condition),
             rows.reshape(-1).astype(np.uint32),
             settings.traced(),
             given,
@@ -138,9 +138,13 @@ class Drawer:
     def _stages(self, of: str) -> list[Stage]:
         return [stage for stage in self.stages if stage.of == of]
 
-    @property
-    def _needs(self) -> tuple[str, ...]:
-        return tuple(self.generator.condition.needs)
+    def _as_read(self, condition: Any) -> Any:
+        """Conditions as the generator reads them, wherever it lies."""
+        needs = self.generator.condition.needs
+        if not needs:
+            return condition
+        frozen = {name: self.params[name] for name in needs}
+        return jax.device_get(self._encoded(frozen, condition))
 
     @functools.cached_property
     def _encoded(self):

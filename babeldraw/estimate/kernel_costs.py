@@ -30,8 +30,8 @@ BUNDLES: dict[tuple[str, int, int], tuple[int, int]] = {
 }
 # The same of attention of short sequences, for a head of one example, by tiles that are computed,
 # queries, keys and values of a head: the conv-shaped mask of 32 by 32 tokens, the causal one, none,
-# and those of text, with padding. A step of the grid takes eight heads of 128 positions, one of
-# 1,024. For bfloat16; float32 takes up to 8 % more.
+# those of text, with padding, and three sequences of 33 side by side. A step of the grid takes eight
+# heads of 128 positions, one of 1,024. For bfloat16; float32 takes up to 8 % more.
 SHORT_BUNDLES: dict[str, dict[tuple[int, int, int, int], tuple[float, float]]] = {
     "v4": {
         (21, 1024, 1024, 64): (2929, 4106),
@@ -42,6 +42,7 @@ SHORT_BUNDLES: dict[str, dict[tuple[int, int, int, int], tuple[float, float]]] =
         (64, 1024, 1024, 128): (8266, 11936),
         (8, 1024, 128, 64): (1449, 2123),
         (1, 128, 128, 64): (1284 / 8, 2049 / 8),
+        (1, 128, 128, 48): (1209 / 8, 1862 / 8),
     },
     "v5p": {
         (21, 1024, 1024, 64): (2055, 3747),
@@ -52,6 +53,7 @@ SHORT_BUNDLES: dict[str, dict[tuple[int, int, int, int], tuple[float, float]]] =
         (64, 1024, 1024, 128): (5217, 10824),
         (8, 1024, 128, 64): (1124, 1733),
         (1, 128, 128, 64): (1073 / 8, 1745 / 8),
+        (1, 128, 128, 48): (958 / 8, 1581 / 8),
     },
     "v5e": {
         (21, 1024, 1024, 64): (1870, 3661),
@@ -62,6 +64,7 @@ SHORT_BUNDLES: dict[str, dict[tuple[int, int, int, int], tuple[float, float]]] =
         (64, 1024, 1024, 128): (5290, 10701),
         (8, 1024, 128, 64): (1014, 1683),
         (1, 128, 128, 64): (976 / 8, 1711 / 8),
+        (1, 128, 128, 48): (939 / 8, 1539 / 8),
     },
     "v6e": {
         (21, 1024, 1024, 64): (1855, 3829),
@@ -72,6 +75,7 @@ SHORT_BUNDLES: dict[str, dict[tuple[int, int, int, int], tuple[float, float]]] =
         (64, 1024, 1024, 128): (4854, 9830),
         (8, 1024, 128, 64): (617, 1686),
         (1, 128, 128, 64): (660 / 8, 1605 / 8),
+        (1, 128, 128, 48): (635 / 8, 1592 / 8),
     },
 }
 # Products of matrices per block or tile: forward query key^T and weights value; backward five.

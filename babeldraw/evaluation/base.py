@@ -13,7 +13,7 @@ from babeldraw.data.records import Source
 from babeldraw.data.sources import open_source, open_texts
 from babeldraw.data.text import Vocabulary
 from babeldraw.errors import UserError
-from babeldraw.evaluation.protocol import of_pictures
+from babeldraw.evaluation.protocol import of_pictures, of_records
 from babeldraw.models.condition import Condition, Lexicon
 from babeldraw.objectives.base import TrainState
 
@@ -135,6 +135,9 @@ class HeldOut:
     def protocol(self) -> dict[str, Any]:
         context = self._context
         source, num = open_held_out(context), self._config.num_examples
+        if not context.pictures:
+            texts = of_records(source, num, context.data.eval_split)
+            return {"texts": {**texts, "pieces": context.text_length}}
         return {"pictures": of_pictures(source, num, context.data.eval_split, context.image_size)}
 
     def check(self) -> None:

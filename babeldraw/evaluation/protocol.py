@@ -52,15 +52,22 @@ def of_pictures(source: Source, num: int, split: str, size: tuple[int, int]) -> 
       size: (height, width).
     """
     return {
+        **of_records(source, num, split),
+        "size": list(size),
+        "crop": "largest centred one of the target's aspect, before resizing",
+        "resize": {"library": "Pillow", "filter": "bilinear", "antialias": True, "rounded": True},
+        "range": [0.0, 1.0],
+    }
+
+
+def of_records(source: Source, num: int, split: str) -> dict[str, Any]:
+    """Which records they are, texts or pictures; as `of_pictures`."""
+    return {
         "source": source.name,
         "split": split,
         "fingerprint": fingerprint(source),
         "n": min(num, len(source)),
         "of": len(source),
-        "size": list(size),
-        "crop": "largest centred one of the target's aspect, before resizing",
-        "resize": {"library": "Pillow", "filter": "bilinear", "antialias": True, "rounded": True},
-        "range": [0.0, 1.0],
     }
 
 

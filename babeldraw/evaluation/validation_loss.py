@@ -58,7 +58,7 @@ class ValidationLoss(HeldOut):
             process_index=jax.process_index(),
             process_count=jax.process_count(),
         ):
-            names = ("image", "tokens", "text", "label", "mask")
+            names = ("image", "tokens", "text", "label", "states", "count", "mask")
             inputs = {name: batch[name] for name in names if name in batch}
             placed = place_batch(inputs, context.mesh)
             mask_B = whole(placed.pop("mask"))

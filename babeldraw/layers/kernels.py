@@ -117,6 +117,11 @@ def _splash_cannot(queries: int, keys: int, mask: Mask) -> str:
     """Why splash attention cannot do it, or nothing."""
     if queries % LANES or keys % LANES:
         return f"{queries} queries on {keys} keys: multiples of {LANES} are needed"
+    return _pallas_cannot(mask)
+
+
+def _pallas_cannot(mask: Mask) -> str:
+    """Why no kernel by Pallas can take a mask, or nothing."""
     if isinstance(mask, Seen) and mask.roles is not None:
         return "roles that differ between examples"
     if isinstance(mask, Seen) and not _same_in_all_layers(mask):
@@ -128,16 +133,16 @@ def _splash_cannot(queries: int, keys: int, mask: Mask) -> str:
 
 def _short_cannot(queries: int, keys: int, head_dim: int, mask: Mask, dtype: jnp.dtype) -> str:
     """Why attention of short sequences cannot do it, or nothing."""
-    if reason := _splash_cannot(queries, keys, mask):
+    if reason := _pallas_cannot(mask):
         return reason
     if head_dim % 16 or head_dim > LANES:
         return f"heads of {head_dim} values: a multiple of 16 up to {LANES} is needed"
     if max(queries, keys) > MOST_POSITIONS:
         return f"{queries} queries on {keys} keys: at most {MOST_POSITIONS} are possible"
-    tiles = _tiles(_pattern(mask), queries, keys)
+    rows, tiles = _Rows.of(queries, keys), _tiles(_pattern(mask), queries, keys)
     if tiles.count > MOST_TILES:
         return f"{tiles.count} tiles of {LANES} queries and keys: at most {MOST_TILES} are possible"
-    held = tiles.bytes_held(queries, keys, head_dim, jnp.dtype(dtype).itemsize)
+    held = tiles.bytes_held(rows.queries, rows.keys, head_dim, jnp.dtype(dtype).itemsize)
     if held > MOST_BYTES:
         return (
             f"{queries} queries on {keys} keys of {head_dim} {jnp.dtype(dtype)} values: of "
@@ -192,7 +197,7 @@ def fused_attention(
 
     Args:
       kernel: short or splash.
-      query_BNTH, key_BNSH, value_BNSH: T and S are multiples of 128.
+      query_BNTH, key_BNSH, value_BNSH: for splash T and S are multiples of 128.
       mask: as `choose` lets pass.
       interpret: run the kernel's Python, for a test on a CPU.
 
@@ -244,12 +249,64 @@ def _pattern(mask: Mask) -> _Pattern:
     return mask.pattern, mask.layer if isinstance(mask.layer, int) else 0
 
 
+@dataclasses.dataclass(frozen=True)
+class _Rows:
+    """How sequences fill the rows of a kernel, which are whole tiles: short ones side by side.
+
+    Attributes:
+      examples: of a row; each sees its own slots alone.
+      queries, keys: of a row. What the examples leave of it sees all and is seen by none of them.
+    """
+
+    examples: int
+    queries: int
+    keys: int
+
+    @classmethod
+    def of(cls, queries: int, keys: int) -> "_Rows":
+        examples = max(1, LANES // max(queries, keys))
+        return cls(examples, *(-(-examples * n // LANES) * LANES for n in (queries, keys)))
+
+    def laid(self, array_BNTH: jax.Array, length: int) -> jax.Array:
+        """[B, N, T, H] to [ceil(B / E), N, length, H], filled up with zeros."""
+        batch, heads, own, dim = array_BNTH.shape
+        if own == length:
+            return array_BNTH
+        examples = _filled(array_BNTH, 0, -(-batch // self.examples) * self.examples)
+        apart = examples.reshape(-1, self.examples, heads, own, dim)
+        beside = jnp.swapaxes(apart, 1, 2).reshape(-1, heads, self.examples * own, dim)
+        return _filled(beside, 2, length)
+
+    def back(self, array: jax.Array, batch: int, own: int) -> jax.Array:
+        """The way back, to so many examples of so many slots."""
+        rows, heads, length, dim = array.shape
+        if own == length:
+            return array
+        beside = array[:, :, : self.examples * own]
+        apart = beside.reshape(rows, heads, self.examples, own, dim)
+        return jnp.swapaxes(apart, 1, 2).reshape(-1, heads, own, dim)[:batch]
+
+
+def _filled(array: jax.Array, axis: int, length: int) -> jax.Array:
+    widths = [(0, 0)] * array.ndim
+    widths[axis] = (0, length - array.shape[axis])
+    return jnp.pad(array, widths)
+
+
 def _short(pattern: _Pattern, interpret: bool, query, key, value, seen) -> jax.Array:
-    queries, keys = query.shape[2], key.shape[2]
-    tiles = _tiles(pattern, queries, keys)
+    batch, _, queries, _ = query.shape
+    keys = key.shape[2]
+    rows, tiles = _Rows.of(queries, keys), _tiles(pattern, queries, keys)
     # For who reads the compiled program: how many of the tiles of the square are computed.
-    with jax.named_scope(f"short_{tiles.count}_of_{queries}x{keys}"):
-        return short_attention(tiles, interpret, query, key, value, seen)
+    with jax.named_scope(f"short_{tiles.count}_of_{rows.queries}x{rows.keys}"):
+        query, key, value = (
+            rows.laid(array, length)
+            for array, length in ((query, rows.queries), (key, rows.keys), (value, rows.keys))
+        )
+        if seen is not None:
+            seen = rows.laid(seen[:, None, :, None], rows.keys)[:, 0, :, 0]
+        out = short_attention(tiles, interpret, query, key, value, seen)
+        return rows.back(out, batch, queries)
 
 
 def _splash(pattern: _Pattern, interpret: bool, query, key, value, seen) -> jax.Array:
@@ -313,7 +370,14 @@ def _visible(pattern: _Pattern, queries: int, keys: int) -> np.ndarray:
 
 @functools.lru_cache(maxsize=32)
 def _tiles(pattern: _Pattern, queries: int, keys: int) -> Tiles:
-    return Tiles.of(_visible(pattern, queries, keys))
+    """Of a row of sequences of such lengths."""
+    rows, own = _Rows.of(queries, keys), _visible(pattern, queries, keys)
+    visible = np.ones((rows.queries, rows.keys), bool)
+    visible[: rows.examples * queries] = False
+    for example in range(rows.examples):
+        to, of = example * queries, example * keys
+        visible[to : to + queries, of : of + keys] = own
+    return Tiles.of(visible)
 
 
 def _block(length: int) -> int:

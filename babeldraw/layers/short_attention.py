@@ -59,7 +59,7 @@ class Tiles:
 
     @classmethod
     def of(cls, visible: np.ndarray) -> "Tiles":
-        """Those of a mask, bool [T, S]; each query sees a key and each key is seen."""
+        """Those of a mask, bool [T, S]; of each query and block of keys one is seen."""
         masks: dict[bytes, int] = {}
         kept, rows = [], []
         for queries in np.split(visible, visible.shape[0] // TILE):

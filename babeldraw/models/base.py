@@ -73,6 +73,11 @@ class Generator:
         """Refuses a condition or codes that it cannot take. Raises `UserError`."""
 
 
+def example(condition: Condition, rows: int) -> Any:
+    """What networks read of a condition of so many rows, all zeros, to make parameters with."""
+    return condition.example(rows)
+
+
 def check_codebook(generator: Generator) -> None:
     """Raises `UserError` where the codes are continuous, for networks that predict numbers."""
     require(

@@ -62,6 +62,7 @@ class Condition:
       num_classes: how many classes the data must have; 0: any.
       in_data: whether sources of data have what it is read from; else batches of one's own do.
       padded: slots of its prefix may be empty; see `seen`.
+      of_text: what a user says is one text, as captions are.
     """
 
     kind: str
@@ -69,6 +70,7 @@ class Condition:
     num_classes: int = 0
     in_data = True
     padded = False
+    of_text = False
 
     @property
     def text_length(self) -> int:

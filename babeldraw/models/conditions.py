@@ -42,6 +42,7 @@ class TextCondition(Condition):
     dropout: float = 0.1
     stddev: float = 0.02
     kind: str = "text"
+    of_text = True
 
     def __post_init__(self):
         for name in ("vocab_size", "length"):

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from babeldraw.layers.stack import unstack
-from babeldraw.models.base import Generator, check_codebook
+from babeldraw.models.base import Generator, check_codebook, example
 
 
 class MaskedNetwork(nn.Module):
@@ -61,7 +61,7 @@ class Masked(Generator):
     def init(self, key: jax.Array) -> Any:
         codes = jnp.zeros((1, *self.codes.each), self.codes.dtype)
         known = jnp.zeros((1, self.codes.length), bool)
-        return self.network.init(key, self.condition.example(1), codes, known)["params"]
+        return self.network.init(key, example(self.condition, 1), codes, known)["params"]
 
     def for_decoding(self, params: Any) -> Any:
         return unstack(self.for_reading(params))

@@ -29,6 +29,7 @@ from babeldraw.layers.flops import blocks_forward
 from babeldraw.layers.linear import Einsum, Embedding, LayerNorm
 from babeldraw.layers.positions import GridPositions, LearnedPositions
 from babeldraw.layers.stack import read_type
+from babeldraw.models.base import example
 from babeldraw.models.condition import Condition
 from babeldraw.models.head import CodeEmbedding, Head
 from babeldraw.models.masked import Masked, MaskedNetwork
@@ -177,7 +178,7 @@ class MaskGIT(MaskedNetwork):
         """Of the codes that are known and of masks, float32 [B, T, D]."""
         if not self.config.mask_is_no_class:
             return self.embed.masked(codes, known)
-        nothing = self.condition.nothing(self.condition.example(1))
+        nothing = self.condition.nothing(example(self.condition, 1))
         codes_BTD = self.embed(codes)
         mask_BTD = jnp.broadcast_to(self.prefix(nothing), codes_BTD.shape)
         return jnp.where(jnp.broadcast_to(known[..., None], mask_BTD.shape), codes_BTD, mask_BTD)

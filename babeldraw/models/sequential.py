@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 
 from babeldraw.layers.stack import unstack
-from babeldraw.models.base import Generator, check_codebook
+from babeldraw.models.base import Generator, check_codebook, example
 
 
 class Sequential(Generator):
@@ -27,7 +27,7 @@ class Sequential(Generator):
 
     def init(self, key: jax.Array) -> Any:
         codes = jax.numpy.zeros((1, *self.codes.each), self.codes.dtype)
-        return self.network.init(key, self.condition.example(1), codes)["params"]
+        return self.network.init(key, example(self.condition, 1), codes)["params"]
 
     def for_decoding(self, params: Any) -> Any:
         return unstack(self.for_reading(params))

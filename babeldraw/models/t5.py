@@ -8,7 +8,9 @@ logits by distance, which all layers share, and queries are not scaled.
 
 import dataclasses
 import functools
+import hashlib
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -17,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from babeldraw.config import require
+from babeldraw.errors import UserError
 from babeldraw.layers.attention import SelfAttention
 from babeldraw.layers.block import DTYPES, Block, ComputeConfig, Residual
 from babeldraw.layers.feed_forward import FeedForward
@@ -24,6 +27,7 @@ from babeldraw.layers.inputs import Inputs
 from babeldraw.layers.linear import Embedding, RMSNorm
 from babeldraw.layers.masks import padding_mask
 from babeldraw.layers.stack import Stack
+from babeldraw.runs.digest import digests
 from babeldraw.sharding.constraint import constrain
 from babeldraw.sharding.context import PerExample, Shared
 
@@ -180,3 +184,24 @@ class FrozenT5:
     def shapes(self) -> Any:
         """Shapes and types of the parameters, a tree of dicts without boxes."""
         return nn.unbox(jax.eval_shape(self.init, jax.random.key(0)))
+
+
+def config_of(arrays: Mapping[str, np.ndarray], name: str) -> T5Config:
+    """The sizes of weights by name, as `babeldraw import` writes them; distances as published.
+
+    Raises:
+      UserError: they are not T5's; `name` is what the user calls them.
+    """
+    try:
+        blocks, dim, heads, head_dim = arrays["stack/blocks/attention/query/weight"].shape
+        hidden = arrays["stack/blocks/ffn/up/weight"].shape[-1]
+        rows, buckets = len(arrays["embed/table"]), len(arrays["relative_bias"])
+    except (KeyError, ValueError):
+        raise UserError(f"{name} is not T5's; make it with `babeldraw import`") from None
+    return T5Config(blocks, heads, head_dim, dim, hidden, rows, buckets)
+
+
+def identity(params: Any) -> str:
+    """16 hexadecimal digits of the weights; equal ones give equal states."""
+    numbers = [int(number) for number in digests(params)]
+    return hashlib.sha256(repr(numbers).encode()).hexdigest()[:16]

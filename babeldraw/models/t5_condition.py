@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -30,6 +31,8 @@ class T5Condition(Condition):
       encoder: T5's sizes, those of the weights.
       weights: their .safetensors, of `babeldraw import --kind=t5_v1_1_SIZE`.
       words: T5's SentencePiece model, `spiece.model`; a copy goes with the run.
+      stored: training reads the states that `babeldraw encode` stored beside tokens, and T5 reads
+        prompts alone.
     """
 
     length: int = 120
@@ -37,8 +40,10 @@ class T5Condition(Condition):
     encoder: T5Config = T5Config()
     weights: str = ""
     words: str = ""
+    stored: bool = False
     kind: str = "t5"
     padded = True
+    of_text = True
 
     def __post_init__(self):
         require(
@@ -93,13 +98,24 @@ class T5Condition(Condition):
         return self
 
     def spec(self, batch: int) -> dict[str, jax.ShapeDtypeStruct]:
-        return {"text": jax.ShapeDtypeStruct((batch, self.length), jnp.int32)}
+        if not self.stored:
+            return {"text": jax.ShapeDtypeStruct((batch, self.length), jnp.int32)}
+        found = self._features.spec(batch)
+        states = jax.ShapeDtypeStruct(found["states"].shape, jnp.float16)
+        return {**found, "states": states}
 
-    def of_batch(self, batch: Mapping[str, jax.Array]) -> jax.Array:
-        return batch["text"]
+    def of_batch(self, batch: Mapping[str, jax.Array]) -> Any:
+        if not self.stored:
+            return batch["text"]
+        return {"states": batch["states"].astype(jnp.float32), "count": batch["count"]}
 
-    def encoded(self, frozen: Mapping, said: jax.Array) -> dict[str, jax.Array]:
-        """`states`, float32 [B, S, D], zeros where nothing is said, and `count`, int32 [B]."""
+    def encoded(self, frozen: Mapping[str, Any], said: Any) -> dict[str, jax.Array]:
+        """`states`, float32 [B, S, D], zeros where nothing is said, and `count`, int32 [B].
+
+        Of pieces, int32 [B, S]; what was stored is that already.
+        """
+        if isinstance(said, Mapping):
+            return dict(said)
         states_BSD = self.needs["text_encoder"](frozen["text_encoder"], said)
         real_BSD = jnp.broadcast_to((said > 0)[..., None], states_BSD.shape)
         count_B = jnp.sum(said > 0, axis=1, dtype=jnp.int32)

@@ -30,6 +30,7 @@ from babeldraw.layers.linear import LayerNorm
 from babeldraw.layers.masks import Causal
 from babeldraw.layers.positions import GridPositions, at_slot
 from babeldraw.layers.stack import read_type
+from babeldraw.models.base import example
 from babeldraw.models.condition import Condition
 from babeldraw.models.head import CodeEmbedding, Head
 from babeldraw.models.sequential import Sequential
@@ -188,7 +189,7 @@ class VIMGenerator(Sequential):
 
     def features(self, params: Any, codes: jax.Array) -> jax.Array:
         """What each block makes of pictures of which nothing is said; see `VIM.features`."""
-        like = self.condition.example(codes.shape[0])
+        like = example(self.condition, codes.shape[0])
         return self._call("features", params, self.condition.nothing(like), codes)
 
     @property

@@ -14,6 +14,7 @@ from babeldraw.data.records import Source
 from babeldraw.drawing.tokenizer_run import TokenizerRun
 from babeldraw.errors import UserError
 from babeldraw.layers.block import without_compute
+from babeldraw.models import t5
 from babeldraw.objectives.base import TrainState
 from babeldraw.runs.folder import RunFolder
 from babeldraw.say import say
@@ -166,4 +167,17 @@ def check_stored_tokens(experiment: Experiment, state: TrainState, source: Sourc
         raise UserError(
             f"config.data.path={experiment.data.path} holds tokens of the tokenizer {stored} and "
             f"config.tokenizer_run={experiment.tokenizer_run} is {own}; name the run that made them"
+        )
+
+
+def check_stored_states(experiment: Experiment, state: TrainState, source: Source) -> None:
+    """Refuses stored states of captions that another encoder than the run's made."""
+    if not getattr(getattr(experiment, "condition", None), "stored", False):
+        return
+    own, stored = t5.identity(state.frozen["text_encoder"]), source.states.encoder
+    if stored != own:
+        raise UserError(
+            f"config.data.path={experiment.data.path} holds states of the encoder {stored} and "
+            f"config.condition.weights={experiment.condition.weights} is {own}; name the weights "
+            "that made them"
         )

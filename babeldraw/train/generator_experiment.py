@@ -94,15 +94,14 @@ class GeneratorExperiment(Experiment):
     def _check_evaluators(self) -> None:
         evaluators = self.evaluators
         require(
-            evaluators.prompts is None
-            or (self.data.source == "shapes" and self.condition.kind == "text"),
+            evaluators.prompts is None or (self.data.source == "shapes" and self.condition.of_text),
             "config.evaluators.prompts judges the texts of the shapes world only and "
             f"config.data.source is {self.data.source!r}, config.condition.kind "
             f"{self.condition.kind!r}; take a config without it: configs/folder/text_to_image.py",
         )
         require(
             evaluators.concepts is None
-            or (self.data.source == "folder" and self.condition.kind == "text"),
+            or (self.data.source == "folder" and self.condition.of_text),
             "config.evaluators.concepts judges the texts of a folder of `babeldraw emoji` only and "
             f"config.data.source is {self.data.source!r}, config.condition.kind "
             f"{self.condition.kind!r}; leave it out",
@@ -212,6 +211,7 @@ class GeneratorExperiment(Experiment):
             f"{' and '.join(self.condition.spec(1))} of a batch, which {source.name} does not "
             "have; take kind=text, or give the objective batches of your own",
         )
+        self._check_stored_states(source)
         require(
             evaluators.linear_probe is None or found >= 2,
             f"config.evaluators.linear_probe needs classes and {source.name} has {found}; set it "
@@ -219,6 +219,23 @@ class GeneratorExperiment(Experiment):
         )
         if evaluators.class_accuracy is not None and evaluators.class_accuracy.classifier_run:
             ClassifierJudge.open(evaluators.class_accuracy.classifier_run)
+
+    def _check_stored_states(self, source: Source) -> None:
+        """Refuses a condition whose states are stored, of data that have none, or others."""
+        if not getattr(self.condition, "stored", False):
+            return
+        states = getattr(source, "states", None)
+        require(
+            states is not None,
+            f"config.condition.stored is True and {source.name} has no states beside its tokens; "
+            "make them with `babeldraw encode`, or set it to False",
+        )
+        wanted = self.condition.spec(1)["states"].shape[1:]
+        require(
+            states.spec["states"][0] == wanted,
+            f"{source.name} has states of the shape {states.spec['states'][0]} beside its tokens "
+            f"and config.condition asks for {wanted}; set length and encoder as they were encoded",
+        )
 
     def what_saw_labels(self) -> list[str]:
         """What makes a probe of this run less than unsupervised; empty where nothing does."""

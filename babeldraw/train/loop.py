@@ -23,7 +23,7 @@ from babeldraw.say import ProgressReport, say
 from babeldraw.sharding.batch import place_batch
 from babeldraw.sharding.layout import Layout, make_layout, use
 from babeldraw.sharding.mesh import make_mesh
-from babeldraw.train.built_on import check_stored_tokens
+from babeldraw.train.built_on import check_stored_states, check_stored_tokens
 from babeldraw.train.clock import Clock, ideal_seconds
 from babeldraw.train.crash import Flight, reported
 from babeldraw.train.experiment import Experiment, parse
@@ -154,6 +154,7 @@ def _train(
     else:
         say(overview(abstract, objective.axes()))
     check_stored_tokens(experiment, state, source)
+    check_stored_states(experiment, state, source)
     classes = classes_learned(experiment, source)
     if hosts.index == 0:
         folder.write_classes(classes)

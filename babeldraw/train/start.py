@@ -7,7 +7,7 @@ from typing import Any
 import jax
 
 from babeldraw.config import first_difference, require, to_dict
-from babeldraw.data.beside import WithTexts
+from babeldraw.data.beside import Beside, WithTexts
 from babeldraw.data.config import DataConfig
 from babeldraw.data.pipeline import TrainBatches
 from babeldraw.data.records import Source, classes_of, has_pictures
@@ -219,10 +219,7 @@ def resolve(
 
 
 def _train_vocabulary(experiment: Experiment, folder: RunFolder, source: Source) -> None:
-    texts, asked = open_texts_beside(experiment), experiment.vocab_size
-    captions = source.captions()
-    if texts is not None:
-        captions = itertools.chain(captions, texts.captions())
+    captions, asked = source.captions(), experiment.vocab_size
     size = train_vocabulary(captions, folder.vocabulary_file, asked)
     fewer = "" if size >= asked else f" ({asked} were asked for; the captions carry no more)"
     say(f"vocabulary of {size} pieces in {folder.vocabulary_file}{fewer}")
@@ -247,7 +244,11 @@ def _say_what_is_cut(experiment: Experiment, source: Source, vocabulary: Vocabul
 
 
 def open_train_source(experiment: Experiment) -> Source:
-    """The data to train on. Raises `UserError` where pictures are needed and it has none."""
+    """The data to train on, with texts beside them where there are some.
+
+    Raises:
+      UserError: pictures are needed and it has none.
+    """
     data, seed = experiment.data, experiment.train.seed
     if not experiment.reads_pictures:
         return open_texts(data, data.split, seed)
@@ -263,13 +264,8 @@ def open_train_source(experiment: Experiment) -> Source:
         f"config.data.source is {data.source!r}, texts without pictures, and "
         f"objective={experiment.objective} learns from pictures; name data that have some",
     )
-    return source
-
-
-def open_texts_beside(experiment: Experiment) -> Source | None:
-    """The data of which batches hold texts besides; None: of none."""
-    data = experiment.texts_beside
-    return None if data is None else open_texts(data, data.split, experiment.train.seed)
+    beside = experiment.texts_beside
+    return source if beside is None else Beside(source, open_texts(beside, beside.split, seed))
 
 
 def open_batches(
@@ -278,10 +274,10 @@ def open_batches(
     """This host's batches from step 0 on, of a source that is open; None: it is opened here."""
     source = open_train_source(experiment) if source is None else source
     batches = _batches(experiment, experiment.data, vocabulary, source)
-    texts = open_texts_beside(experiment)
-    if texts is None:
+    if experiment.texts_beside is None:
         return batches
-    return WithTexts(batches, _batches(experiment, experiment.texts_beside, vocabulary, texts))
+    texts = _batches(experiment, experiment.texts_beside, vocabulary, source.texts_beside)
+    return WithTexts(batches, texts)
 
 
 def _batches(

@@ -2,11 +2,11 @@
 
     babeldraw train --config=configs/demo/text_encoder.py --workdir=runs/text_encoder
 
-The generator begins from it (docs/text.md):
+The generator of configs/demo/text_to_image.py begins from it by
 
-    babeldraw train --config=configs/demo/text_to_image.py --workdir=runs/text_to_image \\
-        --config.tokenizer_run=runs/tokenizer \\
-        --config.starts='({"run": "runs/text_encoder", "names": "text_encoder/.*"},)'
+    --config.starts='({"run": "runs/text_encoder", "names": "text_encoder/.*"},)'
+
+as docs/text.md tells.
 """
 
 from ml_collections import ConfigDict

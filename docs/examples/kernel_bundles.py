@@ -43,6 +43,7 @@ CASES = [
     ("all", "short", None, 1024, 1024, 128),
     ("text", "short", "text", 1024, 128, 64),
     ("text", "short", "text", 128, 128, 64),
+    ("packed", "short", None, 33, 33, 48),
 ]
 
 

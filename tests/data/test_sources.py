@@ -115,7 +115,7 @@ def test_shapes_are_a_source():
             "train",
             32,
             0,
-            "data.source='shape'.*'shapes', .*'shards', 'tfds', 'webdataset', 'tokens' or 'mix",
+            "data.source='shape'.*'shapes', .*'shards', 'tfds', 'webdataset', .*'texts' or 'mix",
         ),
         ({}, "val", 32, 0, "data.split='val'.*train, test, unseen"),
         ({}, "train", 8, 0, "image_size=8"),

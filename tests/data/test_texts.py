@@ -2,6 +2,7 @@
 
 import itertools
 
+import jax
 import numpy as np
 import pytest
 
@@ -12,6 +13,9 @@ from babeldraw.data.sources import open_source, open_texts
 from babeldraw.data.text import Vocabulary, train_vocabulary
 from babeldraw.data.texts import CaptionSource, TextFileSource
 from babeldraw.errors import UserError
+from babeldraw.evaluation.base import Context, of_texts
+from babeldraw.evaluation.validation_loss import ValidationLoss, ValidationLossConfig
+from babeldraw.sharding.mesh import MeshConfig, make_mesh
 from babeldraw.train.experiment import parse
 from babeldraw.train.start import open_batches, open_train_source
 
@@ -123,6 +127,17 @@ def test_a_run_of_pictures_refuses_texts_and_one_of_masked_texts_takes_them(runl
     config["loss"] |= {"contrastive": 1.0, "masked": 0.0}
     with pytest.raises(UserError, match="config.text_data is set"):
         parse(config)
+
+
+def test_what_is_judged_by_texts_says_which(folder):
+    mesh = make_mesh(MeshConfig(data=1), jax.devices()[:1])
+    pairs = Context(DataConfig(), (64, 64), 0, mesh, text_length=16)
+    data = DataConfig(source="texts", path=str(folder))
+    judge = ValidationLoss(print, ValidationLossConfig(), of_texts(pairs, data))
+    judge.check()
+    said = judge.protocol()["texts"]
+    assert (said["n"], said["of"], said["pieces"]) == (2, 2, 16)
+    assert said["source"].endswith("/test")
 
 
 def test_captions_that_are_all_empty_are_none():

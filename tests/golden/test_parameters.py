@@ -40,6 +40,7 @@ NAMES = [
     "coca/base",
     "vim/base",
     "rar",
+    "text_encoder",
 ]
 
 

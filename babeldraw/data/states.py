@@ -1,0 +1,97 @@
+"""What an encoder made of captions, stored beside tokens: of each shard a file of states.
+
+Beside `tokens-00000.npz` lie `states-00000.npy`, float16 [n, S, D], and `count-00000.npy`, int32
+[n], how many of a caption's first states are pieces; and `states.json`, which names the encoder.
+Files are written whole or not at all, `states.json` last. Only the rows that are asked for are
+read: states are hundreds of times as large as tokens.
+"""
+
+import functools
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from babeldraw.data.image import write_whole
+from babeldraw.errors import UserError
+
+MANIFEST = "states.json"
+# What a batch holds of them.
+NAMES = ("states", "count")
+Spec = dict[str, tuple[tuple[int, ...], np.dtype]]
+
+
+class StoredStates:
+    """The states beside the shards of a folder of tokens.
+
+    Args:
+        folder: of the tokens.
+        shards: names of the files of tokens, in order.
+
+    Attributes:
+        encoder: identity of the weights that made them.
+        spec: shape and type of a record's `states` and `count`.
+
+    Raises:
+        UserError: there are none, or not of every shard.
+    """
+
+    def __init__(self, folder: Path, shards: list[str]):
+        self._folder, self._shards = folder, shards
+        try:
+            manifest = json.loads((folder / MANIFEST).read_text())
+            self.encoder: str = manifest["encoder"]
+            shape = (int(manifest["length"]), int(manifest["dim"]))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f"data.path={folder} holds no readable {MANIFEST}, what an encoder made of its "
+                "captions; make it with `babeldraw encode`"
+            ) from error
+        self.spec: Spec = {
+            "states": (shape, np.dtype(np.float16)),
+            "count": ((), np.dtype(np.int32)),
+        }
+        for number in range(len(shards)):
+            self._arrays(number)
+
+    def row(self, shard: int, row: int) -> dict[str, np.ndarray]:
+        """`states` and `count` of a record."""
+        return {name: np.array(array[row]) for name, array in self._arrays(shard).items()}
+
+    @functools.cache  # noqa: B019 - as long as the source, which is as long as the program.
+    def _arrays(self, shard: int) -> dict[str, np.ndarray]:
+        found = {}
+        for name, (shape, dtype) in self.spec.items():
+            file = self._folder / file_of(name, self._shards[shard])
+            try:
+                found[name] = np.load(file, mmap_mode="r", allow_pickle=False)
+            except (OSError, ValueError) as error:
+                raise self._damaged(file) from error
+            if found[name].shape[1:] != shape or found[name].dtype != dtype:
+                raise self._damaged(file)
+        return found
+
+    def _damaged(self, file: Path) -> UserError:
+        return UserError(
+            f"{file} is missing or damaged; remove it and run the same `babeldraw encode` once more"
+        )
+
+
+def file_of(name: str, shard: str) -> str:
+    """The file of `states` or `count` beside one of tokens."""
+    return Path(shard).with_suffix(".npy").name.replace("tokens", name)
+
+
+def write_states(folder: Path, shard: str, states: np.ndarray, count: np.ndarray) -> None:
+    """Writes the files of a shard: float [n, S, D] and int [n]."""
+    for name, array in (("states", states.astype(np.float16)), ("count", count.astype(np.int32))):
+        buffer = io.BytesIO()
+        np.save(buffer, array, allow_pickle=False)
+        write_whole(folder / file_of(name, shard), buffer.getvalue())
+
+
+def manifest_of(encoder: str, length: int, dim: int) -> dict[str, Any]:
+    """What `states.json` says."""
+    return {"encoder": encoder, "length": length, "dim": dim}

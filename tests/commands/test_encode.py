@@ -1,0 +1,136 @@
+"""`babeldraw encode`: states of captions beside tokens, read by training, and what does not fit."""
+
+import numpy as np
+import pytest
+import sentencepiece
+
+from babeldraw.commands import encode
+from babeldraw.data.pipeline import TrainBatches, eval_batches
+from babeldraw.data.records import Record
+from babeldraw.data.states import MANIFEST, file_of
+from babeldraw.data.text import Vocabulary
+from babeldraw.data.tokens import MANIFEST as TOKENS
+from babeldraw.data.tokens import TokenSource, write_shard
+from babeldraw.models.condition import Lexicon
+from babeldraw.models.t5 import FrozenT5, T5Config, config_of, identity
+from babeldraw.models.t5_condition import T5Condition
+from babeldraw.runs.folder import write_json
+from babeldraw.runs.weights import flatten, read_params, write_weights
+
+CONFIG = T5Config(blocks=1, heads=2, head_dim=4, dim=6, hidden=8, vocab_size=60)
+CAPTIONS = ["a red ring", "a blue ring\nanother caption", "", "two rings", "a ring"]
+LENGTH = 10
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Two shards of tokens, T5's weights and its words; and the words of the command."""
+    rng, entries = np.random.default_rng(0), []
+    for number, part in enumerate((CAPTIONS[:3], CAPTIONS[3:])):
+        records = [Record(np.zeros((0, 0, 3), np.uint8), text) for text in part]
+        tokens = rng.integers(0, 9, (len(part), 4), np.int32)
+        entries.append(write_shard(tmp_path / f"tokens-{number:05d}.npz", tokens, records))
+        entries[-1]["bad"] = 0
+    fields = {"tokenizer": "t", "name": "n", "shape": [4], "vocab": [9], "channels": 0, "views": 1}
+    counts = {"records": 5, "shard_size": 3, "count": 5, "bad": 0, "complete": True}
+    write_json(tmp_path / TOKENS, {**fields, **counts, "shards": entries})
+    shapes = flatten(FrozenT5(CONFIG).shapes())
+    arrays = {name: rng.normal(size=a.shape).astype(np.float32) for name, a in shapes.items()}
+    write_weights(tmp_path / "t5.safetensors", arrays, {})
+    with (tmp_path / "spiece.model").open("wb") as file:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(CAPTIONS * 5),
+            model_writer=file,
+            vocab_size=40,
+            hard_vocab_limit=False,
+            pad_id=0,
+            eos_id=1,
+            unk_id=2,
+            bos_id=-1,
+            minloglevel=2,
+        )
+    return tmp_path
+
+
+def words(folder, **more):
+    given = {
+        "path": folder,
+        "t5": folder / "t5.safetensors",
+        "words": folder / "spiece.model",
+        "length": LENGTH,
+        "batch_size": 2,
+        "compilation_cache": "off",
+    }
+    return ["encode", *(f"--{name}={value}" for name, value in (given | more).items())]
+
+
+def test_what_is_stored_is_what_t5_makes_of_first_captions(cli, folder):
+    assert cli(*words(folder))[0] == 0
+    params = read_params(str(folder / "t5.safetensors"), "--t5", FrozenT5(CONFIG).shapes())
+    condition, lexicon = (
+        T5Condition(LENGTH, encoder=CONFIG),
+        Lexicon(Vocabulary(folder / "spiece.model")),
+    )
+    first = [caption.split("\n")[0] for caption in CAPTIONS]
+    said = np.stack([condition.ask(text, lexicon).row for text in first])
+    expected = condition.encoded({"text_encoder": params}, said)
+    source = TokenSource(folder, "all")
+    assert source.states.encoder == identity(params)
+    for index in range(5):
+        states = source[index].states
+        assert states["states"].dtype == np.float16 and states["count"].dtype == np.int32
+        np.testing.assert_allclose(states["states"], expected["states"][index], atol=4e-3)
+        assert states["count"] == expected["count"][index]
+    # What is there already is not made again; what is missing is.
+    kept, gone = (folder / file_of("states", f"tokens-0000{n}.npz") for n in (0, 1))
+    before, content = kept.stat().st_mtime_ns, gone.read_bytes()
+    gone.unlink()
+    assert cli(*words(folder))[0] == 0
+    assert kept.stat().st_mtime_ns == before and gone.read_bytes() == content
+
+
+def test_batches_hold_them_where_they_are(cli, folder):
+    pytest.importorskip("tensorflow")
+    assert cli(*words(folder))[0] == 0
+    source = TokenSource(folder, "all")
+    batches = TrainBatches(source, batch_size=4, image_size=(8, 8), seed=0)
+    batch = next(batches)
+    indices = batches.records(0)
+    batches.close()
+    for row, index in enumerate(indices):
+        for name in ("states", "count"):
+            np.testing.assert_array_equal(batch[name][row], source[index].states[name])
+    condition = T5Condition(LENGTH, encoder=CONFIG, stored=True)
+    for name, leaf in condition.spec(4).items():
+        assert (batch[name].shape, batch[name].dtype) == (leaf.shape, leaf.dtype)
+    (held,) = eval_batches(source, batch_size=8, image_size=(8, 8))
+    assert held["states"].shape == (8, LENGTH, 6) and not held["states"][5:].any()
+
+
+@pytest.mark.parametrize(
+    ("more", "line"),
+    [
+        ({"t5": "nowhere.safetensors"}, "--t5=nowhere.safetensors is not there"),
+        ({"length": 1}, "length is 1; at least 2"),
+        ({"batch_size": 0}, "--batch_size is 0; at least 1"),
+        ({"path": "nowhere"}, "holds no readable manifest.json"),
+    ],
+)
+def test_a_mistake_is_one_line(cli, folder, more, line):
+    status, _, said = cli(*words(folder, **more))
+    assert status == 2 and line in said and said.count("\n") == 1
+
+
+def test_states_of_another_encoder_are_not_mixed_with_these(cli, folder):
+    assert cli(*words(folder))[0] == 0
+    status, _, said = cli(*words(folder, length=8))
+    assert status == 2 and f"{MANIFEST} is of" in said
+    (folder / file_of("count", "tokens-00001.npz")).write_bytes(b"torn")
+    with pytest.raises(Exception, match="count-00001.npy is missing or damaged; remove it and"):
+        TokenSource(folder, "all")
+
+
+def test_sizes_are_read_from_weights(folder):
+    arrays = flatten(FrozenT5(CONFIG).shapes())
+    assert config_of(arrays, "--t5=x") == CONFIG
+    assert encode.BEGUN.startswith(".")
