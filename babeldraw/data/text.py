@@ -82,7 +82,9 @@ def caption_at(caption: str, turn: int) -> str:
 
 
 def train_vocabulary(
-    captions: Iterable[str], path: str | os.PathLike, config: VocabularyConfig | int
+    captions: Iterable[str],
+    path: str | os.PathLike,
+    config: VocabularyConfig | int = VocabularyConfig(),
 ) -> int:
     """Trains a vocabulary and writes it to `path`, whole or not at all.
 
