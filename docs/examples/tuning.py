@@ -117,7 +117,8 @@ def configured(name: str, args: argparse.Namespace) -> Any:
     config.train.batch_size = 8 if args.quick else config.train.batch_size
     config.data.path, config.data.split, config.data.eval_split = world, f"{NEW}/", f"{NEW}/"
     if name == "frozen":
-        config.optimizer.groups = (FROZEN, *config.optimizer.groups)
+        # In place of the run's own group, which is of words.
+        config.optimizer.groups = (FROZEN,)
     if name == "mixed":
         shares = {NEW: 1.0, SEEN: 3.0}
         config.data.source, config.data.path = "mixture", ""
