@@ -5,8 +5,9 @@ import hashlib
 from collections.abc import Iterator
 from typing import Any
 
+from babeldraw.data.fields import chosen
 from babeldraw.data.records import Record, Source
-from babeldraw.data.text import captions_in
+from babeldraw.data.text import caption_at, captions_in
 
 # The next one with each epoch; one drawn anew for each example; the first alone; all as one text.
 CAPTIONS = ("in_turn", "random", "first", "joined")
@@ -25,6 +26,18 @@ def turn_of(captions: str, position: int, length: int, seed: int) -> int:
         return position // length
     digest = hashlib.sha256(f"caption/{seed}/{position}".encode()).digest()
     return int.from_bytes(digest[:8], "big")
+
+
+def text_of(record: Record, captions: str, position: int, length: int, seed: int) -> str:
+    """What an example reads of a record: a function of its place and of the seed alone.
+
+    Args:
+        record: with one kind of caption, or several.
+        captions, position, length, seed: as of `turn_of`.
+    """
+    turn = turn_of(captions, position, length, seed)
+    said = chosen(record.choices, position, seed) if record.choices else record.caption
+    return caption_at(said, turn)
 
 
 def with_captions(source: Source, captions: str) -> Source:

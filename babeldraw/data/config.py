@@ -4,12 +4,15 @@ from dataclasses import dataclass
 
 from babeldraw.data.captions import CAPTIONS
 from babeldraw.data.crops import CROPS
+from babeldraw.data.fields import CaptionField, check_fields
 from babeldraw.data.folder import CLASS, CLASS_FOLDERS
 from babeldraw.data.languages import is_language
 from babeldraw.errors import UserError
 
 # Fields that no other source than a folder reads.
 OF_FOLDERS = ("language", "class_folder", "class_caption")
+# Of CAPTIONS those that take one of several texts.
+DRAWN = ("in_turn", "random")
 
 
 @dataclass(frozen=True)
@@ -19,6 +22,7 @@ class MixturePart:
     Attributes:
         source, path, split, eval_split, data_dir: as in `DataConfig`, of one source.
         weight: how many of its records there are, relative to the other parts; above 0.
+        caption_fields: as in `DataConfig`, of one source.
     """
 
     source: str
@@ -27,6 +31,7 @@ class MixturePart:
     split: str = "train"
     eval_split: str = "test"
     data_dir: str = ""
+    caption_fields: tuple[CaptionField, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -55,6 +60,9 @@ class DataConfig:
         captions: of several captions of a picture, a line each, training takes the next one with
             each epoch ('in_turn'), one drawn anew by seed and step ('random'), the first alone
             ('first') or all as one text ('joined'). Evaluation takes the first, or all as one.
+        caption_fields: kinds of captions, of which each example reads one by their odds; of that
+            one `captions` says which text. Evaluation takes the first kind that a record has.
+            Empty: a record's caption has one kind. A mixture has those of each source.
         language: of a folder whose captions have translations (lines 'fr.utf8=...'): '' reads the
             lines without a mark, a code such as 'fr' its translations, and those lines where
             there is none; 'any' reads all, each a caption of its own.
@@ -78,6 +86,7 @@ class DataConfig:
     crop: str = "random"
     mixture: tuple[MixturePart, ...] = ()
     captions: str = "in_turn"
+    caption_fields: tuple[CaptionField, ...] = ()
     language: str = ""
     class_folder: str = "inner"
     class_caption: str = ""
@@ -100,11 +109,29 @@ class DataConfig:
             raise UserError(
                 f"data.captions={self.captions!r} is unknown; use {', '.join(CAPTIONS)}"
             )
+        self._check_fields()
         self._check_folder()
 
     def tiny(self) -> "DataConfig":
         """The same for a first run: the shapes world."""
         return DataConfig(source="shapes", num_examples=1000)
+
+    def _check_fields(self) -> None:
+        check_fields(self.caption_fields, self.source, "data.caption_fields")
+        for part in self.mixture:
+            check_fields(part.caption_fields, part.source, "data.mixture's caption_fields")
+        if not (self.caption_fields or any(part.caption_fields for part in self.mixture)):
+            return
+        if self.captions not in DRAWN:
+            raise UserError(
+                f"data.captions={self.captions!r} and data.caption_fields says what is drawn; use "
+                f"{' or '.join(DRAWN)}, and joined=True in a field whose texts make one"
+            )
+        if self.language:
+            raise UserError(
+                f"data.language={self.language!r} is of the captions that data.caption_fields "
+                "replaces; leave one of them out"
+            )
 
     def _check_folder(self) -> None:
         if not is_language(self.language):

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from absl import logging
 
+from babeldraw.data.fields import TEXT_FILE, Fields, as_caption, choices_of, no_record_has
 from babeldraw.data.files import DiskFiles, Files
 from babeldraw.data.image import decode, image_suffixes
 from babeldraw.data.languages import PLAIN, check_language, in_language
@@ -88,10 +89,11 @@ class FolderSource:
         language: of captions with translations: see `languages`.
         class_folder: 'inner' or 'outer', which of the folders around a picture is its class.
         class_caption: what is said of pictures without a caption, with {class} in it; '': nothing.
+        fields: kinds of captions: columns of the lists, or 'txt' for the file beside a picture.
 
     Raises:
         UserError: no folder, no pictures, no captions where they are required, no such split, a
-            list none of whose files exist, or a language that no caption has.
+            list none of whose files exist, or a language or a field that no caption has.
     """
 
     def __init__(
@@ -103,6 +105,7 @@ class FolderSource:
         language: str = PLAIN,
         class_folder: str = "inner",
         class_caption: str = "",
+        fields: Fields = (),
     ):
         if split not in SPLITS and not split.endswith("/"):
             raise UserError(
@@ -111,14 +114,17 @@ class FolderSource:
             )
         self._files, self._path = open_files(path), path
         self._language, self._class_folder = language, class_folder
-        self._class_caption = class_caption
+        self._class_caption, self._fields = class_caption, fields
         names = list(self._files.names())
         _tell_left_out(self._files)
         pictures = _pictures(names, self._files)
         if not pictures:
             raise UserError(f"data.path={path} holds no pictures (.jpg, .png, .webp, ...)")
-        self._listed = read_lists(self._files, names, set(pictures))
+        self._listed = read_lists(self._files, names, set(pictures), fields)
         self._sidecars = _sidecars(names, pictures, self._files)
+        if fields and self._reads_beside and not self._sidecars:
+            where, there = self._files.where(""), "no text file beside a picture"
+            raise no_record_has(TEXT_FILE, "data.caption_fields", where, there)
         self._depth = split.count("/")
         self.classes, self._numbered = self._find_classes(pictures)
         if require_captions:
@@ -136,8 +142,9 @@ class FolderSource:
     def __getitem__(self, index: int) -> Record:
         name = self._names[index]
         caption = self._caption(name)
+        choices = choices_of(self._kinds(name), self._fields)
         image = decode(self._files.read(name), self._files.where(name))
-        return Record(image, caption, self._label(name))
+        return Record(image, caption, self._label(name), choices=choices)
 
     def captions(self) -> Iterator[str]:
         """The captions in order; what is not UTF-8 is left out."""
@@ -173,15 +180,34 @@ class FolderSource:
         return said and self._class_caption.replace(CLASS, said)
 
     def _text(self, name: str) -> str:
-        """What is written of a picture, in all its languages."""
+        """What is written of a picture, in all its languages and of all kinds."""
+        return as_caption(self._kinds(name)) if self._fields else self._written(name)
+
+    def _kinds(self, name: str) -> tuple[str, ...]:
+        """What is written of a picture, of each kind of caption."""
+        listed = self._listed.get(name, Listed("", texts=("",) * len(self._fields))).texts
+        return tuple(
+            field.text(self._beside(name)) if field.name == TEXT_FILE else text
+            for field, text in zip(self._fields, listed, strict=True)
+        )
+
+    def _written(self, name: str) -> str:
         sidecar = self._sidecar(name)
-        if not sidecar:
-            return self._listed.get(name, Listed("")).caption
+        return self._beside(name) if sidecar else self._listed.get(name, Listed("")).caption
+
+    def _beside(self, name: str) -> str:
+        """The text file beside a picture; '' where there is none."""
+        sidecar = self._sidecar(name)
         try:
-            return self._files.read(sidecar).decode("utf-8-sig").strip()
+            return self._files.read(sidecar).decode("utf-8-sig").strip() if sidecar else ""
         except UnicodeDecodeError as error:
             where = self._files.where(sidecar)
             raise BadRecord(where, "the caption is not UTF-8") from error
+
+    @property
+    def _reads_beside(self) -> bool:
+        """Whether the text beside a picture is among what is read."""
+        return not self._fields or any(field.name == TEXT_FILE for field in self._fields)
 
     def _captioned(self, names: list[str]) -> list[str]:
         kept = [name for name in names if self._has_caption(name)]
@@ -202,7 +228,8 @@ class FolderSource:
 
     def _has_caption(self, name: str) -> bool:
         of_class = self._class_caption and self._label(name) >= 0
-        return bool(name in self._listed or self._sidecar(name) or of_class)
+        beside = self._reads_beside and self._sidecar(name)
+        return bool(name in self._listed or beside or of_class)
 
     def _texts(self) -> Iterator[str]:
         """What is written of each picture; what cannot be read is told where it is used."""

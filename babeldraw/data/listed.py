@@ -11,6 +11,7 @@ from typing import Any, BinaryIO
 
 from absl import logging
 
+from babeldraw.data.fields import TEXT_FILE, Fields, as_caption, no_record_has, texts_in
 from babeldraw.data.files import Files
 from babeldraw.data.records import BadRecord
 from babeldraw.data.rows import FILE_COLUMNS, caption_of, columns_of, label_of
@@ -24,16 +25,23 @@ IN_ANY_FOLDER = "metadata"
 
 @dataclass(frozen=True)
 class Listed:
-    """What a list says of one picture."""
+    """What a list says of one picture.
+
+    Attributes:
+        caption: its captions, a line each.
+        label: a class, -1 where there is none.
+        texts: of each kind of caption that is asked for, a line each.
+    """
 
     caption: str
     label: int = -1
+    texts: tuple[str, ...] = ()
 
     def joined(self, other: "Listed") -> "Listed":
         """With what another row says of the same picture: one more caption, a line of its own."""
-        said = self.caption.split("\n") + other.caption.split("\n")
-        caption = "\n".join(dict.fromkeys(text for text in said if text))
-        return Listed(caption, other.label if self.label < 0 else self.label)
+        caption = as_caption([self.caption, other.caption])
+        texts = tuple(map(as_caption, zip(self.texts, other.texts, strict=True)))
+        return Listed(caption, other.label if self.label < 0 else self.label, texts)
 
 
 class Lists:
@@ -42,13 +50,20 @@ class Lists:
     Args:
         files: the folder or .zip.
         pictures: their relative paths.
+        fields: kinds of captions, read in place of one caption.
+
+    Attributes:
+        listed: what is said, by the picture's relative path.
+        missing: files that are named and are not there.
+        columns: those of all rows.
     """
 
-    def __init__(self, files: Files, pictures: set[str]):
-        self._files, self._pictures = files, pictures
+    def __init__(self, files: Files, pictures: set[str], fields: Fields = ()):
+        self._files, self._pictures, self._fields = files, pictures, fields
         self._composed = {_composed(name): name for name in pictures}
         self.listed: dict[str, Listed] = {}
         self.missing: list[str] = []
+        self.columns: set[str] = set()
 
     def read(self, path: str) -> None:
         """One list. Raises UserError where the file cannot be read."""
@@ -60,7 +75,7 @@ class Lists:
         labels: list[str] = []
         found: set[str] = set()
         for line, row in rows_of(path, file):
-            entry, where = _entry(row), f"{self._files.where(path)}:{line}"
+            entry, where = _entry(row, self._fields), f"{self._files.where(path)}:{line}"
             if isinstance(row, dict):
                 found.update(columns_of(row))
             if entry is None:
@@ -70,6 +85,7 @@ class Lists:
             if problem:
                 labels.append(f"{where}: {problem}")
             self._add(posixpath.dirname(path), name, said)
+        self.columns |= found
         if bad:
             logging.warning(
                 "%d lines are no captions and are skipped, first: %s; the columns are %s",
@@ -79,6 +95,15 @@ class Lists:
             )
         if labels:
             logging.warning("%d labels are left out, first: %s", len(labels), labels[0])
+
+    def check_fields(self) -> None:
+        """Raises `UserError` for a kind of caption that no picture has."""
+        for number, field in enumerate(self._fields):
+            found = any(listed.texts[number] for listed in self.listed.values())
+            if not found and field.name != TEXT_FILE:
+                there = ", ".join(sorted(self.columns)) or "no list"
+                where = self._files.where("")
+                raise no_record_has(field.name, "data.caption_fields", where, there)
 
     def _add(self, folder: str, name: str, said: Listed) -> None:
         # Lists come from Windows; and Macs write letters with marks in two parts.
@@ -92,18 +117,22 @@ class Lists:
         self.missing.append(name)
 
 
-def read_lists(files: Files, names: Iterable[str], pictures: set[str]) -> dict[str, Listed]:
+def read_lists(
+    files: Files, names: Iterable[str], pictures: set[str], fields: Fields = ()
+) -> dict[str, Listed]:
     """What the lists say, by the picture's relative path; several captions are joined.
 
     Args:
         files: the folder or .zip.
         names: its files.
         pictures: those of them that are pictures.
+        fields: kinds of captions, read in place of one caption; 'txt' need not be in a list.
 
     Raises:
-        UserError: a list cannot be read, or none of the files that are listed exist.
+        UserError: a list cannot be read, none of the files that are listed exist, or none has one
+            of the kinds of captions.
     """
-    lists = Lists(files, pictures)
+    lists = Lists(files, pictures, fields)
     for path in sorted(filter(_is_list, names)):
         lists.read(path)
     missing = lists.missing
@@ -114,6 +143,7 @@ def read_lists(files: Files, names: Iterable[str], pictures: set[str]) -> dict[s
         )
     if missing:
         logging.warning("%d listed files do not exist, first: %s", len(missing), missing[0])
+    lists.check_fields()
     return lists.listed
 
 
@@ -156,13 +186,14 @@ def _csv_rows(file: BinaryIO) -> Iterator[tuple[int, Any]]:
                 yield rows.line_num, None
 
 
-def _entry(row: Any) -> tuple[str, Listed, str] | None:
+def _entry(row: Any, fields: Fields) -> tuple[str, Listed, str] | None:
     """(path, what is said of it, what is wrong with its label or ''); None: not such a row."""
     if not isinstance(row, dict):
         return None
     columns, problem, label = columns_of(row), "", -1
     file = next((columns[c] for c in FILE_COLUMNS if isinstance(columns.get(c), str)), None)
-    caption = caption_of(columns)
+    texts = texts_in(columns, fields)
+    caption = as_caption(texts) or None if fields else caption_of(columns)
     if not file or caption is None:
         return None
     try:
@@ -173,7 +204,7 @@ def _entry(row: Any) -> tuple[str, Listed, str] | None:
         label = label_of(columns.get("label"))
     except ValueError as error:
         problem = str(error)
-    return file.strip(), Listed(caption, label), problem
+    return file.strip(), Listed(caption, label, texts), problem
 
 
 def _composed(name: str) -> str:

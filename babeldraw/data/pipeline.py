@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-from babeldraw.data.captions import turn_of
+from babeldraw.data.captions import text_of
 from babeldraw.data.crops import check_crop, crop_image, crop_jpeg, tensorflow
 from babeldraw.data.image import center_crop
 from babeldraw.data.order import Order
@@ -219,13 +219,16 @@ class TrainBatches:
         try:
             records = [self.reader.read_at(int(index)) for index in indices]
             length = len(self.reader.source)
-            turns = [turn_of(self._captions, int(p), length, self._seed) for p in positions]
+            said = [
+                text_of(record, self._captions, int(position), length, self._seed)
+                for record, position in zip(records, positions, strict=True)
+            ]
             epochs = (int(position) // length for position in positions)
             drawn = [
                 self._view(record, int(index), epoch)
                 for record, index, epoch in zip(records, indices, epochs, strict=True)
             ]
-            return [self._gather(name, drawn, turns) for name in wanted]
+            return [self._gather(name, drawn, said) for name in wanted]
         except Exception as error:
             self._error = self._error or error
             raise
@@ -237,9 +240,8 @@ class TrainBatches:
         number = drawn_view(len(record.views), index, epoch, self._seed)
         return dataclasses.replace(record, tokens=record.views[number], views=None)
 
-    def _gather(self, name: str, records: list[Record], turns: list[int]) -> np.ndarray:
+    def _gather(self, name: str, records: list[Record], said: list[str]) -> np.ndarray:
         if name == "text":
-            said = [caption_at(r.caption, turn) for r, turn in zip(records, turns, strict=True)]
             return self._vocabulary.encode(said, self.text_length)
         if name == "label":
             return np.array([r.label for r in records], np.int32)

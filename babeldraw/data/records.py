@@ -33,6 +33,8 @@ class Record:
         views: stored codes of all views, [views, ...], where there are several.
         states: what an encoder made of the caption, by name; see `data.states`.
         jpeg: the bytes of a JPEG file, to be decoded by the pipeline; the image is then empty.
+        choices: captions of several kinds, a line each, with the odds of each kind
+            (`data.fields`), of which training draws one; `caption` is then all of them.
     """
 
     image: np.ndarray
@@ -42,6 +44,7 @@ class Record:
     views: np.ndarray | None = None
     states: dict[str, np.ndarray] | None = None
     jpeg: bytes = b""
+    choices: tuple[tuple[float, str], ...] = ()
 
 
 class BadRecord(Exception):

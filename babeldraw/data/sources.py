@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from babeldraw.data.captions import with_captions
 from babeldraw.data.config import OF_FOLDERS, DataConfig
 from babeldraw.data.digits import DigitsSource
+from babeldraw.data.fields import named, with_lines
 from babeldraw.data.folder import FolderSource
 from babeldraw.data.mixture import MixtureSource
 from babeldraw.data.records import Source, has_pictures
@@ -56,7 +57,8 @@ def open_texts(config: DataConfig, split: str, seed: int) -> Source:
 
 def _open_texts(config: DataConfig, split: str, seed: int) -> Source:
     if config.source == "tfds":
-        return TfdsSource(config.path, split, config.data_dir, pictures=False)
+        fields = named(config.caption_fields)
+        return TfdsSource(config.path, split, config.data_dir, pictures=False, fields=fields)
     if config.source == "mixture":
         sources = [_open_texts(one, own, seed) for one, own in _parts(config, split)]
         return MixtureSource(sources, [part.weight for part in config.mixture])
@@ -72,6 +74,14 @@ def _expanded(config: DataConfig) -> DataConfig:
 def _open(
     config: DataConfig, split: str, image_size: int, seed: int, require_captions: bool
 ) -> Source:
+    source = _open_kind(config, split, image_size, seed, require_captions)
+    return with_lines(source, config.caption_fields, "data.caption_fields")
+
+
+def _open_kind(
+    config: DataConfig, split: str, image_size: int, seed: int, require_captions: bool
+) -> Source:
+    fields = named(config.caption_fields)
     if config.source == "shapes":
         return ShapesSource(split, image_size, seed, config.num_examples)
     if config.source == "shape_pairs":
@@ -86,13 +96,14 @@ def _open(
             language=config.language,
             class_folder=config.class_folder,
             class_caption=config.class_caption,
+            fields=fields,
         )
     if config.source == "tfds":
-        return TfdsSource(config.path, split, config.data_dir)
+        return TfdsSource(config.path, split, config.data_dir, fields=fields)
     if config.source == "shards":
         return ShardSource(config.path, split)
     if config.source == "webdataset":
-        return WebDatasetSource(config.path, split)
+        return WebDatasetSource(config.path, split, fields)
     if config.source == "mixture":
         return _open_mixture(config, split, image_size, seed, require_captions)
     if config.source == "tokens":
@@ -119,6 +130,7 @@ def _parts(config: DataConfig, split: str) -> Iterator[tuple[DataConfig, str]]:
     """Each part of a mixture as data of its own, and its split."""
     for part in config.mixture:
         own_fields = {"path": part.path, "data_dir": part.data_dir, "mixture": ()}
+        own_fields["caption_fields"] = part.caption_fields
         if part.source != "folder":
             own_fields |= {name: getattr(DataConfig, name) for name in OF_FOLDERS}
         one = dataclasses.replace(config, source=part.source, **own_fields)

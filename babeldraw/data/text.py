@@ -1,7 +1,8 @@
 """Captions as ids: a SentencePiece vocabulary, trained from captions and read back.
 
 Ids: 0 is padding, 1 is an unknown piece; there is no begin or end piece. T5's, which are read too,
-have an end, 1, and 2 is unknown.
+have an end, 1, and 2 is unknown. How texts are normalised before they are cut into pieces stands in
+the file and goes with it.
 """
 
 import io
@@ -10,14 +11,17 @@ import os
 import random
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import sentencepiece
 from absl import logging
 from etils import epath
 
+from babeldraw.config import require_choice
 from babeldraw.data.image import write_whole
 from babeldraw.errors import UserError
+from babeldraw.runs.folder import RunFolder
 
 PAD_ID = 0
 UNKNOWN_ID = 1
@@ -28,6 +32,38 @@ MAX_CAPTIONS = 1_000_000
 MAX_SENTENCE_BYTES = 4000
 # Pieces: padding and unknown; one for each byte; characters that a vocabulary of bytes has besides.
 SPECIAL, BYTES, COMMON = 2, 256, 100
+# Names here and as SentencePiece has them.
+MODELS = {"byte_pair": "bpe", "unigram": "unigram"}
+BYTES_OF = ("auto", "always", "never")
+# SentencePiece's own rules: Unicode's NFKC with all spaces made one (nmt_), letters made small
+# (_cf), or nothing at all.
+NORMALIZATIONS = ("nmt_nfkc", "nfkc", "nmt_nfkc_cf", "nfkc_cf", "identity")
+
+
+@dataclass(frozen=True)
+class VocabularyConfig:
+    """How a vocabulary is made.
+
+    Attributes:
+        size: pieces that are wanted; 16,000 in Parti (arXiv:2206.10789, section 2.1).
+        model: 'byte_pair' or 'unigram', as SentencePiece has them. Parti names neither; on captions
+            of few words the unigram trainer keeps characters alone (51 pieces for the shapes world,
+            34 to a caption), and merging gives whole words.
+        bytes: whether characters without a piece are spelt as bytes, so that any text comes back:
+            'always' (256 pieces go to them), 'never' (they are one unknown piece), or 'auto', where
+            not every character of the captions has room.
+        normalization: one of NORMALIZATIONS.
+    """
+
+    size: int = 16_000
+    model: str = "byte_pair"
+    bytes: str = "auto"
+    normalization: str = "nmt_nfkc"
+
+    def __post_init__(self):
+        require_choice(self, "model", MODELS)
+        require_choice(self, "bytes", BYTES_OF)
+        require_choice(self, "normalization", NORMALIZATIONS)
 
 
 def captions_in(caption: str) -> list[str]:
@@ -45,40 +81,46 @@ def caption_at(caption: str, turn: int) -> str:
     return found[turn % len(found)]
 
 
-def train_vocabulary(captions: Iterable[str], path: str | os.PathLike, size: int = 16_000) -> int:
-    """Trains a byte-pair vocabulary and writes it to `path`, whole or not at all.
+def train_vocabulary(
+    captions: Iterable[str],
+    path: str | os.PathLike,
+    config: VocabularyConfig | int = VocabularyConfig(),
+) -> int:
+    """Trains a vocabulary and writes it to `path`, whole or not at all.
 
     The same captions in the same order give the same file, byte for byte. Of more than 1,000,000
-    captions a sample of that many is used. 16,000 pieces: Babeldraw's own (arXiv:2206.10789, 2.1).
+    captions a sample of that many is used.
 
     Args:
         captions: any Unicode texts; empty ones are passed over.
         path: where the SentencePiece model goes.
-        size: how many pieces are wanted.
+        config: how; a number is how many pieces are wanted.
 
     Returns:
-        How many pieces it has, padding and unknown included; fewer than `size` (said in one line
-        of the log) where the captions carry no more.
+        How many pieces it has, padding and unknown included; fewer than are wanted (said in one
+        line of the log) where the captions carry no more.
 
     Raises:
-        UserError: no captions, or `size` too small for their characters.
+        UserError: no captions, or a size too small for their characters.
     """
+    config = VocabularyConfig(config) if isinstance(config, int) else config
     said = (text for caption in captions for text in captions_in(caption))
     texts = _sample(filter(None, map(_clean, said)), MAX_CAPTIONS)
     if not texts:
         raise UserError("no captions to train a vocabulary from; give data that has captions")
-    model = _train(texts, size)
+    model = _train(texts, config)
     write_whole(path, model)
-    actual = sentencepiece.SentencePieceProcessor(model_proto=model).get_piece_size()
+    actual, size = _load(model, path).get_piece_size(), config.size
     if actual < size:
         logging.info("vocabulary: the captions carry %d pieces, %d were asked for", actual, size)
     return actual
 
 
-def _train(texts: list[str], size: int) -> bytes:
+def _train(texts: list[str], config: VocabularyConfig) -> bytes:
     model = io.BytesIO()
     # Every character has a piece while there is room; where there is none, the rare ones are bytes.
-    texts, in_bytes = _spelt(texts, size)
+    texts, in_bytes = (texts, False) if config.bytes == "never" else _spelt(texts, config.size)
+    in_bytes = in_bytes or config.bytes == "always"
     pieces = [part for text in texts for part in _parts(text)]
     try:
         sentencepiece.SentencePieceTrainer.train(
@@ -86,10 +128,9 @@ def _train(texts: list[str], size: int) -> bytes:
             character_coverage=1.0,
             byte_fallback=in_bytes,
             model_writer=model,
-            # On captions of few words the unigram trainer keeps characters only (51 pieces for the
-            # shapes world, 34 to a caption); merging gives whole words. Babeldraw names neither.
-            model_type="bpe",
-            vocab_size=size,
+            model_type=MODELS[config.model],
+            normalization_rule_name=config.normalization,
+            vocab_size=config.size,
             hard_vocab_limit=False,
             pad_id=PAD_ID,
             unk_id=UNKNOWN_ID,
@@ -100,7 +141,9 @@ def _train(texts: list[str], size: int) -> bytes:
         )
     except RuntimeError as error:
         reason = str(error).splitlines()[0]
-        raise UserError(f"no vocabulary of size={size} from these captions: {reason}") from error
+        raise UserError(
+            f"no vocabulary of size={config.size} from these captions: {reason}"
+        ) from error
     return model.getvalue()
 
 
@@ -167,9 +210,31 @@ class Vocabulary:
     """
 
     def __init__(self, path: str | os.PathLike):
-        self._pieces = _load(path)
+        try:
+            model = epath.Path(path).read_bytes()
+        except OSError as error:
+            reason = error.strerror or error
+            raise UserError(f"vocabulary {path} cannot be read: {reason}") from error
+        self._pieces = _load(model, path)
         self.size: int = self._pieces.get_piece_size()
         self._end = [end] if (end := self._pieces.eos_id()) >= 0 else []
+
+    @classmethod
+    def of_run(cls, folder: RunFolder, size: int) -> "Vocabulary":
+        """That of a run whose table has `size` pieces.
+
+        Raises:
+            UserError: the file is another one than the run was trained with, or none.
+        """
+        vocabulary = cls(folder.vocabulary_file)
+        folder.check_vocabulary()
+        # T5's table has some to spare.
+        if vocabulary.size > size:
+            raise UserError(
+                f"{folder.vocabulary_file} has {vocabulary.size} pieces and the run knows {size}: "
+                "it is another run's; put that of the run back"
+            )
+        return vocabulary
 
     def encode(self, texts: Sequence[str], length: int) -> np.ndarray:
         """Texts to int32 [len(texts), length], cut at `length` and padded with 0 on the right.
@@ -185,6 +250,26 @@ class Vocabulary:
     def lengths(self, texts: Sequence[str]) -> list[int]:
         """How many ids each text has before any cut: more than `length` means it would be cut."""
         return [len(pieces) + len(self._end) * bool(pieces) for pieces in self._encode(texts)]
+
+    def pieces(self, text: str) -> list[tuple[str, int]]:
+        """The pieces of a text before any cut, each with its id; '▁' stands for a space."""
+        (ids,) = self._encode([text])
+        ids += self._end if ids else []
+        return [(self._pieces.id_to_piece(number), number) for number in ids]
+
+    def normalized(self, text: str) -> str:
+        """What is cut into pieces: the text after normalisation."""
+        return self._pieces.normalize(_clean(text)).replace("\u2581", " ").strip()
+
+    @property
+    def spells_bytes(self) -> bool:
+        """Whether characters without a piece are spelt as bytes."""
+        return self._pieces.is_byte(self._pieces.piece_to_id("<0x00>"))
+
+    @property
+    def made(self) -> dict[str, str]:
+        """How the file says that it was made: `model`, and the rule of `normalization`."""
+        return _made(self._pieces.serialized_model_proto())
 
     def unknown(self, text: str) -> str:
         """The characters of a text that no piece stands for, each once, in order."""
@@ -203,11 +288,7 @@ class Vocabulary:
         return [self._pieces.encode(_clean(text)) for text in texts]
 
 
-def _load(path: str | os.PathLike) -> sentencepiece.SentencePieceProcessor:
-    try:
-        model = epath.Path(path).read_bytes()
-    except OSError as error:
-        raise UserError(f"vocabulary {path} cannot be read: {error.strerror or error}") from error
+def _load(model: bytes, path: str | os.PathLike) -> sentencepiece.SentencePieceProcessor:
     try:
         pieces = sentencepiece.SentencePieceProcessor(model_proto=model)
         ids = (pieces.pad_id(), pieces.unk_id(), pieces.bos_id(), pieces.eos_id())
@@ -219,3 +300,44 @@ def _load(path: str | os.PathLike) -> sentencepiece.SentencePieceProcessor:
             "and none for begin and end, nor T5's; train one with babeldraw"
         )
     return pieces
+
+
+def _made(model: bytes) -> dict[str, str]:
+    """Two facts of SentencePiece's ModelProto.
+
+    Its own Python classes ask for a protobuf that TensorFlow Datasets does not go with. Numbers are
+    those of sentencepiece_model.proto: trainer_spec 2 with model_type 3, normalizer_spec 3 with
+    name 1.
+    """
+    fields = _fields(model)
+    kind = _fields(fields[2])[3] if 3 in _fields(fields[2]) else 1
+    names = {1: "unigram", 2: "byte_pair", 3: "word", 4: "char"}
+    return {"model": names[kind], "normalization": _fields(fields[3])[1].decode()}
+
+
+def _fields(message: bytes) -> dict[int, bytes | int]:
+    """The last value of each field of a message in protobuf's wire format."""
+    found: dict[int, bytes | int] = {}
+    place = 0
+
+    def varint() -> int:
+        nonlocal place
+        value = shift = 0
+        while True:
+            byte = message[place]
+            place += 1
+            value |= (byte & 0x7F) << shift
+            shift += 7
+            if byte < 0x80:
+                return value
+
+    while place < len(message):
+        number, kind = divmod(varint(), 8)
+        if kind == 0:
+            found[number] = varint()
+            continue
+        # Of eight bytes, of as many as a number says, or of four.
+        size = {1: 8, 5: 4}[kind] if kind in (1, 5) else varint()
+        found[number] = message[place : place + size]
+        place += size
+    return found

@@ -1,11 +1,13 @@
 """Datasets prepared by TensorFlow Datasets as array_record files, read by random access."""
 
+from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 from absl import logging
 
+from babeldraw.data.fields import Fields, as_caption, choices_of, no_record_has
 from babeldraw.data.image import decode
 from babeldraw.data.records import NO_PICTURE, BadRecord, Record
 from babeldraw.data.rows import lines_of
@@ -29,13 +31,22 @@ class TfdsSource:
         split: one of the dataset's, or a slice such as 'train[:90%]'.
         data_dir: where it was prepared; '' for the default of TFDS.
         pictures: whether records have them; else they are texts alone, as of 'c4/en'.
+        fields: kinds of captions in place of one: features, of texts or of classes, whose names are
+            then the texts; '/' leads into sequences, as in 'objects/label'.
 
     Raises:
-        UserError: no such dataset or split, no image (or no text) in it, or it is not prepared with
-            random access.
+        UserError: no such dataset or split, no image (or no text) or field in it, or it is not
+            prepared with random access.
     """
 
-    def __init__(self, name: str, split: str, data_dir: str = "", pictures: bool = True):
+    def __init__(
+        self,
+        name: str,
+        split: str,
+        data_dir: str = "",
+        pictures: bool = True,
+        fields: Fields = (),
+    ):
         import tensorflow_datasets as tfds
 
         builder = _builder(name, data_dir)
@@ -43,12 +54,23 @@ class TfdsSource:
         self.texts_alone = not pictures
         self._image = _feature(features, "image", tfds.features.Image) if pictures else None
         self._caption = next((path for path in CAPTION_FEATURES if _has(features, path)), None)
-        wanted, found = ("image", self._image) if pictures else ("text", self._caption)
-        if found is None:
+        wanted, found = ("image", self._image) if pictures else ("text", self._caption or fields)
+        if not found:
             raise UserError(f"data.path={name!r} has no {wanted} feature; it has {list(features)}")
         self._label = _feature(features, "label", tfds.features.ClassLabel)
         self.classes = tuple(features[self._label].names) if self._label is not None else ()
-        self._features = _only(features, [self._image, self._caption, self._label])
+        for field in fields:
+            if not _has(features, field.name):
+                there = ", ".join(features)
+                raise no_record_has(field.name, "data.caption_fields", name, there)
+        self._fields = fields
+        self._texts_in = [field.name for field in fields] or [*filter(None, [self._caption])]
+        self._classes_in = {
+            path: leaf.names
+            for path in self._texts_in
+            if isinstance(leaf := _leaf(features, path), tfds.features.ClassLabel)
+        }
+        self._features = _only(features, [self._image, *self._texts_in, self._label])
         self._records = _open(builder, name, split, data_dir)
         self.name = f"tfds/{builder.info.full_name}/{split}"
 
@@ -56,20 +78,21 @@ class TfdsSource:
         return len(self._records)
 
     def __getitem__(self, index: int) -> Record:
-        if self.texts_alone:
-            return Record(NO_PICTURE, self._text(self._example(index), index))
-        data, caption, label = self.encoded(index)
-        return Record(decode(data, self.where(index)), caption, label)
+        example, image = self._example(index), NO_PICTURE
+        if not self.texts_alone:
+            image = decode(bytes(example[self._image]), self.where(index))
+        choices = choices_of(self._kinds(example, index), self._fields) if self._fields else ()
+        return Record(image, self._text(example, index), self._class(example), choices=choices)
 
     def encoded(self, index: int) -> tuple[bytes, str, int]:
         """The picture still in its file's bytes, the caption and the label."""
         example = self._example(index)
-        label = -1 if self._label is None else int(example[self._label])
-        return bytes(example[self._image]), self._text(example, index), label
+        text = self._text(example, index)
+        return bytes(example[self._image]), text, self._class(example)
 
     def captions(self) -> Iterator[str]:
         """The captions in order, without decoding a picture; nothing where there are none."""
-        for index in range(len(self) if self._caption is not None else 0):
+        for index in range(len(self) if self._texts_in else 0):
             try:
                 yield self._text(self._example(index), index)
             except BadRecord as error:
@@ -81,22 +104,36 @@ class TfdsSource:
         try:
             # The picture is decoded by `image.decode`, as everywhere, and only where it is wanted.
             skip = {self._image: tfds.decode.SkipDecoding()} if self._image else None
-            data = _strip(self._records[index], tuple(self._features))
+            data = _strip(self._records[index], tuple(self._features), self._texts_in)
             return self._features.deserialize_example_np(data, decoders=skip)
         except Exception as error:  # Readers and decoders of TFDS raise many types.
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise BadRecord(self.where(index), reason) from error
 
     def _text(self, example: dict[str, Any], index: int) -> str:
-        if self._caption is None:
-            return ""
+        if self._fields:
+            return as_caption(self._kinds(example, index))
+        return "".join(self._said(example, path, index) for path in self._texts_in)
+
+    def _kinds(self, example: dict[str, Any], index: int) -> tuple[str, ...]:
+        """Of each kind of caption what a record says."""
+        return tuple(f.text(self._said(example, f.name, index)) for f in self._fields)
+
+    def _said(self, example: dict[str, Any], path: str, index: int) -> str:
+        """The texts of a feature, or the names of its classes, one a line."""
+        value: Any = example
+        for key in path.split("/"):
+            value = value[key]
+        if path in self._classes_in:
+            names = self._classes_in[path]
+            return "\n".join(names[label] for label in np.ravel(value) if label >= 0)
         try:
-            value = example
-            for key in self._caption.split("/"):
-                value = value[key]
             return _texts(value)
         except UnicodeDecodeError as error:
             raise BadRecord(self.where(index), "the caption is not UTF-8") from error
+
+    def _class(self, example: dict[str, Any]) -> int:
+        return -1 if self._label is None else int(example[self._label])
 
     def where(self, index: int) -> str:
         """What to call a record."""
@@ -158,28 +195,37 @@ def _has(features: Any, path: str) -> bool:
     return True
 
 
+def _leaf(features: Any, path: str) -> Any:
+    """The feature at the end of a path, of a sequence what it is of."""
+    for key in path.split("/"):
+        features = getattr(features, "feature", features)[key]
+    return getattr(features, "feature", features)
+
+
 def _only(features: Any, paths: list[str | None]) -> Any:
     """The specification of these features alone: others are not even parsed."""
     import tensorflow_datasets as tfds
 
-    wanted = {}
+    wanted, inside = {}, defaultdict(list)
     for path in filter(None, paths):
         key, _, rest = path.partition("/")
-        inner = features[key]
-        wanted[key] = tfds.features.Sequence(_only(inner.feature, [rest])) if rest else inner
+        wanted[key] = features[key]
+        inside[key] += [rest] if rest else []
+    for key, rests in inside.items():
+        if rests:
+            wanted[key] = tfds.features.Sequence(_only(features[key].feature, rests))
     return tfds.features.FeaturesDict(wanted)
 
 
-def _strip(data: bytes, names: tuple[str, ...]) -> bytes:
+def _strip(data: bytes, names: tuple[str, ...], texts: list[str]) -> bytes:
     """The serialised example without other features: TFDS trips over ragged ones among them."""
     from tensorflow_datasets.proto import tf_example_pb2
 
     example = tf_example_pb2.Example.FromString(data)
     fields = example.features.feature
-    kept = [path for path in CAPTION_FEATURES if path.partition("/")[0] in names]
-    prefixes = tuple(f"{path}/" for path in kept)
+    prefixes = tuple(f"{path}/" for path in texts)
     for key in list(fields):
-        if key not in names and not key.startswith(prefixes):
+        if key not in (*names, *texts) and not key.startswith(prefixes):
             del fields[key]
     return example.SerializeToString()
 

@@ -21,6 +21,15 @@ from typing import Any, BinaryIO
 
 from absl import logging
 
+from babeldraw.data.fields import (
+    CAPTIONS_CHECKED,
+    TEXT_FILE,
+    Fields,
+    as_caption,
+    choices_of,
+    no_record_has,
+    texts_in,
+)
 from babeldraw.data.files import hidden
 from babeldraw.data.image import decode, image_suffixes
 from babeldraw.data.records import BadRecord, Record
@@ -169,6 +178,19 @@ def read_text(file: BinaryIO, entry: Entry) -> tuple[bytes | str, int]:
     return caption_of(columns) or "", number
 
 
+def read_kinds(file: BinaryIO, entry: Entry, fields: Fields) -> tuple[str, ...]:
+    """Of each kind of caption what the record says: of its JSON, and of the text of its own.
+
+    Raises:
+        ValueError: the JSON is none, or the text not UTF-8.
+    """
+    columns = _columns(file, entry)
+    if entry.text is not None:
+        text = read_span(file, entry.text, MAX_TEXT_BYTES).decode("utf-8-sig").strip()
+        columns = {**columns, TEXT_FILE: text}
+    return texts_in(columns, fields)
+
+
 def read_label(file: BinaryIO, entry: Entry) -> int:
     """The label of a record, -1 where there is none.
 
@@ -206,14 +228,15 @@ class WebDatasetSource:
     Args:
         path: a folder of *.tar, a pattern, or one file.
         split: 'train', 'test' or 'all'.
+        fields: kinds of captions: fields of the JSON, or 'txt' for KEY.txt.
 
     Raises:
-        UserError: no tar files, no such split, or no records.
+        UserError: no tar files, no such split, no records, or a field that none of the first has.
     """
 
-    def __init__(self, path: str | os.PathLike, split: str):
+    def __init__(self, path: str | os.PathLike, split: str, fields: Fields = ()):
         check_split(split, "WebDataset files")
-        self._split, self._paths = split, tar_files(path)
+        self._split, self._paths, self._fields = split, tar_files(path), fields
         self._files: dict[int, BinaryIO] = {}
         self._closing = contextlib.ExitStack()
         weakref.finalize(self, self._closing.close)
@@ -228,6 +251,7 @@ class WebDatasetSource:
         sizes = sum(Path(file).stat().st_size for file in self._paths)
         self.identity = f"webdataset/{len(self._paths)} files/{sizes} bytes/{split}"
         self.name = f"webdataset/{path}/{len(self._paths)} files/{sizes} bytes/{split}"
+        self._check_fields()
 
     def __len__(self) -> int:
         return split_length(self._starts[-1], self._split)
@@ -235,8 +259,9 @@ class WebDatasetSource:
     def __getitem__(self, index: int) -> Record:
         file, entry, where = self._find(index)
         caption, label = self._text(file, entry, where)
+        choices = choices_of(self._kinds(file, entry, where), self._fields)
         data = os.pread(file.fileno(), entry.image.size, entry.image.offset)
-        return Record(decode(data, where), caption, label)
+        return Record(decode(data, where), caption, label, choices=choices)
 
     def captions(self) -> Iterator[str]:
         """The captions in order, without reading a picture."""
@@ -334,4 +359,25 @@ class WebDatasetSource:
             raise BadRecord(where, "the caption is not UTF-8") from error
         except ValueError as error:
             raise BadRecord(where, str(error)) from error
+        if self._fields:
+            caption = as_caption(self._kinds(file, entry, where))
         return caption.strip(), label if label < MAX_CLASSES else -1
+
+    def _kinds(self, file: BinaryIO, entry: Entry, where: str) -> tuple[str, ...]:
+        try:
+            return read_kinds(file, entry, self._fields) if self._fields else ()
+        except (ValueError, RecursionError) as error:
+            raise BadRecord(where, f"its captions cannot be read: {error}") from error
+
+    def _check_fields(self) -> None:
+        """Raises `UserError` for a field that none of the first records has."""
+        found, columns = [], set()
+        for index in range(min(len(self), CAPTIONS_CHECKED) if self._fields else 0):
+            file, entry, where = self._find(index)
+            with contextlib.suppress(BadRecord, ValueError, RecursionError):
+                found.append(self._kinds(file, entry, where))
+                columns |= _columns(file, entry).keys()
+        for field, texts in zip(self._fields, zip(*found, strict=True), strict=False):
+            if not any(texts):
+                there = ", ".join(sorted(columns)) or "no JSON"
+                raise no_record_has(field.name, "data.caption_fields", self.name, there)

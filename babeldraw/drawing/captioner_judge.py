@@ -41,7 +41,7 @@ class CaptionerJudge(TextJudge):
     def open(cls, workdir: str) -> "CaptionerJudge":
         """Reads a run folder. Raises `UserError` when it is none of a contrastive captioner."""
         opened = open_part(workdir, ("contrastive_captioner",), read_captioner)
-        vocabulary = Vocabulary(opened.folder.vocabulary_file)
+        vocabulary = Vocabulary.of_run(opened.folder, opened.part.config.text_vocab_size)
         return cls(opened.part, opened.params, vocabulary)
 
     @property

@@ -67,7 +67,7 @@ class CaptionerRun:
 
         opened = open_part(workdir, ("contrastive_captioner",), make, weights=weights)
         params = opened.part.for_decoding(opened.params)
-        vocabulary = Vocabulary(opened.folder.vocabulary_file)
+        vocabulary = Vocabulary.of_run(opened.folder, opened.part.config.text_vocab_size)
         return cls(opened.part, params, vocabulary, opened.step)
 
     def caption(

@@ -97,7 +97,9 @@ class Sampler:
             workdir, stages=stages, tokenizer_run=tokenizer_run, mesh=mesh, weights=weights
         )
         folder, condition = opened.folder, drawer.generator.condition
-        vocabulary = Vocabulary(folder.vocabulary_file) if condition.text_length else None
+        vocabulary = None
+        if condition.text_length:
+            vocabulary = Vocabulary.of_run(folder, condition.vocabulary)
         lexicon = Lexicon(vocabulary, folder.read_classes())
         sampling = opened.config["sampling"]
         defaults = read_sampling(drawer.prediction, sampling, "config.sampling")

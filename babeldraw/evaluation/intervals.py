@@ -69,6 +69,21 @@ def mean_figure(
     return Figure(of_mean(float(value_N.mean())), Interval(low, high, resamples), num)
 
 
+def statistic_figure(
+    statistic: Callable[[np.ndarray], float], num: int, resamples: int = RESAMPLES_OF_MEAN
+) -> Figure:
+    """A figure of examples that is no mean of theirs, with its percentile interval.
+
+    Args:
+      statistic: of the examples of these indices, int [N].
+      num: how many there are.
+    """
+    rng = np.random.default_rng(0)
+    found = [statistic(rng.integers(0, num, num)) for _ in range(resamples)]
+    low, high = map(float, np.quantile(found, TAILS))
+    return Figure(statistic(np.arange(num)), Interval(low, high, resamples), num)
+
+
 def frechet_figure(
     first_ND: np.ndarray,
     second: np.ndarray | Gaussian,

@@ -202,13 +202,31 @@ def probe(
     """Trains a softmax layer for each of L features and counts how often it is right.
 
     Args:
-      train_NLD, test_NLD: float32 features.
-      train_label, test_label: int32 [N] in [0, classes).
-      classes: K.
-      config: optimizer, epochs; the same order of examples at each call.
+      train_NLD, train_label, classes, config: as of `probe_logits`.
+      test_NLD, test_label: float32 features and int32 [N].
 
     Returns:
       {"top1": float [L]}, and "top5" with more than five classes.
+    """
+    logits_NLK = probe_logits(train_NLD, train_label, test_NLD, classes, config)
+    return _right(logits_NLK, test_label)
+
+
+def probe_logits(
+    train_NLD: np.ndarray,
+    train_label: np.ndarray,
+    test_NLD: np.ndarray,
+    classes: int,
+    config: Any,
+) -> np.ndarray:
+    """What a softmax layer for each of L features, trained, makes of others: float32 [N, L, K].
+
+    Args:
+      train_NLD, test_NLD: float32 features.
+      train_label: int32 [N] in [0, classes).
+      classes: K.
+      config: epochs, batch_size, optimizer, learning_rate, weight_decay, as `LinearProbeConfig` has
+        them; the same order of examples at each call.
     """
     mean, scale = train_NLD.mean(axis=0), train_NLD.std(axis=0) + 1e-6
     layers, dim = train_NLD.shape[1:]
@@ -227,16 +245,15 @@ def probe(
             rows = order[start : start + size]
             x_BLD = (train_NLD[rows] - mean) / scale
             params, opt_state = update(params, opt_state, x_BLD, train_label[rows])
-    logits_NLK = np.concatenate(
+    return np.concatenate(
         [
             np.asarray(_logits(params, (test_NLD[start : start + size] - mean) / scale))
-            for start in range(0, len(test_label), size)
+            for start in range(0, len(test_NLD), size)
         ]
     )
-    return _right(logits_NLK, test_label)
 
 
-def _optimizer(config: LinearProbeConfig, steps: int) -> optax.GradientTransformation:
+def _optimizer(config: Any, steps: int) -> optax.GradientTransformation:
     rate = optax.cosine_decay_schedule(config.learning_rate, steps)
     mask = {"weight": True, "bias": False}
     if config.optimizer == "adamw":

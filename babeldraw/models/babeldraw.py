@@ -30,7 +30,7 @@ from babeldraw.layers.stack import read_type
 from babeldraw.models.conditions import TextCondition
 from babeldraw.models.head import CodeEmbedding, Head
 from babeldraw.models.sequential import Sequential
-from babeldraw.models.text_encoder import TextEncoder
+from babeldraw.models.text_encoder import TextEncoder, mean_over_pieces
 from babeldraw.sharding.constraint import constrain
 from babeldraw.sharding.context import PerExample
 from babeldraw.tokenizers.base import Codes
@@ -198,6 +198,10 @@ class BabeldrawGenerator(Sequential):
             }
             for room, config in stacks.items()
         }
+
+    def text_features(self, params: Any, text_BS: jax.Array) -> jax.Array:
+        """What the encoder makes of texts, the mean over their pieces: float32 [B, D]."""
+        return mean_over_pieces(self.read(params, text_BS).states_BSD, text_BS)
 
     @property
     def stacks(self) -> dict[str, TransformerConfig]:

@@ -14,6 +14,14 @@ from babeldraw.sharding.constraint import constrain
 from babeldraw.sharding.context import PerExample
 
 
+def mean_over_pieces(states_BSD: jax.Array, text_BS: jax.Array) -> jax.Array:
+    """A vector of each text, float32 [B, D], padding left out; zeros of an empty one."""
+    real_BS1 = (text_BS > 0)[..., None]
+    total_BD = jnp.sum(jnp.where(real_BS1, states_BSD, 0.0), axis=1)
+    count_B1 = jnp.sum(real_BS1, axis=1, dtype=total_BD.dtype)
+    return total_BD / jnp.maximum(count_B1, 1)
+
+
 class TextEncoder(nn.Module):
     """int32 [B, S] -> float32 [B, S, D], with a LayerNorm after the stack.
 

@@ -21,7 +21,7 @@ from babeldraw.layers.feed_forward import ACTIVATIONS
 from babeldraw.layers.linear import Einsum, LayerNorm, Logits
 from babeldraw.models.conditions import TextCondition
 from babeldraw.models.image_encoder import ImageEncoder, unit
-from babeldraw.models.text_encoder import TextEncoder
+from babeldraw.models.text_encoder import TextEncoder, mean_over_pieces
 from babeldraw.tokenizers.pixels import CHANNELS
 
 POOLINGS = ("mean", "first")
@@ -148,6 +148,10 @@ class TextPretraining(nn.Module):
         x_BKD = jnp.take_along_axis(x_BSD, places_BK[..., None], axis=1)
         return self.piece_head(x_BKD)
 
+    def text_features(self, text_BS: jax.Array) -> jax.Array:
+        """The encoder's output, the mean over pieces: int32 [B, S] -> float32 [B, D]."""
+        return mean_over_pieces(self.text_encoder(text_BS), text_BS)
+
     def embed_text(self, text_BS: jax.Array, keys: jax.Array | None = None) -> jax.Array:
         """int32 [B, S] -> float32 [B, Q] of length one."""
         x_BSD = self.text_encoder(text_BS, keys)
@@ -200,6 +204,10 @@ class TextPretrainer:
     def pair(self, params: Any, *inputs: Any) -> tuple[jax.Array, jax.Array, jax.Array]:
         """See `TextPretraining.pair`."""
         return self._apply(params, "pair", *inputs)
+
+    def text_features(self, params: Any, text_BS: jax.Array) -> jax.Array:
+        """See `TextPretraining.text_features`."""
+        return self._apply(params, "text_features", text_BS)
 
     def _apply(self, params: Any, method: str, *inputs: Any) -> Any:
         return self.network.apply({"params": params}, *inputs, method=method)

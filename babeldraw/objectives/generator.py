@@ -154,8 +154,13 @@ class GeneratorObjective:
             """Of every block, float32 [B, L + 1, D]; the condition is not told."""
             return self.generator.features(state.params, self._codes(state.frozen, batch))
 
+        def text_features(state: TrainState, batch: Batch) -> jax.Array:
+            """Of the text encoder, float32 [B, D]."""
+            return self.generator.text_features(state.params, batch["text"])
+
         found = {"loss": loss, "generate": generate}
-        return {**found, "features": features} if hasattr(self.generator, "features") else found
+        others = (features, text_features)
+        return found | {fn.__name__: fn for fn in others if hasattr(self.generator, fn.__name__)}
 
     def _said(self, frozen: Any, batch: Batch) -> Any:
         """The condition of each example, as the network reads it."""

@@ -165,7 +165,12 @@ class TextEncoderObjective:
             images = to_float(batch["image"])
             return self._network.pair(state.params, images, batch["text"])[:2]
 
-        found = {"loss": loss} if self.loss.masked else {}
+        def text_features(state: TrainState, batch: Batch) -> jax.Array:
+            """The mean of the encoder's output over a text's pieces, float32 [B, D]."""
+            return self._network.text_features(state.params, batch["text"])
+
+        found = {"text_features": text_features}
+        found |= {"loss": loss} if self.loss.masked else {}
         return {**found, "embed": embed} if self.loss.contrastive else found
 
     @functools.cached_property

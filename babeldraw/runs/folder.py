@@ -5,6 +5,7 @@
 """
 
 import dataclasses
+import hashlib
 import json
 import re
 from collections.abc import Mapping
@@ -18,6 +19,8 @@ from babeldraw.errors import UserError
 PATTERN = "*?[]\\"
 # Of config.json: of another one there is nothing that this program could read.
 FORMAT = 2
+# Beside the sections in config.json: the digest of the vocabulary.
+VOCABULARY = "vocabulary_sha256"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,9 +140,32 @@ class RunFolder:
         return tuple(names)
 
     def write_config(self, config: dict[str, Any]) -> None:
-        """Writes config.json with its format, whole or not at all."""
+        """Writes config.json with its format, whole or not at all.
+
+        With it the digest of the vocabulary, where there is one.
+        """
         self.path.mkdir(parents=True, exist_ok=True)
-        write_json(self.config_file, {"format": FORMAT, **config})
+        digest = self._vocabulary_digest()
+        beside = {VOCABULARY: digest} if digest else {}
+        write_json(self.config_file, {"format": FORMAT, **beside, **config})
+
+    def check_vocabulary(self) -> None:
+        """Refuses a vocabulary that is not the one which the run was trained with.
+
+        Raises:
+          UserError: it is another.
+        """
+        trained = json.loads(self.config_file.read_text()).get(VOCABULARY)
+        if trained not in (None, self._vocabulary_digest()):
+            raise UserError(
+                f"{self.vocabulary_file} is another vocabulary than the one that the run was "
+                "trained with: its pieces would be other words; put that one back"
+            )
+
+    def _vocabulary_digest(self) -> str:
+        if not self.vocabulary_file.exists():
+            return ""
+        return hashlib.sha256(self.vocabulary_file.read_bytes()).hexdigest()
 
     def read_config(self) -> dict[str, Any]:
         """The config of a run.
@@ -161,7 +187,7 @@ class RunFolder:
 
 
 def check_format(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    """A config without the format that config.json holds beside its sections.
+    """A config without what config.json holds beside its sections.
 
     Raises:
       UserError: it is another one than this program writes.
@@ -173,7 +199,7 @@ def check_format(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
             f"{name} has the format {config['format']} and this program reads {FORMAT}; train it "
             "again, or use the babeldraw that made it"
         )
-    return {key: value for key, value in config.items() if key != "format"}
+    return {key: value for key, value in config.items() if key not in ("format", VOCABULARY)}
 
 
 def weights_in(config: Mapping[str, Any], asked: str = "", name: str = "weights") -> str:

@@ -85,7 +85,9 @@ class TrainedRun:
         config = folder.read_config()
         held, experiment = weights_in(config, weights), parse(config)
         objective, layout = experiment.make_objective(), _layout(experiment.mesh)
-        vocabulary = Vocabulary(folder.vocabulary_file) if experiment.text_length else None
+        vocabulary = None
+        if experiment.text_length:
+            vocabulary = Vocabulary.of_run(folder, experiment.vocab_size)
         context = evaluation_context(experiment, layout.mesh, vocabulary, folder.read_classes())
         abstract = jax.eval_shape(objective.init, jax.random.key(0))
         abstract = placed(abstract, state_shardings(objective, layout))

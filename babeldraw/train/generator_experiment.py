@@ -15,6 +15,7 @@ from babeldraw.evaluation.feature_sets import open_features
 from babeldraw.evaluation.linear_probe import LinearProbe, LinearProbeConfig, check_blocks
 from babeldraw.evaluation.prompts import Prompts, PromptsConfig
 from babeldraw.evaluation.samples import Samples, SamplesConfig
+from babeldraw.evaluation.text_probe import TextProbe, TextProbeConfig
 from babeldraw.evaluation.validation_loss import ValidationLoss, ValidationLossConfig
 from babeldraw.layers.block import TransformerConfig
 from babeldraw.models.base import Generator
@@ -49,6 +50,7 @@ class GeneratorEvaluators:
     linear_probe: LinearProbeConfig | None = None
     fd: DrawnDistanceConfig | None = None
     clip_score: ClipScoreConfig | None = None
+    text_probe: TextProbeConfig | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -118,6 +120,11 @@ class GeneratorExperiment(Experiment):
                 "has no features; set it to None",
             )
             check_blocks(evaluators.linear_probe.blocks, self.generator.feature_blocks)
+        require(
+            evaluators.text_probe is None or hasattr(self.generator, "text_features"),
+            f"config.evaluators.text_probe is set and config.model.kind={self.model.kind} has no "
+            "text encoder of its own; set it to None",
+        )
         judged = evaluators.class_accuracy
         require(
             judged is None or not judged.classifier_run or self.condition.kind == "class",
@@ -283,6 +290,8 @@ class GeneratorExperiment(Experiment):
             )
         if configs.clip_score is not None and configs.clip_score.file:
             made["clip_score"] = ClipScore(fns["generate"], self._drawing("clip_score"), context)
+        if configs.text_probe is not None and configs.text_probe.path:
+            made["text_probe"] = TextProbe(fns["text_features"], configs.text_probe, context)
         if configs.linear_probe is not None:
             for sentence in self.what_saw_labels():
                 say(f"linear probe: {sentence}")

@@ -76,6 +76,7 @@ def check_resume(folder: RunFolder, experiment: Experiment) -> None:
     for there, part in zip(*parts, strict=False):
         part["path"] = there["path"]
     if experiment.text_length and folder.vocabulary_file.exists():
+        folder.check_vocabulary()
         # It may have fewer pieces than were asked for.
         size = Vocabulary(folder.vocabulary_file).size
         now = to_dict(experiment.with_vocabulary(size)) | {"data": now["data"]}
@@ -233,6 +234,11 @@ def _say_what_is_cut(experiment: Experiment, source: Source, vocabulary: Vocabul
     limit = experiment.text_length
     said = (text for caption in source.captions() for text in captions_in(caption))
     captions = list(itertools.islice(said, CAPTIONS_CHECKED))
+    if unknown := vocabulary.unknown("".join(sorted(set("".join(captions))))):
+        say(
+            f"the captions hold {len(unknown)} characters that the vocabulary has no piece for, "
+            f"such as {unknown[:12]!r}: they read as one unknown piece"
+        )
     lengths = vocabulary.lengths(captions)
     cut = sum(length > limit for length in lengths)
     if cut:

@@ -21,6 +21,9 @@ from babeldraw.runs.folder import RunFolder, weights_in
 from babeldraw.runs.weights import check_finite, few, flatten, read_weights
 from babeldraw.say import say
 
+# Where the optimizer keeps what it knows, in the state and in a checkpoint.
+OPTIMIZER = "opt_state"
+
 
 @dataclasses.dataclass(frozen=True)
 class StartConfig:
@@ -29,7 +32,9 @@ class StartConfig:
     Attributes:
       run: a run folder; its average of weights where it keeps one.
       file: a .safetensors file in place of a run.
-      into: what of the state they become: `params`, which are trained on, or `frozen/NAME`.
+      into: what of the state they become: `params`, which are trained on, `frozen/NAME`, or
+        `opt_state`: the optimizer of a run of the same parameters and optimizer goes on, its count
+        of steps, by which the schedule goes, included.
       names: regular expression over the names of our parameters there, such as
         `text_encoder/.*`; those that it matches as a whole come from elsewhere.
       part: what of the run's state they are, as `into`; of a file the beginning of the names.
@@ -53,9 +58,15 @@ class StartConfig:
             require(
                 value == "params"
                 or re.fullmatch(r"frozen/\w+", value) is not None
+                or (name == "into" and value == OPTIMIZER)
                 or (name == "part" and not self.run),
                 f"config.starts.{name} is {value!r}; params, or frozen/NAME, is needed",
             )
+        require(
+            self.into != OPTIMIZER or (self.file, self.names, self.theirs) == ("", ".*", ""),
+            f"config.starts.into is {OPTIMIZER!r}, which comes whole and of a run; leave file, "
+            "names and theirs out",
+        )
         try:
             re.compile(self.names)
         except re.error as error:
@@ -101,6 +112,8 @@ def begun(state: TrainState, start: StartConfig, quiet: bool = False) -> TrainSt
       UserError: no such part, names that match nothing, or a parameter that is not there or has
         another shape there.
     """
+    if start.into == OPTIMIZER:
+        return _with_optimizer(state, start, quiet)
     ours, chosen, there = _matched(state, start)
     arrays = _read(start, {theirs: ours[name] for name, theirs in chosen.items()})
     kept = [name for name in ours if name not in chosen]
@@ -118,8 +131,31 @@ def begun(state: TrainState, start: StartConfig, quiet: bool = False) -> TrainSt
 
 
 def check_fits(state: TrainState, start: StartConfig) -> None:
-    """Raises what `begun` would of a state that is not made yet, all shapes."""
-    _matched(state, start)
+    """Raises what `begun` would of a state that is not made yet, all shapes.
+
+    But of an optimizer that is another: that is told when it is read.
+    """
+    if start.into != OPTIMIZER:
+        _matched(state, start)
+
+
+def _with_optimizer(state: TrainState, start: StartConfig, quiet: bool) -> TrainState:
+    """`state` with the optimizer's state of another run in place of its own."""
+    # Of an import there is none.
+    check_start(start)
+    folder, _ = _held(start)
+    places = jax.tree.map(lambda leaf: leaf.sharding, state.opt_state)
+    wanted = {OPTIMIZER: placed(state.opt_state, places)}
+    try:
+        _, found = restore_subset(folder.checkpoints, wanted, folder.step)
+    except UserError as error:
+        raise UserError(
+            f"config.starts takes the optimizer of {start.run}, which is another one: {error}"
+        ) from error
+    if not quiet:
+        say(f"{OPTIMIZER}: the optimizer goes on as in {start.run}, its count of steps too")
+    # Orbax gives tuples and dataclasses back as they were asked for.
+    return state.replace(opt_state=found[OPTIMIZER])
 
 
 def _matched(
@@ -173,13 +209,16 @@ def _shapes(start: StartConfig) -> dict[str, Any]:
     folder, held = _held(start)
     stored = stored_shapes(folder.checkpoints, folder.step)
     found = {n.removeprefix(f"{held}/"): s for n, s in stored.items() if n.startswith(f"{held}/")}
-    require(bool(found), f"{start.run} has no {held}, which config.starts.part names")
+    names = "into" if start.into == OPTIMIZER else "part"
+    require(bool(found), f"{start.run} has no {held}, which config.starts.{names} names")
     return found
 
 
 def _held(start: StartConfig) -> tuple[RunFolder, str]:
     folder = RunFolder.to_read(start.run)
     config = folder.read_config()
+    if start.into == OPTIMIZER:
+        return folder, OPTIMIZER
     return folder, weights_in(config) if start.part == "params" else start.part
 
 

@@ -9,6 +9,7 @@ from babeldraw.config import require
 from babeldraw.data.config import DataConfig
 from babeldraw.evaluation.base import Context, Evaluator, of_texts
 from babeldraw.evaluation.retrieval import Retrieval, RetrievalConfig
+from babeldraw.evaluation.text_probe import TextProbe, TextProbeConfig
 from babeldraw.evaluation.validation_loss import ValidationLoss, ValidationLossConfig
 from babeldraw.layers.block import TransformerConfig
 from babeldraw.models.conditions import TextCondition
@@ -30,6 +31,7 @@ class TextEncoderEvaluators:
 
     retrieval: RetrievalConfig | None = RetrievalConfig()
     validation_loss: ValidationLossConfig | None = ValidationLossConfig()
+    text_probe: TextProbeConfig | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -130,6 +132,8 @@ class TextEncoderExperiment(Experiment):
         if configs.validation_loss is not None and "loss" in fns:
             texts = of_texts(context, self.text_data or self.data)
             made["masked"] = ValidationLoss(fns["loss"], configs.validation_loss, texts)
+        if configs.text_probe is not None and configs.text_probe.path:
+            made["text_probe"] = TextProbe(fns["text_features"], configs.text_probe, context)
         return made
 
     def flops(self) -> ModelFlops:

@@ -126,8 +126,9 @@ def test_a_mixture_in_the_config(tmp_path):
 
 
 def test_wrong_mixtures_are_told():
-    with pytest.raises(UserError, match=r"weights \[1, 0\]"):
-        MixtureSource([Numbers(3), Numbers(3)], [1, 0])
+    for weights in ([1, 0], [1, -2.0], [0, 0], [1, float("nan")]):
+        with pytest.raises(UserError, match=rf"weights \{weights}; each must be above 0"):
+            MixtureSource([Numbers(3), Numbers(3)], weights)
     with pytest.raises(UserError, match="holds no records"):
         MixtureSource([Numbers(3), Numbers(0)], [1, 1])
     part = MixturePart("shapes", "", 1.0)

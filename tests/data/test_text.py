@@ -21,7 +21,7 @@ CAPTIONS = [
 @pytest.fixture(scope="module")
 def path(tmp_path_factory):
     path = tmp_path_factory.mktemp("vocabulary") / "deep" / "text.model"
-    train_vocabulary(CAPTIONS, path, size=64)
+    train_vocabulary(CAPTIONS, path, 64)
     return path
 
 
@@ -60,7 +60,7 @@ def test_any_unicode_is_encoded(vocabulary):
 
 
 def test_training_twice_gives_the_same_file(path, tmp_path):
-    train_vocabulary(iter(CAPTIONS), tmp_path / "again", size=64)
+    train_vocabulary(iter(CAPTIONS), tmp_path / "again", 64)
     assert (tmp_path / "again").read_bytes() == path.read_bytes()
     assert [p.name for p in tmp_path.iterdir()] == ["again"]
 
@@ -94,7 +94,7 @@ def test_no_captions_is_the_users_mistake_and_leaves_no_file(captions, tmp_path)
 
 def test_a_size_too_small_for_the_letters_is_named(tmp_path):
     with pytest.raises(UserError, match="size=5"):
-        train_vocabulary(CAPTIONS, tmp_path / "v", size=5)
+        train_vocabulary(CAPTIONS, tmp_path / "v", 5)
     assert not list(tmp_path.iterdir())
 
 
@@ -115,3 +115,59 @@ def test_a_model_with_other_special_ids_is_refused(tmp_path):
         )
     with pytest.raises(UserError, match="bos is no SentencePiece model with ids 0"):
         Vocabulary(tmp_path / "bos")
+
+
+# ------------------------------------------------------------------ any text
+
+ANY_TEXTS = [
+    "a red circle",
+    "ein grüner Kreis, étoile",
+    "日本 の 猫",
+    "مرحبا بالعالم",
+    "שלום עולם",
+    "👩‍🚒 🇫🇷 👍🏽 a firefighter",
+    "x" * 5000,
+    "word " * 3000 + "end",
+]
+
+
+@pytest.mark.parametrize("model", ["byte_pair", "unigram"])
+def test_with_bytes_any_text_comes_back_and_a_long_one_is_cut(model, tmp_path):
+    config = text.VocabularyConfig(400, model, bytes="always")
+    train_vocabulary(CAPTIONS, tmp_path / "v", config)
+    vocabulary = Vocabulary(tmp_path / "v")
+    assert vocabulary.spells_bytes
+    assert vocabulary.made == {"model": model, "normalization": "nmt_nfkc"}
+    for said in ANY_TEXTS:
+        pieces = vocabulary.pieces(said)
+        (length,) = vocabulary.lengths([said])
+        assert len(pieces) == length and vocabulary.unknown(said) == ""
+        whole, cut = (vocabulary.encode([said], n)[0] for n in (length, 16))
+        assert vocabulary.decode(whole) == said == vocabulary.normalized(said)
+        assert [number for _, number in pieces] == whole.tolist()
+        # What is cut is the end alone.
+        np.testing.assert_array_equal(cut[:length], whole[:16])
+    with pytest.raises(UserError, match="no vocabulary of size=100 from these captions"):
+        train_vocabulary(CAPTIONS, tmp_path / "v", text.VocabularyConfig(100, bytes="always"))
+
+
+def test_the_rule_of_normalization_goes_with_the_file(tmp_path):
+    said = "Ⅳ ﬁne  RED"
+    for rule, read in (("nmt_nfkc", "IV fine RED"), ("nfkc_cf", "iv fine red"), ("identity", None)):
+        path = tmp_path / rule
+        train_vocabulary([*CAPTIONS, said], path, text.VocabularyConfig(80, normalization=rule))
+        assert Vocabulary(path).made["normalization"] == rule
+        assert Vocabulary(path).normalized(said) == (read or "Ⅳ ﬁne RED")
+
+
+def test_marks_of_direction_go_and_joiners_of_emoji_stay(tmp_path):
+    train_vocabulary(CAPTIONS, tmp_path / "v", text.VocabularyConfig(400, bytes="always"))
+    vocabulary = Vocabulary(tmp_path / "v")
+    assert vocabulary.normalized("\u200fשלום\u200e") == "שלום"
+    assert vocabulary.normalized("👩\u200d🚒") == "👩\u200d🚒"
+
+
+@pytest.mark.parametrize("field", ["model", "bytes", "normalization"])
+def test_a_recipe_of_no_such_kind_is_refused(field):
+    with pytest.raises(UserError, match=f"{field} is 'x'; the choices are"):
+        text.VocabularyConfig(**{field: "x"})

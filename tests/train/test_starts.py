@@ -162,7 +162,12 @@ def test_what_does_not_fit_is_named(fresh, generator_run, fields, line):
     [
         ({}, "config.starts has run='' and file=''; one of them is needed"),
         ({"run": "a", "file": "b"}, "config.starts has run='a' and file='b'; one of them"),
-        ({"run": "a", "into": "opt_state"}, "config.starts.into is 'opt_state'; params, or frozen"),
+        ({"run": "a", "into": "opt"}, "config.starts.into is 'opt'; params, or frozen"),
+        (
+            {"file": "a", "into": "opt_state"},
+            "config.starts.into is 'opt_state', which comes whole",
+        ),
+        ({"run": "a", "part": "opt_state"}, "config.starts.part is 'opt_state'; params, or"),
         ({"run": "a", "names": "("}, "config.starts.names is '(', no regular expression"),
     ],
 )
