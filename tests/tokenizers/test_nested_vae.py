@@ -13,6 +13,9 @@ import numpy as np
 import pytest
 
 from babeldraw.errors import UserError
+from babeldraw.objectives.image_tokenizer import ImageTokenizerObjective, TokenizerLossConfig
+from babeldraw.optim.optimizer import OptimizerConfig
+from babeldraw.optim.schedules import ScheduleConfig
 from babeldraw.runs.weights import flatten
 from babeldraw.tokenizers.base import identity
 from babeldraw.tokenizers.convolutional import ConvolutionalConfig
@@ -208,6 +211,27 @@ def test_training_draws_each_picture_through_one_level_alone(sure):
 def test_another_level_trains_itself_alone(sure):
     out = forward["4"](sure, IMAGES, KEY)
     np.testing.assert_allclose(out.raw, forward["4"](sure, IMAGES).raw, atol=1e-4)
+
+
+def test_a_few_steps_lower_the_loss_at_every_level(params):
+    objective = ImageTokenizerObjective(
+        tokenizer=CONFIG,
+        optimizer=OptimizerConfig(ScheduleConfig(3e-3, 0, 0, 1, kind="constant"), "adamw"),
+        loss=TokenizerLossConfig(kl=1e-6),
+        batch_size=len(IMAGES),
+    )
+    state = objective.init(KEY).replace(params=params)
+    update, metrics, error = jax.jit(objective.update), {}, {}
+    for moment in ("before", "after"):
+        error[moment] = {
+            level: float(jnp.mean(jnp.square(forward[level](state.params, IMAGES).images - IMAGES)))
+            for level in LEVELS
+        }
+        for step in range(40):
+            state, metrics = update(state, {"image": IMAGES}, jax.random.key(step))
+    assert {"l2", "kl", "psnr_db"} <= {*metrics}
+    for level in LEVELS:
+        assert error["after"][level] < 0.5 * error["before"][level]
 
 
 # ------------------------------------------------------------------ mistakes
