@@ -220,7 +220,10 @@ def test_a_few_steps_lower_the_loss_at_every_level(params):
         loss=TokenizerLossConfig(kl=1e-6),
         batch_size=len(IMAGES),
     )
-    state = objective.init(KEY).replace(params=params)
+    # An optimizer that has seen nothing holds zeros.
+    state = jax.tree.map(
+        lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(objective.init, KEY)
+    ).replace(params=params)
     update, metrics, error = jax.jit(objective.update), {}, {}
     for moment in ("before", "after"):
         error[moment] = {
