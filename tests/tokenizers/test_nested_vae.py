@@ -213,6 +213,8 @@ def test_another_level_trains_itself_alone(sure):
     np.testing.assert_allclose(out.raw, forward["4"](sure, IMAGES).raw, atol=1e-4)
 
 
+@pytest.mark.slow
+@pytest.mark.budget(15)
 def test_a_few_steps_lower_the_loss_at_every_level(params):
     objective = ImageTokenizerObjective(
         tokenizer=CONFIG,
