@@ -255,16 +255,21 @@ class ImageTokenizerObjective:
         return (*found, "restarts") if self.loss.restart_below > 0 else found
 
     def predict_fns(self) -> dict[str, Callable]:
-        def reconstruct(state: TrainState, batch: Batch) -> tuple[jax.Array, jax.Array]:
+        """`reconstruct` at the tokenizer's first level, `reconstruct_LEVEL` at each other."""
+
+        def reconstruct(level: str, state: TrainState, batch: Batch) -> tuple[jax.Array, jax.Array]:
             images, frozen = to_float(batch["image"]), self._needed(state)
-            return self._tokenizer.reconstruct(
+            return self._tokenizer.at(level).reconstruct(
                 state.params, images, frozen, **self._condition(batch)
             )
 
         def distance(state: TrainState, images: jax.Array, originals: jax.Array) -> jax.Array:
             return self._perceptual.distance(state.frozen["perceptual"], images, originals)
 
-        fns = {"reconstruct": reconstruct}
+        first, *others = self._tokenizer.levels
+        fns = {"reconstruct": functools.partial(reconstruct, first)}
+        for level in others:
+            fns[f"reconstruct_{level}"] = functools.partial(reconstruct, level)
         return fns if self._perceptual is None else {**fns, "distance": distance}
 
     def _reconstruct(self, state: TrainState, trained: Any, batch: Batch, key: jax.Array):

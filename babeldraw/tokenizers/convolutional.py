@@ -220,6 +220,58 @@ def _middle(config: ConvolutionalConfig) -> Blocks:
     return Blocks(config.width(-1), count, config, attention, name="middle")
 
 
+def descend(config: ConvolutionalConfig, x_BHWC: jax.Array, levels: int) -> list[jax.Array]:
+    """Pictures to what so many levels give, from full size on: [B, H / 2^i, W / 2^i, width i].
+
+    The layers are the caller's.
+    """
+    x_BhwC = Conv(config.channels, bias=config.bias, dtype=config.dtype, name="first")(x_BHWC)
+    found = []
+    for level in range(levels):
+        x_BhwC = _halved(config, x_BhwC, level - 1) if level > 0 else x_BhwC
+        x_BhwC = _level(config, level, config.encoder_blocks)(x_BhwC)
+        found.append(x_BhwC)
+    return found
+
+
+def _halved(config: ConvolutionalConfig, x_BhwC: jax.Array, level: int) -> jax.Array:
+    if config.down == "average":
+        return downsample(x_BhwC, 2)
+    padding, width = DOWNS[config.down], x_BhwC.shape[-1]
+    down = Conv(width, stride=2, padding=padding, dtype=config.dtype, name=f"down_{level}")
+    return down(x_BhwC)
+
+
+def ascend(config: ConvolutionalConfig, x_BhwC: jax.Array, level: int) -> jax.Array:
+    """Through a level of the decoder, to twice the size but at full size; layers of the caller."""
+    x_BhwC = _level(config, level, config.decoder_blocks)(x_BhwC)
+    if level == 0:
+        return x_BhwC
+    width, nearest = config.width(level), config.up == "nearest"
+    up = Conv(width if nearest else 4 * width, dtype=config.dtype, name=f"up_{level}")
+    return up(enlarge(x_BhwC, 2)) if nearest else depth_to_space(up(x_BhwC), 2)
+
+
+def to_latents(config: ConvolutionalConfig, x_BhwC: jax.Array) -> jax.Array:
+    """From the last level, or what is as wide, float32 [B, h, w, latents]; layers of the caller."""
+    x_BhwC = _normed(config, _middle(config)(x_BhwC), "norm")
+    kernel = (config.latent_kernel,) * 2
+    last = Conv(config.latent_channels, kernel, dtype=config.dtype, name="last")
+    return last(x_BhwC).astype(jnp.float32)
+
+
+def from_latents(config: ConvolutionalConfig, z_BhwC: jax.Array) -> jax.Array:
+    """The way back, to what is as wide as the last level; layers of the caller."""
+    x_BhwC = Conv(config.width(-1), dtype=config.dtype, name="first")(z_BhwC)
+    return _middle(config)(x_BhwC)
+
+
+def to_values(config: ConvolutionalConfig, x_BhwC: jax.Array, values: int) -> jax.Array:
+    """What the decoder gives at full size, float32 [B, H, W, values]; layers of the caller."""
+    x_BhwC = _normed(config, x_BhwC, "norm")
+    return Conv(values, dtype=config.dtype, name="last")(x_BhwC).astype(jnp.float32)
+
+
 class ConvolutionalEncoder(nn.Module):
     """Pictures to latents."""
 
@@ -228,29 +280,8 @@ class ConvolutionalEncoder(nn.Module):
     @nn.compact
     def __call__(self, x_BHWC: jax.Array) -> jax.Array:
         """float32 [B, H, W, 3] -> float32 [B, h, w, C]; `stride` divides H and W."""
-        config, levels = self.config, len(self.config.multipliers)
-        first = Conv(config.channels, bias=config.bias, dtype=config.dtype, name="first")
-        x_BhwC = first(x_BHWC)
-        for level in range(levels):
-            x_BhwC = _level(config, level, config.encoder_blocks)(x_BhwC)
-            if level < levels - 1:
-                x_BhwC = self._down(x_BhwC, level)
-        x_BhwC = _normed(config, _middle(config)(x_BhwC), "norm")
-        kernel = (config.latent_kernel,) * 2
-        last = Conv(config.latent_channels, kernel, dtype=config.dtype, name="last")
-        return last(x_BhwC).astype(jnp.float32)
-
-    def _down(self, x_BhwC: jax.Array, level: int) -> jax.Array:
-        if self.config.down == "average":
-            return downsample(x_BhwC, 2)
-        down = Conv(
-            x_BhwC.shape[-1],
-            stride=2,
-            padding=DOWNS[self.config.down],
-            dtype=self.config.dtype,
-            name=f"down_{level}",
-        )
-        return down(x_BhwC)
+        *_, x_BhwC = descend(self.config, x_BHWC, len(self.config.multipliers))
+        return to_latents(self.config, x_BhwC)
 
 
 class AdaptiveNorm(nn.Module):
@@ -295,19 +326,10 @@ class ConvolutionalDecoder(nn.Module):
     @nn.compact
     def __call__(self, z_BhwC: jax.Array) -> jax.Array:
         """float32 [B, h, w, C] -> float32 [B, H, W, values], raw: nothing bounds them."""
-        config, levels = self.config, len(self.config.multipliers)
-        x_BhwC = Conv(config.width(-1), dtype=config.dtype, name="first")(z_BhwC)
-        x_BhwC = _middle(config)(x_BhwC)
-        for level in reversed(range(levels)):
+        config = self.config
+        x_BhwC = from_latents(config, z_BhwC)
+        for level in reversed(range(len(config.multipliers))):
             if config.adaptive:
                 x_BhwC = AdaptiveNorm(config, name=f"adaptive_{level}")(x_BhwC, z_BhwC)
-            x_BhwC = _level(config, level, config.decoder_blocks)(x_BhwC)
-            x_BhwC = self._up(x_BhwC, level) if level > 0 else x_BhwC
-        x_BhwC = _normed(config, x_BhwC, "norm")
-        return Conv(self.values, dtype=config.dtype, name="last")(x_BhwC).astype(jnp.float32)
-
-    def _up(self, x_BhwC: jax.Array, level: int) -> jax.Array:
-        config, width = self.config, self.config.width(level)
-        nearest = config.up == "nearest"
-        up = Conv(width if nearest else 4 * width, dtype=config.dtype, name=f"up_{level}")
-        return up(enlarge(x_BhwC, 2)) if nearest else depth_to_space(up(x_BhwC), 2)
+            x_BhwC = ascend(config, x_BhwC, level)
+        return to_values(config, x_BhwC, self.values)

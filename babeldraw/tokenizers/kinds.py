@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 from babeldraw.config import OfKind
 from babeldraw.tokenizers.base import Tokenizer
+from babeldraw.tokenizers.nested_vae import NestedVAEConfig, NestedVAETokenizer
 from babeldraw.tokenizers.proxies import PROXIES
 from babeldraw.tokenizers.titok import TiTokConfig, TiTokTokenizer
 
@@ -12,6 +13,7 @@ from babeldraw.tokenizers.titok import TiTokConfig, TiTokTokenizer
 TOKENIZERS: dict[str, tuple[type, type[Tokenizer]]] = {
     **PROXIES,
     "titok": (TiTokConfig, TiTokTokenizer),
+    "nested_vae": (NestedVAEConfig, NestedVAETokenizer),
 }
 # The type of a section `tokenizer`, whichever kind it is of.
 TokenizerConfig = Annotated[Any, OfKind(TOKENIZERS)]

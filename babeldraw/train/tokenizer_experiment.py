@@ -188,19 +188,36 @@ class TokenizerExperiment(Experiment):
         )
 
     def make_evaluators(self, objective: Objective, context: Context) -> dict[str, Evaluator]:
+        """Of each level of the tokenizer one; those behind the first bear its name."""
+        made, first = {}, self._tokenizer.levels[0]
+        for level in self._tokenizer.levels:
+            end = "" if level == first else f"_{level}"
+            here = context
+            if end and context.half_done is not None:
+                kept = context.half_done
+                kept = dataclasses.replace(kept, identity=f"{kept.identity} {level}")
+                here = dataclasses.replace(context, half_done=kept)
+            found = self._evaluators_at(level, f"reconstruct{end}", objective, here)
+            made |= {f"{name}{end}": evaluator for name, evaluator in found.items()}
+        return made
+
+    def _evaluators_at(
+        self, level: str, reconstruct: str, objective: Objective, context: Context
+    ) -> dict[str, Evaluator]:
+        """`reconstruct`: which of the objective's `predict_fns` is of the level."""
         fns, configs, made = objective.predict_fns(), self.evaluators, {}
         if configs.reconstruction is not None:
-            codes = self._tokenizer.codes
+            codes = self._tokenizer.at(level).codes
             file = self.perceptual.file or configs.reconstruction.lpips
             distances = perceptual_distances(fns, dataclasses.replace(self.perceptual, file=file))
             made["reconstruction"] = Reconstruction(
-                fns["reconstruct"], configs.reconstruction, context, codes, distances
+                fns[reconstruct], configs.reconstruction, context, codes, distances
             )
         if configs.outlines is not None:
-            made["outlines"] = Outlines(fns["reconstruct"], configs.outlines, context)
+            made["outlines"] = Outlines(fns[reconstruct], configs.outlines, context)
         if configs.rfd is not None and configs.rfd.file:
             made["rfd"] = ReconstructionDistance(
-                fns["reconstruct"], configs.rfd, context, open_features(configs.rfd)
+                fns[reconstruct], configs.rfd, context, open_features(configs.rfd)
             )
         return made
 
@@ -235,8 +252,9 @@ class TokenizerExperiment(Experiment):
 
         def forward(networks: dict[str, Any], images: jax.Array, *given: jax.Array) -> Any:
             condition = dict(zip(("condition",), given, strict=False))
+            # As in training, where several levels may be computed at once.
             return tokenizer.forward(
-                networks["params"], images, frozen=networks["frozen"], **condition
+                networks["params"], images, jax.random.key(0), networks["frozen"], **condition
             )
 
         return traced(forward, init, *inputs)
