@@ -145,7 +145,7 @@ def _run_files(values: flags.FlagValues) -> int:
     config = build(FilesDistanceConfig, fields, section)
     use_cache(values)
     if values.out:
-        make_folder(Path(values.out).parent, f"--out={values.out}")
+        _check_file(values.out)
     _tell(compare_files(config), values.out)
     return 0
 
@@ -180,6 +180,8 @@ def _run_results(values: flags.FlagValues) -> int:
     _check_alone(values, "results")
     tasks, files = required(values, "geneval"), [part for part in values.results.split(",") if part]
     if len(files) == 1:
+        if values.out:
+            _check_file(values.out)
         _tell(results_record(tasks, files[0]), values.out)
         return 0
     folder = Path(required(values, "out"))
@@ -212,6 +214,13 @@ def _fields(values: flags.FlagValues) -> dict[str, dict[str, Any]]:
     return parsed_fields([word for words in values["set"].value for word in words.split(",")])
 
 
+def _check_file(out: str) -> None:
+    """Raises where the JSON could not be written: before its figures take their time."""
+    if Path(out).is_dir():
+        raise UserError(f"--out={out} is a folder; name a file for the JSON, such as {out}/a.json")
+    make_folder(Path(out).parent, f"--out={out}")
+
+
 def _tell(figures: Mapping[str, Any], out: str) -> None:
     if out:
         write_json(Path(out), figures)
@@ -226,8 +235,10 @@ def _run_evaluators(values: flags.FlagValues) -> int:
     if several and not out:
         raise UserError(f"--out is missing; name a folder for the table of {len(workdirs)} runs")
     if out:
-        folder = Path(out) if several else Path(out).parent
-        make_folder(folder, f"--out={out}")
+        if several:
+            make_folder(Path(out), f"--out={out}")
+        else:
+            _check_file(out)
     place, limits = hosts_of(values)
     asked = {name: values[name].value for name in ("workdir", "evaluators", "set", "weights")}
     with joined(place, asked, limits) as hosts:

@@ -16,6 +16,8 @@ from babeldraw.drawing.prompts import Prompt, read_prompts
 from babeldraw.drawing.sampler import Sampler
 from babeldraw.errors import UserError
 from babeldraw.pages import render
+from babeldraw.runs.folder import RunFolder
+from babeldraw.runs.opened import check_kind
 from babeldraw.say import say
 from babeldraw.train.evaluation import check_asked
 
@@ -87,6 +89,7 @@ def drawn_by_each(
     for workdir in workdirs:
         # What is wrong with the last run is said before the first one takes its time.
         check_asked(workdir, (), weights)
+        check_kind(workdir, RunFolder.to_read(workdir).read_config(), ("generator",))
     found: dict[str, list[dict[str, Any]]] = {}
     for workdir, name in zip(workdirs, run_names(workdirs), strict=True):
         say(f"{name}: {len(prompts)} prompts")

@@ -110,6 +110,11 @@ def _true(
         open_reference(config, dim, None)
     if "mu" not in arrays:
         pictures = PictureSet.open(config.reference)
+        require(
+            pictures.num >= dim,
+            f"{config.path}.reference: {config.reference} holds {pictures.num} pictures and "
+            f"{config.network} has {dim} features: a Fréchet distance needs at least {dim}",
+        )
         found = gathered(pictures, "pictures of the reference", ALL)
         return found, {"n": pictures.num, "size": list(pictures.size)}
     found = open_reference(config, dim, None)

@@ -77,6 +77,7 @@ def read_results(file: str, tasks: Sequence[Task]) -> dict[str, list[list[bool]]
         correct = found.get("correct")
         require(type(correct) is bool, f"{where} has the field correct {correct!r}; true or false")
         right[prompt].append(correct)
+    require(any(right.values()), f"{file} holds no results; name what evaluate_images.py wrote")
     times = Counter(task.prompt for task in tasks)
     most = max(len(right[prompt]) // times[prompt] for prompt in right)
     for prompt, of_prompt in right.items():

@@ -16,7 +16,7 @@ from typing import IO
 import numpy as np
 
 from babeldraw.config import require
-from babeldraw.data.image import decode, image_suffixes
+from babeldraw.data.image import decode, image_suffixes, open_image
 from babeldraw.data.records import BadRecord
 from babeldraw.errors import UserError
 
@@ -39,12 +39,18 @@ class PictureSet:
 
     @classmethod
     def open(cls, path: str | os.PathLike) -> "PictureSet":
-        """Raises `UserError`: nothing is there, or it is neither, or holds no pictures."""
+        """Raises `UserError`: nothing is there, or it is neither, or holds no pictures.
+
+        Also where a picture of a folder says that it is of another size than the first.
+        """
         path = Path(path).expanduser()
         if path.is_dir():
             files = tuple(f for f in sorted(path.rglob("*")) if _is_picture(f))
             require(bool(files), f"{path} holds no pictures")
-            return cls(path, len(files), _decoded(files[0]).shape[:2], files)
+            size = _decoded(files[0]).shape[:2]
+            for file in files:
+                _check_told_size(file, files[0], size)
+            return cls(path, len(files), size, files)
         require(path.is_file(), f"{path} is not there; name an .npz of pictures or a folder")
         with _opened(path) as (_, shape):
             return cls(path, shape[0], shape[1:3])
@@ -69,11 +75,7 @@ class PictureSet:
         for start in range(0, self.num, batch_size):
             images = [_decoded(file) for file in self.files[start : start + batch_size]]
             for file, image in zip(self.files[start:], images, strict=False):
-                require(
-                    image.shape[:2] == self.size,
-                    f"{file} is of {image.shape[:2]} and {self.files[0].name} of {self.size}; "
-                    "bring all to one size: how they are resized moves every figure",
-                )
+                _check_size(file, image.shape[:2], self.files[0], self.size)
             yield np.stack(images)
 
 
@@ -97,6 +99,29 @@ def _decoded(file: Path) -> np.ndarray:
         raise UserError(f"{error}; every picture of a set counts: take it out, or mend it") from (
             error
         )
+
+
+def _check_told_size(file: Path, first: Path, size: tuple[int, int]) -> None:
+    """Raises `UserError` where a file's header tells of another size, before any work.
+
+    Which side is the height an orientation may change: that is seen as pictures are decoded, as is
+    a header that is not understood.
+    """
+    try:
+        with open_image(file.read_bytes()) as image:
+            told = image.height, image.width
+    except Exception:  # Pillow raises nearly any type.
+        return
+    if sorted(told) != sorted(size):
+        _check_size(file, told, first, size)
+
+
+def _check_size(file: Path, found: tuple[int, int], first: Path, size: tuple[int, int]) -> None:
+    require(
+        found == size,
+        f"{file} is of {found} and {first.name} of {size}; bring all to one size: how they are "
+        "resized moves every figure",
+    )
 
 
 @contextmanager

@@ -78,6 +78,14 @@ def write_run(
     return folder
 
 
+def check_kind(workdir: str, config: Mapping[str, Any], objectives: tuple[str, ...]) -> None:
+    """Raises `UserError` where a run, whose config this is, has another objective than these."""
+    if config["objective"] not in objectives:
+        raise UserError(
+            f"{workdir} is a run of {config['objective']}; name one of {' or '.join(objectives)}"
+        )
+
+
 def open_part(
     workdir: str,
     objectives: tuple[str, ...],
@@ -104,10 +112,7 @@ def open_part(
     """
     folder = RunFolder.to_read(workdir)
     config = folder.read_config()
-    if config["objective"] not in objectives:
-        raise UserError(
-            f"{workdir} is a run of {config['objective']}; name one of {' or '.join(objectives)}"
-        )
+    check_kind(workdir, config, objectives)
     part = make(config)
     boxed = jax.eval_shape(part.init, jax.random.key(0))
     held = weights_in(config, weights)

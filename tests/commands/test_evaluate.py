@@ -124,3 +124,13 @@ def test_several_runs_make_a_table(cli, tokenizer_run, tmp_path):
         assert status == 2 and line in said.splitlines()[-1]
     status, _, said = cli("evaluate", f"--workdir={runs[0]},{tmp_path}/c", f"--out={out}")
     assert status == 2 and "does not exist" in said
+
+
+def test_a_folder_is_no_file_for_the_json(cli, tokenizer_run, tmp_path):
+    for words in (
+        [f"--workdir={tokenizer_run}"],
+        ["--samples=a.npz", "--reference=b.npz"],
+        ["--geneval=a.jsonl", "--results=b.jsonl"],
+    ):
+        status, _, said = cli("evaluate", *words, f"--out={tmp_path}")
+        assert status == 2 and "is a folder; name a file for the JSON" in said.splitlines()[-1]

@@ -71,7 +71,7 @@ def test_each_run_draws_all_and_goes_on(cli, generator_run, table, tmp_path):
     assert before == {path: path.stat().st_mtime_ns for path in first.glob("0*.png")}
 
 
-def test_one_line_for_each_mistake(cli, vim_run, generator_run, table, tmp_path):
+def test_one_line_for_each_mistake(cli, vim_run, generator_run, tokenizer_run, table, tmp_path):
     words = ["evaluate", f"--prompts={table}"]
     for more, line in (
         ([f"--workdir={generator_run}"], "--out is missing"),
@@ -87,3 +87,8 @@ def test_one_line_for_each_mistake(cli, vim_run, generator_run, table, tmp_path)
     ):
         status, _, said = cli(*words, *more)
         assert status == 2 and line in said.splitlines()[-1], said
+    # Of the last run too before the first one draws.
+    runs, out = f"--workdir={generator_run},{tokenizer_run}", tmp_path / "kinds"
+    status, _, said = cli(*words, runs, f"--out={out}")
+    assert status == 2 and "is a run of image_tokenizer; name one of generator" in said
+    assert not [*out.iterdir()]

@@ -112,6 +112,9 @@ def test_one_line_for_each_mistake(files):
         r"files compares 5 pictures by inception, which has 6 features": {
             "samples": files / "few.npz"
         },
+        r"files.reference: .*few.npz holds 5 pictures and inception has 6 features": {
+            "reference": files / "few.npz"
+        },
         "files.file is empty; name a file": {"file": ""},
         "files.split is 'train', which is of a run's data": {"split": "train"},
         "nothing.npz is not there": {"samples": files / "nothing.npz"},

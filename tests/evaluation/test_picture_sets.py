@@ -29,7 +29,7 @@ def test_a_folder_is_read_in_the_order_of_names(tmp_path):
     np.testing.assert_array_equal(np.concatenate([*found.batches(4)]), IMAGES)
     save_png(tmp_path / "7.png", IMAGES[0, :4])
     with pytest.raises(UserError, match=r"7.png is of \(4, 5\) and 0.png of \(6, 5\); bring all"):
-        [*PictureSet.open(tmp_path).batches(4)]
+        PictureSet.open(tmp_path)  # Before any work.
     (tmp_path / "7.png").write_bytes(b"no picture")
     with pytest.raises(UserError, match="7.png.*every picture of a set counts") as raised:
         [*PictureSet.open(tmp_path).batches(4)]
