@@ -253,12 +253,13 @@ def open_reference(config: SetsConfig, dim: int, size: tuple[int, int]) -> Refer
 
 def check_enough(config: SetsConfig, dim: int, available: Sequence[int]) -> None:
     """Raises `UserError` where a set would have fewer pictures than features, before any work."""
-    num = min(config.num_examples, *available)
+    there = min(available)
+    num = min(config.num_examples, there)
+    more = "raise num_examples" if there >= dim else "give data with more, such as another split"
     require(
         num >= dim,
-        f"{config.path} compares {num} pictures by {config.network}, which has {dim} features: a "
-        f"Fréchet distance needs at least {dim} pictures; raise num_examples, or give data with "
-        "more",
+        f"{config.path} compares {num} pictures, of {there}, by {config.network}, which has {dim} "
+        f"features: a Fréchet distance needs at least {dim} pictures; {more}",
     )
     check_number(config.protocol, config.path, num)
 

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from babeldraw.config import require
+from babeldraw.errors import UserError
 from babeldraw.judges import clip, dinov2
 from babeldraw.judges.backbones import BACKBONES, DEVIATION, MEAN
 from babeldraw.judges.inception import (
@@ -96,7 +97,10 @@ def network(name: str, file: str) -> Features:
         called, the pictures are too small.
     """
     require(name in NETWORKS, f"network={name!r} is not known; the networks are {_names()}")
-    return NETWORKS[name].load(file)
+    try:
+        return NETWORKS[name].load(file)
+    except UserError as error:
+        raise UserError(f"{error} (the field network is {name!r})") from error
 
 
 # ------------------------------------------------------------------ what is taken of the maps

@@ -2,7 +2,9 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from babeldraw.judges.perceptual import PerceptualNetwork
 from babeldraw.train import loop
@@ -200,9 +202,11 @@ def test_a_tokenizer_has_its_own(refused, fields, line):
     assert refused(TOKENIZER, fields).startswith(line)
 
 
-def test_a_share_of_the_batch_that_leaves_devices_idle(refused, monkeypatch):
+def test_a_share_of_the_batch_that_leaves_devices_idle(refused, monkeypatch, tmp_path):
     monkeypatch.setattr(PerceptualNetwork, "load", lambda network: {})
+    save_file({"weight": np.zeros(1)}, tmp_path / "vgg.safetensors")
     fields = ["train.batch_size=16", "loss.perceptual=0.1", "perceptual.every=4"]
+    fields.append(f"perceptual.file={tmp_path / 'vgg.safetensors'}")
     assert refused(TOKENIZER, fields) == (
         "config.perceptual.every is 4, so that the loss looks at every so many of the 16 pictures "
         "of config.train.batch_size, over 8 devices; choose an `every` that divides 2"
