@@ -351,6 +351,7 @@ def test_it_is_given_away_and_taken(tokenizer, cli, tmp_path):
     np.testing.assert_array_equal(*drawn)
 
 
+@pytest.mark.slow
 @pytest.mark.budget(12)
 def test_it_learns_from_stored_codes(tokenizer, cli, tmp_path):
     words = [f"--workdir={tokenizer}", "--source=shape_pairs", "--split=train", "--num=64"]

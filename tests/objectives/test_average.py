@@ -108,6 +108,7 @@ def config(runlocal):
 
 
 # Two runs, one of them in two parts.
+@pytest.mark.slow
 @pytest.mark.budget(35)
 def test_a_run_resumes_with_it_and_is_used_and_judged_by_it(config, cli, tmp_path):
     figures = train(config, str(tmp_path / "whole"))

@@ -58,6 +58,7 @@ def moved(before, after):
     return np.array([np.any(np.asarray(a) != np.asarray(b)) for a, b in pairs])
 
 
+@pytest.mark.slow
 def test_the_heads_learn_and_what_is_frozen_or_fixed_stays():
     before, (after, metrics) = initial(), steps()
     own, grown = before.extra["discriminator"], after.extra["discriminator"]

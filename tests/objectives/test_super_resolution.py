@@ -175,6 +175,7 @@ def test_all_terms_add_up_and_both_networks_learn():
     jax.tree.map(np.testing.assert_array_equal, before.frozen, after.frozen)
 
 
+@pytest.mark.slow
 def test_the_gradient_is_that_of_the_sum():
     state, _, metrics = full()
     originals, small, _ = bicubic(state)
