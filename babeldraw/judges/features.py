@@ -17,7 +17,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from babeldraw.config import require
-from babeldraw.errors import UserError
 from babeldraw.judges import clip, dinov2
 from babeldraw.judges.backbones import BACKBONES, DEVIATION, MEAN
 from babeldraw.judges.inception import (
@@ -97,10 +96,7 @@ def network(name: str, file: str) -> Features:
         called, the pictures are too small.
     """
     require(name in NETWORKS, f"network={name!r} is not known; the networks are {_names()}")
-    try:
-        return NETWORKS[name].load(file)
-    except UserError as error:
-        raise UserError(f"{error} (the field network is {name!r})") from error
+    return NETWORKS[name].load(file)
 
 
 # ------------------------------------------------------------------ what is taken of the maps

@@ -9,19 +9,17 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import optax
 
 from babeldraw.config import require
 from babeldraw.layers.dropout import example_keys
 from babeldraw.models.coca import CoCaConfig, ContrastiveCaptioner
 from babeldraw.models.head import token_nll
-from babeldraw.objectives.base import Batch, Metrics, TrainState, apply_gradients
-from babeldraw.optim.optimizer import OptimizerConfig, make_optimizer, optimizer_axes
+from babeldraw.objectives.base import Batch, Metrics, TrainState
+from babeldraw.objectives.one_network import OneNetwork
 from babeldraw.prediction.next_token import up_to_end
-from babeldraw.sharding.constraint import Overrides, constrain, logical_axes, override
+from babeldraw.sharding.constraint import constrain
 from babeldraw.tokenizers.pixels import to_float
 
 
@@ -51,31 +49,15 @@ class ContrastiveCaptionerLossConfig:
         )
 
 
-@dataclasses.dataclass(frozen=True)
-class ContrastiveCaptionerObjective:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ContrastiveCaptionerObjective(OneNetwork):
     """Attributes:
     model: the network to train.
-    optimizer, loss: their constants.
-    batch_size: pairs per step, over all devices; each is told from all the others.
-    overrides: logical axes of some parameters, by regular expression over their names.
+    loss: its constants. An example is a pair, which is told from all the others of its batch.
     """
 
     model: CoCaConfig
-    optimizer: OptimizerConfig
     loss: ContrastiveCaptionerLossConfig
-    batch_size: int
-    overrides: Overrides = ()
-
-    def init(self, key: jax.Array) -> TrainState:
-        params = nn.unbox(self._captioner.init(key))
-        opt_state = self._optimizer.init(params)
-        step = jnp.zeros((), jnp.int32)
-        return TrainState(step=step, params=params, opt_state=opt_state, frozen={}, extra={})
-
-    def axes(self) -> TrainState:
-        state, axes = jax.eval_shape(self.init, jax.random.key(0)), self._parameter_axes
-        opt_axes = optimizer_axes(state.opt_state, state.params, axes)
-        return TrainState(step=(), params=axes, opt_state=opt_axes, frozen={}, extra={})
 
     def batch_spec(self) -> dict[str, jax.ShapeDtypeStruct]:
         image = (self.batch_size, *self.model.image_size, 3)
@@ -85,27 +67,10 @@ class ContrastiveCaptionerObjective:
             "text": jax.ShapeDtypeStruct(text, jnp.int32),
         }
 
-    def update(self, state: TrainState, batch: Batch, key: jax.Array) -> tuple[TrainState, Metrics]:
-        """batch: `image` uint8 [B, height, width, 3], `text` int32 [B, S]."""
-        grads, metrics = self.gradients(state, batch, key)
-        return apply_gradients(state, grads, self._optimizer), metrics
-
-    def forward(self, state: TrainState, batch: Batch, key: jax.Array) -> Metrics:
-        return self._loss(state.params, batch, key)[1]
-
-    def gradients(self, state: TrainState, batch: Batch, key: jax.Array) -> tuple[Any, Metrics]:
-        grads, metrics = jax.grad(self._loss, has_aux=True)(state.params, batch, key)
-        metrics["grad_norm"] = optax.tree.norm(grads)
-        return grads, metrics
-
-    @property
-    def after_gradients(self) -> tuple[str, ...]:
-        return ("optimizer",)
-
     def _loss(self, params: Any, batch: Batch, key: jax.Array) -> tuple[jax.Array, Metrics]:
         images = constrain(to_float(batch["image"]), ("batch", None, None, None))
         text_BS, keys = batch["text"], example_keys(key, self.batch_size)
-        found = self._captioner(params, images, text_BS, keys)
+        found = self._network(params, images, text_BS, keys)
         temperature = jnp.maximum(found.temperature, self.loss.min_temperature)
         contrastive, accuracy = contrastive_loss(found.image_BQ, found.text_BQ, temperature)
         captioning = jnp.mean(caption_losses(found.logits_BSV, text_BS))
@@ -122,28 +87,19 @@ class ContrastiveCaptionerObjective:
         def embed(state: TrainState, batch: Batch) -> tuple[jax.Array, jax.Array]:
             """Embeddings of pictures and of texts, each float32 [B, Q] of length one."""
             images = to_float(batch["image"])
-            image_BQ = self._captioner.embed_images(state.params, images)
-            return image_BQ, self._captioner.embed_text(state.params, batch["text"])
+            image_BQ = self._network.embed_images(state.params, images)
+            return image_BQ, self._network.embed_text(state.params, batch["text"])
 
         def loss(state: TrainState, batch: Batch) -> jax.Array:
             """The captioning loss of each example, float32 [B]."""
-            found = self._captioner(state.params, to_float(batch["image"]), batch["text"])
+            found = self._network(state.params, to_float(batch["image"]), batch["text"])
             return caption_losses(found.logits_BSV, batch["text"])
 
         return {"embed": embed, "loss": loss}
 
     @functools.cached_property
-    def _captioner(self) -> ContrastiveCaptioner:
+    def _network(self) -> ContrastiveCaptioner:
         return ContrastiveCaptioner(self.model)
-
-    @functools.cached_property
-    def _parameter_axes(self):
-        axes = logical_axes(jax.eval_shape(self._captioner.init, jax.random.key(0)))
-        return override(axes, self.overrides)
-
-    @functools.cached_property
-    def _optimizer(self) -> optax.GradientTransformation:
-        return make_optimizer(self.optimizer, self._parameter_axes)
 
 
 def contrastive_loss(

@@ -9,21 +9,19 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import optax
 
 from babeldraw.config import require
 from babeldraw.layers.dropout import example_keys, fold
 from babeldraw.models.conditions import TextCondition
 from babeldraw.models.head import token_nll
 from babeldraw.models.text_pretraining import TextPretrainer, TextPretrainingConfig
-from babeldraw.objectives.base import Batch, Metrics, TrainState, apply_gradients
+from babeldraw.objectives.base import Batch, Metrics, TrainState
 from babeldraw.objectives.contrastive_captioner import contrastive_loss
 from babeldraw.objectives.masked_text import MaskedText, mask_pieces
-from babeldraw.optim.optimizer import OptimizerConfig, make_optimizer, optimizer_axes
-from babeldraw.sharding.constraint import Overrides, constrain, logical_axes, override
+from babeldraw.objectives.one_network import OneNetwork
+from babeldraw.sharding.constraint import constrain
 from babeldraw.tokenizers.pixels import to_float
 
 
@@ -58,34 +56,18 @@ class TextEncoderLossConfig:
         )
 
 
-@dataclasses.dataclass(frozen=True)
-class TextEncoderObjective:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TextEncoderObjective(OneNetwork):
     """Attributes:
     model, condition: the network, and the texts that it reads.
-    optimizer, loss: their constants.
-    batch_size: texts, or pairs, or both, per step, over all devices.
+    loss: its constants. An example is a text, a pair, or both.
     own_texts: the texts to mask come beside the pairs, as `masked_text`, and are not theirs.
-    overrides: logical axes of some parameters, by regular expression over their names.
     """
 
     model: TextPretrainingConfig
     condition: TextCondition
-    optimizer: OptimizerConfig
     loss: TextEncoderLossConfig
-    batch_size: int
     own_texts: bool = False
-    overrides: Overrides = ()
-
-    def init(self, key: jax.Array) -> TrainState:
-        params = nn.unbox(self._network.init(key))
-        opt_state = self._optimizer.init(params)
-        step = jnp.zeros((), jnp.int32)
-        return TrainState(step=step, params=params, opt_state=opt_state, frozen={}, extra={})
-
-    def axes(self) -> TrainState:
-        state, axes = jax.eval_shape(self.init, jax.random.key(0)), self._parameter_axes
-        opt_axes = optimizer_axes(state.opt_state, state.params, axes)
-        return TrainState(step=(), params=axes, opt_state=opt_axes, frozen={}, extra={})
 
     def batch_spec(self) -> dict[str, jax.ShapeDtypeStruct]:
         text = jax.ShapeDtypeStruct((self.batch_size, self.condition.length), jnp.int32)
@@ -94,23 +76,6 @@ class TextEncoderObjective:
             image = (self.batch_size, *self.model.image_size, 3)
             found["image"] = jax.ShapeDtypeStruct(image, jnp.uint8)
         return {**found, "masked_text": text} if self.own_texts else found
-
-    def update(self, state: TrainState, batch: Batch, key: jax.Array) -> tuple[TrainState, Metrics]:
-        """batch: `text` int32 [B, S]; of pairs also `image` uint8 [B, height, width, 3]."""
-        grads, metrics = self.gradients(state, batch, key)
-        return apply_gradients(state, grads, self._optimizer), metrics
-
-    def forward(self, state: TrainState, batch: Batch, key: jax.Array) -> Metrics:
-        return self._loss(state.params, batch, key)[1]
-
-    def gradients(self, state: TrainState, batch: Batch, key: jax.Array) -> tuple[Any, Metrics]:
-        grads, metrics = jax.grad(self._loss, has_aux=True)(state.params, batch, key)
-        metrics["grad_norm"] = optax.tree.norm(grads)
-        return grads, metrics
-
-    @property
-    def after_gradients(self) -> tuple[str, ...]:
-        return ("optimizer",)
 
     def _loss(self, params: Any, batch: Batch, key: jax.Array) -> tuple[jax.Array, Metrics]:
         keys, loss, metrics = example_keys(key, self.batch_size), jnp.zeros(()), {}
@@ -177,15 +142,6 @@ class TextEncoderObjective:
     def _network(self) -> TextPretrainer:
         masked, contrastive = self.loss.masked > 0, self.loss.contrastive > 0
         return TextPretrainer(self.model, self.condition, masked, contrastive)
-
-    @functools.cached_property
-    def _parameter_axes(self):
-        axes = logical_axes(jax.eval_shape(self._network.init, jax.random.key(0)))
-        return override(axes, self.overrides)
-
-    @functools.cached_property
-    def _optimizer(self) -> optax.GradientTransformation:
-        return make_optimizer(self.optimizer, self._parameter_axes)
 
 
 def mean_asked(values_BK: jax.Array, asked_BK: jax.Array, axis: int | None = None) -> jax.Array:

@@ -65,7 +65,11 @@ def read_params(file: str, name: str, abstract: Any) -> Any:
     """
     found, wanted, told = read_weights(file, name), flatten(abstract), f"{name}={file}"
     extra = sorted(set(found) - set(wanted))
-    require(not extra, f"{told} holds {few(extra)}: of another network")
+    require(
+        not extra,
+        f"{told} holds {few(extra)}: of another network than the one here, whose are "
+        f"{few(sorted(wanted))}",
+    )
     for key, leaf in wanted.items():
         require(key in found, f"{told} holds no {key} of shape {leaf.shape}")
         check_shape(found[key], leaf.shape, f"{told}: {key}")

@@ -71,7 +71,11 @@ class ContrastiveCaptionerExperiment(Experiment):
 
     def make_objective(self) -> Objective:
         return ContrastiveCaptionerObjective(
-            self.model, self.optimizer, self.loss, self.train.batch_size, self.mesh.overrides
+            model=self.model,
+            loss=self.loss,
+            optimizer=self.optimizer,
+            batch_size=self.train.batch_size,
+            overrides=self.mesh.overrides,
         )
 
     def check_layout(self, layout: Layout) -> None:

@@ -48,7 +48,9 @@ class ClassifierExperiment(Experiment):
         return self.model.num_classes
 
     def make_objective(self) -> Objective:
-        return ImageClassifierObjective(self.model, self.optimizer, self.train.batch_size)
+        return ImageClassifierObjective(
+            model=self.model, optimizer=self.optimizer, batch_size=self.train.batch_size
+        )
 
     def check_layout(self, layout: Layout) -> None:
         need_whole_weights(self.mesh)

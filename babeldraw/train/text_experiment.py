@@ -99,12 +99,12 @@ class TextEncoderExperiment(Experiment):
 
     def make_objective(self) -> Objective:
         return TextEncoderObjective(
-            self.model,
-            self.condition,
-            self.optimizer,
-            self.loss,
-            self.train.batch_size,
+            model=self.model,
+            condition=self.condition,
+            loss=self.loss,
             own_texts=self.text_data is not None,
+            optimizer=self.optimizer,
+            batch_size=self.train.batch_size,
             overrides=self.mesh.overrides,
         )
 

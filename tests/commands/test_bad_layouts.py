@@ -203,7 +203,7 @@ def test_a_tokenizer_has_its_own(refused, fields, line):
 
 
 def test_a_share_of_the_batch_that_leaves_devices_idle(refused, monkeypatch, tmp_path):
-    monkeypatch.setattr(PerceptualNetwork, "load", lambda network: {})
+    monkeypatch.setattr(PerceptualNetwork, "load", lambda *_: {})
     save_file({"weight": np.zeros(1)}, tmp_path / "vgg.safetensors")
     fields = ["train.batch_size=16", "loss.perceptual=0.1", "perceptual.every=4"]
     fields.append(f"perceptual.file={tmp_path / 'vgg.safetensors'}")

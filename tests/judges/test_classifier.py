@@ -19,7 +19,7 @@ def test_it_learns_colours_apart():
     colours = 255 * np.eye(3, dtype=np.uint8)[label]
     image = np.broadcast_to(colours[:, None, None], (32, 8, 8, 3))
     optimizer = OptimizerConfig(ScheduleConfig(1e-2, 0, 0, 1, kind="constant"), "adamw")
-    objective = ImageClassifierObjective(CONFIG, optimizer, 32)
+    objective = ImageClassifierObjective(model=CONFIG, optimizer=optimizer, batch_size=32)
     state, update = objective.init(jax.random.key(0)), jax.jit(objective.update)
     batch = {"image": image, "label": label}
     for _ in range(40):
@@ -36,7 +36,9 @@ def test_pictures_without_a_label_train_nothing():
     label = np.array([0, -1, 2, -1, 1, 3], np.int32)
     known = (label >= 0) & (label < 3)
     optimizer = OptimizerConfig(ScheduleConfig(1e-2, 0, 0, 1, kind="constant"), "adamw")
-    mixed, alone = (ImageClassifierObjective(CONFIG, optimizer, n) for n in (6, 3))
+    mixed, alone = (
+        ImageClassifierObjective(model=CONFIG, optimizer=optimizer, batch_size=n) for n in (6, 3)
+    )
     state, update = jax.jit(mixed.init)(jax.random.key(0)), jax.jit(mixed.update)
     found, metrics = update(state, {"image": image, "label": label}, jax.random.key(1))
     batch = {"image": image[known], "label": label[known]}

@@ -30,10 +30,10 @@ B, S, V = 8, 5, 20
 STACK = TransformerConfig(blocks=1, heads=2, dim=16, hidden=32, dropout=0.1)
 MODEL = CoCaConfig(STACK, STACK, STACK, (16, 16), 8, V, S, queries=3, embedding_dim=8)
 OBJECTIVE = ContrastiveCaptionerObjective(
-    MODEL,
-    OptimizerConfig(ScheduleConfig(3e-3, 0, 0, 1, kind="constant"), name="adamw"),
-    ContrastiveCaptionerLossConfig(),
-    B,
+    model=MODEL,
+    loss=ContrastiveCaptionerLossConfig(),
+    optimizer=OptimizerConfig(ScheduleConfig(3e-3, 0, 0, 1, kind="constant"), name="adamw"),
+    batch_size=B,
 )
 KEY = jax.random.key(0)
 RNG = np.random.default_rng(0)

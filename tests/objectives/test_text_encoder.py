@@ -32,11 +32,11 @@ STACK = TransformerConfig(blocks=1, heads=2, dim=16, hidden=32, dropout=0.1)
 MODEL = TextPretrainingConfig(STACK, STACK, (16, 16), 8, embedding_dim=8)
 CONDITION = TextCondition(V, S, stddev=0.5)
 OBJECTIVE = TextEncoderObjective(
-    MODEL,
-    CONDITION,
-    OptimizerConfig(ScheduleConfig(3e-3, 0, 0, 1, kind="constant"), name="adamw"),
-    TextEncoderLossConfig(masked=0.5, contrastive=2.0, share=0.4),
-    B,
+    model=MODEL,
+    condition=CONDITION,
+    loss=TextEncoderLossConfig(masked=0.5, contrastive=2.0, share=0.4),
+    optimizer=OptimizerConfig(ScheduleConfig(3e-3, 0, 0, 1, kind="constant"), name="adamw"),
+    batch_size=B,
 )
 KEY = jax.random.key(0)
 RNG = np.random.default_rng(0)
