@@ -85,6 +85,16 @@ def of_split(context: Context, split: str) -> Context:
     return dataclasses.replace(context, data=data, _opened={})
 
 
+def of_level(context: Context, level: str, image_size: tuple[int, int]) -> Context:
+    """The same judged at another level of a tokenizer, by pictures of its size."""
+    half_done, opened = context.half_done, context._opened
+    if half_done is not None:
+        half_done = dataclasses.replace(half_done, identity=f"{half_done.identity} {level}")
+    if image_size != context.image_size:
+        opened = {}
+    return dataclasses.replace(context, image_size=image_size, half_done=half_done, _opened=opened)
+
+
 def of_texts(context: Context, data: DataConfig) -> Context:
     """The same judged by texts alone, those of `data`."""
     return dataclasses.replace(context, data=data, pictures=False, _opened={})

@@ -255,11 +255,12 @@ def check_enough(config: SetsConfig, dim: int, available: Sequence[int]) -> None
     """Raises `UserError` where a set would have fewer pictures than features, before any work."""
     there = min(available)
     num = min(config.num_examples, there)
-    more = "raise num_examples" if there >= dim else "give data with more, such as another split"
+    more = f"there are {there}; give data with more, such as another split"
     require(
         num >= dim,
-        f"{config.path} compares {num} pictures, of {there}, by {config.network}, which has {dim} "
-        f"features: a Fréchet distance needs at least {dim} pictures; {more}",
+        f"{config.path} compares {num} pictures by {config.network}, which has {dim} features: a "
+        f"Fréchet distance needs at least {dim} pictures; "
+        f"{'raise num_examples' if there >= dim else more}",
     )
     check_number(config.protocol, config.path, num)
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from babeldraw.config import require
 from babeldraw.data.records import Source
-from babeldraw.evaluation.base import Context, Evaluator
+from babeldraw.evaluation.base import Context, Evaluator, of_level
 from babeldraw.evaluation.feature_sets import open_features
 from babeldraw.evaluation.outlines import Outlines, OutlinesConfig
 from babeldraw.evaluation.pictures import perceptual_distances
@@ -189,16 +189,12 @@ class TokenizerExperiment(Experiment):
 
     def make_evaluators(self, objective: Objective, context: Context) -> dict[str, Evaluator]:
         """Of each level of the tokenizer one; those behind the first bear its name."""
-        made, first = {}, self._tokenizer.levels[0]
-        for level in self._tokenizer.levels:
-            end = "" if level == first else f"_{level}"
-            here = context
-            if end and context.half_done is not None:
-                kept = context.half_done
-                kept = dataclasses.replace(kept, identity=f"{kept.identity} {level}")
-                here = dataclasses.replace(context, half_done=kept)
-            found = self._evaluators_at(level, f"reconstruct{end}", objective, here)
-            made |= {f"{name}{end}": evaluator for name, evaluator in found.items()}
+        first, *others = self._tokenizer.levels
+        made = self._evaluators_at(first, "reconstruct", objective, context)
+        for level in others:
+            here = of_level(context, level, self._tokenizer.at(level).image_size)
+            found = self._evaluators_at(level, f"reconstruct_{level}", objective, here)
+            made |= {f"{name}_{level}": evaluator for name, evaluator in found.items()}
         return made
 
     def _evaluators_at(
