@@ -6,7 +6,8 @@ from typing import Any
 import jax
 
 from babeldraw.config import require
-from babeldraw.layers.block import TransformerConfig
+from babeldraw.layers.block import DTYPES, TransformerConfig
+from babeldraw.layers.stack import read_type
 from babeldraw.models.condition import Condition
 from babeldraw.tokenizers.base import Codes
 
@@ -40,7 +41,11 @@ class Generator:
 
     def for_reading(self, params: Any) -> Any:
         """`params` with the matrices of stacks in their compute type."""
-        return params
+        read = {
+            name: read_type(params[name], DTYPES[stack.compute.dtype])
+            for name, stack in self.stacks.items()
+        }
+        return {**params, **read}
 
     def for_decoding(self, params: Any) -> Any:
         """`params` as decoding reads them best: cut by layers, matrices in their compute type."""

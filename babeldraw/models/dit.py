@@ -23,7 +23,6 @@ import jax.numpy as jnp
 
 from babeldraw.config import require
 from babeldraw.layers.block import (
-    DTYPES,
     Residual,
     TransformerConfig,
     cross_attention,
@@ -38,7 +37,6 @@ from babeldraw.layers.linear import Einsum, LayerNorm
 from babeldraw.layers.modulation import AdaptiveNorm, Standardized
 from babeldraw.layers.pictures import depth_to_space
 from babeldraw.layers.positions import sine_grid, sine_positions
-from babeldraw.layers.stack import read_type
 from babeldraw.models.condition import Condition
 from babeldraw.models.denoiser import Denoiser, DenoisingNetwork
 from babeldraw.sharding.constraint import constrain
@@ -256,13 +254,6 @@ class DiTGenerator(Denoiser):
             f"config.model.encoder is set and config.condition.kind={self.condition.kind} is a "
             "single vector, which no block reads; set it to None",
         )
-
-    def for_reading(self, params: Any) -> Any:
-        read = {
-            name: read_type(params[name], DTYPES[stack.compute.dtype])
-            for name, stack in self.stacks.items()
-        }
-        return {**params, **read}
 
     @property
     def stacks(self) -> dict[str, TransformerConfig]:

@@ -15,7 +15,6 @@ import jax.numpy as jnp
 
 from babeldraw.config import require, require_choice
 from babeldraw.layers.block import (
-    DTYPES,
     Residual,
     TransformerConfig,
     encoder_parts,
@@ -28,7 +27,6 @@ from babeldraw.layers.feed_forward import ACTIVATIONS
 from babeldraw.layers.flops import blocks_forward
 from babeldraw.layers.linear import Einsum, Embedding, LayerNorm
 from babeldraw.layers.positions import GridPositions, LearnedPositions
-from babeldraw.layers.stack import read_type
 from babeldraw.models.base import example
 from babeldraw.models.condition import Condition
 from babeldraw.models.head import CodeEmbedding, Head
@@ -203,13 +201,6 @@ class MaskGITGenerator(Masked):
             "config.model.mask_is_no_class is set and config.condition.kind "
             f"{self.condition.kind!r}: there is no such class; leave it out, or take kind=class",
         )
-
-    def for_reading(self, params: Any) -> Any:
-        read = {
-            name: read_type(params[name], DTYPES[stack.compute.dtype])
-            for name, stack in self.stacks.items()
-        }
-        return {**params, **read}
 
     @property
     def stacks(self) -> dict[str, TransformerConfig]:

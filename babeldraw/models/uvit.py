@@ -6,14 +6,12 @@ Generation", 2024, after Bao et al., "All are Worth Words", 2023): its S-128 is 
 
 import dataclasses
 import functools
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from babeldraw.config import require
 from babeldraw.layers.block import (
-    DTYPES,
     Residual,
     TransformerConfig,
     feed_forward,
@@ -23,7 +21,6 @@ from babeldraw.layers.flops import blocks_forward
 from babeldraw.layers.linear import LayerNorm
 from babeldraw.layers.positions import LearnedPositions
 from babeldraw.layers.skips import SkippingStack
-from babeldraw.layers.stack import read_type
 from babeldraw.models.condition import Condition
 from babeldraw.models.head import CodeEmbedding, Head
 from babeldraw.models.masked import Masked, MaskedNetwork
@@ -108,10 +105,6 @@ class UViTGenerator(Masked):
     @property
     def network(self) -> UViT:
         return UViT(self.config, self.condition, self.codes)
-
-    def for_reading(self, params: Any) -> Any:
-        stack = read_type(params["stack"], DTYPES[self.config.stack.compute.dtype])
-        return {**params, "stack": stack}
 
     @property
     def stacks(self) -> dict[str, TransformerConfig]:
