@@ -158,10 +158,7 @@ class TextPretraining(nn.Module):
         if self.config.pooling == "first":
             pooled_BD = x_BSD[:, 0]
         else:
-            real_BS1 = (text_BS > 0).astype(x_BSD.dtype)[..., None]
-            count_B1 = jnp.maximum(jnp.sum(real_BS1, axis=1), 1)
-            sum_BD = jnp.einsum("BSD,BS->BD", x_BSD, real_BS1[..., 0])
-            pooled_BD = sum_BD / jnp.broadcast_to(count_B1, sum_BD.shape)
+            pooled_BD = mean_over_pieces(x_BSD, text_BS)
         return unit(self.to_text_embedding(pooled_BD))
 
     def embed_images(self, images: jax.Array, keys: jax.Array | None = None) -> jax.Array:
