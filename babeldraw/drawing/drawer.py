@@ -206,7 +206,7 @@ def open_drawer(
     opened = open_part(
         workdir,
         ("generator",),
-        lambda config: read_generator(config, read_tokenizer(config).codes),
+        lambda config: read_generator(config, read_tokenizer(config)),
         frozen=frozen,
         weights=weights,
         place=lambda boxed: _placed(boxed, layout),

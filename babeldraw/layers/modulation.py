@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from babeldraw.layers.linear import standardized
+from babeldraw.layers.packing import Packing
 
 
 class Modulation(nn.Module):
@@ -22,6 +23,8 @@ class Modulation(nn.Module):
       count: how many it makes, if not these three.
       spread: deviation of the weights of each as they begin, in place of `zero`; empty: by that.
       backwards: its weights make the gate first and the shift last, as in IBQ.
+      packing: of rows whose pictures have a vector each, [R, P, C], one product for all slots of a
+        picture; None: rows are one picture's.
     """
 
     dim: int
@@ -29,6 +32,7 @@ class Modulation(nn.Module):
     count: int = 3
     spread: tuple[float, ...] = ()
     backwards: bool = False
+    packing: Packing | None = None
 
     @nn.compact
     def __call__(self, vector: jax.Array) -> tuple[jax.Array, ...]:
@@ -44,6 +48,8 @@ class Modulation(nn.Module):
         made = jnp.einsum("BTC,CKD->KBTD", slots_BTC, weight_CKD.astype(slots_BTC.dtype))
         bias_K11D = bias_KD[:, None, None].astype(jnp.float32)
         made = tuple(made.astype(jnp.float32) + jnp.broadcast_to(bias_K11D, made.shape))
+        if self.packing is not None:
+            made = tuple(map(self.packing.spread, made))
         return made[::-1] if self.backwards else made
 
     def _spread(self, key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype = jnp.float32):
@@ -73,18 +79,25 @@ class AdaptiveNorm(nn.Module):
       norm: makes the norm that is moved, if not one without weights.
       spread: as of `Modulation`, of the scale and of the shift.
       backwards: its weights make the shift first, as in DiT.
+      packing: as of `Modulation`.
     """
 
     dim: int
     norm: Callable[..., nn.Module] = Standardized
     spread: tuple[float, ...] = ()
     backwards: bool = False
+    packing: Packing | None = None
 
     @nn.compact
     def __call__(self, x_BTD: jax.Array, vector: jax.Array) -> jax.Array:
         """float32 [B, T, D], by a vector as `Modulation` takes it."""
         modulation = Modulation(
-            self.dim, count=2, spread=self.spread, backwards=self.backwards, name="modulation"
+            self.dim,
+            count=2,
+            spread=self.spread,
+            backwards=self.backwards,
+            packing=self.packing,
+            name="modulation",
         )
         scale, shift = modulation(vector)
         return moved(self.norm(name="norm")(x_BTD), shift, scale)

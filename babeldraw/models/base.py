@@ -1,5 +1,6 @@
 """The contract of networks that are trained to predict codes."""
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -24,12 +25,15 @@ class Generator:
       condition: what it draws from.
       codes: what it predicts.
       word_table: name of the parameter with a vector for each piece of a text, where it reads one.
+      takes_levels: whether one network may draw into several levels of a tokenizer. It then has the
+        field `levels`, a `models.levels.Levels` or None.
     """
 
     config: Any
     condition: Condition
     codes: Codes
     word_table = "prefix/embed/table"
+    takes_levels = False
 
     def init(self, key: jax.Array) -> Any:
         """Parameters, boxed with their logical axes."""
@@ -55,6 +59,11 @@ class Generator:
     def feature_blocks(self) -> int:
         """Of a network that has `features`: how many blocks it gives them of."""
         raise NotImplementedError
+
+    def at(self, level: str) -> "Generator":
+        """The same weights at one of the levels that the network draws into, by its name."""
+        codes = self.levels.codes[self.levels.names.index(level)]
+        return dataclasses.replace(self, codes=codes)
 
     @property
     def stacks(self) -> Mapping[str, TransformerConfig]:

@@ -36,6 +36,7 @@ class Denoiser(Generator):
 
     Attributes:
       network: a `DenoisingNetwork`.
+      packed: of a network with levels, the same on packed rows.
       learned_variance: whether it says, beside each value, how much noise a step draws.
     """
 
@@ -77,6 +78,25 @@ class Denoiser(Generator):
           keys: of dropout, one per example (`layers.dropout.example_keys`); None: no dropout.
         """
         return self.network.apply({"params": params}, condition, noisy, time_B, keys)
+
+    def predicted_packed(
+        self,
+        params: Any,
+        condition: Any,
+        noisy: list[jax.Array],
+        time_RP: jax.Array,
+        keys: jax.Array | None = None,
+    ) -> list[jax.Array]:
+        """As `predicted`, of pictures of all levels packed into rows; only of networks with levels.
+
+        Args:
+          params: of the network.
+          condition: [R, P, ...], in the order of the levels.
+          noisy: of each level, [R, count, ...].
+          time_RP: float32.
+          keys: of dropout, [R, P].
+        """
+        return self.packed.apply({"params": params}, condition, noisy, time_RP, keys)
 
     def read(self, params: Any, condition: Any) -> Any:
         """A tree of arrays, a row for each of the conditions: read once, whatever the steps."""

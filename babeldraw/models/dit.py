@@ -9,6 +9,9 @@ One of several, a text, moves them by its mean, and each block also attends to i
 attention and feed-forward, by a part that begins as the identity like the others (PixArt-alpha,
 Chen et al., 2024, whose attention there has no gate and begins with zeros in its last product).
 
+Of a tokenizer with levels one network may draw into all: a vector of the level is added to that of
+the time. Pictures of all levels may then be packed into rows, on which all blocks work (`packing`).
+
 Weights begin by their fan-in, where DiT's have Xavier's deviation: the same for square products.
 """
 
@@ -20,6 +23,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from babeldraw.config import require
 from babeldraw.layers.block import (
@@ -33,12 +37,15 @@ from babeldraw.layers.block import (
 )
 from babeldraw.layers.dropout import fold
 from babeldraw.layers.flops import blocks_forward
-from babeldraw.layers.linear import Einsum, LayerNorm
-from babeldraw.layers.modulation import AdaptiveNorm, Standardized
+from babeldraw.layers.linear import Einsum, Embedding, LayerNorm
+from babeldraw.layers.modulation import AdaptiveNorm, Modulation, Standardized
+from babeldraw.layers.packed_attention import PackedCrossAttention
+from babeldraw.layers.packing import Packing
 from babeldraw.layers.pictures import depth_to_space
 from babeldraw.layers.positions import sine_grid, sine_positions
 from babeldraw.models.condition import Condition
 from babeldraw.models.denoiser import Denoiser, DenoisingNetwork
+from babeldraw.models.levels import Levels, flat
 from babeldraw.sharding.constraint import constrain
 from babeldraw.sharding.context import PerExample
 from babeldraw.tokenizers.base import Codes
@@ -83,14 +90,23 @@ class DiTConfig:
         return dataclasses.replace(self, stack=self.stack.tiny(), encoder=encoder)
 
 
-def dit_parts(config: TransformerConfig, attends: bool) -> tuple[Residual, ...]:
-    """Attention, attention to a text where there is one, feed-forward; a vector moves all norms."""
-    make = functools.partial(Residual, before=Standardized, adaptive=VECTOR)
-    own = make("attention", self_attention(config, bias=True), "attention_norm")
+def dit_parts(
+    config: TransformerConfig, attends: bool, packing: Packing | None = None
+) -> tuple[Residual, ...]:
+    """Attention, attention to a text where there is one, feed-forward; a vector moves all norms.
+
+    Of packed rows each picture has a text and a vector of its own.
+    """
+    modulation = functools.partial(Modulation, packing=packing)
+    make = functools.partial(Residual, before=Standardized, adaptive=VECTOR, modulation=modulation)
+    pattern = None if packing is None else packing.pattern
+    own = make("attention", self_attention(config, pattern, bias=True), "attention_norm")
     ffn = make("ffn", feed_forward(config), "ffn_norm")
     if not attends:
         return own, ffn
     text = cross_attention(config, TEXT, bias=True)
+    if packing is not None:
+        text = functools.partial(PackedCrossAttention, **text.keywords, packing=packing)
     return own, make("cross_attention", text, "cross_norm"), ffn
 
 
@@ -133,11 +149,19 @@ class Pooled(nn.Module):
 
 
 class DiT(DenoisingNetwork):
-    """What says of noisy codes what is noise; see `models.denoiser.Denoiser`."""
+    """What says of noisy codes what is noise; see `models.denoiser.Denoiser`.
+
+    Attributes:
+      codes: of the level that is seen.
+      levels: those that it may see; None: that one alone.
+    """
 
     config: DiTConfig
     condition: Condition
     codes: Codes
+    levels: Levels | None = None
+
+    packing: Packing | None = None
 
     def setup(self):
         config, dim = self.config, self.config.stack.dim
@@ -150,8 +174,11 @@ class DiT(DenoisingNetwork):
         values = config.patch_size ** len(self.codes.shape) * self.codes.channels
         self.patches = Einsum("BTC,CD->BTD", (values, dim), ("patch", "embed"), bias=True)
         self.time = TimeEmbedding(dim)
-        self.stack = make_stack(dit_parts(config.stack, self.attends), config.stack)
-        self.norm = AdaptiveNorm(dim, backwards=True)
+        if self.levels is not None:
+            self.level = Embedding(len(self.levels.names), dim, axis=None)
+        parts = dit_parts(config.stack, self.attends, self.packing)
+        self.stack = make_stack(parts, config.stack)
+        self.norm = AdaptiveNorm(dim, backwards=True, packing=self.packing)
         made = values * (2 if config.learned_sigma else 1)
         # Begins with zeros, as all that it reads of the blocks does.
         shape, axes = (dim, made), ("embed", "patch")
@@ -186,38 +213,86 @@ class DiT(DenoisingNetwork):
         keys: jax.Array | None = None,
     ) -> jax.Array:
         """As `Denoiser.denoise`."""
-        x_BTD = self.patches(self._slots(noisy)) + self._positions()[None]
+        vector_BD = self.time(time_B) + context[VECTOR]
+        if self.levels is not None:
+            vector_BD = vector_BD + self.level(jnp.int32([self.levels.codes.index(self.codes)]))
+        x_BTD = self._through(self._slots(self.codes, noisy), vector_BD, context, keys)
+        return self._places(self.codes, self.head(x_BTD))
+
+    def _through(
+        self,
+        x_BTD: jax.Array,
+        vector: jax.Array,
+        context: dict[str, jax.Array],
+        keys: jax.Array | None,
+    ) -> jax.Array:
+        """All blocks and the last norm, moved by a vector [B, D], of packed rows [R, P, D]."""
         x_BTD = constrain(x_BTD, ("batch", "length", "activation_embed"))
         # Each norm's product has a SiLU before it.
-        vector_BD = jax.nn.silu(self.time(time_B) + context[VECTOR])
-        vector_BD = vector_BD.astype(self.stack.dtype)
-        seen = {VECTOR: PerExample(vector_BD)}
+        vector = jax.nn.silu(vector).astype(self.stack.dtype)
+        seen = {VECTOR: PerExample(vector)}
         for name, array in context.items():
             if name != VECTOR:
                 # The text is read by every block: kept in the blocks' own type.
                 own = array.astype(self.stack.dtype) if name == TEXT else array
                 seen[name] = PerExample(own)
-        x_BTD = self.norm(self.stack(x_BTD, seen, keys=fold(keys, 1)), vector_BD)
-        return self._places(self.head(x_BTD))
+        return self.norm(self.stack(x_BTD, seen, keys=fold(keys, 1)), vector)
 
-    def _positions(self) -> jax.Array:
-        """float32 [T, D]."""
-        shape, dim, patch = self.codes.shape, self.config.stack.dim, self.config.patch_size
-        if len(shape) == 1:
-            return sine_positions(*shape, dim)
-        return sine_grid((shape[0] // patch, shape[1] // patch), dim, columns_first=True)
+    def _slots(self, codes: Codes, noisy: jax.Array) -> jax.Array:
+        """Noisy codes as slots with their positions, float32 [B, T, D]."""
+        dim, patch = self.config.stack.dim, self.config.patch_size
+        if len(codes.shape) == 1:
+            return self.patches(noisy) + sine_positions(*codes.shape, dim)[None]
+        grid = (codes.shape[0] // patch, codes.shape[1] // patch)
+        positions_TD = sine_grid(grid, dim, columns_first=True)
+        return self.patches(to_patches(noisy, patch)) + positions_TD[None]
 
-    def _slots(self, codes: jax.Array) -> jax.Array:
-        """Codes to what each slot reads, float32 [B, T, patch * patch * C]."""
-        return codes if codes.ndim == 3 else to_patches(codes, self.config.patch_size)
-
-    def _places(self, x_BTC: jax.Array) -> jax.Array:
+    def _places(self, codes: Codes, x_BTC: jax.Array) -> jax.Array:
         """What each slot gives, to the places of codes."""
-        if len(self.codes.shape) == 1:
+        if len(codes.shape) == 1:
             return x_BTC
-        patch, (h, w) = self.config.patch_size, self.codes.shape
+        patch, (h, w) = self.config.patch_size, codes.shape
         x_BhwC = x_BTC.reshape(x_BTC.shape[0], h // patch, w // patch, -1)
         return depth_to_space(x_BhwC, patch)
+
+
+class PackedDiT(DiT):
+    """The same of pictures of all levels in rows: every input and output has rows, then pictures.
+
+    Noisy codes, and what is said of them, are a list by level, each [R, count, *codes].
+    """
+
+    def read(self, condition: Any, keys: jax.Array | None = None) -> dict[str, jax.Array]:
+        """As `DiT.read`, of conditions [R, P, ...]; keys are [R, P]."""
+        return self.levels.grouped(super().read(flat(condition), flat(keys)))
+
+    def denoised(
+        self,
+        context: dict[str, jax.Array],
+        noisy: list[jax.Array],
+        time_RP: jax.Array,
+        keys: jax.Array | None = None,
+    ) -> list[jax.Array]:
+        """Of each level what `DiT.denoised` says, to rounding but for dropout.
+
+        A row drops by the key of its first picture.
+        """
+        levels, packing = self.levels, self.packing
+        levels_P = np.repeat(np.arange(len(levels.names), dtype=np.int32), levels.counts)
+        vector_RPD = levels.grouped(self.time(flat(time_RP))) + context[VECTOR]
+        vector_RPD = vector_RPD + self.level(jnp.asarray(levels_P))[None]
+        slots = [
+            self._slots(codes, flat(level)).reshape(*level.shape[:2], -1, vector_RPD.shape[-1])
+            for codes, level in zip(levels.codes, noisy, strict=True)
+        ]
+        keys = None if keys is None else keys[:, 0]
+        x_RTD = self._through(packing.packed(slots), vector_RPD, context, keys)
+        return [
+            self._places(codes, flat(made)).reshape(*level.shape[:-1], -1)
+            for codes, made, level in zip(
+                levels.codes, packing.apart(self.head(x_RTD)), noisy, strict=True
+            )
+        ]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -227,10 +302,22 @@ class DiTGenerator(Denoiser):
     config: DiTConfig
     condition: Condition
     codes: Codes
+    levels: Levels | None = None
+
+    takes_levels = True
 
     @property
     def network(self) -> DiT:
-        return DiT(self.config, self.condition, self.codes)
+        return DiT(self.config, self.condition, self.codes, self.levels)
+
+    @property
+    def packed(self) -> PackedDiT:
+        """The same weights on rows of pictures of all levels."""
+        packing = self.levels.packing(tuple(map(self._slots_of, self.levels.codes)))
+        return PackedDiT(self.config, self.condition, self.codes, self.levels, packing)
+
+    def _slots_of(self, codes: Codes) -> int:
+        return codes.length // self.config.patch_size ** len(codes.shape)
 
     @property
     def learned_variance(self) -> bool:
@@ -238,7 +325,16 @@ class DiTGenerator(Denoiser):
 
     def check(self) -> None:
         super().check()
-        shape, patch = self.codes.shape, self.config.patch_size
+        for codes in (self.codes,) if self.levels is None else self.levels.codes:
+            self._check_patches(codes.shape)
+        require(
+            self.config.encoder is None or self.condition.prefix_length > 1,
+            f"config.model.encoder is set and config.condition.kind={self.condition.kind} is a "
+            "single vector, which no block reads; set it to None",
+        )
+
+    def _check_patches(self, shape: tuple[int, ...]) -> None:
+        patch = self.config.patch_size
         require(
             len(shape) == 2 or patch == 1,
             f"config.model.patch_size is {patch} and the tokenizer's codes lie in one dimension; 1 "
@@ -249,11 +345,6 @@ class DiTGenerator(Denoiser):
             f"config.model.patch_size is {patch}, which does not divide the tokenizer's "
             f"{' x '.join(map(str, shape))} codes; choose a divisor of both",
         )
-        require(
-            self.config.encoder is None or self.condition.prefix_length > 1,
-            f"config.model.encoder is set and config.condition.kind={self.condition.kind} is a "
-            "single vector, which no block reads; set it to None",
-        )
 
     @property
     def stacks(self) -> dict[str, TransformerConfig]:
@@ -262,7 +353,7 @@ class DiTGenerator(Denoiser):
 
     def flops(self) -> dict[str, tuple[int, str]]:
         stack, patch, square = self.config.stack, self.config.patch_size, self.config.stack.dim**2
-        slots = self.codes.length // patch ** len(self.codes.shape)
+        slots = self._slots_of(self.codes)
         text = self.condition.prefix_length if self.condition.prefix_length > 1 else 0
         values = patch ** len(self.codes.shape) * self.codes.channels
         ends = values * (3 if self.config.learned_sigma else 2)

@@ -3,12 +3,13 @@
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from babeldraw.config import OfKind
+from babeldraw.config import OfKind, require
 from babeldraw.models.babeldraw import BabeldrawConfig, BabeldrawGenerator
 from babeldraw.models.base import Generator
 from babeldraw.models.condition import Condition
 from babeldraw.models.conditions import SINGLE
 from babeldraw.models.dit import DiTConfig, DiTGenerator
+from babeldraw.models.levels import Levels, read_levels
 from babeldraw.models.llama import LlamaConfig, LlamaGenerator
 from babeldraw.models.maskgen import MaskGenConfig, MaskGenGenerator
 from babeldraw.models.maskgit import MaskGITConfig, MaskGITGenerator
@@ -16,7 +17,7 @@ from babeldraw.models.rar import RARConfig, RARGenerator
 from babeldraw.models.several import SeveralConditions
 from babeldraw.models.uvit import UViTConfig, UViTGenerator
 from babeldraw.models.vim import VIMConfig, VIMGenerator
-from babeldraw.tokenizers.base import Codes
+from babeldraw.tokenizers.base import Codes, Tokenizer
 
 # By the field `kind` of the section `condition`.
 CONDITIONS: dict[str, tuple[type[Condition]]] = {**SINGLE, "several": (SeveralConditions,)}
@@ -37,9 +38,28 @@ NETWORKS: dict[str, tuple[type, type[Generator]]] = {
 NetworkConfig = Annotated[Any, OfKind(NETWORKS)]
 
 
-def make_generator(config: Any, condition: Condition, codes: Codes) -> Generator:
-    """The network that a section describes. Raises `UserError`: it cannot take these."""
-    generator = NETWORKS[config.kind][1](config, condition, codes)
+def make_generator(
+    config: Any, condition: Condition, codes: Codes, levels: Levels | None = None
+) -> Generator:
+    """The network that a section describes.
+
+    Args:
+      config: the section.
+      condition: what it draws from.
+      codes: what it predicts; of one of the levels.
+      levels: into which it draws; None: that one.
+
+    Raises:
+      UserError: it cannot take these.
+    """
+    network = NETWORKS[config.kind][1]
+    require(
+        levels is None or network.takes_levels,
+        f"config.levels is set and config.model.kind={config.kind} draws into one level; name that "
+        "by config.level, or take kind=dit",
+    )
+    given = {} if levels is None else {"levels": levels}
+    generator = network(config, condition, codes, **given)
     generator.check()
     return generator
 
@@ -49,7 +69,8 @@ def read_condition(config: Mapping[str, Any]) -> Condition:
     return OfKind(CONDITIONS).build(config["condition"], "config.condition")
 
 
-def read_generator(config: Mapping[str, Any], codes: Codes) -> Generator:
-    """The network of a run's config, as config.json holds it."""
+def read_generator(config: Mapping[str, Any], tokenizer: Tokenizer) -> Generator:
+    """The network of a run's config, as config.json holds it, of codes of a tokenizer."""
     section = OfKind(NETWORKS).build(config["model"], "config.model")
-    return make_generator(section, read_condition(config), codes)
+    levels = read_levels(config, tokenizer)
+    return make_generator(section, read_condition(config), tokenizer.codes, levels)

@@ -1,0 +1,90 @@
+"""Pictures of few slots side by side in one sequence, through a whole stack of blocks.
+
+A row costs what its pictures cost: products of matrices run over slots that are all some picture's,
+a kernel computes the tiles of the block diagonal alone, and no layer lays the slots out again. Every
+row has its pictures in the same order with the same numbers of slots, so that where a picture lies
+is known when the program is made: nothing is gathered, and the program is one.
+"""
+
+import dataclasses
+import functools
+import itertools
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from babeldraw.layers.masks import Slots
+
+
+@dataclasses.dataclass(frozen=True)
+class Apart:
+    """Slots of one picture see each other and no other's; an `AttentionPattern`.
+
+    Attributes:
+      lengths: slots of each picture of a row, in their order.
+    """
+
+    lengths: tuple[int, ...]
+
+    def sees(self, query: Slots, key: Slots, layer: Slots) -> jax.Array:
+        pictures = jnp.asarray(np.repeat(np.arange(len(self.lengths)), self.lengths))
+        return pictures[query] == pictures[key]
+
+    def window(self, length: int, layer: int) -> int:
+        return length
+
+
+@dataclasses.dataclass(frozen=True)
+class Packing:
+    """How pictures lie in a row; letters: R rows, P pictures of a row, T slots of a row.
+
+    Attributes:
+      lengths: slots of each picture, in their order.
+    """
+
+    lengths: tuple[int, ...]
+
+    @property
+    def slots(self) -> int:
+        """T."""
+        return sum(self.lengths)
+
+    @property
+    def pattern(self) -> Apart:
+        """Who sees whom."""
+        return Apart(self.lengths)
+
+    @functools.cached_property
+    def runs(self) -> tuple[tuple[int, int], ...]:
+        """(pictures, slots of each) of pictures one after another that are as long."""
+        groups = itertools.groupby(self.lengths)
+        return tuple((len(list(same)), length) for length, same in groups)
+
+    def packed(self, runs: Sequence[jax.Array]) -> jax.Array:
+        """Slots of the pictures of each run, [R, pictures, slots, ...] -> [R, T, ...]."""
+        laid = [run.reshape(run.shape[0], -1, *run.shape[3:]) for run in runs]
+        return jnp.concatenate(laid, axis=1)
+
+    def apart(self, x_RTD: jax.Array, axis: int = 1) -> list[jax.Array]:
+        """The way back; `axis` is that of the slots, which becomes those of pictures and slots."""
+        ends = np.cumsum([count * length for count, length in self.runs])
+        cut = jnp.split(x_RTD, ends[:-1], axis=axis)
+        return [
+            part.reshape(*part.shape[:axis], *run, *part.shape[axis + 1 :])
+            for part, run in zip(cut, self.runs, strict=True)
+        ]
+
+    def of_pictures(self, values: jax.Array) -> list[jax.Array]:
+        """[R, P, ...] -> [R, pictures, ...] of each run."""
+        ends = np.cumsum([count for count, _ in self.runs])
+        return jnp.split(values, ends[:-1], axis=1)
+
+    def spread(self, vectors_RPD: jax.Array) -> jax.Array:
+        """What is said of each picture, [R, P, D], to its slots, [R, T, D]."""
+        spread = [
+            jnp.broadcast_to(run_RPD[:, :, None], (*run_RPD.shape[:2], length, run_RPD.shape[2]))
+            for run_RPD, (_, length) in zip(self.of_pictures(vectors_RPD), self.runs, strict=True)
+        ]
+        return self.packed(spread)

@@ -1,0 +1,119 @@
+"""Several levels of a tokenizer, into which one network draws, each picture into one of them."""
+
+import dataclasses
+import itertools
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+from babeldraw.config import build, require
+from babeldraw.layers.packing import Packing
+from babeldraw.tokenizers.base import Codes, Tokenizer
+
+
+@dataclasses.dataclass(frozen=True)
+class LevelsConfig:
+    """A generator of all levels of its tokenizer. Training goes by groups of pictures.
+
+    Every group holds so many pictures of each level, so that all batches have one shape, and one
+    program serves them, in which each level is computed at its own size. Where the data have a
+    column `level`, the pictures of a level are those that it names; else any may be.
+
+    Attributes:
+      counts: of a group's pictures, those of each level, in the tokenizer's order; (): one of
+        each. They are the odds of the levels.
+      packed: the pictures of a group lie in one sequence of the network.
+    """
+
+    counts: tuple[int, ...] = ()
+    packed: bool = False
+
+    def __post_init__(self):
+        require(
+            all(count >= 1 for count in self.counts),
+            f"config.levels.counts is {self.counts}; at least 1 of each level is needed",
+        )
+
+    def of(self, tokenizer: Tokenizer) -> "Levels":
+        """The levels of a tokenizer.
+
+        Raises:
+          UserError: it has one, another number than there are counts, or pictures of several sizes.
+        """
+        names = tokenizer.levels
+        require(
+            len(names) > 1,
+            f"config.levels is set and tokenizer.kind={tokenizer.config.kind} has one level; leave "
+            "it out",
+        )
+        counts = self.counts or (1,) * len(names)
+        require(
+            len(counts) == len(names),
+            f"config.levels.counts is {counts} and tokenizer.kind={tokenizer.config.kind} has the "
+            f"levels {', '.join(names)}; give a number for each",
+        )
+        at = [tokenizer.at(name) for name in names]
+        sizes = {each.image_size for each in at}
+        require(
+            len(sizes) == 1,
+            f"config.levels is set and the levels of tokenizer.kind={tokenizer.config.kind} are of "
+            f"pictures of {', '.join(map(str, sorted(sizes)))} pixels; train a run for each, by "
+            "config.level",
+        )
+        return Levels(names, tuple(each.codes for each in at), counts, self.packed)
+
+
+@dataclasses.dataclass(frozen=True)
+class Levels:
+    """What `LevelsConfig` says of a tokenizer; letters: R groups, P pictures of each.
+
+    Attributes:
+      names, codes, counts: of each level.
+      packed: see `LevelsConfig`.
+    """
+
+    names: tuple[str, ...]
+    codes: tuple[Codes, ...]
+    counts: tuple[int, ...]
+    packed: bool = False
+
+    @property
+    def group(self) -> int:
+        """P."""
+        return sum(self.counts)
+
+    @property
+    def shares(self) -> tuple[float, ...]:
+        """Of all pictures, those of each level."""
+        return tuple(count / self.group for count in self.counts)
+
+    def grouped(self, tree: Any) -> Any:
+        """Arrays [R P, ...] -> [R, P, ...]; the first pictures of a group are the first level's."""
+        return jax.tree.map(lambda a: a.reshape(-1, self.group, *a.shape[1:]), tree)
+
+    def apart(self, tree: Any) -> list[Any]:
+        """Of arrays [R, P, ...] those of each level, [R, count, ...]."""
+        ends = [0, *itertools.accumulate(self.counts)]
+
+        def own(start: int, end: int) -> Any:
+            return jax.tree.map(lambda a: a[:, start:end], tree)
+
+        return list(itertools.starmap(own, itertools.pairwise(ends)))
+
+    def packing(self, slots: tuple[int, ...]) -> Packing:
+        """How a group lies in a row, where a picture of each level has so many slots."""
+        pairs = zip(slots, self.counts, strict=True)
+        return Packing(tuple(length for length, count in pairs for _ in range(count)))
+
+
+def flat(tree: Any) -> Any:
+    """Arrays [R, P, ...] -> [R P, ...]."""
+    return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), tree)
+
+
+def read_levels(config: Mapping[str, Any], tokenizer: Tokenizer) -> Levels | None:
+    """The levels of a run's config, as config.json holds it; None: the run draws into one."""
+    if "levels" not in config or config["levels"] is None:
+        return None
+    return build(LevelsConfig, config["levels"], "config.levels").of(tokenizer)
