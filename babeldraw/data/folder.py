@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+import numpy as np
 from absl import logging
 
 from babeldraw.data.fields import TEXT_FILE, Fields, as_caption, choices_of, no_record_has
@@ -69,9 +70,10 @@ class FolderSource:
     A caption is the content of `NAME.txt` or `NAME.caption` beside the picture; else what a
     `*.jsonl` or `*.csv` file in the top folder, or a `metadata.jsonl` or `.csv` in any, says:
     "file", "file_name", "path" or "image" (relative to the list's folder), "caption" or "text", and
-    optionally "label", an integer; else, where asked for, a sentence with the class's name. Of
-    several captions, lines of a file or rows of a list, each is used in turn. Linked folders are
-    followed, hidden files passed over; files of kinds that are not read are counted in the log.
+    optionally "label", an integer, and "level" (see `levels`); else, where asked for, a sentence
+    with the class's name. Of several captions, lines of a file or rows of a list, each is used in
+    turn. Linked folders are followed, hidden files passed over; files of kinds that are not read
+    are counted in the log.
 
     Where no list gives labels, the class of a picture is the folder that holds it: `cats/1.jpg`,
     or `train/cats/1.jpg` with split 'train/'. Classes are numbered in the order of their names.
@@ -165,6 +167,12 @@ class FolderSource:
     def unlabelled(self) -> int:
         """How many pictures have no class."""
         return sum(self._label(name) < 0 for name in self._names)
+
+    @property
+    def levels(self) -> np.ndarray | None:
+        """int32 [len], what the lists' column `level` says, as of `data.levels`; None: nothing."""
+        levels = [self._listed.get(name, Listed("")).level for name in self._names]
+        return np.int32(levels) if max(levels) >= 0 else None
 
     # ------------------------------------------------------------------ captions
 

@@ -31,17 +31,20 @@ class Listed:
         caption: its captions, a line each.
         label: a class, -1 where there is none.
         texts: of each kind of caption that is asked for, a line each.
+        level: of a tokenizer, as a number (`data.levels`); -1 where there is none.
     """
 
     caption: str
     label: int = -1
     texts: tuple[str, ...] = ()
+    level: int = -1
 
     def joined(self, other: "Listed") -> "Listed":
         """With what another row says of the same picture: one more caption, a line of its own."""
         caption = as_caption([self.caption, other.caption])
         texts = tuple(map(as_caption, zip(self.texts, other.texts, strict=True)))
-        return Listed(caption, other.label if self.label < 0 else self.label, texts)
+        label = other.label if self.label < 0 else self.label
+        return Listed(caption, label, texts, other.level if self.level < 0 else self.level)
 
 
 class Lists:
@@ -94,7 +97,7 @@ class Lists:
                 ", ".join(sorted(found)) or "not there",
             )
         if labels:
-            logging.warning("%d labels are left out, first: %s", len(labels), labels[0])
+            logging.warning("%d labels or levels are left out, first: %s", len(labels), labels[0])
 
     def check_fields(self) -> None:
         """Raises `UserError` for a kind of caption that no picture has."""
@@ -190,7 +193,7 @@ def _entry(row: Any, fields: Fields) -> tuple[str, Listed, str] | None:
     """(path, what is said of it, what is wrong with its label or ''); None: not such a row."""
     if not isinstance(row, dict):
         return None
-    columns, problem, label = columns_of(row), "", -1
+    columns, problem, label, level = columns_of(row), "", -1, -1
     file = next((columns[c] for c in FILE_COLUMNS if isinstance(columns.get(c), str)), None)
     texts = texts_in(columns, fields)
     caption = as_caption(texts) or None if fields else caption_of(columns)
@@ -202,9 +205,10 @@ def _entry(row: Any, fields: Fields) -> tuple[str, Listed, str] | None:
         return None
     try:
         label = label_of(columns.get("label"))
+        level = label_of(columns.get("level"), "level")
     except ValueError as error:
         problem = str(error)
-    return file.strip(), Listed(caption, label, texts), problem
+    return file.strip(), Listed(caption, label, texts, level), problem
 
 
 def _composed(name: str) -> str:

@@ -63,7 +63,8 @@ class Source(Protocol):
         name: which data this is; equal names and lengths mean equal data.
 
     A source with classes has their names besides, `classes`: see `classes_of`. One of texts without
-    pictures says so by `texts_alone`: see `has_pictures`.
+    pictures says so by `texts_alone`: see `has_pictures`. One that knows levels of a tokenizer has
+    them as `levels`: see `data.levels`.
     """
 
     name: str

@@ -55,8 +55,14 @@ def lines_of(texts: Sequence[AnyStr]) -> AnyStr:
     return line.join(filter(None, (space.join(text.split()) for text in texts)))
 
 
-def label_of(value: Any) -> int:
-    """A class index; -1 for None, '', NaN and other ways to say nothing. 1.0 and '1.0' are 1.
+def label_of(value: Any, what: str = "label") -> int:
+    """A class index, or another number of 0 or more. 1.0 and '1.0' are 1.
+
+    -1 for None, '', NaN and other ways to say nothing.
+
+    Args:
+        value: of a column.
+        what: its name, for the message.
 
     Raises:
         ValueError: it is no whole number of 0 or more.
@@ -74,7 +80,7 @@ def label_of(value: Any) -> int:
         with contextlib.suppress(ValueError, OverflowError):
             number = int(float(value)) if float(value).is_integer() else None
     if number is None or number < -1 or isinstance(value, bool):
-        raise ValueError(f"the label {value!r} is no whole number")
+        raise ValueError(f"the {what} {value!r} is no whole number")
     return number
 
 

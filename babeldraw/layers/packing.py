@@ -1,9 +1,9 @@
 """Pictures of few slots side by side in one sequence, through a whole stack of blocks.
 
-A row costs what its pictures cost: products of matrices run over slots that are all some picture's,
-a kernel computes the tiles of the block diagonal alone, and no layer lays the slots out again. Every
+A row costs what its pictures cost: products of matrices run over slots that all are a picture's, a
+kernel computes the tiles of the block diagonal alone, and no layer lays the slots out again. Every
 row has its pictures in the same order with the same numbers of slots, so that where a picture lies
-is known when the program is made: nothing is gathered, and the program is one.
+is known when the program is made: nothing is gathered, and one program serves all batches.
 """
 
 import dataclasses

@@ -26,7 +26,8 @@ class Generator:
       codes: what it predicts.
       word_table: name of the parameter with a vector for each piece of a text, where it reads one.
       takes_levels: whether one network may draw into several levels of a tokenizer. It then has the
-        field `levels`, a `models.levels.Levels` or None.
+        field `levels`.
+      levels: those, a `models.levels.Levels`; None: into that of `codes` alone.
     """
 
     config: Any
@@ -34,6 +35,7 @@ class Generator:
     codes: Codes
     word_table = "prefix/embed/table"
     takes_levels = False
+    levels: Any = None
 
     def init(self, key: jax.Array) -> Any:
         """Parameters, boxed with their logical axes."""

@@ -2,10 +2,11 @@
 
 import dataclasses
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from babeldraw.config import build, require
 from babeldraw.layers.packing import Packing
@@ -100,6 +101,17 @@ class Levels:
             return jax.tree.map(lambda a: a[:, start:end], tree)
 
         return list(itertools.starmap(own, itertools.pairwise(ends)))
+
+    def joined(self, trees: Sequence[Any]) -> Any:
+        """The way back, of [R count, ...] of each level to [R, P, ...]."""
+
+        def join(*arrays: jax.Array) -> jax.Array:
+            pairs = zip(arrays, self.counts, strict=True)
+            return jnp.concatenate(
+                [a.reshape(-1, count, *a.shape[1:]) for a, count in pairs], axis=1
+            )
+
+        return jax.tree.map(join, *trees)
 
     def packing(self, slots: tuple[int, ...]) -> Packing:
         """How a group lies in a row, where a picture of each level has so many slots."""

@@ -82,6 +82,10 @@ class Averaged:
     def batch_spec(self) -> dict[str, jax.ShapeDtypeStruct]:
         return self.objective.batch_spec()
 
+    def at(self, level: str) -> "Averaged":
+        """The same at a level, of recipes that have some."""
+        return dataclasses.replace(self, objective=self.objective.at(level))
+
     def predict_fns(self) -> dict[str, Callable]:
         """Those of the recipe, with the average in place of the parameters."""
 

@@ -1,7 +1,9 @@
 """Stage 2: a network learns to predict the codes of pictures from what they are drawn from.
 
 Codes come from the frozen tokenizer inside the step, or ready-made in the batch. Pictures are
-augmented first and made codes afterwards, as in ViT-VQGAN (section 4).
+augmented first and made codes afterwards, as in ViT-VQGAN (section 4). Of a network that draws into
+several levels of its tokenizer a batch is groups of pictures, and which of a group becomes codes of
+which level is always the same (`models.levels`): one program serves all steps.
 """
 
 import dataclasses
@@ -16,6 +18,7 @@ import optax
 
 from babeldraw.layers.dropout import example_keys
 from babeldraw.models.base import Generator
+from babeldraw.models.levels import flat
 from babeldraw.objectives.base import (
     Batch,
     Metrics,
@@ -117,15 +120,21 @@ class GeneratorObjective:
     def _to_learn(self, state: TrainState, batch: Batch, key: jax.Array):
         """The loss as a function of parameters and inputs, and both."""
         own_key, condition_key = jax.random.split(key)
-        condition = self.generator.condition
+        condition, levels = self.generator.condition, self.generator.levels
         inputs = {
             "condition": condition.dropped(self._said(state.frozen, batch), condition_key),
-            "codes": self._codes(state.frozen, batch, self._codes_key(key)),
             "keys": example_keys(own_key, self.batch_size),
         }
+        if levels is None:
+            loss = self.prediction.loss
+            inputs["codes"] = self._codes(state.frozen, batch, self._codes_key(key))
+        else:
+            # By groups from here on, of which shares of a batch take whole ones.
+            loss, inputs = self.prediction.loss_of_levels, levels.grouped(inputs)
+            inputs["codes"] = self._codes_of_levels(state.frozen, batch, self._codes_key(key))
 
         def loss_fn(params, inputs):
-            return self.prediction.loss(self.generator, params, **inputs, step=state.step)
+            return loss(self.generator, params, **inputs, step=state.step)
 
         params, layout = state.params, current()
         if self.accumulation > 1 and not (layout is not None and layout.pipelined):
@@ -134,7 +143,14 @@ class GeneratorObjective:
             params = self.generator.for_reading(params)
         return loss_fn, params, inputs
 
+    def at(self, level: str) -> "GeneratorObjective":
+        """The same at one of the levels that the network draws into."""
+        generator, tokenizer = self.generator.at(level), self.tokenizer.at(level)
+        return dataclasses.replace(self, generator=generator, tokenizer=tokenizer)
+
     def predict_fns(self) -> dict[str, Callable]:
+        """Of a network that draws into several levels those of one of them; see `at`."""
+
         def loss(state: TrainState, batch: Batch) -> jax.Array:
             """The prediction's score of each example, float32 [B]."""
             codes, said = self._codes(state.frozen, batch), self._said(state.frozen, batch)
@@ -187,6 +203,16 @@ class GeneratorObjective:
                 else:
                     codes = self.tokenizer.sampled(params, images, key)
         return constrain(codes, ("batch", "length", *(None,) * (codes.ndim - 2)))
+
+    def _codes_of_levels(self, frozen: Any, batch: Batch, key: jax.Array | None) -> list[jax.Array]:
+        """Of groups of pictures, [R, count, ...] of each level."""
+        levels, found = self.generator.levels, []
+        pictures = levels.apart(levels.grouped(batch["image"]))
+        for number, (name, images) in enumerate(zip(levels.names, pictures, strict=True)):
+            own = None if key is None else jax.random.fold_in(key, number)
+            codes = self.at(name)._codes(frozen, {"image": flat(images)}, own)
+            found.append(codes.reshape(*images.shape[:2], *codes.shape[1:]))
+        return found
 
     @functools.cached_property
     def _parameter_axes(self):

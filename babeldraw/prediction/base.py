@@ -8,6 +8,7 @@ import jax
 
 from babeldraw.config import require
 from babeldraw.models.base import Generator, lacks
+from babeldraw.models.levels import Levels, flat
 
 Metrics = dict[str, jax.Array]
 
@@ -92,6 +93,38 @@ class Prediction:
         """
         raise NotImplementedError
 
+    def loss_of_levels(
+        self,
+        generator: Generator,
+        params: Any,
+        condition: Any,
+        codes: list[jax.Array],
+        keys: jax.Array,
+        step: jax.Array,
+    ) -> tuple[jax.Array, Metrics]:
+        """`loss` over groups of pictures of all levels that a network draws into.
+
+        Every picture weighs alike, whatever the number of its codes.
+
+        Args:
+          generator, params: the network, with `levels`.
+          condition: [R, P, ...], of each picture of a group, in the order of the levels.
+          codes: of each level, [R, count, ...].
+          keys: [R, P].
+          step: as of `loss`.
+
+        Returns:
+          The mean over the pictures; metrics likewise, and each level's own, `loss_NAME`.
+        """
+        levels = generator.levels
+        of_levels = zip(
+            levels.names, levels.apart(condition), codes, levels.apart(keys), strict=True
+        )
+        found = [
+            self.loss(generator.at(name), params, *map(flat, own), step) for name, *own in of_levels
+        ]
+        return mean_of_levels(levels, found)
+
     def draw(
         self,
         generator: Generator,
@@ -142,3 +175,17 @@ class Prediction:
     def forward(self, generator: Generator) -> Callable | None:
         """(params, condition, codes) -> what a step without cache computes; None: no such."""
         return None
+
+
+def mean_of_levels(
+    levels: Levels, found: list[tuple[jax.Array, Metrics]]
+) -> tuple[jax.Array, Metrics]:
+    """Losses and metrics of each level to those of all pictures, and each loss by its name."""
+
+    def mean(*values: jax.Array) -> jax.Array:
+        pairs = zip(levels.shares, values, strict=True)
+        return sum(share * value for share, value in pairs)
+
+    loss, metrics = jax.tree.map(mean, *found)
+    own = {f"loss_{name}": one for name, (one, _) in zip(levels.names, found, strict=True)}
+    return loss, {**metrics, **own}

@@ -17,8 +17,10 @@ import numpy as np
 
 from babeldraw.config import require, require_choice
 from babeldraw.models.base import Generator
-from babeldraw.prediction.base import Given, Metrics, Prediction
-from babeldraw.prediction.logits import GUIDANCE_SCHEDULES, GuidanceConfig, guide, risen
+from babeldraw.models.levels import flat
+from babeldraw.prediction.base import Given, Metrics, Prediction, mean_of_levels
+from babeldraw.prediction.diffusion_sampling import DiffusionSampling, DiffusionSettings
+from babeldraw.prediction.logits import guide, risen
 from babeldraw.prediction.noising import DDPM, STEPS, Flow, Moves, mean_of_each
 from babeldraw.prediction.samplers import PASSES, SAMPLERS
 
@@ -28,83 +30,21 @@ SCORES = 8
 # What an example's or a row's key is folded with for its noise; steps of drawing come after it.
 NOISE = 0
 
-# ------------------------------------------------------------------ how it draws
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class DiffusionSampling(GuidanceConfig):
-    """How codes are drawn; docs/diffusion.md has the published values.
-
-    Times go from 1, noise, to 0; of DDPM they are a thousandth of its own.
-
-    Attributes:
-      steps: of the sampler.
-      sampler: euler or heun, of the objective flow; ddim or ancestral, of ddpm.
-      guidance_low, guidance_high: guidance is at times from the first to the second, both
-        included; outside of them the unconditional branch is not computed.
-      guided_channels: so many first channels of codes are guided, 3 of 4 in DiT's published code;
-        0: all.
-    """
-
-    steps: int = 50
-    sampler: str = "euler"
-    guidance_low: float = 0.0
-    guidance_high: float = 1.0
-    guided_channels: int = 0
-
-    def __post_init__(self):
-        super().__post_init__()
-        require(self.steps >= 1, f"steps is {self.steps}; at least 1 is needed")
-        require_choice(self, "sampler", SAMPLERS)
-        require(
-            0 <= self.guidance_low < self.guidance_high <= 1,
-            f"guidance_low and guidance_high are {self.guidance_low} and {self.guidance_high}; two "
-            "times in [0, 1], the lower first, are needed",
-        )
-        require(
-            self.guided_channels >= 0,
-            f"guided_channels is {self.guided_channels}; at least 0 is needed (0 guides all)",
-        )
-
-    def tiny(self) -> "DiffusionSampling":
-        """The same for a first run."""
-        return dataclasses.replace(self, steps=2)
-
-    def traced(self) -> "DiffusionSettings":
-        """The same with what a compiled loop takes as arguments as scalars."""
-        return DiffusionSettings(
-            steps=self.steps,
-            sampler=self.sampler,
-            guided_channels=self.guided_channels,
-            always=self.guidance_low == 0 and self.guidance_high == 1,
-            guidance_low=jnp.float32(self.guidance_low),
-            guidance_high=jnp.float32(self.guidance_high),
-            guidance=jnp.float32(self.guidance),
-            guidance_schedule=jnp.int32(GUIDANCE_SCHEDULES.index(self.guidance_schedule)),
-            guidance_power=jnp.float32(self.guidance_power),
-        )
-
 
 @flax.struct.dataclass
-class DiffusionSettings:
-    """`DiffusionSampling` as a compiled loop takes it; of the first four each value is a program.
-
-    Attributes:
-      always: guidance is at all times.
+class _Noised:
+    """Attributes:
+    codes: scaled.
+    noise, noisy: of their shape.
+    time_B: how noisy each is.
+    keys: of the network's dropout.
     """
 
-    steps: int = flax.struct.field(pytree_node=False)
-    sampler: str = flax.struct.field(pytree_node=False)
-    guided_channels: int = flax.struct.field(pytree_node=False)
-    always: bool = flax.struct.field(pytree_node=False)
-    guidance_low: jax.Array
-    guidance_high: jax.Array
-    guidance: jax.Array
-    guidance_schedule: jax.Array
-    guidance_power: jax.Array
-
-
-# ------------------------------------------------------------------ the prediction
+    codes: jax.Array
+    noise: jax.Array
+    noisy: jax.Array
+    time_B: jax.Array
+    keys: jax.Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -232,17 +172,54 @@ class DiffusionPrediction(Prediction):
         With learned variances their term is added (`DDPM.variance_term`), metric `variance`.
         """
         del step
+        drawn = self._noised(codes, keys)
+        said = generator.predicted(params, condition, drawn.noisy, drawn.time_B, drawn.keys)
+        return self._error(generator, drawn, said)
+
+    def loss_of_levels(
+        self,
+        generator: Generator,
+        params: Any,
+        condition: Any,
+        codes: list[jax.Array],
+        keys: jax.Array,
+        step: jax.Array,
+    ) -> tuple[jax.Array, Metrics]:
+        """As `Prediction.loss_of_levels`, in one pass of the network where groups are packed."""
+        levels = generator.levels
+        if not levels.packed:
+            return super().loss_of_levels(generator, params, condition, codes, keys, step)
+        pairs = zip(codes, levels.apart(keys), strict=True)
+        drawn = [self._noised(*map(flat, pair)) for pair in pairs]
+        noisy = [
+            one.noisy.reshape(-1, count, *one.noisy.shape[1:])
+            for one, count in zip(drawn, levels.counts, strict=True)
+        ]
+        time_RP, own_keys = levels.joined([(one.time_B, one.keys) for one in drawn])
+        said = generator.predicted_packed(params, condition, noisy, time_RP, own_keys)
+        pairs = zip(drawn, map(flat, said), strict=True)
+        return mean_of_levels(levels, [self._error(generator, *pair) for pair in pairs])
+
+    def _noised(self, codes: jax.Array, keys: jax.Array) -> _Noised:
+        """Codes at times that are drawn for them."""
         own_B3 = jax.vmap(lambda key: jax.random.split(key, 3))(keys)
-        codes, process = self.scaled(codes), self.process
-        time_B = process.draw_times(own_B3[:, 0])
+        codes = self.scaled(codes)
+        time_B = self.process.draw_times(own_B3[:, 0])
         noise = _noise(own_B3[:, 1], codes.shape[1:])
-        noisy = process.noised(codes, noise, time_B)
-        said = generator.predicted(params, condition, noisy, time_B, own_B3[:, 2])
+        noisy = self.process.noised(codes, noise, time_B)
+        return _Noised(codes, noise, noisy, time_B, own_B3[:, 2])
+
+    def _error(
+        self, generator: Generator, drawn: _Noised, said: jax.Array
+    ) -> tuple[jax.Array, Metrics]:
+        """The loss of what the network says of noisy codes, and its terms."""
+        codes, process = drawn.codes, self.process
         said, places = said[..., : codes.shape[-1]], said[..., codes.shape[-1] :]
-        loss = jnp.mean(jnp.square(said - process.target(codes, noise)))
+        loss = jnp.mean(jnp.square(said - process.target(codes, drawn.noise)))
         if not generator.learned_variance:
             return loss, {"loss": loss}
-        term = jnp.mean(process.variance_term(codes, noisy, said, places, time_B))
+        term = process.variance_term(codes, drawn.noisy, said, places, drawn.time_B)
+        term = jnp.mean(term)
         return loss + term, {"loss": loss + term, "squared_error": loss, "variance": term}
 
     def score(

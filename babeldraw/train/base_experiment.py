@@ -126,6 +126,10 @@ class Experiment:
         """Raises `UserError` when the config does not fit a mesh."""
         raise NotImplementedError
 
+    def arranged(self, source: Source) -> Source:
+        """The data in the order that batches want, where that is not the source's own."""
+        return source
+
     def check_data(self, source: Source) -> None:
         """Raises `UserError` when the data are none to train on."""
 

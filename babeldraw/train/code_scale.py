@@ -87,17 +87,18 @@ def with_code_scale_kept(experiment: Experiment, folder: RunFolder) -> Experimen
 def measured(experiment: Experiment, source: Source) -> dict[str, Any]:
     """Mean and reciprocal deviation of each channel, over pictures from all of the data.
 
+    Of a run that draws into several levels, over the codes of all, each level weighing alike.
+
     Raises:
       UserError: the tokenizer's codes are not finite.
     """
     wanted = np.linspace(0, len(source) - 1, min(experiment.prediction.pictures, len(source)))
-    count, total, squares = 0, 0.0, 0.0
-    for codes in _codes(experiment, source, np.unique(wanted.astype(np.int64))):
-        values = np.asarray(codes, np.float64).reshape(-1, codes.shape[-1])
-        count, total = count + len(values), total + values.sum(0)
-        squares = squares + np.square(values).sum(0)
-    mean = total / count
-    deviation = np.sqrt(np.maximum(squares / count - np.square(mean), 0))
+    indices, levels = np.unique(wanted.astype(np.int64)), (experiment.level,)
+    if experiment.levels is not None:
+        levels = experiment.generator.levels.names
+    found = [_moments(_codes(experiment, source, indices, level)) for level in levels]
+    mean, square = np.mean(found, axis=0)
+    deviation = np.sqrt(np.maximum(square - np.square(mean), 0))
     require(
         bool(np.isfinite(deviation).all()),
         f"config.tokenizer_run={experiment.tokenizer_run}: the codes of its tokenizer are not "
@@ -106,9 +107,19 @@ def measured(experiment: Experiment, source: Source) -> dict[str, Any]:
     return {
         "shift": _rounded(mean),
         "scale": _rounded(1 / np.maximum(deviation, LEAST_DEVIATION)),
-        "pictures": len(np.unique(wanted.astype(np.int64))),
+        "pictures": len(indices),
         "sampled": experiment.prediction.sampled,
     }
+
+
+def _moments(parts: Iterator[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """The mean of each channel, and that of its square, float64 [C]."""
+    count, total, squares = 0, 0.0, 0.0
+    for codes in parts:
+        values = np.asarray(codes, np.float64).reshape(-1, codes.shape[-1])
+        count, total = count + len(values), total + values.sum(0)
+        squares = squares + np.square(values).sum(0)
+    return total / count, squares / count
 
 
 def _measures(experiment: Experiment) -> bool:
@@ -117,14 +128,16 @@ def _measures(experiment: Experiment) -> bool:
     return prediction is not None and prediction.measures and bool(experiment.tokenizer_run)
 
 
-def _codes(experiment: Experiment, source: Source, indices: np.ndarray) -> Iterator[np.ndarray]:
-    """Codes of some records, a few at a time, as training reads them."""
+def _codes(
+    experiment: Experiment, source: Source, indices: np.ndarray, level: str
+) -> Iterator[np.ndarray]:
+    """Codes of some records at a level, a few at a time, as training reads them."""
     share = experiment.data.max_bad_share
     if experiment.data.source == "tokens":
         reader = RecordReader(source, share)
         yield from (reader.read_at(int(index)).tokens[None] for index in indices)
         return
-    run = TokenizerRun.open(experiment.tokenizer_run, level=experiment.level)
+    run = TokenizerRun.open(experiment.tokenizer_run, level=level)
     reader = RecordReader(
         source, share, lambda index: framed(source[index], run.image_size, 1, source.name)
     )

@@ -4,9 +4,10 @@ import dataclasses
 from typing import Any
 
 from babeldraw.config import require
+from babeldraw.data.levels import with_levels
 from babeldraw.data.records import Source, classes_of
 from babeldraw.drawing.classifier_judge import ClassifierJudge
-from babeldraw.evaluation.base import Context, Evaluator
+from babeldraw.evaluation.base import Context, Evaluator, of_level
 from babeldraw.evaluation.class_accuracy import ClassAccuracy, ClassAccuracyConfig
 from babeldraw.evaluation.clip_score import ClipScore, ClipScoreConfig
 from babeldraw.evaluation.concepts import Concepts, ConceptsConfig
@@ -20,6 +21,7 @@ from babeldraw.evaluation.validation_loss import ValidationLoss, ValidationLossC
 from babeldraw.layers.block import TransformerConfig
 from babeldraw.models.base import Generator
 from babeldraw.models.kinds import ConditionConfig, NetworkConfig, make_generator
+from babeldraw.models.levels import LevelsConfig
 from babeldraw.objectives.base import Objective
 from babeldraw.objectives.generator import GeneratorObjective
 from babeldraw.prediction.kinds import PredictionConfig, read_sampling
@@ -58,7 +60,9 @@ class GeneratorExperiment(Experiment):
     """Stage 2. Each attribute is the config's section of that name.
 
     tokenizer_run: run folder of the trained tokenizer, whose network must be `tokenizer`.
-    level: into which of the tokenizer's levels; empty: its first, most have one.
+    level: into which of the tokenizer's levels; empty: its first, most have one. Of a run that
+      draws into all of them, which drawing takes unless told otherwise.
+    levels: the run draws into all of them, each picture into one; None: into `level` alone.
     condition: what is drawn from.
     model: the network.
     prediction: how it predicts codes.
@@ -69,6 +73,7 @@ class GeneratorExperiment(Experiment):
     tokenizer: TokenizerConfig
     tokenizer_run: str = ""
     level: str = ""
+    levels: LevelsConfig | None = None
     condition: ConditionConfig
     model: NetworkConfig
     prediction: PredictionConfig = NextToken()
@@ -76,6 +81,8 @@ class GeneratorExperiment(Experiment):
     evaluators: GeneratorEvaluators = GeneratorEvaluators()
 
     def __post_init__(self):
+        if self.levels is not None:
+            self._check_levels()
         self.prediction.check(self.generator)
         require(
             not self.prediction.sampled or self.data.source != "tokens",
@@ -91,6 +98,19 @@ class GeneratorExperiment(Experiment):
                 path = f"config.evaluators.{field.name}.sampling."
                 self.prediction.check_sampling(sampling, self.generator, path)
         self._check_evaluators()
+
+    def _check_levels(self) -> None:
+        group, size = self.levels.of(self.made_codes_by).group, self.train.batch_size
+        require(
+            size % group == 0,
+            f"config.train.batch_size is {size}, which groups of the {group} pictures of "
+            f"config.levels.counts do not divide; choose a multiple of {group}",
+        )
+        require(
+            self.data.source != "tokens",
+            "config.levels is set and config.data.source is 'tokens', which hold codes of one "
+            "level; train on pictures, or name the level by config.level",
+        )
 
     def _drawing(self, name: str) -> Any:
         """The section of an evaluator that draws; what its settings do not name is the run's."""
@@ -136,7 +156,9 @@ class GeneratorExperiment(Experiment):
     @property
     def generator(self) -> Generator:
         """The network, as pure functions of its parameters."""
-        return make_generator(self.model, self.condition, self.made_codes_by.codes)
+        tokenizer = self.made_codes_by
+        levels = None if self.levels is None else self.levels.of(tokenizer)
+        return make_generator(self.model, self.condition, tokenizer.codes, levels)
 
     @property
     def made_codes_by(self) -> Tokenizer:
@@ -205,10 +227,16 @@ class GeneratorExperiment(Experiment):
         )
 
     def check_layout(self, layout: Layout) -> None:
-        check_layout(layout, self.train.batch_size, self.train.accumulation, self.stacks)
+        levels, train = self.generator.levels, self.train
+        group = 1 if levels is None else levels.group
+        check_layout(layout, train.batch_size, train.accumulation, self.stacks, group)
         if self.mesh.overrides:
             # To learn the parameters' names takes a while; without overrides nothing can be wrong.
             self.make_objective().axes()
+
+    def arranged(self, source: Source) -> Source:
+        levels = self.generator.levels
+        return source if levels is None else with_levels(source, levels.names, levels.counts)
 
     def check_data(self, source: Source) -> None:
         found, evaluators = len(classes_of(source)), self.evaluators
@@ -271,6 +299,19 @@ class GeneratorExperiment(Experiment):
         return found
 
     def make_evaluators(self, objective: Objective, context: Context) -> dict[str, Evaluator]:
+        """Of a run that draws into several levels one for each; those of others bear its name."""
+        levels = self.generator.levels
+        if levels is None:
+            return self._evaluators(objective, context)
+        made = {}
+        for name in levels.names:
+            own = name == self.made_codes_by.level
+            here = context if own else of_level(context, name, context.image_size)
+            found = self._evaluators(objective.at(name), here)
+            made |= {each if own else f"{each}_{name}": it for each, it in found.items()}
+        return made
+
+    def _evaluators(self, objective: Objective, context: Context) -> dict[str, Evaluator]:
         fns, configs, made = objective.predict_fns(), self.evaluators, {}
         if configs.validation_loss is not None:
             made["validation"] = ValidationLoss(fns["loss"], configs.validation_loss, context)
@@ -302,9 +343,23 @@ class GeneratorExperiment(Experiment):
         return made
 
     def flops(self) -> ModelFlops:
-        found = {name: (3 * n, f"3 {text}") for name, (n, text) in self.generator.flops().items()}
+        """Of a run that draws into several levels the mean over its pictures."""
+        levels, own = self.generator.levels, self._flops_into(self.made_codes_by.level)
+        if levels is None:
+            return own
+        found = [self._flops_into(name).parts for name in levels.names]
+        parts = {
+            name: round(sum(s * each[name] for s, each in zip(levels.shares, found, strict=True)))
+            for name in own.parts
+        }
+        return ModelFlops(parts, {n: f"{text}, mean of levels" for n, text in own.formula.items()})
+
+    def _flops_into(self, level: str) -> ModelFlops:
+        tokenizer, generator = self.made_codes_by.at(level), self.generator
+        if generator.levels is not None:
+            generator = generator.at(level)
+        found = {name: (3 * n, f"3 {text}") for name, (n, text) in generator.flops().items()}
         if self.data.source != "tokens":
-            tokenizer = self.made_codes_by
             image = image_spec(tokenizer.image_size)
             forward = traced(tokenizer.encode, tokenizer.init, image)
             found["tokenizer (forward)"] = (forward, "traced")

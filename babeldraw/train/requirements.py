@@ -48,7 +48,11 @@ def need_rules_alone(mesh: MeshConfig, whose: str) -> None:
 
 
 def check_layout(
-    layout: Layout, batch_size: int, accumulation: int, stacks: Mapping[str, TransformerConfig]
+    layout: Layout,
+    batch_size: int,
+    accumulation: int,
+    stacks: Mapping[str, TransformerConfig],
+    group: int = 1,
 ) -> None:
     """Refuses sizes that the mesh does not divide.
 
@@ -57,18 +61,21 @@ def check_layout(
       batch_size: examples per step, over all devices.
       accumulation: parts that a batch is cut into.
       stacks: the transformers to be trained, by their path in the config.
+      group: examples that stay together, such as the pictures of a packed row.
 
     Raises:
       UserError: naming the field, its value and what would do.
     """
     mesh = layout.mesh.shape
     # Outside the stacks the stages are data parallelism too.
-    shares = mesh["data"] * (layout.microbatches or mesh["stage"]) * accumulation
+    shares = mesh["data"] * (layout.microbatches or mesh["stage"]) * accumulation * group
     parts = f"{mesh['data']} data groups x {layout.microbatches} microbatches"
     if not layout.microbatches:
         parts = f"{mesh['data'] * mesh['stage']} devices"
     if accumulation > 1:
         parts += f" x config.train.accumulation={accumulation}"
+    if group > 1:
+        parts += f" x {group} pictures of config.levels.counts"
     require(
         batch_size % shares == 0,
         f"config.train.batch_size is {batch_size}, which {parts} do not divide; choose a multiple "

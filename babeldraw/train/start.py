@@ -43,6 +43,8 @@ FIXED_SECTIONS = (
     "tokenizer",
     "tokenizer_run",
     "proxy_run",
+    "level",
+    "levels",
     "data",
 )
 # And fields of `train`: the order of the data and what a step covers hang on them.
@@ -269,7 +271,7 @@ def open_train_source(experiment: Experiment) -> Source:
         f"config.data.source is {data.source!r}, texts without pictures, and "
         f"objective={experiment.objective} learns from pictures; name data that have some",
     )
-    beside = experiment.texts_beside
+    source, beside = experiment.arranged(source), experiment.texts_beside
     return source if beside is None else Beside(source, open_texts(beside, beside.split, seed))
 
 

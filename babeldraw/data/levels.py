@@ -1,0 +1,118 @@
+"""The order of pictures whose data say into which level of a tokenizer each of them goes."""
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from babeldraw.data.mixture import Pattern
+from babeldraw.data.records import Record, Source
+from babeldraw.errors import UserError
+from babeldraw.say import say
+
+# Of a picture of which the column says nothing.
+NO_LEVEL = -1
+
+
+def with_levels(source: Source, names: Sequence[str], counts: Sequence[int]) -> Source:
+    """The source with each group of pictures by their levels; itself where it tells of none.
+
+    A source tells them by `levels`, int32 [len], the names of levels as numbers, such as 8, 16 and
+    32, and `NO_LEVEL`. Pictures without one are taken into the first level, the finest: nothing of
+    them is lost.
+
+    Args:
+        source: the data.
+        names: of the levels.
+        counts: of the pictures of a group, those of each level.
+
+    Raises:
+        UserError: a level that there is not, one that no picture has, or a mixture.
+    """
+    found = getattr(source, "levels", None)
+    if found is None:
+        return source
+    if hasattr(source, "pattern"):
+        raise UserError(
+            f"{source.name} has the column level, and a mixture has an order of its own; train on "
+            "one of its parts, or take the column away"
+        )
+    return ByLevel(source, found, names, counts)
+
+
+class ByLevel:
+    """A source whose positions go round a group: first so many of the first level, and so on.
+
+    The order is a function of the position alone, as a mixture's is, whose pattern it has: pictures
+    of one level are shuffled among themselves, each given once before one is given again. In all
+    else it is that source.
+
+    Args:
+        levels: of each record.
+        others: as of `with_levels`.
+    """
+
+    def __init__(
+        self, source: Source, levels: np.ndarray, names: Sequence[str], counts: Sequence[int]
+    ):
+        self._source = source
+        numbers = _numbers(source, levels, names)
+        self.sizes = np.bincount(numbers, minlength=len(names)).tolist()
+        _check_sizes(source, self.sizes, names, counts)
+        self.starts = [sum(self.sizes[:i]) for i in range(len(names))]
+        # Where each record lies in the source, one level after another.
+        self._places = np.argsort(numbers, kind="stable")
+        self.pattern = Pattern(
+            np.repeat(np.arange(len(counts)), counts),
+            np.concatenate([np.arange(count) for count in counts]),
+            np.asarray(counts, np.int64),
+        )
+        digest = hashlib.sha256(numbers.tobytes() + repr(tuple(counts)).encode()).hexdigest()[:8]
+        self.name = f"{source.name}/levels/{digest}"
+        self.identity = f"{getattr(source, 'identity', source.name)}/levels/{digest}"
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._source, name)
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index: int) -> Record:
+        return self._source[int(self._places[index])]
+
+    def jpeg(self, index: int) -> Record:
+        """As of a source that gives JPEG files."""
+        return self._source.jpeg(int(self._places[index]))
+
+
+def _numbers(source: Source, levels: np.ndarray, names: Sequence[str]) -> np.ndarray:
+    """int64 [len]: which level each record goes into, counted in the order of the names."""
+    known = {name: number for number, name in enumerate(names)}
+    values, which = np.unique(levels, return_inverse=True)
+    unknown = [value for value in values if str(value) not in known and value != NO_LEVEL]
+    if unknown:
+        first = int(np.argmax(levels == unknown[0]))
+        raise UserError(
+            f"the column level of {source.name} is {unknown[0]} in record {first} and the "
+            f"tokenizer has the levels {', '.join(names)}; write one of these"
+        )
+    missing = int(np.sum(levels == NO_LEVEL))
+    if missing:
+        say(
+            f"{missing} of {len(levels)} pictures of {source.name} have no level and are taken "
+            f"into {names[0]}"
+        )
+    return np.array([known.get(str(value), 0) for value in values], np.int64)[which.reshape(-1)]
+
+
+def _check_sizes(
+    source: Source, sizes: Sequence[int], names: Sequence[str], counts: Sequence[int]
+) -> None:
+    told = ", ".join(f"{size} of level {name}" for size, name in zip(sizes, names, strict=True))
+    if not all(sizes):
+        raise UserError(
+            f"{source.name} has {told} by its column level, and config.levels draws into all; "
+            "score it by other thresholds, or take the column away"
+        )
+    say(f"{source.name} has {told}; a group holds {', '.join(map(str, counts))}")
