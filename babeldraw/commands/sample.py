@@ -43,7 +43,16 @@ from babeldraw.say import ProgressReport, say
 from babeldraw.sharding.mesh import MeshConfig
 
 # What each picture depends on beside what is asked for and its seed: these go into the manifest.
-RECORDED = ("image", "rows", "mask", "judge", "super_resolution", "tokenizer_run", "weights")
+RECORDED = (
+    "image",
+    "rows",
+    "mask",
+    "judge",
+    "super_resolution",
+    "tokenizer_run",
+    "weights",
+    "level",
+)
 STRINGS = {
     "workdir": (None, "A run folder of a generator."),
     "prompts": ("", "A text file with a prompt per line, or a .tsv table with a column Prompt."),
@@ -59,6 +68,11 @@ STRINGS = {
     "image": ("", "A picture to go on from; give --rows or --mask too."),
     "mask": ("", "A picture of --image's size: what is white is drawn anew, the rest is kept."),
     "weights": ("", "ema or params; none: the average of the weights where the run keeps one."),
+    "level": (
+        "",
+        "Of a run that draws into several of its tokenizer's, the one for all pictures; none: by "
+        "the column Level of --prompts, else the run's own.",
+    ),
     "out": ("pictures", "The folder to write to."),
 }
 LISTS = {
@@ -114,6 +128,8 @@ def run(values: flags.FlagValues) -> int:
         mesh=_mesh(values.model_parallel),
         weights=values.weights,
     )
+    if values.level:
+        sampler = sampler.at(values.level)
     said = {"text": [prompt.text for prompt in prompts], "class": values["class"].value}
     words = sampler.condition.asked_by(said, sampler.lexicon)
     settings = _changed(values, sampler)
@@ -130,11 +146,20 @@ def run(values: flags.FlagValues) -> int:
         batch_size=values.batch_size,
         canvas=canvas,
         keep=values.keep,
+        level_of=None if values.level else _by_column(prompts, sampler),
         recorded={name: values[name].value for name in RECORDED if values[name].value},
     )
     count = drawing.draw(words, prompts)
     say(f"{count} pictures, grid.png and manifest.jsonl in {drawing.folder}")
     return 0
+
+
+def _by_column(prompts: Sequence[Prompt], sampler: Sampler) -> Callable[[Asked], str] | None:
+    """What a table says of the level of each of its texts; None where it says nothing."""
+    levels = {prompt.text: prompt.level for prompt in prompts if prompt.level}
+    if not levels or sampler.drawer.generator.levels is None:
+        return None
+    return lambda asked: levels.get(asked.text, "")
 
 
 def _changed(values: flags.FlagValues, sampler: Sampler) -> Any:
@@ -173,6 +198,7 @@ class Drawing:
     batch_size: int = 16
     canvas: Canvas | None = None
     keep: int | None = None
+    level_of: Callable[[Asked], str] | None = None
     recorded: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     file_of: Callable[[int, Picture], str] = flat_file
 
@@ -218,7 +244,14 @@ class Drawing:
 
     def _pictures(self, words: Sequence[Any], settings: Any):
         return self.sampler.sample(
-            words, self.num, self.seed, settings, self.batch_size, self.canvas, self.keep
+            words,
+            self.num,
+            self.seed,
+            settings,
+            self.batch_size,
+            self.canvas,
+            self.keep,
+            self.level_of,
         )
 
     def _notes(self, asked: Asked) -> tuple[str, ...]:
@@ -234,6 +267,8 @@ class Drawing:
             entry = {"file": self.file_of(number, picture), "seed": picture.seed, **asked.told}
             if picture.score is not None:
                 entry |= {"score": round(picture.score, 6), "rank": picture.rank}
+            if picture.level:
+                entry["level"] = picture.level
             if columns:
                 entry["columns"] = dict(columns)
             entries.append((picture.image, entry))

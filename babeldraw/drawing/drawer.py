@@ -49,6 +49,38 @@ class Drawer:
     stages: tuple[Stage, ...] = ()
     layout: Layout | None = None
 
+    def at(self, level: str) -> "Drawer":
+        """The same weights, drawing into a level of the tokenizer; empty: the own.
+
+        Raises:
+          UserError: there is no such level, or the run draws into one, or stages for one follow.
+        """
+        own = self.tokenizer.level
+        if level in ("", own):
+            return self
+        tokenizer = self.tokenizer.at(level)
+        require(
+            self.generator.levels is not None,
+            f"level is {level!r} and the run draws into {own} alone; leave it out, or train one "
+            "with config.levels",
+        )
+        require(
+            not self.stages,
+            f"level is {level!r} and what follows was trained on pictures of level {own}; leave "
+            "one of the two out",
+        )
+        if level not in self._levels:
+            generator = self.generator.at(level)
+            self._levels[level] = dataclasses.replace(
+                self, generator=generator, tokenizer=tokenizer
+            )
+        return self._levels[level]
+
+    @functools.cached_property
+    def _levels(self) -> dict[str, "Drawer"]:
+        """Those of other levels, each with its compiled programs."""
+        return {}
+
     def tokens(
         self,
         conditions: Sequence[Any],
@@ -216,7 +248,7 @@ def open_drawer(
     tokenizer, decoder = read_tokenizer(opened.config), opened.frozen["tokenizer"]
     own = identity(tokenizer, decoder)
     if tokenizer_run:
-        other = TokenizerRun.open(tokenizer_run, codes_of=own)
+        other = TokenizerRun.open(tokenizer_run, codes_of=own, level=tokenizer.level)
         tokenizer, decoder = other.tokenizer, other.params
     # Once, here: inside the program it would be done anew for every batch.
     params = {**opened.frozen, "tokenizer": decoder}

@@ -18,6 +18,12 @@ class Prompt:
     text: str
     columns: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
+    @property
+    def level(self) -> str:
+        """What the table's column Level says, in any case; empty where there is none."""
+        named = (text for name, text in self.columns.items() if name.strip().lower() == "level")
+        return next(named, "").strip()
+
 
 def read_prompts(file: str) -> list[Prompt]:
     """The prompts of a file; blank lines are none.

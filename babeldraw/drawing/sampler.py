@@ -1,7 +1,8 @@
 """Pictures from a trained run: the Python interface of `babeldraw sample`."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ class Picture:
       tokens: its codes, int32 [T] for those of one factor.
       score: the judge's; None without one.
       rank: among those of one thing, by the judge, 0 the best; None without one.
+      level: of the tokenizer, in whose codes it was drawn; empty where it has one.
     """
 
     asked: Asked
@@ -35,6 +37,7 @@ class Picture:
     tokens: np.ndarray
     score: float | None = None
     rank: int | None = None
+    level: str = ""
 
     @property
     def prompt(self) -> str:
@@ -118,6 +121,10 @@ class Sampler:
         """(height, width) of the tokenizer's pictures."""
         return self.drawer.tokenizer.image_size
 
+    def at(self, level: str) -> "Sampler":
+        """The same, drawing into a level of the tokenizer; see `Drawer.at`."""
+        return dataclasses.replace(self, drawer=self.drawer.at(level))
+
     def ask(self, words: Sequence[Any]) -> list[Asked]:
         """What words say to the run. Raises `UserError`: something that it does not know."""
         return [self.condition.ask(word, self.lexicon) for word in words]
@@ -131,6 +138,7 @@ class Sampler:
         batch_size: int = 16,
         canvas: Canvas | None = None,
         keep: int | None = None,
+        level_of: Callable[[Asked], str] | None = None,
     ) -> Iterator[Picture]:
         """Draws `num` pictures of each thing, in order.
 
@@ -146,10 +154,13 @@ class Sampler:
           canvas: a picture to go on from, see `canvas`; None: from nothing.
           keep: of each thing the best so many are given, the best first, as the judge says; None:
             all, and where there is a judge in its order.
+          level_of: of a run that draws into several levels, into which each thing is drawn, such as
+            by its text's score; empty: the run's own. Things one after another that go into one
+            level are drawn together. None: all go into the sampler's, see `at`.
 
         Raises:
           UserError: what there is not, guidance of a model that was trained without dropping its
-            condition, or a choice without a judge.
+            condition, a choice without a judge, or a canvas for several levels.
         """
         require(batch_size >= 1, f"batch_size is {batch_size}; at least 1 is needed")
         require(num >= 1, f"num is {num}; at least 1 is needed")
@@ -167,7 +178,22 @@ class Sampler:
         if self.judge is not None:
             for one in asked:
                 self.judge.notes(one)
-        return self._pictures(asked, num, seed, settings, batch_size, canvas, keep or num)
+        more = (num, seed, settings, batch_size, canvas, keep or num)
+        if level_of is None:
+            return self._pictures(asked, *more)
+        require(canvas is None, "a picture to go on from has codes of one level; name that alone")
+        levels = [level_of(one) for one in asked]
+        # What there is not is told before a picture is drawn.
+        at = {level: self.at(level) for level in dict.fromkeys(levels)}
+        return self._of_levels(asked, [at[level] for level in levels], more)
+
+    def _of_levels(
+        self, asked: Sequence[Asked], samplers: Sequence["Sampler"], more: tuple[Any, ...]
+    ) -> Iterator[Picture]:
+        pairs = zip(samplers, asked, strict=True)
+        for _, run in itertools.groupby(pairs, key=lambda pair: id(pair[0])):
+            own, things = zip(*run, strict=True)
+            yield from own[0]._pictures(things, *more)
 
     def _pictures(
         self,
@@ -236,4 +262,5 @@ class Sampler:
         images = self.drawer.pixels(tokens.reshape(-1, *tokens.shape[2:]))
         for i, image in enumerate(images):
             which, number = divmod(i, len(seeds))
-            yield Picture(asked[which], int(seeds[number]), image, tokens[which, number])
+            codes, level = tokens[which, number], self.drawer.tokenizer.level
+            yield Picture(asked[which], int(seeds[number]), image, codes, level=level)

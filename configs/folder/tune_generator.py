@@ -29,9 +29,10 @@ def get_config(argument: str = "") -> ConfigDict:
     """`argument`: the folder of a generator's run; runlocal for a few quick steps of none."""
     run, word = named_run(argument)
     base = config_of(run, "generator", lambda: load_config("text_to_image.py", beside=__file__))
-    kept = ("objective", "tokenizer", "tokenizer_run", "level", "condition", "model", "prediction")
+    codes = ("tokenizer", "tokenizer_run", "level", "levels")
+    kept = ("objective", *codes, "condition", "model", "prediction", "sampling")
     config = {
-        **{name: base[name] for name in (*kept, "sampling")},
+        **{name: base[name] for name in kept},
         "starts": () if word == LOCAL else ({"run": run or "runs/my_generator"},),
         "train": {
             "steps": STEPS,

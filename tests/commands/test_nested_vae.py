@@ -7,6 +7,7 @@ import pytest
 
 from babeldraw.drawing.sampler import Sampler
 from babeldraw.drawing.tokenizer_run import TokenizerRun
+from babeldraw.train.presets import load_config
 
 # Of 32 px at 8, 16 and 32 pixels to a code.
 SIDES = {"8": 4, "16": 2, "32": 1}
@@ -66,3 +67,47 @@ def test_a_generator_draws_into_one_level(tokenizer_run, runlocal, trained_once)
     # 2 x 2 codes of 8 channels.
     assert drawn.tokens.size == 32
     assert drawn.image.shape == (32, 32, 3)
+
+
+@pytest.fixture(scope="module")
+def of_all_levels(tokenizer_run, trained_once):
+    """The folder of a finished run of configs/emoji/cat_dit.py:all."""
+    config = load_config("configs/emoji/cat_dit.py", "pyproject.toml", "all,runlocal")
+    assert config.levels.packed and config.levels.counts == (1, 2, 1)
+    config.tokenizer_run = str(tokenizer_run)
+    return trained_once("nested_vae_dit_all", config)
+
+
+@pytest.mark.slow
+@pytest.mark.budget(90)
+def test_one_run_draws_into_all_levels(of_all_levels, cli, tmp_path):
+    report = json.loads((of_all_levels / "report.json").read_text())
+    losses = [report[f"validation{end}/loss"] for end in ("", "_8", "_32")]
+    assert len({*losses}) == 3 and all(np.isfinite(losses))
+    sampler = Sampler.from_run(str(of_all_levels))
+    # By what is asked, as a score of the text would say.
+    levels = {"a red circle": "8", "a blue square": "32"}
+    drawn = [*sampler.sample([*levels], level_of=lambda asked: levels[asked.text])]
+    assert [picture.tokens.shape[0] for picture in drawn] == [4, 1]
+    assert [picture.level for picture in drawn] == ["8", "32"]
+    # By a column of the prompts' table, and by the flag.
+    table = tmp_path / "prompts.tsv"
+    table.write_text("Prompt\tLevel\na red circle\t8\na blue square\t\n")
+    for number, (words, expected) in enumerate(
+        [([f"--prompts={table}"], ["8", "16"]), (["--level=32", f"--prompts={table}"], ["32"] * 2)]
+    ):
+        out = tmp_path / str(number)
+        status, _, said = cli("sample", f"--workdir={of_all_levels}", *words, f"--out={out}")
+        assert status == 0, said
+        lines = (out / "manifest.jsonl").read_text().splitlines()
+        found = [json.loads(line) for line in lines]
+        assert [line["level"] for line in found if "level" in line and "prompt" in line] == expected
+
+
+@pytest.mark.slow
+@pytest.mark.budget(60)
+def test_a_level_that_a_generator_does_not_draw_into_is_told(of_all_levels, cli, tmp_path):
+    words = ["--prompt=a red circle", f"--out={tmp_path / 'pictures'}"]
+    status, _, said = cli("sample", f"--workdir={of_all_levels}", "--level=64", *words)
+    assert status == 2 and "level is '64'; tokenizer.kind=nested_vae has 8, 16, 32" in said
+    assert not (tmp_path / "pictures").exists()

@@ -49,7 +49,15 @@ def pictures(tmp_path_factory):
 def test_the_run_s_sizes_tokenizer_and_words_are_taken(name, generator_run):
     before = RunFolder.of(str(generator_run)).read_config()
     trained, found = parse(before), parse(config_for(name, str(generator_run)))
-    for part in ("tokenizer", "tokenizer_run", "level", "model", "prediction", "sampling"):
+    for part in (
+        "tokenizer",
+        "tokenizer_run",
+        "level",
+        "levels",
+        "model",
+        "prediction",
+        "sampling",
+    ):
         assert getattr(found, part) == getattr(trained, part)
     same = dataclasses.replace(found.condition, dropout=trained.condition.dropout)
     assert same == trained.condition
