@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from babeldraw.config import require
-from babeldraw.convert import llama, maskgit, vqgan
+from babeldraw.convert import autoencoder_kl, llama, maskgit, vqgan
 from babeldraw.convert.dit import dit
 from babeldraw.convert.files import read_arrays
 from babeldraw.convert.maskgen import maskgen
@@ -125,6 +125,18 @@ NETWORKS: dict[str, Network] = {
         {
             "torch": Layout("SEED-Voken's .ckpt of it", vqgan.open_magvit2, "state_dict"),
             "ema": Layout("its average, of such a file", vqgan.open_magvit2_average, "state_dict"),
+        },
+    ),
+    "autoencoder_kl": Network(
+        "tokenizer",
+        "vqgan",
+        {
+            "diffusers": Layout("diffusers' AutoencoderKL", autoencoder_kl.diffusers),
+            "first": Layout(
+                "the same as Stable Diffusion's were published, with `attentions.0.query`",
+                autoencoder_kl.diffusers_first,
+            ),
+            "torch": Layout("latent-diffusion's own .ckpt", autoencoder_kl.compvis, "state_dict"),
         },
     ),
     "dit": Network("model", "dit", {"torch": Layout("DiT's .pt", dit, "ema")}),

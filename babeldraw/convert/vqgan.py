@@ -11,6 +11,8 @@ from babeldraw.tokenizers.vqgan import VQGANConfig
 
 # Of PyTorch's convolutions.
 KERNEL = "o i h w -> h w i o"
+# Taming's name of a block's 1 x 1 convolution, and those of all who went on from it.
+SHORTCUT = "nin_shortcut"
 
 
 def maskgit_torch(config: VQGANConfig) -> Table:
@@ -25,7 +27,7 @@ def maskgit_torch(config: VQGANConfig) -> Table:
 def maskgit_encoder(network: ConvolutionalConfig, ours: str, theirs: str) -> Table:
     """Its encoder, of names that begin so."""
     return (
-        *_conv(f"{ours}first", f"{theirs}conv_in", network.bias),
+        *conv(f"{ours}first", f"{theirs}conv_in", network.bias),
         *_blocks(network, f"{ours}level_{{level}}", f"{theirs}down.{{level}}.block"),
         *_maskgit_ends(network, ours, theirs),
     )
@@ -35,9 +37,9 @@ def maskgit_decoder(network: ConvolutionalConfig, ours: str, theirs: str) -> Tab
     """Its decoder, of names that begin so, such as TiTok's `pixel_decoder.`."""
     up = f"{theirs}up.{{level}}"
     return (
-        *_conv(f"{ours}first", f"{theirs}conv_in"),
+        *conv(f"{ours}first", f"{theirs}conv_in"),
         *_blocks(network, f"{ours}level_{{level}}", f"{up}.block"),
-        *(_conv(f"{ours}up_{{level}}", f"{up}.upsample_conv") if network.stride > 1 else ()),
+        *(conv(f"{ours}up_{{level}}", f"{up}.upsample_conv") if network.stride > 1 else ()),
         *_maskgit_ends(network, ours, theirs),
     )
 
@@ -45,8 +47,8 @@ def maskgit_decoder(network: ConvolutionalConfig, ours: str, theirs: str) -> Tab
 def _maskgit_ends(network: ConvolutionalConfig, ours: str, theirs: str) -> Table:
     return (
         *_blocks(network, f"{ours}middle", f"{theirs}mid", shortcut=False),
-        *_norm(f"{ours}norm", f"{theirs}norm_out"),
-        *_conv(f"{ours}last", f"{theirs}conv_out"),
+        *norm(f"{ours}norm", f"{theirs}norm_out"),
+        *conv(f"{ours}last", f"{theirs}conv_out"),
     )
 
 
@@ -54,24 +56,27 @@ def _blocks(network: ConvolutionalConfig, ours: str, theirs: str, shortcut: bool
     """Residual blocks of levels, or of one, counted alike on both sides."""
     ours, theirs = f"{ours}/block_{{block}}", f"{theirs}.{{block}}"
     shortcut = shortcut and len(set(network.multipliers)) > 1
-    return _block(network, ours, theirs, shortcut)
+    return block(network, ours, theirs, SHORTCUT if shortcut else "")
 
 
-def _block(network: ConvolutionalConfig, ours: str, theirs: str, shortcut: bool) -> Table:
+def block(network: ConvolutionalConfig, ours: str, theirs: str, shortcut: str = "") -> Table:
+    """A residual block; `shortcut`: how they call the 1 x 1 convolution, where there is one."""
     rows = []
     for i in (1, 2):
-        rows += _norm(f"{ours}/norm_{i}", f"{theirs}.norm{i}")
-        rows += _conv(f"{ours}/conv_{i}", f"{theirs}.conv{i}", network.bias)
+        rows += norm(f"{ours}/norm_{i}", f"{theirs}.norm{i}")
+        rows += conv(f"{ours}/conv_{i}", f"{theirs}.conv{i}", network.bias)
     if shortcut:
-        rows += _conv(f"{ours}/shortcut", f"{theirs}.nin_shortcut", network.bias)
+        rows += conv(f"{ours}/shortcut", f"{theirs}.{shortcut}", network.bias)
     return tuple(rows)
 
 
-def _norm(ours: str, theirs: str) -> Table:
+def norm(ours: str, theirs: str) -> Table:
+    """A norm's scale and bias."""
     return (Row(f"{ours}/scale", f"{theirs}.weight"), Row(f"{ours}/bias", f"{theirs}.bias"))
 
 
-def _conv(ours: str, theirs: str, bias: bool = True) -> Table:
+def conv(ours: str, theirs: str, bias: bool = True) -> Table:
+    """A convolution of PyTorch's."""
     weight = Row(f"{ours}/weight", f"{theirs}.weight", KERNEL)
     return (weight, Row(f"{ours}/bias", f"{theirs}.bias")) if bias else (weight,)
 
@@ -142,24 +147,32 @@ def _averaged(table: Table) -> Table:
     )
 
 
+def latent_diffusion(config: VQGANConfig) -> Table:
+    """The tensors of latent diffusion's autoencoder, taming's without a codebook."""
+    return _two_sides(config.network, _Names())
+
+
 def _taming(network: ConvolutionalConfig, names: _Names) -> Table:
     """All but what is beside the network."""
+    return (*_two_sides(network, names), Row("codebook/table", "quantize.embedding.weight"))
+
+
+def _two_sides(network: ConvolutionalConfig, names: _Names) -> Table:
     rows, last = [], len(network.multipliers) - 1
     for side in ("encoder", "decoder"):
         for level in range(last + 1):
             rows += _level(network, side, level, names)
         first, attention, second = (f"{side}.mid.{name}" for name in names.middle)
-        rows += _conv(f"{side}/first", f"{side}.conv_in")
-        rows += _block(network, f"{side}/middle/block_0", first, False)
+        rows += conv(f"{side}/first", f"{side}.conv_in")
+        rows += block(network, f"{side}/middle/block_0", first)
         rows += _attention(f"{side}/middle/attention_0", attention)
-        rows += _block(network, f"{side}/middle/block_1", second, False)
-        rows += _norm(f"{side}/norm", f"{side}.norm_out")
-        rows += _conv(f"{side}/last", f"{side}.conv_out")
+        rows += block(network, f"{side}/middle/block_1", second)
+        rows += norm(f"{side}/norm", f"{side}.norm_out")
+        rows += conv(f"{side}/last", f"{side}.conv_out")
     return (
         *rows,
-        *_conv("to_code", "quant_conv"),
-        *_conv("from_code", "post_quant_conv"),
-        Row("codebook/table", "quantize.embedding.weight"),
+        *conv("to_code", "quant_conv"),
+        *conv("from_code", "post_quant_conv"),
     )
 
 
@@ -170,19 +183,19 @@ def _level(network: ConvolutionalConfig, side: str, level: int, names: _Names) -
     count = network.encoder_blocks if side == "encoder" else network.decoder_blocks
     changes = f"level_{level}/block_0" in network.changes(side)
     for i in range(count):
-        block = f"{theirs}.{names.block}.{i}"
-        rows += _block(network, f"{ours}/block_{i}", block, changes and i == 0)
+        shortcut = SHORTCUT if changes and i == 0 else ""
+        rows += block(network, f"{ours}/block_{i}", f"{theirs}.{names.block}.{i}", shortcut)
         if level == last and not network.middle_attention_alone:
             rows += _attention(f"{ours}/attention_{i}", f"{theirs}.attn.{i}")
     if side == "encoder" and level < last:
-        rows += _conv(f"encoder/down_{level}", f"{theirs}.downsample.conv")
+        rows += conv(f"encoder/down_{level}", f"{theirs}.downsample.conv")
     if side == "decoder" and level > 0:
-        rows += _conv(f"decoder/up_{level}", f"{theirs}.upsample.conv")
+        rows += conv(f"decoder/up_{level}", f"{theirs}.upsample.conv")
     return tuple(rows)
 
 
 def _attention(ours: str, theirs: str) -> Table:
-    rows = [*_norm(f"{ours}/norm", f"{theirs}.norm")]
+    rows = [*norm(f"{ours}/norm", f"{theirs}.norm")]
     for name in ("query", "key", "value"):
         place = f"{ours}/attention/{name}"
         rows.append(Row(f"{place}/weight", f"{theirs}.{name[0]}.weight", "o i 1 1 -> i 1 o"))
@@ -208,14 +221,14 @@ def open_magvit2_average(config: VQGANConfig) -> Table:
 def _magvit2(network: ConvolutionalConfig) -> Table:
     rows = []
     for side, theirs in (("encoder", "down"), ("decoder", "up")):
-        rows += _conv(f"{side}/first", f"{side}.conv_in", side == "decoder" or network.bias)
+        rows += conv(f"{side}/first", f"{side}.conv_in", side == "decoder" or network.bias)
         rows += _blocks(network, f"{side}/level_{{level}}", f"{side}.{theirs}.{{level}}.block")
         rows += _blocks(network, f"{side}/middle", f"{side}.mid_block", shortcut=False)
-        rows += _norm(f"{side}/norm", f"{side}.norm_out")
-        rows += _conv(f"{side}/last", f"{side}.conv_out")
+        rows += norm(f"{side}/norm", f"{side}.norm_out")
+        rows += conv(f"{side}/last", f"{side}.conv_out")
     if network.stride > 1:
-        rows += _conv("encoder/down_{level}", "encoder.down.{level}.downsample")
-        rows += _conv("decoder/up_{level}", "decoder.up.{level}.upsample.conv1")
+        rows += conv("encoder/down_{level}", "encoder.down.{level}.downsample")
+        rows += conv("decoder/up_{level}", "decoder.up.{level}.upsample.conv1")
     for ours, theirs in (("scale", "gamma"), ("bias", "beta")):
         ours, theirs = f"decoder/adaptive_{{level}}/{ours}", f"decoder.adaptive.{{level}}.{theirs}"
         rows.append(Row(f"{ours}/weight", f"{theirs}.weight", "o i -> i o"))
