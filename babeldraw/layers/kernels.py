@@ -255,7 +255,8 @@ class _Rows:
 
     Attributes:
       examples: of a row; each sees its own slots alone.
-      queries, keys: of a row. What the examples leave of it sees all and is seen by none of them.
+      queries, keys: of a row. What the examples leave of it sees the last key and is seen by none
+        of them.
     """
 
     examples: int
@@ -372,8 +373,8 @@ def _visible(pattern: _Pattern, queries: int, keys: int) -> np.ndarray:
 def _tiles(pattern: _Pattern, queries: int, keys: int) -> Tiles:
     """Of a row of sequences of such lengths."""
     rows, own = _Rows.of(queries, keys), _visible(pattern, queries, keys)
-    visible = np.ones((rows.queries, rows.keys), bool)
-    visible[: rows.examples * queries] = False
+    visible = np.zeros((rows.queries, rows.keys), bool)
+    visible[rows.examples * queries :, -1] = True
     for example in range(rows.examples):
         to, of = example * queries, example * keys
         visible[to : to + queries, of : of + keys] = own

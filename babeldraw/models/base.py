@@ -62,6 +62,11 @@ class Generator:
         """Of a network that has `features`: how many blocks it gives them of."""
         raise NotImplementedError
 
+    @property
+    def together(self) -> tuple[int, str]:
+        """So many examples of a batch stay on one device, and what they are, for people."""
+        return 1, ""
+
     def at(self, level: str) -> "Generator":
         """The same weights at one of the levels that the network draws into, by its name."""
         codes = self.levels.codes[self.levels.names.index(level)]

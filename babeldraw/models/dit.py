@@ -333,6 +333,11 @@ class DiTGenerator(Denoiser):
             "single vector, which no block reads; set it to None",
         )
 
+    @property
+    def together(self) -> tuple[int, str]:
+        group = 1 if self.levels is None else self.levels.group
+        return group, "pictures of config.levels.counts"
+
     def _check_patches(self, shape: tuple[int, ...]) -> None:
         patch = self.config.patch_size
         require(

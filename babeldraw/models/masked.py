@@ -58,6 +58,11 @@ class Masked(Generator):
     def check(self) -> None:
         check_codebook(self)
 
+    def for_rows(self, rows: int) -> MaskedNetwork:
+        """The network as training computes it of so many examples."""
+        del rows
+        return self.network
+
     def init(self, key: jax.Array) -> Any:
         codes = jnp.zeros((1, *self.codes.each), self.codes.dtype)
         known = jnp.zeros((1, self.codes.length), bool)
@@ -88,7 +93,7 @@ class Masked(Generator):
           smoothing: of labels, see `models.head.token_nll`.
         """
         inputs = (condition, codes, known, keys, smoothing)
-        return self.network.apply({"params": params}, *inputs)
+        return self.for_rows(codes.shape[0]).apply({"params": params}, *inputs)
 
     def read(self, params: Any, condition: Any) -> Any:
         """A tree of arrays, a row for each of the conditions: read once, whatever the steps."""

@@ -26,6 +26,8 @@ from babeldraw.layers.dropout import dropout, fold
 from babeldraw.layers.feed_forward import ACTIVATIONS
 from babeldraw.layers.flops import blocks_forward
 from babeldraw.layers.linear import Einsum, Embedding, LayerNorm
+from babeldraw.layers.masks import AttentionPattern
+from babeldraw.layers.packing import Packing
 from babeldraw.layers.positions import GridPositions, LearnedPositions
 from babeldraw.models.base import example
 from babeldraw.models.condition import Condition
@@ -51,6 +53,9 @@ class MaskGITConfig:
     token_types: rows of a table of which the first is added to every slot, 2 in BERT; 0: no table.
     mask_is_no_class: a masked place has the vector of the class that says nothing, as in Google's
       weights, where the mask's number is -1 and the last row no class; else one of its own.
+    packed: examples that lie side by side in a row of the stack in training, where so many divide
+      a batch; 1: none. The same but for rounding and which values dropout takes; TPUs are quicker
+      with rows of some 1,000 slots than of 33, which kernels lay side by side in every layer.
     """
 
     stack: TransformerConfig
@@ -59,11 +64,16 @@ class MaskGITConfig:
     head: str = "linear"
     token_types: int = 0
     mask_is_no_class: bool = False
+    packed: int = 1
     kind: str = "maskgit"
 
     def __post_init__(self):
         require_choice(self, "style", STYLES)
         require_choice(self, "head", HEADS)
+        require(
+            self.packed >= 1,
+            f"config.model.packed is {self.packed}; at least 1 is needed (1: none)",
+        )
         dim = self.stack.dim if self.encoder is None else self.encoder.dim
         require(
             dim == self.stack.dim,
@@ -73,12 +83,14 @@ class MaskGITConfig:
     def tiny(self) -> "MaskGITConfig":
         """The same for a first run."""
         encoder = None if self.encoder is None else self.encoder.tiny()
-        return dataclasses.replace(self, stack=self.stack.tiny(), encoder=encoder)
+        return dataclasses.replace(self, stack=self.stack.tiny(), encoder=encoder, packed=1)
 
 
-def bert_parts(config: TransformerConfig) -> tuple[Residual, ...]:
+def bert_parts(
+    config: TransformerConfig, pattern: AttentionPattern | None = None
+) -> tuple[Residual, ...]:
     """Self-attention with biases, and feed-forward; post-norm."""
-    attention = self_attention(config, bias=True)
+    attention = self_attention(config, pattern, bias=True)
     return (
         Residual("attention", attention, "attention_norm", before=None, rejoin=BERT_NORM),
         Residual("ffn", feed_forward(config), "ffn_norm", before=None, rejoin=BERT_NORM),
@@ -104,11 +116,15 @@ class MaskGIT(MaskedNetwork):
     """What predicts each code from all that are known; see `models.masked.Masked`.
 
     The P slots of the condition's prefix, then one for each code; every slot sees every other.
+
+    Attributes:
+      packing: how examples lie in a row of the stack; None: each has its own.
     """
 
     config: MaskGITConfig
     condition: Condition
     codes: Codes
+    packing: Packing | None = None
 
     def setup(self):
         config, dim = self.config, self.config.stack.dim
@@ -125,7 +141,8 @@ class MaskGIT(MaskedNetwork):
         else:
             self.positions = GridPositions(self.codes.shape, dim)
             self.norm = LayerNorm()
-        self.stack = make_stack(PARTS[config.style](config.stack), config.stack)
+        pattern = None if self.packing is None else self.packing.pattern
+        self.stack = make_stack(PARTS[config.style](config.stack, pattern), config.stack)
         if config.head == "mlm":
             self.transform = Transform(config.stack.activation)
             more = self.condition.num_classes + 1 if config.mask_is_no_class else 0
@@ -149,11 +166,19 @@ class MaskGIT(MaskedNetwork):
         keys: jax.Array | None = None,
     ) -> jax.Array:
         """The network's output for all places, float32 [B, T, D]."""
-        x_BTD = self.stack(self._slots(prefix_BPD, codes, known, keys), keys=fold(keys, 1))
+        x_BTD = self._stacked(self._slots(prefix_BPD, codes, known, keys), fold(keys, 1))
         x_BTD = x_BTD[:, prefix_BPD.shape[1] :].astype(jnp.float32)
         if self.config.style == "pre_norm":
             x_BTD = self.norm(x_BTD)
         return self.transform(x_BTD) if self.config.head == "mlm" else x_BTD
+
+    def _stacked(self, x_BTD: jax.Array, keys: jax.Array | None) -> jax.Array:
+        """All blocks; of packed rows, which drop by the keys of their first examples."""
+        if self.packing is None:
+            return self.stack(x_BTD, keys=keys)
+        keys = None if keys is None else keys[:: len(self.packing.lengths)]
+        x_RTD = x_BTD.reshape(-1, self.packing.slots, x_BTD.shape[-1])
+        return self.stack(x_RTD, keys=keys).reshape(x_BTD.shape)
 
     def _slots(
         self, prefix_BPD: jax.Array, codes: jax.Array, known: jax.Array, keys: jax.Array | None
@@ -193,6 +218,17 @@ class MaskGITGenerator(Masked):
     @property
     def network(self) -> MaskGIT:
         return MaskGIT(self.config, self.condition, self.codes)
+
+    def for_rows(self, rows: int) -> MaskGIT:
+        packed = self.config.packed
+        if packed == 1 or rows % packed:
+            return self.network
+        slots = self.condition.prefix_length + self.codes.length
+        return MaskGIT(self.config, self.condition, self.codes, Packing((slots,) * packed))
+
+    @property
+    def together(self) -> tuple[int, str]:
+        return self.config.packed, "examples of config.model.packed"
 
     def check(self) -> None:
         super().check()

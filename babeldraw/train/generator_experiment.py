@@ -227,9 +227,8 @@ class GeneratorExperiment(Experiment):
         )
 
     def check_layout(self, layout: Layout) -> None:
-        levels, train = self.generator.levels, self.train
-        group = 1 if levels is None else levels.group
-        check_layout(layout, train.batch_size, train.accumulation, self.stacks, group)
+        train, together = self.train, self.generator.together
+        check_layout(layout, train.batch_size, train.accumulation, self.stacks, together)
         if self.mesh.overrides:
             # To learn the parameters' names takes a while; without overrides nothing can be wrong.
             self.make_objective().axes()

@@ -52,7 +52,7 @@ def check_layout(
     batch_size: int,
     accumulation: int,
     stacks: Mapping[str, TransformerConfig],
-    group: int = 1,
+    together: tuple[int, str] = (1, ""),
 ) -> None:
     """Refuses sizes that the mesh does not divide.
 
@@ -61,21 +61,22 @@ def check_layout(
       batch_size: examples per step, over all devices.
       accumulation: parts that a batch is cut into.
       stacks: the transformers to be trained, by their path in the config.
-      group: examples that stay together, such as the pictures of a packed row.
+      together: how many examples stay on one device, such as those of a packed row, and what they
+        are, for the message.
 
     Raises:
       UserError: naming the field, its value and what would do.
     """
     mesh = layout.mesh.shape
     # Outside the stacks the stages are data parallelism too.
-    shares = mesh["data"] * (layout.microbatches or mesh["stage"]) * accumulation * group
+    shares = mesh["data"] * (layout.microbatches or mesh["stage"]) * accumulation * together[0]
     parts = f"{mesh['data']} data groups x {layout.microbatches} microbatches"
     if not layout.microbatches:
         parts = f"{mesh['data'] * mesh['stage']} devices"
     if accumulation > 1:
         parts += f" x config.train.accumulation={accumulation}"
-    if group > 1:
-        parts += f" x {group} pictures of config.levels.counts"
+    if together[0] > 1:
+        parts += f" x the {together[0]} {together[1]}"
     require(
         batch_size % shares == 0,
         f"config.train.batch_size is {batch_size}, which {parts} do not divide; choose a multiple "
