@@ -13,6 +13,7 @@ from babeldraw.layers import kernels
 from babeldraw.layers.attention import KeyValue, dot_product_attention
 from babeldraw.layers.kernels import KERNELS, Seen, choose, fused_attention
 from babeldraw.layers.masks import Causal, ConvShaped, DallE, dense_mask, padding_mask
+from babeldraw.layers.packing import Packing
 from babeldraw.layers.short_attention import Tiles
 
 B, T, S, N, H = 2, 256, 128, 2, 16
@@ -62,6 +63,8 @@ def test_a_kernel_gives_what_the_plain_form_gives(name, kernel):
         (4, 60, 24, jnp.arange(24)[None] < jnp.array([[24], [5], [1], [20]])),
         (2, 130, 257, None),
         (1, 160, 160, Seen(Causal())),
+        # Packed pictures: each sees its own slots alone.
+        (2, 152, 152, Seen(Packing((64, 33, 33, 22)).pattern)),
     ],
 )
 def test_of_any_length_short_attention_gives_what_the_plain_form_gives(batch, queries, keys, mask):
@@ -148,6 +151,15 @@ def test_of_a_conv_shaped_mask_few_tiles_are_computed_and_few_masks_kept():
             seen = True if number is None else tiles.masks[number].T == 0
             rebuilt[row * 128 : row * 128 + 128, block * 128 : block * 128 + 128] = seen
     np.testing.assert_array_equal(rebuilt, visible)
+
+
+def test_of_packed_rows_the_tiles_of_the_block_diagonal_alone_are_computed():
+    packing = Packing((256, *(64,) * 4, *(16,) * 8))
+    tiles = Tiles.of(np.asarray(dense_mask(packing.pattern, packing.slots)))
+    assert [[block for block, _ in row] for row in tiles.rows] == [[0, 1], [0, 1], [2], [3], [4]]
+    # Where pictures begin within tiles; and what fills the last one up costs one more.
+    assert kernels._tiles((Packing((33,) * 31).pattern, 0), 1023, 1023).count == 22
+    assert kernels._tiles((Packing((33,) * 32).pattern, 0), 1056, 1056).count == 25
 
 
 needs_libtpu = pytest.mark.skipif(

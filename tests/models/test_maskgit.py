@@ -240,3 +240,30 @@ def test_it_knows_its_operations():
 def test_what_does_not_go_together_is_told(fields, line):
     with pytest.raises(UserError, match=line):
         make_generator(MaskGITConfig(PLAIN, **fields), TEXT, CODES[0])
+
+
+def test_a_packed_stack_gives_what_each_row_by_itself_gives():
+    one, three = (
+        make_generator(dataclasses.replace(FORMS["titok"], packed=packed), *rest)
+        for packed in (1, 3)
+        for rest in [(ClassCondition(CLASSES, 0.1), Codes((T,), (V,)))]
+    )
+    params = random_params(one)
+    codes = jnp.asarray(RNG.integers(0, V, (6, T)), jnp.int32)
+    known, weight = jnp.asarray(RNG.random((6, T)) < 0.5), jnp.float32(RNG.normal(size=(6, T)))
+    label = jnp.arange(6, dtype=jnp.int32) % CLASSES
+
+    def slopes(generator):
+        def loss(params):
+            nll, _ = generator.masked_nll(params, label, codes, known)
+            return jnp.mean(nll * weight), nll
+
+        return jax.jit(jax.grad(loss, has_aux=True))(params)
+
+    pairs = zip(*map(jax.tree.leaves, map(slopes, (three, one))), strict=True)
+    for found, expected in pairs:
+        np.testing.assert_allclose(found, expected, atol=1e-5, rtol=1e-5)
+    # The packed rows are there: who sees whom is by pictures of 7 slots.
+    assert three.for_rows(6).packing.lengths == (T + 1,) * 3
+    assert three.for_rows(5).packing is None
+    assert three.together == (3, "examples of config.model.packed")

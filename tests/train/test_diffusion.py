@@ -6,7 +6,10 @@ Runs of it are in tests/commands/test_diffusion.py.
 import pytest
 
 from babeldraw.errors import UserError
+from babeldraw.sharding.layout import make_layout
+from babeldraw.sharding.mesh import MeshConfig, make_mesh
 from babeldraw.train.experiment import parse
+from babeldraw.train.presets import load_config
 
 
 def changed(config, **sections):
@@ -58,3 +61,38 @@ def test_codes_of_the_other_sort_are_refused(runlocal):
         config = changed(runlocal(f"demo/{name}.py"), tokenizer=continuous)
         with pytest.raises(UserError, match="codes are continuous and config.model.kind="):
             parse(config)
+
+
+def all_levels():
+    return load_config("configs/emoji/cat_dit.py", "pyproject.toml", "all,runlocal")
+
+
+@pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        ({"train": {"batch_size": 6}}, "config.train.batch_size is 6, which groups of the 4 pict"),
+        ({"data": {"source": "tokens", "path": "x"}}, "config.levels is set and .* 'tokens', whi"),
+        ({"level": "64"}, "level is '64'; tokenizer.kind=nested_vae has 8, 16, 32"),
+        ({"levels": {"counts": (1, 2)}}, "config.levels.counts is .* give a number for each"),
+        ({"levels": {"counts": (1, -2, 1)}}, "at least 1 of each level is needed"),
+        ({"model": {"patch_size": 2}}, "patch_size is 2, which does not divide .* 1 x 1 codes"),
+    ],
+)
+def test_what_levels_cannot_have_is_said(sections, message):
+    with pytest.raises(UserError, match=message):
+        parse(changed(all_levels(), **sections))
+
+
+def test_a_tokenizer_of_one_level_has_no_levels(runlocal):
+    with pytest.raises(UserError, match="config.levels is set and tokenizer.kind=titok has one"):
+        parse({**runlocal("demo/dit.py").to_dict(), "levels": {}})
+
+
+def test_a_mesh_that_would_part_a_packed_row_is_told():
+    layout = make_layout(MeshConfig(), make_mesh(MeshConfig()))
+    with pytest.raises(UserError) as raised:
+        parse(all_levels()).check_layout(layout)
+    assert str(raised.value) == (
+        "config.train.batch_size is 8, which 8 devices x the 4 pictures of config.levels.counts do "
+        "not divide; choose a multiple of 32"
+    )

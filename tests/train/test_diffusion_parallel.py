@@ -1,4 +1,4 @@
-"""DiT on continuous codes trains under every layout as on one device."""
+"""DiT on continuous codes trains under every layout as on one device, packed rows too."""
 
 import dataclasses
 import functools
@@ -9,10 +9,13 @@ import pytest
 
 from babeldraw.models.dit import DiTConfig
 from babeldraw.models.kinds import make_generator
+from babeldraw.models.levels import LevelsConfig
 from babeldraw.prediction.diffusion import DiffusionPrediction
 from babeldraw.sharding.mesh import MeshConfig
+from babeldraw.tokenizers.convolutional import ConvolutionalConfig
 from babeldraw.tokenizers.gaussian import GaussianConfig
 from babeldraw.tokenizers.kinds import make_tokenizer
+from babeldraw.tokenizers.nested_vae import NestedVAEConfig
 from babeldraw.tokenizers.titok import TiTokConfig
 from tests.train.parallel_case import OBJECTIVE, STACK, STEPS, TOKENIZER, WORDS, Run
 from tests.train.test_parallel import LAYOUTS
@@ -26,15 +29,41 @@ DENOISING = dataclasses.replace(
     prediction=DiffusionPrediction(sampled=True),
     tokenizer=LATENTS,
 )
+NETWORK = ConvolutionalConfig(
+    4, (1, 1, 2), encoder_blocks=1, decoder_blocks=1, latent_channels=3, groups=2
+)
+NESTED = make_tokenizer(NestedVAEConfig(NETWORK, (2, 4), (16, 16)))
+# Rows of a picture of 16 slots and one of 4, with a text each.
+OF_LEVELS = dataclasses.replace(
+    DENOISING,
+    generator=make_generator(
+        DiTConfig(STACK, encoder=STACK),
+        WORDS,
+        NESTED.codes,
+        LevelsConfig(packed=True).of(NESTED),
+    ),
+    tokenizer=NESTED,
+)
+OBJECTIVES = {"one level": DENOISING, "packed": OF_LEVELS}
 
 
 @functools.cache
-def losses_on_one_device():
-    return Run(MeshConfig(), DENOISING, jax.devices()[:1]).losses()
+def losses_on_one_device(of):
+    return Run(MeshConfig(), OBJECTIVES[of], jax.devices()[:1]).losses()
 
 
-@pytest.mark.parametrize("name", ["zero1", "in_layer_fsdp", "pipeline_in_layer_zero1"])
-def test_five_steps_have_the_losses_of_one_device(name):
-    expected = losses_on_one_device()
+@pytest.mark.parametrize(
+    ("of", "name"),
+    [
+        ("one level", "zero1"),
+        ("one level", "in_layer_fsdp"),
+        ("one level", "pipeline_in_layer_zero1"),
+        ("packed", "zero1"),
+        ("packed", "pipeline_in_layer_zero1"),
+    ],
+)
+def test_five_steps_have_the_losses_of_one_device(of, name):
+    expected = losses_on_one_device(of)
     assert len({*expected}) == STEPS
-    np.testing.assert_allclose(Run(LAYOUTS[name], DENOISING).losses(), expected, rtol=1e-5)
+    found = Run(LAYOUTS[name], OBJECTIVES[of]).losses()
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
