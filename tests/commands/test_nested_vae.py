@@ -75,6 +75,8 @@ def of_all_levels(tokenizer_run, trained_once):
     config = load_config("configs/emoji/cat_dit.py", "pyproject.toml", "all,runlocal")
     assert config.levels.packed and config.levels.counts == (1, 2, 1)
     config.tokenizer_run = str(tokenizer_run)
+    # A group of four pictures for each of the tests' devices.
+    config.train.batch_size = 32
     return trained_once("nested_vae_dit_all", config)
 
 
