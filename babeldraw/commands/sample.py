@@ -216,6 +216,8 @@ class Drawing:
         # Before the folder is touched: what cannot be drawn is said.
         asked = self.sampler.ask(words)
         self._pictures(words[:0], settings)
+        for level in map(self.level_of, asked) if self.level_of else ():
+            self.sampler.at(level)
         columns = _columns(asked, prompts)
         _say_once(note for one in asked for note in self._notes(one))
         make_folder(self.folder, f"--out={self.folder}")

@@ -191,7 +191,7 @@ class Sampler:
         self, asked: Sequence[Asked], samplers: Sequence["Sampler"], more: tuple[Any, ...]
     ) -> Iterator[Picture]:
         pairs = zip(samplers, asked, strict=True)
-        for _, run in itertools.groupby(pairs, key=lambda pair: id(pair[0])):
+        for _, run in itertools.groupby(pairs, key=lambda pair: pair[0].drawer.tokenizer.level):
             own, things = zip(*run, strict=True)
             yield from own[0]._pictures(things, *more)
 

@@ -7,8 +7,6 @@ is known when the program is made: nothing is gathered, and one program serves a
 """
 
 import dataclasses
-import functools
-import itertools
 from collections.abc import Sequence
 
 import jax
@@ -41,10 +39,10 @@ class Packing:
     """How pictures lie in a row; letters: R rows, P pictures of a row, T slots of a row.
 
     Attributes:
-      lengths: slots of each picture, in their order.
+      runs: (pictures, slots of each) of pictures one after another that are as long.
     """
 
-    lengths: tuple[int, ...]
+    runs: tuple[tuple[int, int], ...]
 
     @property
     def slots(self) -> int:
@@ -52,15 +50,14 @@ class Packing:
         return sum(self.lengths)
 
     @property
+    def lengths(self) -> tuple[int, ...]:
+        """Slots of each picture, in their order."""
+        return tuple(length for count, length in self.runs for _ in range(count))
+
+    @property
     def pattern(self) -> Apart:
         """Who sees whom."""
         return Apart(self.lengths)
-
-    @functools.cached_property
-    def runs(self) -> tuple[tuple[int, int], ...]:
-        """(pictures, slots of each) of pictures one after another that are as long."""
-        groups = itertools.groupby(self.lengths)
-        return tuple((len(list(same)), length) for length, same in groups)
 
     def packed(self, runs: Sequence[jax.Array]) -> jax.Array:
         """Slots of the pictures of each run, [R, pictures, slots, ...] -> [R, T, ...]."""

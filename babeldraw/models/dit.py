@@ -154,13 +154,13 @@ class DiT(DenoisingNetwork):
     Attributes:
       codes: of the level that is seen.
       levels: those that it may see; None: that one alone.
+      packing: how pictures lie in a row; see `PackedDiT`.
     """
 
     config: DiTConfig
     condition: Condition
     codes: Codes
     levels: Levels | None = None
-
     packing: Packing | None = None
 
     def setup(self):

@@ -115,8 +115,7 @@ class Levels:
 
     def packing(self, slots: tuple[int, ...]) -> Packing:
         """How a group lies in a row, where a picture of each level has so many slots."""
-        pairs = zip(slots, self.counts, strict=True)
-        return Packing(tuple(length for length, count in pairs for _ in range(count)))
+        return Packing(tuple(zip(self.counts, slots, strict=True)))
 
 
 def flat(tree: Any) -> Any:

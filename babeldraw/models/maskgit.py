@@ -224,7 +224,7 @@ class MaskGITGenerator(Masked):
         if packed == 1 or rows % packed:
             return self.network
         slots = self.condition.prefix_length + self.codes.length
-        return MaskGIT(self.config, self.condition, self.codes, Packing((slots,) * packed))
+        return MaskGIT(self.config, self.condition, self.codes, Packing(((packed, slots),)))
 
     @property
     def together(self) -> tuple[int, str]:

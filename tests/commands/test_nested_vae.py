@@ -112,4 +112,9 @@ def test_a_level_that_a_generator_does_not_draw_into_is_told(of_all_levels, cli,
     words = ["--prompt=a red circle", f"--out={tmp_path / 'pictures'}"]
     status, _, said = cli("sample", f"--workdir={of_all_levels}", "--level=64", *words)
     assert status == 2 and "level is '64'; tokenizer.kind=nested_vae has 8, 16, 32" in said
+    table = tmp_path / "prompts.tsv"
+    table.write_text("Prompt\tLevel\na red circle\t16\na blue square\t9\n")
+    words[0] = f"--prompts={table}"
+    status, _, said = cli("sample", f"--workdir={of_all_levels}", *words)
+    assert status == 2 and "level is '9'; tokenizer.kind=nested_vae has 8, 16, 32" in said
     assert not (tmp_path / "pictures").exists()

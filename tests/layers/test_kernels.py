@@ -64,7 +64,7 @@ def test_a_kernel_gives_what_the_plain_form_gives(name, kernel):
         (2, 130, 257, None),
         (1, 160, 160, Seen(Causal())),
         # Packed pictures: each sees its own slots alone.
-        (2, 152, 152, Seen(Packing((64, 33, 33, 22)).pattern)),
+        (2, 152, 152, Seen(Packing(((1, 64), (2, 33), (1, 22))).pattern)),
     ],
 )
 def test_of_any_length_short_attention_gives_what_the_plain_form_gives(batch, queries, keys, mask):
@@ -154,12 +154,12 @@ def test_of_a_conv_shaped_mask_few_tiles_are_computed_and_few_masks_kept():
 
 
 def test_of_packed_rows_the_tiles_of_the_block_diagonal_alone_are_computed():
-    packing = Packing((256, *(64,) * 4, *(16,) * 8))
+    packing = Packing(((1, 256), (4, 64), (8, 16)))
     tiles = Tiles.of(np.asarray(dense_mask(packing.pattern, packing.slots)))
     assert [[block for block, _ in row] for row in tiles.rows] == [[0, 1], [0, 1], [2], [3], [4]]
     # Where pictures begin within tiles; and what fills the last one up costs one more.
-    assert kernels._tiles((Packing((33,) * 31).pattern, 0), 1023, 1023).count == 22
-    assert kernels._tiles((Packing((33,) * 32).pattern, 0), 1056, 1056).count == 25
+    assert kernels._tiles((Packing(((31, 33),)).pattern, 0), 1023, 1023).count == 22
+    assert kernels._tiles((Packing(((32, 33),)).pattern, 0), 1056, 1056).count == 25
 
 
 needs_libtpu = pytest.mark.skipif(

@@ -1,7 +1,5 @@
 """Stage 2 over all levels of a nested VAE: packed or not, as a whole or in shares."""
 
-import dataclasses
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -102,7 +100,7 @@ def test_what_levels_cannot_be_is_told():
         LevelsConfig((1, 0, 2))
     with pytest.raises(UserError, match=r"counts is \(1, 2\) and .* has the levels 1, 2, 4; give"):
         LevelsConfig((1, 2)).of(TOKENIZER)
-    one = make_tokenizer(NestedVAEConfig(dataclasses.replace(NETWORK), (4,), (8, 8)))
+    one = make_tokenizer(NestedVAEConfig(NETWORK, (4,), (8, 8)))
     with pytest.raises(UserError, match="config.levels is set and .*nested_vae has one level"):
         LevelsConfig().of(one)
     levels = LevelsConfig().of(TOKENIZER)
