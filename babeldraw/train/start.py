@@ -51,6 +51,12 @@ FIXED_SECTIONS = (
 FIXED_FIELDS = ("seed", "batch_size", "ema")
 # How the data are read, not which data: may change.
 FREE_DATA_FIELDS = ("workers", "max_bad_share", "data_dir")
+# Of fixed sections what may change: how often a condition is dropped, and whether rows are packed.
+FREE_FIELDS = {
+    "config.condition": "dropout",
+    "config.model": "packed",
+    "config.levels": "packed",
+}
 # Paths of (section, field): what lies there is what counts. A tokenizer is in the checkpoint.
 MOVABLE = (("data", "path"), ("", "tokenizer_run"), ("", "proxy_run"))
 
@@ -92,8 +98,9 @@ def check_resume(folder: RunFolder, experiment: Experiment) -> None:
     for path, old_part, new_part in parts:
         # How a network is computed may change, and how often its condition is dropped.
         old_part, new_part = map(without_compute, (old_part, new_part))
-        if path == "config.condition":
-            old_part, new_part = map(_without_dropout, (old_part, new_part))
+        if path in FREE_FIELDS:
+            name = FREE_FIELDS[path]
+            old_part, new_part = _without(old_part, name), _without(new_part, name)
         difference = first_difference(old_part, new_part, path)
         if difference is not None:
             field, old, new = difference
@@ -106,10 +113,11 @@ def check_resume(folder: RunFolder, experiment: Experiment) -> None:
         say(f"{changed[0]} was {changed[1]!r} before in {folder.path} and is {changed[2]!r} now")
 
 
-def _without_dropout(section: Any) -> Any:
+def _without(section: Any, name: str) -> Any:
+    """A section without a field, at any depth."""
     if not isinstance(section, dict):
         return section
-    return {k: _without_dropout(value) for k, value in section.items() if k != "dropout"}
+    return {k: _without(value, name) for k, value in section.items() if k != name}
 
 
 def _completed(config: dict[str, Any]) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from babeldraw.tokenizers.base import identity
 from babeldraw.tokenizers.kinds import read_tokenizer
 from babeldraw.train.experiment import parse
 from babeldraw.train.loop import train
+from babeldraw.train.presets import load_config
 from babeldraw.train.start import check_moved, check_resume, open_batches
 
 
@@ -78,6 +79,16 @@ def test_how_a_network_is_computed_may_change(tmp_path, runlocal):
     check_resume(folder, parse(config))
     config.tokenizer.encoder.hidden = 65
     with pytest.raises(UserError, match="config.tokenizer.encoder.hidden = 64 and now it is 65"):
+        check_resume(folder, parse(config))
+
+
+def test_whether_rows_are_packed_may_change_and_no_level(tmp_path):
+    config = load_config("configs/emoji/cat_dit.py", "pyproject.toml", "all,runlocal")
+    folder = folder_of(tmp_path, parse(config))
+    config.levels.packed = False
+    check_resume(folder, parse(config))
+    config.levels.counts = (2, 1, 1)
+    with pytest.raises(UserError, match=r"config.levels.counts = \[1, 2, 1\] and now it is \[2, 1, 1\]"):
         check_resume(folder, parse(config))
 
 
