@@ -4,6 +4,7 @@
 tokens, or the growing cache of a decoder's own. Attention itself has no state.
 """
 
+import functools
 from collections.abc import Callable
 
 import flax.linen as nn
@@ -23,6 +24,7 @@ from babeldraw.layers.kernels import (
 )
 from babeldraw.layers.linear import Einsum, products
 from babeldraw.layers.masks import AttentionPattern, ring_mask, ring_slots
+from babeldraw.layers.packing import Apart
 from babeldraw.sharding.constraint import constrain
 
 
@@ -95,6 +97,10 @@ def dot_product_attention(
     chosen = choose(
         kernel, queries, keys.key.shape[2], head_dim, mask, query_BNTH.dtype, added is not None
     )
+    packed = isinstance(mask, Seen) and isinstance(mask.pattern, Apart) and added is None
+    if packed and chosen in ("plain", "cudnn"):
+        alone = functools.partial(dot_product_attention, mask=None, kernel=chosen)
+        return mask.pattern.attended(alone, query_BNTH, keys)
     # Each names its result "context" for `layers.stack.POLICIES`, those by Pallas with what their
     # backward passes need besides.
     if chosen in ("short", "splash"):

@@ -1,13 +1,17 @@
 """Pictures of few slots side by side in one sequence, through a whole stack of blocks.
 
-A row costs what its pictures cost: products of matrices run over slots that all are a picture's, a
-kernel computes the tiles of the block diagonal alone, and no layer lays the slots out again. Every
-row has its pictures in the same order with the same numbers of slots, so that where a picture lies
-is known when the program is made: nothing is gathered, and one program serves all batches.
+A row costs what its pictures cost: products of matrices run over slots that all are a picture's,
+and attention computes the block diagonal alone: the kernel for TPUs its tiles, without another
+layout, the others a picture at a time. Every row has its pictures in the same order with the same
+numbers of slots, so that where a picture lies is known when the program is made: nothing is
+gathered, and one program serves all batches.
 """
 
 import dataclasses
-from collections.abc import Sequence
+import functools
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -32,6 +36,34 @@ class Apart:
 
     def window(self, length: int, layer: int) -> int:
         return length
+
+    def attended(self, attend: Callable[..., jax.Array], *heads: Any) -> jax.Array:
+        """Attention that computes nothing of what is not seen, for kernels that would.
+
+        Args:
+          attend: of heads of single pictures, [B n, N, L, H], of which all slots see each other.
+          heads: trees of heads of whole rows, [B, N, T, H].
+
+        Returns:
+          [B, N, T, H].
+        """
+        found, start = [], 0
+        for length, same in itertools.groupby(self.lengths):
+            count = len(list(same))
+            own = functools.partial(_pictures, start, count, length)
+            out = attend(*jax.tree.map(own, heads))
+            by_row = out.reshape(-1, count, *out.shape[1:]).swapaxes(1, 2)
+            found.append(by_row.reshape(*by_row.shape[:2], count * length, -1))
+            start += count * length
+        return jnp.concatenate(found, axis=2)
+
+
+def _pictures(start: int, count: int, length: int, row_BNTH: jax.Array) -> jax.Array:
+    """[B, N, T, H] to pictures from a slot on, [B count, N, length, H]."""
+    batch, heads, _, dim = row_BNTH.shape
+    cut = row_BNTH[:, :, start : start + count * length]
+    apart = cut.reshape(batch, heads, count, length, dim).swapaxes(1, 2)
+    return apart.reshape(-1, heads, length, dim)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -54,6 +54,9 @@ def test_a_kernel_gives_what_the_plain_form_gives(name, kernel):
         np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
+PACKED = Seen(Packing(((1, 64), (2, 33), (1, 22))).pattern)
+
+
 @pytest.mark.parametrize(
     ("batch", "queries", "keys", "mask"),
     [
@@ -64,7 +67,7 @@ def test_a_kernel_gives_what_the_plain_form_gives(name, kernel):
         (2, 130, 257, None),
         (1, 160, 160, Seen(Causal())),
         # Packed pictures: each sees its own slots alone.
-        (2, 152, 152, Seen(Packing(((1, 64), (2, 33), (1, 22))).pattern)),
+        (2, 152, 152, PACKED),
     ],
 )
 def test_of_any_length_short_attention_gives_what_the_plain_form_gives(batch, queries, keys, mask):
@@ -85,6 +88,15 @@ def test_of_any_length_short_attention_gives_what_the_plain_form_gives(batch, qu
         results.append((out, *pull(weight)))
     for expected, found in zip(*results, strict=True):
         np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_of_packed_rows_the_plain_form_gives_what_a_mask_gives():
+    rng = np.random.default_rng(0)
+    query, key, value = jnp.float32(rng.normal(size=(3, 2, N, 152, H)))
+    keys = KeyValue(key, value)
+    by_runs = jax.jit(lambda query, keys: dot_product_attention(query, keys, PACKED))(query, keys)
+    masked = jax.jit(dot_product_attention)(query, keys, PACKED.dense(152))
+    np.testing.assert_allclose(by_runs, masked, atol=1e-6)
 
 
 DALLE = DallE(ConvShaped(GRID), 4)
