@@ -20,7 +20,8 @@ TiTok's authors: 500,000 steps of 2,048 center crops, mirrored half the time, wh
 Google published no training code: batch, steps, rates and the masks' schedule are those of the
 config beside its sampling code, and how the rate falls is not told. Dropout of attention's weights,
 in both, is not here. titok_s128, 287M in its paper, has blocks with long skips, without dropout.
-What the values of `sampling` mean: docs/masked.md. Published weights:
+What the values of `sampling` mean: docs/masked.md. On TPUs titok_l32 trains quicker with
+`--config.model.packed=32` (docs/parallelism.md). Published weights:
 
     babeldraw import --kind=maskgit --torch=generator_titok_l32.bin \\
         --config=configs/maskgit.py:titok_l32 --config.tokenizer_run=runs/titok_l32 \\

@@ -97,7 +97,7 @@ class Lists:
                 ", ".join(sorted(found)) or "not there",
             )
         if labels:
-            logging.warning("%d labels or levels are left out, first: %s", len(labels), labels[0])
+            logging.warning("%d labels are left out, first: %s", len(labels), labels[0])
 
     def check_fields(self) -> None:
         """Raises `UserError` for a kind of caption that no picture has."""
@@ -193,7 +193,7 @@ def _entry(row: Any, fields: Fields) -> tuple[str, Listed, str] | None:
     """(path, what is said of it, what is wrong with its label or ''); None: not such a row."""
     if not isinstance(row, dict):
         return None
-    columns, problem, label, level = columns_of(row), "", -1, -1
+    columns, problem, numbers = columns_of(row), "", {"label": -1, "level": -1}
     file = next((columns[c] for c in FILE_COLUMNS if isinstance(columns.get(c), str)), None)
     texts = texts_in(columns, fields)
     caption = as_caption(texts) or None if fields else caption_of(columns)
@@ -203,12 +203,12 @@ def _entry(row: Any, fields: Fields) -> tuple[str, Listed, str] | None:
         caption.encode("utf-8")
     except UnicodeEncodeError:
         return None
-    try:
-        label = label_of(columns.get("label"))
-        level = label_of(columns.get("level"), "level")
-    except ValueError as error:
-        problem = str(error)
-    return file.strip(), Listed(caption, label, texts, level), problem
+    for name in numbers:
+        try:
+            numbers[name] = label_of(columns.get(name), name)
+        except ValueError as error:
+            problem = str(error)
+    return file.strip(), Listed(caption, texts=texts, **numbers), problem
 
 
 def _composed(name: str) -> str:
