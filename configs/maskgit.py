@@ -18,10 +18,10 @@ Worth 32 Tokens for Reconstruction and Generation", 2024. Not trained here. As p
 
 TiTok's authors: 500,000 steps of 2,048 center crops, mirrored half the time, which ours are not.
 Google published no training code: batch, steps, rates and the masks' schedule are those of the
-config beside its sampling code, and how the rate falls is not told. Dropout of attention's weights,
-in both, is not here. titok_s128, 287M in its paper, has blocks with long skips, without dropout.
-What the values of `sampling` mean: docs/masked.md. On TPUs titok_l32 trains quicker with
-`--config.model.packed=32` (docs/parallelism.md). Published weights:
+config beside its sampling code, and how the rate falls is not told. Of both, attention's weights
+are dropped too, which no kernel does: docs/masked.md. titok_s128, 287M in its paper, has blocks
+with long skips, without dropout. What the values of `sampling` mean: there too. On TPUs titok_l32
+trains quicker with `--config.model.packed=32` (docs/parallelism.md). Published weights:
 
     babeldraw import --kind=maskgit --torch=generator_titok_l32.bin \\
         --config=configs/maskgit.py:titok_l32 --config.tokenizer_run=runs/titok_l32 \\
@@ -44,6 +44,7 @@ STACK = {
     "dim": 768,
     "hidden": 3072,
     "dropout": 0.1,
+    "attention_dropout": 0.1,
     "bias": True,
     "compute": {"dtype": "bfloat16", "remat": "hidden"},
 }

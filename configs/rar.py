@@ -58,6 +58,7 @@ def get_config(variant: str = "") -> ConfigDict:
                 "dim": dim,
                 "hidden": hidden,
                 "dropout": 0.1,
+                "attention_dropout": 0.1,
                 "activation": "gelu_exact",
                 "bias": True,
                 "compute": {"dtype": "bfloat16", "remat": "hidden"},

@@ -27,6 +27,7 @@ from babeldraw.sharding.pipeline import make_schedule
 from babeldraw.train.experiment import Experiment
 from babeldraw.train.flops import ModelFlops
 from babeldraw.train.overview import count
+from babeldraw.train.requirements import without_kernel
 from babeldraw.train.start import whole_objective
 from babeldraw.train.step import make_step, state_shardings
 
@@ -152,6 +153,7 @@ def compile_step(
         lowered, state = lowered_step(whole_objective(experiment), layout)
         report.parameters = _parameters(state)
         program = fill(report, lowered, layout, experiment.flops())
+    report.notes += without_kernel(layout, experiment.stacks)
     report.compile_seconds = time.monotonic() - began
     return report, program
 

@@ -24,7 +24,7 @@ from babeldraw.layers.kernels import (
 )
 from babeldraw.layers.linear import Einsum, products
 from babeldraw.layers.masks import AttentionPattern, ring_mask, ring_slots
-from babeldraw.layers.packing import Apart
+from babeldraw.layers.packing import Apart, Drop, by_rows
 from babeldraw.sharding.constraint import constrain
 
 
@@ -78,6 +78,7 @@ def dot_product_attention(
     mask: Mask,
     kernel: str = "plain",
     added: jax.Array | None = None,
+    drop: Drop | None = None,
 ) -> jax.Array:
     """softmax(query key^T / sqrt(H)) value; logits and softmax in float32.
 
@@ -89,17 +90,18 @@ def dot_product_attention(
         Or slots of one sequence, as `Seen`.
       kernel: see `layers.kernels.choose`.
       added: float32 to the logits, broadcastable by unit dimensions to [B, N, T, S]; None: nothing.
+      drop: dropout of the softmax's weights, [B, N, T, S], in the plain form alone; None: none.
 
     Returns:
       [B, N, T, H] in the type of the queries.
     """
     *_, queries, head_dim = query_BNTH.shape
-    chosen = choose(
-        kernel, queries, keys.key.shape[2], head_dim, mask, query_BNTH.dtype, added is not None
-    )
+    more = (added is not None, drop is not None)
+    chosen = choose(kernel, queries, keys.key.shape[2], head_dim, mask, query_BNTH.dtype, *more)
     packed = isinstance(mask, Seen) and isinstance(mask.pattern, Apart) and added is None
     if packed and chosen in ("plain", "cudnn"):
-        alone = functools.partial(dot_product_attention, mask=None, kernel=chosen)
+        drop = by_rows(drop, query_BNTH.shape[0])
+        alone = functools.partial(dot_product_attention, mask=None, kernel=chosen, drop=drop)
         return mask.pattern.attended(alone, query_BNTH, keys)
     # Each names its result "context" for `layers.stack.POLICIES`, those by Pallas with what their
     # backward passes need besides.
@@ -110,12 +112,16 @@ def dot_product_attention(
         return checkpoint_name(out_BNTH, "context")
     if isinstance(mask, Seen):
         mask = mask.dense(query_BNTH.shape[2])
-    out_BNTH = _plain(query_BNTH, keys, mask, added)
+    out_BNTH = _plain(query_BNTH, keys, mask, added, drop)
     return checkpoint_name(out_BNTH, "context")
 
 
 def _plain(
-    query_BNTH: jax.Array, keys: KeyValue, mask: jax.Array | None, added: jax.Array | None
+    query_BNTH: jax.Array,
+    keys: KeyValue,
+    mask: jax.Array | None,
+    added: jax.Array | None,
+    drop: Drop | None,
 ) -> jax.Array:
     beside = query_BNTH.shape[1] // keys.key.shape[1]
     if beside > 1:
@@ -130,6 +136,8 @@ def _plain(
     if mask is not None:
         logits_BNTS = jnp.where(mask, logits_BNTS, jnp.finfo(jnp.float32).min)
     weights_BNTS = jax.nn.softmax(logits_BNTS, axis=-1).astype(query_BNTH.dtype)
+    if drop is not None:
+        weights_BNTS = drop(weights_BNTS)
     out_BNTH = jnp.einsum("BNTS,BNSH->BNTH", weights_BNTS, keys.value)
     return out_BNTH if beside == 1 else _diagonal(out_BNTH, beside)
 
@@ -223,9 +231,10 @@ class Attention(nn.Module):
         keys: KeyValue,
         mask: Mask,
         added: jax.Array | None = None,
+        drop: Drop | None = None,
     ) -> jax.Array:
         """What T queries find, [B, N, T, H]; see `dot_product_attention`."""
-        return dot_product_attention(query_BNTH, keys, mask, self.kernel, added)
+        return dot_product_attention(query_BNTH, keys, mask, self.kernel, added, drop)
 
     def joined(self, out_BNTH: jax.Array) -> jax.Array:
         """The heads of T slots back to the width, [B, T, D]."""
@@ -239,10 +248,11 @@ class Attention(nn.Module):
         mask: Mask,
         positions: jax.Array | None = None,
         added: jax.Array | None = None,
+        drop: Drop | None = None,
     ) -> jax.Array:
         """Looks from T queries at given keys and values. Returns [B, T, D]."""
         with jax.named_scope("attention"):
-            return self.joined(self.look(self.queries(x_BTD, positions), keys, mask, added))
+            return self.joined(self.look(self.queries(x_BTD, positions), keys, mask, added, drop))
 
     def __call__(
         self,
@@ -251,13 +261,14 @@ class Attention(nn.Module):
         mask: Mask,
         positions: jax.Array | None = None,
         added: jax.Array | None = None,
+        drop: Drop | None = None,
     ) -> jax.Array:
         """Looks from x at a source, None being x itself. Returns [B, T, D]."""
         if source_BSD is not None:
-            return self.attend(x_BTD, self.key_value(source_BSD), mask, positions, added)
+            return self.attend(x_BTD, self.key_value(source_BSD), mask, positions, added, drop)
         with jax.named_scope("attention"):
             query_BNTH, keys = self.heads(x_BTD, positions)
-            return self.joined(self.look(query_BNTH, keys, mask, added))
+            return self.joined(self.look(query_BNTH, keys, mask, added, drop))
 
     def heads(
         self, x_BTD: jax.Array, positions: jax.Array | None = None
@@ -307,7 +318,8 @@ class SelfAttention(Attention):
     def whole(self, x_BTD: jax.Array, inputs: Inputs) -> jax.Array:
         """All T slots at once."""
         added = self.added_to(inputs, jnp.arange(x_BTD.shape[1]))
-        return self(x_BTD, None, self.mask(inputs), inputs.named("positions"), added)
+        positions = inputs.named("positions")
+        return self(x_BTD, None, self.mask(inputs), positions, added, inputs.drop_weights)
 
     def mask(self, inputs: Inputs) -> Mask:
         """Who sees whom, of whole sequences."""
@@ -385,7 +397,8 @@ class CrossAttention(Attention):
 
     def whole(self, x_BTD: jax.Array, inputs: Inputs) -> jax.Array:
         """All T slots at once."""
-        return self(x_BTD, inputs.context[self.source], inputs.named(f"{self.source}_mask"))
+        mask = inputs.named(f"{self.source}_mask")
+        return self(x_BTD, inputs.context[self.source], mask, drop=inputs.drop_weights)
 
     def start(self, inputs: Inputs, rows: int, length: int) -> KeyValue:
         """Keys and values of P sources, computed once for all pictures and slots of each."""

@@ -70,6 +70,8 @@ class TransformerConfig:
       activation: of the feed-forward: relu, gelu, gelu_exact, gelu_quick, silu or tanh.
       bias: biases in the feed-forward.
       compute: how it is computed.
+      attention_dropout: rate, on the weights of each attention. No kernel has it: in training
+        kernel=auto is the plain form then, and kernels by name are refused.
     """
 
     blocks: int
@@ -80,6 +82,7 @@ class TransformerConfig:
     activation: str = "relu"
     bias: bool = False
     compute: ComputeConfig = ComputeConfig()
+    attention_dropout: float = 0.0
 
     def __post_init__(self):
         for name in ("blocks", "heads", "dim", "hidden"):
@@ -89,12 +92,24 @@ class TransformerConfig:
             self.dim % self.heads == 0,
             f"dim is {self.dim}, which heads={self.heads} does not divide; choose a multiple",
         )
-        require(0 <= self.dropout < 1, f"dropout is {self.dropout}; a rate in [0, 1) is needed")
+        for name in ("dropout", "attention_dropout"):
+            rate = getattr(self, name)
+            require(0 <= rate < 1, f"{name} is {rate}; a rate in [0, 1) is needed")
+        require(
+            not self.attention_dropout or self.compute.kernel in ("auto", "plain"),
+            f"compute.kernel is {self.compute.kernel!r}, which cannot do attention_dropout="
+            f"{self.attention_dropout}; choose auto or plain, or set attention_dropout to 0",
+        )
         require_choice(self, "activation", ACTIVATIONS)
 
     @property
     def head_dim(self) -> int:
         return self.dim // self.heads
+
+    @property
+    def drops(self) -> bool:
+        """Whether training drops anything."""
+        return bool(self.dropout or self.attention_dropout)
 
     def tiny(self) -> "TransformerConfig":
         """The same for a first run."""
@@ -139,11 +154,13 @@ class Block(nn.Module):
       parts: what it is made of.
       dropout: rate, on the output of each part.
       dim: D, for parts that are adaptive.
+      attention_dropout: rate, on the weights of each attention.
     """
 
     parts: tuple[Residual, ...]
     dropout: float = 0.0
     dim: int = 0
+    attention_dropout: float = 0.0
 
     def setup(self):
         for part in self.parts:
@@ -173,9 +190,14 @@ class Block(nn.Module):
           keys: of dropout, one per example; None: no dropout.
           layer: number of the block.
         """
-        inner = functools.partial(dropout, rate=self.dropout, keys_B=keys, place=len(self.parts))
+        drop = functools.partial(dropout, keys_B=keys)
+        inner = functools.partial(drop, rate=self.dropout, place=len(self.parts))
         for place, part in enumerate(self.parts):
             inputs = Inputs(context or {}, layer, inner if part.hidden_dropout else None)
+            if self.attention_dropout and keys is not None:
+                weights = len(self.parts) + 1 + place
+                weights = functools.partial(drop, rate=self.attention_dropout, place=weights)
+                inputs = dataclasses.replace(inputs, drop_weights=weights)
             read_BTD, gate = self._read(part, x_BTD, inputs)
             y_BTD = getattr(self, part.name).whole(read_BTD, inputs)
             x_BTD = self._joined(part, x_BTD, y_BTD, gate, self.dropout, keys, place)
@@ -339,7 +361,7 @@ def make_stack(
 ) -> Stack:
     """The stack that a config describes, of blocks of these parts."""
     return Stack(
-        functools.partial(Block, parts, config.dropout, config.dim),
+        functools.partial(Block, parts, config.dropout, config.dim, config.attention_dropout),
         config.blocks,
         config.compute.scan,
         config.compute.remat,

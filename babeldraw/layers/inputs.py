@@ -14,11 +14,13 @@ class Inputs:
     context: arrays by name, those of the stack's context.
     layer: the block's number, int or int32 [].
     drop: dropout of what a feed-forward has between its products; None: none.
+    drop_weights: dropout of attention's weights; None: none.
     """
 
     context: Mapping[str, Any]
     layer: jax.Array | int = 0
     drop: Callable[[jax.Array], jax.Array] | None = None
+    drop_weights: Callable[[jax.Array], jax.Array] | None = None
 
     def named(self, name: str) -> Any:
         """What the context holds under a name; None where it has no such."""

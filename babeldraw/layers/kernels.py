@@ -72,6 +72,7 @@ def choose(
     mask: Mask,
     dtype: jnp.dtype = jnp.bfloat16,
     added: bool = False,
+    dropped: bool = False,
 ) -> str:
     """What computes an attention: plain, short, splash or cudnn.
 
@@ -82,6 +83,7 @@ def choose(
       mask: who sees whom.
       dtype: of queries, keys and values.
       added: something is added to the logits.
+      dropped: some of the softmax's weights are.
 
     Raises:
       UserError: a kernel was asked for by name that cannot do it.
@@ -95,13 +97,14 @@ def choose(
         "splash": functools.partial(_splash_cannot, queries, keys, mask),
         "cudnn": lambda: "",
     }
-    if added:
-        cannot = dict.fromkeys(cannot, lambda: "a term added to the logits")
+    more = "a term added to the logits" if added else "dropout of the weights" if dropped else ""
+    if more:
+        cannot = dict.fromkeys(cannot, lambda: more)
     if kernel == "auto":
         if device == "tpu":
             fit = (name for name in ("short", "splash") if not cannot[name]())
             return next(fit, "plain")
-        return "cudnn" if device == "gpu" and not added else "plain"
+        return "cudnn" if device == "gpu" and not more else "plain"
     reason = cannot[kernel]() if kernel in cannot else ""
     require(not reason, f"kernel is {kernel!r}, which cannot do {reason}; choose auto or plain")
     needed = {"short": "tpu", "splash": "tpu", "cudnn": "gpu"}.get(kernel, device)

@@ -1,11 +1,13 @@
 """Attention of packed pictures to sources of their own, as a part of a block."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
 from babeldraw.layers.attention import CrossAttention, KeyValue
 from babeldraw.layers.inputs import Inputs
-from babeldraw.layers.packing import Packing
+from babeldraw.layers.packing import Drop, Packing, by_rows
 
 
 class PackedCrossAttention(CrossAttention):
@@ -35,11 +37,17 @@ class PackedCrossAttention(CrossAttention):
             if mask is not None:
                 masks = self.packing.of_pictures(mask)
             queries = self.packing.apart(self.queries(x_RTD), axis=2)
-            found = map(self._of_run, queries, *of_runs, masks)
+            of_run = functools.partial(self._of_run, by_rows(inputs.drop_weights, rows))
+            found = map(of_run, queries, *of_runs, masks)
             return self.joined(jnp.concatenate([*found], axis=2))
 
     def _of_run(
-        self, query: jax.Array, key: jax.Array, value: jax.Array, mask: jax.Array | None
+        self,
+        drop: Drop | None,
+        query: jax.Array,
+        key: jax.Array,
+        value: jax.Array,
+        mask: jax.Array | None,
     ) -> jax.Array:
         """Queries [R, N, pictures, slots, H], keys and values [R, pictures, N, S, H].
 
@@ -50,6 +58,6 @@ class PackedCrossAttention(CrossAttention):
         shape = query.shape
         flat = [a.reshape(-1, *a.shape[2:]) for a in (query, key, value)]
         seen = None if mask is None else mask.reshape(-1, *mask.shape[2:])
-        found = self.look(flat[0], KeyValue(flat[1], flat[2]), seen).reshape(shape)
+        found = self.look(flat[0], KeyValue(flat[1], flat[2]), seen, drop=drop).reshape(shape)
         rows, pictures, heads, slots, dim = shape
         return jnp.swapaxes(found, 1, 2).reshape(rows, heads, pictures * slots, dim)

@@ -19,6 +19,8 @@ import numpy as np
 
 from babeldraw.layers.masks import Slots
 
+Drop = Callable[[jax.Array], jax.Array]
+
 
 @dataclasses.dataclass(frozen=True)
 class Apart:
@@ -64,6 +66,13 @@ def _pictures(start: int, count: int, length: int, row_BNTH: jax.Array) -> jax.A
     cut = row_BNTH[:, :, start : start + count * length]
     apart = cut.reshape(batch, heads, count, length, dim).swapaxes(1, 2)
     return apart.reshape(-1, heads, length, dim)
+
+
+def by_rows(drop: Drop | None, rows: int) -> Drop | None:
+    """Dropout of arrays of single pictures, [R n, ...], by the keys of the R rows they lie in."""
+    if drop is None:
+        return None
+    return lambda a: drop(a.reshape(rows, -1, *a.shape[2:])).reshape(a.shape)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -56,7 +56,8 @@ class SkippingStack(nn.Module):
                     name=f"skip{number}",
                 )
                 x_BTD = join(both)
-            block = make(self.parts, config.dropout, dim, name=f"block{number}")
+            rates = config.dropout, dim, config.attention_dropout
+            block = make(self.parts, *rates, name=f"block{number}")
             x_BTD = block(x_BTD, context, fold(keys, number), number)
             if number < config.blocks // 2:
                 kept.append(x_BTD)

@@ -184,7 +184,8 @@ class StreamAttention(nn.Module):
     def _found(self, query_BNTH: jax.Array, keys: KeyValue, inputs: Inputs) -> jax.Array:
         length = query_BNTH.shape[2]
         added = self.first.added_to(inputs, jnp.arange(length))
-        out_BNTH = self.first.look(query_BNTH, keys, self.first.mask(inputs), added)
+        mask, drop = self.first.mask(inputs), inputs.drop_weights
+        out_BNTH = self.first.look(query_BNTH, keys, mask, added, drop)
         runs = self.streams.runs(length)
         made = [getattr(self, name).joined(out_BNTH[:, :, run]) for name, run in runs]
         return jnp.concatenate(made, axis=1)
@@ -216,4 +217,4 @@ class AttentionBeside(nn.Module):
         # The other's queries find nothing that is read; published weights have them.
         _, others = other.heads(inputs.context[self.source])
         both = jax.tree.map(lambda *parts: jnp.concatenate(parts, axis=2), others, keys)
-        return own.joined(own.look(query_BNTH, both, None))
+        return own.joined(own.look(query_BNTH, both, None, drop=inputs.drop_weights))

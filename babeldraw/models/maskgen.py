@@ -129,7 +129,7 @@ class MaskGen(MaskedNetwork):
         parts = joint_parts(stack, Streams((TEXT, IMAGE), (before,)), before + tokens)
         self.stack = make_stack(parts, dataclasses.replace(stack, blocks=stack.blocks - 1))
         self.text_norm = AdaptiveNorm(dim)
-        self.last = Block(last_parts(stack), stack.dropout, dim)
+        self.last = Block(last_parts(stack), stack.dropout, dim, stack.attention_dropout)
         self.norm = AdaptiveNorm(dim)
         self.head = Head(self.codes, dim, self.embed)
 

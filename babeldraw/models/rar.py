@@ -9,8 +9,7 @@ vector of the slot's number, in the order of drawing. What is drawn from is the 
 prefix: of a class its embedding, as published; of a text the mean of its pieces with their
 positions, padding among them, for which nothing is published.
 
-Left out: dropout of attention weights (0.1 there, beside the outputs'), which attention's kernels
-do not have. Weights begin by their fan-in, not with a deviation of 0.02.
+Weights begin by their fan-in, not with a deviation of 0.02 as theirs do.
 """
 
 import dataclasses

@@ -89,7 +89,7 @@ class LatentTransformer(nn.Module):
             slots_T = jnp.arange(x_BTD.shape[1]) - 1 - self.cells
             seen_BT = (slots_T[None] < kept_B[:, None]) | (slots_T[None] >= tokens)
             context = {"mask": PerExample(seen_BT[:, None, None])}
-        rng = None if deterministic or not self.config.dropout else self.make_rng("dropout")
+        rng = None if deterministic or not self.config.drops else self.make_rng("dropout")
         keys = None if rng is None else example_keys(rng, x_BTD.shape[0])
         return stack(x_BTD, context, keys)
 

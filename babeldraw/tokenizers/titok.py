@@ -310,7 +310,7 @@ class TiTokTokenizer(QuantizingTokenizer):
     @property
     def code_fields(self) -> dict[str, Any]:
         config = self.config
-        encoder = dataclasses.replace(config.encoder, dropout=0.0)
+        encoder = dataclasses.replace(config.encoder, dropout=0.0, attention_dropout=0.0)
         return {
             "encoder": without_compute(to_dict(encoder, defaults=False)),
             "quantizer": config.quantizer.code_fields,

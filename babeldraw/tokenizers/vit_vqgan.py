@@ -124,7 +124,7 @@ class Transformer(nn.Module):
         positions_TD = GridPositions(self.grid, config.dim, name="positions")()
         x_BTD = x_BTD.astype(jnp.float32) + positions_TD[None]
         stack = make_stack(encoder_parts(config), config, "stack")
-        rng = None if deterministic or not config.dropout else self.make_rng("dropout")
+        rng = None if deterministic or not config.drops else self.make_rng("dropout")
         keys = None if rng is None else example_keys(rng, x_BTD.shape[0])
         x_BTD = LayerNorm(name="norm")(stack(x_BTD, keys=keys))
         if self.head != "tanh":
@@ -235,7 +235,7 @@ class ViTVQGANTokenizer(GridTokenizer):
     @property
     def code_fields(self) -> dict[str, Any]:
         # Sizes stand in the arrays. Defaults are left out, so that a new field changes no identity.
-        encoder = dataclasses.replace(self.config.encoder, dropout=0.0)
+        encoder = dataclasses.replace(self.config.encoder, dropout=0.0, attention_dropout=0.0)
         set_here = to_dict(self.config, defaults=False)
         return {
             "encoder": without_compute(to_dict(encoder, defaults=False)),

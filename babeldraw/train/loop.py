@@ -33,6 +33,7 @@ from babeldraw.train.overview import overview
 from babeldraw.train.pace import Pace
 from babeldraw.train.pending import Pending
 from babeldraw.train.profile import Profiler
+from babeldraw.train.requirements import without_kernel
 from babeldraw.train.start import (
     check_data,
     check_moved,
@@ -126,6 +127,9 @@ def _train(
             f"config.optimizer.schedule.decay_end={schedule.decay_end}: the learning rate will not "
             "come down to its end; set both for a shorter run"
         )
+
+    for line in without_kernel(layout, experiment.stacks):
+        say(f"{label}: {line}")
 
     # ------------------------------------------------------------------ state
     key = jax.random.key(settings.seed)

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from babeldraw.config import require
 from babeldraw.data.config import DataConfig
 from babeldraw.layers.block import TransformerConfig
-from babeldraw.sharding.layout import Layout
+from babeldraw.sharding.layout import Layout, platform, use
 from babeldraw.sharding.mesh import MeshConfig
 from babeldraw.train.settings import TrainConfig
 
@@ -107,6 +107,23 @@ def check_looked_at(layout: Layout, batch_size: int, every: int) -> None:
         f"{batch_size} pictures of config.train.batch_size, over {devices} devices; choose an "
         f"`every` that divides {batch_size // devices}",
     )
+
+
+def without_kernel(layout: Layout, stacks: Mapping[str, TransformerConfig]) -> list[str]:
+    """A line for each stack that trains without the attention kernel that its device has.
+
+    Args:
+      layout: mesh and rules.
+      stacks: as of `check_layout`.
+    """
+    with use(layout):
+        device = platform()
+    return [
+        f"{path}.attention_dropout is {stack.attention_dropout}, which no kernel has: training "
+        f"computes attention in the plain form; 0 gives the {device.upper()}'s kernel back"
+        for path, stack in stacks.items()
+        if device != "cpu" and stack.attention_dropout and stack.compute.kernel == "auto"
+    ]
 
 
 def _check_stages(path: str, stack: TransformerConfig, stages: int) -> None:

@@ -145,3 +145,17 @@ def test_keys_computed_beforehand_give_the_same():
     keys = layer.apply(params, source, method="key_value")
     attended = layer.apply(params, x, keys, MASK, method="attend")
     np.testing.assert_allclose(attended, layer.apply(params, x, source, MASK), atol=1e-5)
+
+
+def test_dropped_weights_are_those_of_the_softmax():
+    """Some keys are not looked at, others more: before the product with the values."""
+    kept = RNG.random((B, N, T, S)) < 0.6
+
+    def drop(weights_BNTS):
+        return jnp.where(kept, weights_BNTS / 0.6, 0.0)
+
+    out = dot_product_attention(QUERY, KEYS, MASK, drop=drop)
+    # Of values that are one-hot attention gives its weights.
+    weights = reference(QUERY, KEYS.key, np.broadcast_to(np.eye(S), (B, N, S, S)), MASK)
+    expected = np.where(kept, weights / 0.6, 0) @ KEYS.value
+    np.testing.assert_allclose(out, expected, atol=1e-5)

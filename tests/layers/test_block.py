@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from babeldraw.errors import UserError
 from babeldraw.layers.block import (
     Block,
     ComputeConfig,
@@ -24,6 +25,7 @@ from babeldraw.layers.block import (
     self_attention,
     through,
 )
+from babeldraw.layers.dropout import example_keys
 from babeldraw.layers.feed_forward import FeedForward
 from babeldraw.layers.linear import LayerNorm, RMSNorm
 from babeldraw.layers.masks import ALWAYS, BY_PATTERN, NEVER, ByRole, Causal, ConvShaped, Prefixed
@@ -249,6 +251,27 @@ def test_adaptive_parts_begin_as_the_identity():
     stack = make_stack(parts(adaptive="vector"), CONFIG)
     params = nn.unbox(stack.init(jax.random.key(0), X, SAID))
     np.testing.assert_array_equal(stack.apply(params, X, SAID), X)
+
+
+@pytest.mark.parametrize("name", ["pre-norm", "streams"])
+def test_attention_drops_its_weights_in_training_alone(name):
+    config = dataclasses.replace(CONFIG, attention_dropout=0.5)
+    plain, dropped = (make_stack(VARIANTS[name], c) for c in (CONFIG, config))
+    shapes = nn.unbox(jax.eval_shape(plain.init, jax.random.key(0), X, SAID))
+    params = jax.tree_util.tree_map_with_path(draw, shapes)
+    apply = jax.jit(lambda keys: dropped.apply(params, X, SAID, keys))
+    np.testing.assert_array_equal(dropped.apply(params, X, SAID), plain.apply(params, X, SAID))
+    one, other = (apply(example_keys(jax.random.key(seed), B)) for seed in (0, 1))
+    assert np.abs(one - other).max() > 0.01
+    np.testing.assert_array_equal(one, apply(example_keys(jax.random.key(0), B)))
+
+
+def test_a_kernel_by_name_and_dropped_weights_are_refused():
+    line = "compute.kernel is 'splash', which cannot do attention_dropout=0.1; choose auto or plain"
+    with pytest.raises(UserError, match=line):
+        dataclasses.replace(CONFIG, attention_dropout=0.1, compute=ComputeConfig(kernel="splash"))
+    with pytest.raises(UserError, match=r"attention_dropout is 1\.0; a rate in \[0, 1\) is needed"):
+        dataclasses.replace(CONFIG, attention_dropout=1.0)
 
 
 def test_long_skips_join_the_halves():

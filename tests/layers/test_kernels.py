@@ -133,6 +133,13 @@ def on_tpu(monkeypatch):
     monkeypatch.setattr(kernels, "platform", lambda: "tpu")
 
 
+def test_dropped_weights_are_for_the_plain_form(on_tpu):
+    assert choose("auto", T, T, 64, None) == "short"
+    assert choose("auto", T, T, 64, None, dropped=True) == "plain"
+    with pytest.raises(UserError, match="kernel is 'short', which cannot do dropout of the weigh"):
+        choose("short", T, T, 64, None, dropped=True)
+
+
 def test_on_a_tpu_the_first_that_can_do_it_is_chosen(on_tpu):
     assert choose("splash", T, T, 64, Seen(DALLE, 3)) == "splash"
     assert choose("auto", T, T, 64, Seen(DALLE, 3)) == "short"
