@@ -74,7 +74,8 @@ def get_config(argument: str = "") -> ConfigDict:
     config = {
         "objective": "generator",
         "train": {"steps": STEPS, "batch_size": BATCH, "checkpoint_every": 5000},
-        "data": {"source": "tokens"},
+        # Ten crops, mirrored or not, are published of the models by class alone.
+        "data": {"source": "tokens", "views": 10 if classes else 0},
         "tokenizer": TOKENIZER,
         "condition": CONDITIONS[asked["condition"]],
         "model": {

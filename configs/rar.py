@@ -47,7 +47,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config = {
         "objective": "generator",
         "train": {"steps": steps, "batch_size": 2048, "checkpoint_every": 1000},
-        "data": {"source": "tokens"},
+        "data": {"source": "tokens", "views": 10},
         "tokenizer": TOKENIZER,
         "condition": {"kind": "class", "num_classes": 1000, "dropout": 0.1},
         "model": {

@@ -7,6 +7,7 @@ from babeldraw.data.crops import CROPS
 from babeldraw.data.fields import CaptionField, check_fields
 from babeldraw.data.folder import CLASS, CLASS_FOLDERS
 from babeldraw.data.languages import is_language
+from babeldraw.data.views import check_views
 from babeldraw.errors import UserError
 
 # Fields that no other source than a folder reads.
@@ -70,6 +71,8 @@ class DataConfig:
             ('inner') or the topmost ('outer').
         class_caption: of a folder: what is said of pictures without a caption, such as 'a photo
             of a {class}'; '' leaves them out.
+        views: of stored tokens: how many views of a picture each record must have, of which each
+            epoch draws one, 10 where a recipe is published so; 0: as many as are there.
 
     Raises:
         UserError: a value outside its range.
@@ -90,6 +93,7 @@ class DataConfig:
     language: str = ""
     class_folder: str = "inner"
     class_caption: str = ""
+    views: int = 0
 
     def __post_init__(self):
         if self.crop not in CROPS:
@@ -109,12 +113,22 @@ class DataConfig:
             raise UserError(
                 f"data.captions={self.captions!r} is unknown; use {', '.join(CAPTIONS)}"
             )
+        if self.views:
+            self._check_views()
         self._check_fields()
         self._check_folder()
 
     def tiny(self) -> "DataConfig":
         """The same for a first run: the shapes world."""
         return DataConfig(source="shapes", num_examples=1000)
+
+    def _check_views(self) -> None:
+        check_views(self.views, "data.views")
+        if self.source != "tokens":
+            raise UserError(
+                f"data.views={self.views} is of data.source='tokens' alone, and here that is "
+                f"{self.source!r}; set it to 0"
+            )
 
     def _check_fields(self) -> None:
         check_fields(self.caption_fields, self.source, "data.caption_fields")

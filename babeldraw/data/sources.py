@@ -107,7 +107,7 @@ def _open_kind(
     if config.source == "mixture":
         return _open_mixture(config, split, image_size, seed, require_captions)
     if config.source == "tokens":
-        return TokenSource(config.path, split)
+        return TokenSource(config.path, split, views=config.views)
     if config.source == "texts":
         return TextFileSource(config.path, split)
     raise UserError(

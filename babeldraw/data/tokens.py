@@ -125,6 +125,10 @@ class TokenSource:
         path: the folder.
         split: 'train', 'test' or 'all'.
         with_states: whether what an encoder made of the captions is read too, where it is there.
+        views: how many views of a picture each record must have; 0: any number.
+
+    Raises:
+        UserError: the folder is none, not whole, or has another number of views.
 
     Attributes:
         name: says which data and which tokenizer.
@@ -134,12 +138,20 @@ class TokenSource:
         shards: the files of tokens, and the positions of each among all records.
     """
 
-    def __init__(self, path: str | os.PathLike, split: str, with_states: bool = True):
+    def __init__(
+        self, path: str | os.PathLike, split: str, with_states: bool = True, views: int = 0
+    ):
         check_split(split, "stored tokens")
         self._folder = Path(path)
         manifest = read_manifest(self._folder)
         if not manifest["complete"]:
             raise UserError(f"{path} is not complete; run the same `babeldraw tokenize` once more")
+        self._views = manifest["views"]
+        if views not in (0, self._views):
+            raise UserError(
+                f"data.path={path} is of `babeldraw tokenize --views={self._views}` and data.views "
+                f"is {views}; make tokens with --views={views}, or set data.views to {self._views}"
+            )
         self._split, self._shards = split, manifest["shards"]
         # Sizes are looked at now, checksums when a shard is read.
         for entry in self._shards:
@@ -154,7 +166,6 @@ class TokenSource:
         self.states = StoredStates(self._folder, files) if stored else None
         self.tokenizer = manifest["tokenizer"]
         self.token_spec = _spec(manifest)
-        self._views = manifest["views"]
         more = f":{self._views} views" if self._views > 1 else ""
         self.name = f"tokens:{manifest['name']}:{self.tokenizer}:{split}{more}"
 
@@ -196,7 +207,17 @@ class TokenSource:
                 raise self._damaged(entry)
             with np.load(self._folder / entry["file"], allow_pickle=False) as arrays:
                 self._loaded[shard] = dict(arrays)
+            self._check_shape(entry, self._loaded[shard]["tokens"].shape)
         return self._loaded[shard]
+
+    def _check_shape(self, entry: dict[str, Any], found: tuple[int, ...]) -> None:
+        views = () if self._views == 1 else (self._views,)
+        wanted = (entry["count"], *views, *self.token_spec[0])
+        if found != wanted:
+            raise UserError(
+                f"{self._folder / entry['file']} holds codes of the shape {found} and {MANIFEST} "
+                f"says {wanted}; make the tokens anew in another folder"
+            )
 
     def _damaged(self, entry: dict[str, Any]) -> UserError:
         return UserError(

@@ -50,7 +50,7 @@ FIXED_SECTIONS = (
 # And fields of `train`: the order of the data and what a step covers hang on them.
 FIXED_FIELDS = ("seed", "batch_size", "ema")
 # How the data are read, not which data: may change.
-FREE_DATA_FIELDS = ("workers", "max_bad_share", "data_dir")
+FREE_DATA_FIELDS = ("workers", "max_bad_share", "data_dir", "views")
 # Of fixed sections what may change: how often a condition is dropped, and whether rows are packed.
 FREE_FIELDS = {
     "config.condition": "dropout",
