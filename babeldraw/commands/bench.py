@@ -1,4 +1,4 @@
-"""Measures this machine: see `--help` of `bench train`, `bench decode` and `bench input`.
+"""Measures this machine: see `--help` of `bench train`, `decode`, `input` and `codebook`.
 
 Each kind compares within one run and prints ratios.
 
@@ -6,6 +6,7 @@ Example:
   babeldraw bench train --config=configs/folder/tokenizer.py
   babeldraw bench decode --config=configs/demo/text_to_image.py --batches=1,16
   babeldraw bench input --path=my_shards --image_size=256
+  babeldraw bench codebook --codes=16384
 """
 
 from absl import flags
@@ -20,5 +21,5 @@ def define(values: flags.FlagValues, argv: list[str]) -> None:
 def run(values: flags.FlagValues) -> int:
     raise UserError(
         "say what to measure: babeldraw bench train --help, babeldraw bench decode --help, "
-        "babeldraw bench input --help"
+        "babeldraw bench input --help, babeldraw bench codebook --help"
     )
