@@ -20,7 +20,7 @@ from babeldraw.runs.opened import write_run
 from babeldraw.runs.weights import write_weights
 from babeldraw.say import say
 from babeldraw.train.base_experiment import Experiment
-from babeldraw.train.built_on import check_tokenizers
+from babeldraw.train.built_on import check_frozen_tokenizers
 from babeldraw.train.experiment import parse
 from babeldraw.train.starts import begun
 
@@ -92,10 +92,9 @@ def _frozen(experiment: Experiment, abstract: Any) -> Any:
             f"{experiment.loss.perceptual}: a run holds the network of its losses; name the file, "
             "or set the weight to 0"
         )
-    check_tokenizers(experiment)
+    check_frozen_tokenizers(experiment)
     empty = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), abstract)
     state = TrainState(jnp.int32(0), {}, None, empty, {})
-    for start in experiment.own_starts:
-        if start.into.startswith("frozen/"):
-            state = begun(state, start, quiet=True)
+    for start in experiment.frozen_starts:
+        state = begun(state, start, quiet=True)
     return state.frozen

@@ -94,7 +94,12 @@ class Experiment:
 
     @property
     def own_starts(self) -> tuple[StartConfig, ...]:
-        """What the recipe itself begins from: a frozen tokenizer, a network of a loss."""
+        """What the recipe itself begins from."""
+        return self.frozen_starts
+
+    @property
+    def frozen_starts(self) -> tuple[StartConfig, ...]:
+        """Of it what stays as it is: a frozen tokenizer, a network of a loss."""
         found = []
         if self.frozen_tokenizer:
             found.append(StartConfig(run=self.tokenizer_run, into="frozen/tokenizer"))

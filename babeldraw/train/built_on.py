@@ -30,7 +30,14 @@ def check_tokenizers(experiment: Experiment) -> None:
     Raises:
       UserError: naming the field, its value and what would do.
     """
-    if experiment.frozen_tokenizer or begins_from_tokenizer(experiment):
+    if begins_from_tokenizer(experiment):
+        tokenizer_folder(experiment)
+    check_frozen_tokenizers(experiment)
+
+
+def check_frozen_tokenizers(experiment: Experiment) -> None:
+    """The same of those alone that stay as they are: a whole network may come from elsewhere."""
+    if experiment.frozen_tokenizer:
         tokenizer_folder(experiment)
     if hasattr(experiment, "proxy_run"):
         for needed in make_tokenizer(experiment.tokenizer).needs.values():

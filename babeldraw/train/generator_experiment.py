@@ -205,10 +205,10 @@ class GeneratorExperiment(Experiment):
         return self.condition.vocabulary_file
 
     @property
-    def own_starts(self) -> tuple[StartConfig, ...]:
+    def frozen_starts(self) -> tuple[StartConfig, ...]:
         files = self.condition.files.items()
         frozen = (StartConfig(file=file, into=f"frozen/{name}") for name, file in files)
-        return (*super().own_starts, *frozen)
+        return (*super().frozen_starts, *frozen)
 
     @property
     def stacks(self) -> dict[str, TransformerConfig]:

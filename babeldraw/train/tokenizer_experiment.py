@@ -122,10 +122,14 @@ class TokenizerExperiment(Experiment):
 
     @property
     def own_starts(self) -> tuple[StartConfig, ...]:
+        return (*self._taken_starts, *self.frozen_starts)
+
+    @property
+    def frozen_starts(self) -> tuple[StartConfig, ...]:
         proxies = tuple(
             StartConfig(run=self.proxy_run, into=f"frozen/{name}") for name in self._tokenizer.needs
         )
-        return (*self._taken_starts, *proxies, *super().own_starts)
+        return (*proxies, *super().frozen_starts)
 
     @property
     def _taken_starts(self) -> tuple[StartConfig, ...]:
