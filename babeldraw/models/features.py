@@ -56,7 +56,9 @@ class FeaturesCondition(Condition):
         return {"states": states, "pooled": jax.ShapeDtypeStruct((batch, self.dim), jnp.float32)}
 
     def of_batch(self, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-        return {name: batch[name] for name in self.spec(1)}
+        found = {name: batch[name] for name in self.spec(1) if name in batch}
+        self._check_shapes({name: leaf.shape[1:] for name, leaf in found.items()})
+        return found
 
     def nothing(self, like: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
         kept = {name: like[name] for name in like if name == "count"}
@@ -88,18 +90,21 @@ class FeaturesCondition(Condition):
 
     def ask(self, words: Mapping[str, np.ndarray], lexicon: Lexicon) -> Asked:
         """`words` are `states`, [S, C], and `pooled`, [C], or `count`, []."""
-        wanted = {name: leaf.shape[1:] for name, leaf in self.spec(1).items()}
-        found = {name: np.shape(words[name]) for name in wanted if name in words}
-        require(
-            found == wanted,
-            f"features of the shapes {found} are given; {wanted} are needed",
-        )
+        self._check_shapes({n: np.shape(words[n]) for n in self.spec(1) if n in words})
         row = {n: np.asarray(words[n], leaf.dtype) for n, leaf in self.spec(1).items()}
         require(
             not self.padded or 1 <= row["count"] <= self.length,
             f"count, of words in features, is {row.get('count')}; 1 to {self.length} are possible",
         )
         return Asked("features", row)
+
+    def _check_shapes(self, found: Mapping[str, tuple[int, ...]]) -> None:
+        wanted = {name: leaf.shape[1:] for name, leaf in self.spec(1).items()}
+        require(
+            found == wanted,
+            f"features of the shapes {found} are given; {wanted} are needed, by "
+            "config.condition.length and dim",
+        )
 
     @property
     def drawn_from(self) -> str:

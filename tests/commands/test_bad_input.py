@@ -260,6 +260,9 @@ def test_a_generator_without_its_tokenizer(refused, tokenizer_run, generator_run
     other = line(tokenizer_run, "--config.tokenizer.quantizer.codebook_size=128")
     assert other.startswith("config.tokenizer.quantizer.codebook_size is 128 but ")
     assert other.endswith(" was trained with 64; set 64")
+    larger = line(tokenizer_run, "--config.tokenizer.image_size=(64,64)")
+    assert larger.startswith("config.tokenizer.image_size is [64, 64] but ")
+    assert larger.endswith(" was trained with [32, 32]; set [32, 32]")
     # All this is known before the vocabulary is trained or anything compiled.
     assert not (tmp_path / "run").exists()
 

@@ -169,6 +169,13 @@ def test_features_are_given_whole_and_by_python_alone():
     assert FEATURES.ask(row, None).row["states"].dtype == np.float32
     with pytest.raises(UserError, match="features of the shapes .* are given; .* are needed"):
         FEATURES.ask({"states": np.ones((S, C + 1)), "pooled": np.ones(C)}, None)
+    wide = {"states": jnp.ones((B, S, C + 1)), "pooled": jnp.ones((B, C))}
+    for batch in (wide, {"states": wide["states"][..., 1:]}):
+        with pytest.raises(UserError, match="features of the shapes .* by config.condition.length"):
+            FEATURES.of_batch(batch)
+    words = FeaturesCondition(S, C, encoder="t5")
+    with pytest.raises(UserError, match="count, of words in features, is 5; 1 to 4 are possible"):
+        words.ask({"states": np.ones((S, C)), "count": 5}, None)
     with pytest.raises(UserError, match="a text is given and the run draws from features"):
         FEATURES.asked_by({"text": ["a ring"]}, None)
     assert not FEATURES.in_data and TextCondition().in_data
