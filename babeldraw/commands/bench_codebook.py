@@ -2,8 +2,9 @@
 
 A pass is what index backpropagation (`config.tokenizer.quantizer.kind=ibq`) takes of a step: the
 likeliest codes, and the gradient towards latents and codebook; with --entropy that term too. Both
-forms take turns in one run, and the ratio is the median over the turns. Memory is what the compiler
-sets aside beside inputs and gradients; of --memory it is told alone, and nothing is run.
+forms take turns in one run, and the ratios are medians over the turns: of the time by the clock,
+and of that of all processors, which what else the machine does changes little. Memory is what the
+compiler sets aside beside inputs and gradients; of --memory it is told alone, and nothing is run.
 
 Example:
   babeldraw bench codebook --codes=16384 --memory=1024,262144
@@ -61,24 +62,22 @@ def measure(codes: int, values: flags.FlagValues) -> dict[str, Any]:
     """Seconds and memory of both forms, in turns, and their ratio."""
     inputs = drawn(codes, values.tokens, values.dim)
     programs = {name: _compiled(form, inputs, values.entropy) for name, form in FORMS.items()}
-    seconds: dict[str, list[float]] = {name: [] for name in programs}
+    spent: dict[str, list[np.ndarray]] = {name: [] for name in programs}
     for program in programs.values():
         jax.block_until_ready(program(*inputs))
     for turn in range(values.repeats):
         for name, program in programs.items():
-            began = time.perf_counter()
+            began = np.array([time.perf_counter(), time.process_time()])
             jax.block_until_ready(program(*inputs))
-            seconds[name].append(time.perf_counter() - began)
-        shown = ", ".join(f"{name} {1e3 * of[-1]:.0f} ms" for name, of in seconds.items())
+            spent[name].append(np.array([time.perf_counter(), time.process_time()]) - began)
+        shown = ", ".join(f"{name} {1e3 * of[-1][0]:.0f} ms" for name, of in spent.items())
         say(f"bench {turn + 1}/{values.repeats}: {codes:,} codes, {shown}")
-    ratios = np.divide(seconds["at_once"], seconds["in_blocks"])
+    ratios = np.divide(spent["at_once"], spent["in_blocks"])
     return {
         "codes": codes,
-        "ms": {name: round(1e3 * float(np.median(of)), 1) for name, of in seconds.items()},
-        "in_blocks_is_faster": {
-            "median": round(float(np.median(ratios)), 3),
-            "each": [round(float(ratio), 3) for ratio in ratios],
-        },
+        "ms": {name: _told(1e3 * np.median(of, axis=0)) for name, of in spent.items()},
+        "in_blocks_is_faster": _told(np.median(ratios, axis=0)),
+        "each": [_told(ratio) for ratio in ratios],
         "memory_mib": {name: _temporary(program) for name, program in programs.items()},
     }
 
@@ -124,6 +123,10 @@ def _loss(chosen_NQ: jax.Array) -> jax.Array:
 def _compiled(form: Callable, inputs: Any, entropy: bool) -> Any:
     gradients = jax.value_and_grad(lambda *inputs: form(*inputs, entropy), argnums=(0, 1))
     return jax.jit(gradients).lower(*inputs).compile()
+
+
+def _told(figures: np.ndarray) -> dict[str, float]:
+    return dict(zip(("clock", "processors"), figures.round(3).tolist(), strict=True))
 
 
 def _temporary(program: Any) -> float:
