@@ -120,7 +120,7 @@ def test_a_published_first_stage_s_decoder_is_tuned(first, tmp_path):
 def test_layouts_that_differ_are_one_line(cli, files, first, tmp_path):
     to = f"--workdir={tmp_path / 'other'}"
     for file, config, line in (
-        ("stage1", "stage2", "holds no pixel_decoder."),
+        ("stage1", "stage2", "holds no pixel_quantize.embedding.weight, pixel_decoder."),
         ("stage2", "stage1", "holds pixel_decoder."),
         ("proxy", "stage2", "holds no "),
     ):
@@ -138,6 +138,7 @@ def test_layouts_that_differ_are_one_line(cli, files, first, tmp_path):
 def test_the_network_of_a_loss_needs_no_first_stage(cli, files, tmp_path):
     """A whole second stage comes with the perceptual network that it will be tuned by."""
     words = [f"--torch={files['stage2']}", f"--config=configs/{CONFIGS['stage2']}"]
+    words += ["--config.loss.perceptual=0.1"]
     words += [f"--config.perceptual.file={tmp_path / 'none.safetensors'}"]
     status, _, said = cli("import", "--kind=titok", *words, f"--workdir={tmp_path / 'run'}")
     assert status == 2 and "none.safetensors" in said and "tokenizer_run" not in said
