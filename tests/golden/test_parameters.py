@@ -6,6 +6,7 @@ After a change that is meant, write the files anew and look at the difference:
 """
 
 import json
+import re
 from pathlib import Path
 
 import jax
@@ -42,13 +43,20 @@ NAMES = [
     "rar",
     "dit",
     "text_encoder",
+    "titok:b64,stage2",
+    "maskgit_vqgan",
+    "maskgit:titok_l32",
+    "maskgit:titok_s128",
+    "maskgit:google_256",
+    "maskgen:l,features",
 ]
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_parameters_are_those_on_record(name, request):
-    found = parameters(load_config(f"{name}.py", beside=CONFIGS / "README"))
-    record = HERE / f"{name.replace('/', '_')}.json"
+    file, _, argument = name.partition(":")
+    found = parameters(load_config(f"{file}.py", CONFIGS / "README", argument))
+    record = HERE / f"{re.sub('[/:,]', '_', name)}.json"
     if request.config.getoption("rewrite"):
         record.write_text(json.dumps(found, indent=2) + "\n")
     assert found == json.loads(record.read_text())
