@@ -21,6 +21,9 @@ from babeldraw.train.start import initial_state
 from babeldraw.train.step import state_shardings
 from tests.tokenizers.convolutions import drawn
 
+# Imports, and the beginning of runs.
+pytestmark = pytest.mark.budget(15)
+
 CONFIGS = {
     "proxy": "maskgit_vqgan.py:runlocal",
     "stage1": "titok.py:s128,stage1,runlocal",
@@ -87,7 +90,6 @@ def begun(config):
     return flatten(initial_state(experiment, objective, jax.random.key(0), places).params)
 
 
-@pytest.mark.budget(15)
 def test_a_published_first_stage_is_gone_on_from(first):
     """Its own weights, and the decoder of the proxy that it was imported with."""
     state = held(first)
@@ -100,7 +102,6 @@ def test_a_published_first_stage_is_gone_on_from(first):
         np.testing.assert_array_equal(array, expected[name])
 
 
-@pytest.mark.budget(15)
 def test_a_published_second_stage_is_gone_on_from(imported):
     run = imported("stage2")
     expected, found = flatten(held(run)["params"]), begun(tuning(run))
