@@ -38,6 +38,7 @@ ROOMS = (
     "objectives",
     "drawing",
     "evaluation",
+    "complexity",
     "convert",
     "hosts",
     "train",
