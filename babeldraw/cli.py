@@ -31,6 +31,7 @@ COMMANDS = (
     "emoji",
     "tokenize",
     "encode",
+    "score",
     "reconstruct",
     "import",
     "export",
@@ -39,7 +40,10 @@ COMMANDS = (
 # A module cannot be called `import`.
 MODULES = {"import": "import_weights"}
 # Commands whose first word says what to do: each is a module of its own, such as bench_decode.
-PARTS = {"bench": ("codebook", "decode", "input", "train")}
+PARTS = {
+    "bench": ("codebook", "decode", "input", "train"),
+    "score": ("measure", "train", "report"),
+}
 # Flags that are configs, where a command has them; their fields are --config.FIELD.
 CONFIGS = ("config", "compare")
 # By what Python says of a value that a flag cannot take: what it takes.

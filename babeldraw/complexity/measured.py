@@ -24,7 +24,7 @@ class Errors:
     """What was measured of N pictures at K levels.
 
     Attributes:
-        measure: `mse` or `lpips`.
+        measure: `mse`, or `lpips_` and the network.
         codes: of a picture at each level, by its name, in the tokenizer's order.
         captions: of each picture.
         error_NK: float64.
@@ -127,14 +127,14 @@ def measurer(
 
 
 def rows_of(
-    first: int, captions: Sequence[str], found: Mapping[str, np.ndarray]
+    records: Sequence[int], captions: Sequence[str], found: Mapping[str, np.ndarray]
 ) -> list[dict[str, Any]]:
-    """Rows of a file of errors."""
+    """Rows of a file of errors; `found` may hold more, of padding."""
     return [
         {
-            "record": first + i,
+            "record": record,
             "caption": caption,
             "errors": {level: float(f"{error[i]:.6g}") for level, error in found.items()},
         }
-        for i, caption in enumerate(captions)
+        for i, (record, caption) in enumerate(zip(records, captions, strict=True))
     ]

@@ -7,6 +7,7 @@ is read without its neighbours and damage costs the damaged records alone.
 """
 
 import bisect
+import functools
 import hashlib
 import itertools
 import json
@@ -24,6 +25,8 @@ import numpy as np
 from absl import logging
 from etils import epath
 
+from babeldraw.data.complexity import MANIFEST as COMPLEXITY
+from babeldraw.data.complexity import StoredComplexity
 from babeldraw.data.image import decode
 from babeldraw.data.records import BadRecord, Record
 from babeldraw.data.splits import check_split, split_length, split_position
@@ -231,6 +234,32 @@ class ShardSource:
                 yield self._read(*self._place(index))["caption"]
             except BadRecord as error:
                 logging.warning("caption skipped: %s", error)
+
+    @functools.cached_property
+    def complexity(self) -> StoredComplexity | None:
+        """What `babeldraw score` wrote beside the shards, of all splits; None: nothing."""
+        if not (self._folder / COMPLEXITY).exists():
+            return None
+        return StoredComplexity(self._folder, self.counts)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Records of each shard, by its file's name."""
+        return {entry["file"]: entry["count"] for entry in self._shards}
+
+    @property
+    def levels(self) -> np.ndarray | None:
+        """int32 [len], the level that each record goes into, by its name; None: nothing is known.
+
+        A level's name is a number, as 16 of a nested VAE is. A record without a score goes into
+        the level of most codes.
+        """
+        stored = self.complexity
+        if stored is None or stored.numbers is None:
+            return None
+        names = np.array(stored.levels.names, np.int32)
+        places = [split_position(index, self._split) for index in range(len(self))]
+        return names[stored.numbers[places]]
 
     def source_of(self, index: int) -> str:
         """Where the record came from when it was prepared."""
