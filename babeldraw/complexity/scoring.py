@@ -177,8 +177,8 @@ def read_scores(
         if number in said:
             require(
                 not said[number] or said[number] == row["caption"],
-                f"--scores={path} says {row['caption'][:40]!r} of record {number}, whose errors are "
-                f"of {said[number][:40]!r}: they are of other data",
+                f"--scores={path} says {row['caption'][:40]!r} of record {number} and --errors "
+                f"{said[number][:40]!r}: they are of other data",
             )
             scores[number] = score.value
     return str(head["scorer"]), np.array([*scores.values()])

@@ -237,7 +237,9 @@ class FolderSource:
     def _has_caption(self, name: str) -> bool:
         of_class = self._class_caption and self._label(name) >= 0
         beside = self._reads_beside and self._sidecar(name)
-        return bool(name in self._listed or beside or of_class)
+        # A list may know a picture by its level alone.
+        listed = name in self._listed and self._listed[name].caption
+        return bool(listed or beside or of_class)
 
     def _texts(self) -> Iterator[str]:
         """What is written of each picture; what cannot be read is told where it is used."""
