@@ -135,8 +135,8 @@ def train_regressor(
     # The scale is of what it says, which spreads less than the truth.
     said_N = x_NV @ weight_V + bias
     params = {
-        "weight": np.float32(weight_V),
-        "bias": np.float32(bias),
+        "weight": weight_V.astype(np.float32),
+        "bias": np.asarray(bias, np.float32),
         "quantiles": np.quantile(said_N, np.linspace(0, 1, QUANTILES)).astype(np.float32),
     }
     whole = {"objective": OBJECTIVE, "train": {}, "regressor": to_dict(config), "data": data}
