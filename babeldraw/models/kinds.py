@@ -6,6 +6,7 @@ from typing import Annotated, Any
 from babeldraw.config import OfKind, require
 from babeldraw.models.babeldraw import BabeldrawConfig, BabeldrawGenerator
 from babeldraw.models.base import Generator
+from babeldraw.models.coglm import CogLMConfig, CogLMGenerator
 from babeldraw.models.condition import Condition
 from babeldraw.models.conditions import SINGLE
 from babeldraw.models.dit import DiTConfig, DiTGenerator
@@ -26,6 +27,7 @@ ConditionConfig = Annotated[Any, OfKind(CONDITIONS)]
 # By the field `kind` of the section: the section's dataclass and the network over it.
 NETWORKS: dict[str, tuple[type, type[Generator]]] = {
     "babeldraw": (BabeldrawConfig, BabeldrawGenerator),
+    "coglm": (CogLMConfig, CogLMGenerator),
     "dit": (DiTConfig, DiTGenerator),
     "llama": (LlamaConfig, LlamaGenerator),
     "maskgen": (MaskGenConfig, MaskGenGenerator),

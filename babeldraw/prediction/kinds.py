@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 from babeldraw.config import OfKind, build, to_dict
 from babeldraw.prediction.base import Prediction
+from babeldraw.prediction.coglm import CogLMPrediction
 from babeldraw.prediction.diffusion import DiffusionPrediction
 from babeldraw.prediction.masked import MaskedPrediction
 from babeldraw.prediction.next_token import NextToken
@@ -14,6 +15,7 @@ from babeldraw.prediction.permuted import PermutedNextToken
 PREDICTIONS: dict[str, tuple[type[Prediction]]] = {
     "next_token": (NextToken,),
     "permuted_next_token": (PermutedNextToken,),
+    "coglm": (CogLMPrediction,),
     "masked": (MaskedPrediction,),
     "diffusion": (DiffusionPrediction,),
 }

@@ -92,7 +92,8 @@ class NextToken(Prediction):
         if guided:
             nothing = generator.condition.nothing(condition)
             rows = jax.tree.map(lambda *both: jnp.concatenate(both), condition, nothing)
-        cache = generator.start(params, generator.read(params, rows), batch // prompts)
+        read, samples = generator.read(params, rows), batch // prompts
+        cache = self.begun(generator, params, read, samples, settings, given)
         laid, as_they_are = for_loop(params, batch * (2 if guided else 1))
 
         def step(carry, index):
@@ -114,6 +115,26 @@ class NextToken(Prediction):
         first = jnp.zeros((batch, *what.each[1:]), jnp.int32)
         _, codes = jax.lax.scan(step, (first, cache), jnp.arange(what.length))
         return jnp.moveaxis(codes, 0, 1)
+
+    def begun(
+        self,
+        generator: Generator,
+        params: Any,
+        read: Any,
+        samples: int,
+        settings: Settings,
+        given: Given | None,
+    ) -> Any:
+        """The cache with which drawing begins.
+
+        Args:
+          generator, params: the network.
+          read: of the conditions, behind them those that say nothing where it is guided.
+          samples: examples of each.
+          settings, given: as `draw` takes them.
+        """
+        del settings, given
+        return generator.start(params, read, samples)
 
     def step(
         self, generator: Generator, params: Any, condition: Any, samples: int, settings: Any
