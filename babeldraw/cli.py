@@ -27,6 +27,7 @@ COMMANDS = (
     "inspect",
     "compile",
     "vocabulary",
+    "clusters",
     "prepare",
     "emoji",
     "tokenize",

@@ -12,6 +12,7 @@ import numpy as np
 
 from babeldraw.config import require
 from babeldraw.data.image import center_crop, to_uint8
+from babeldraw.drawing.clusters import read_clusters
 from babeldraw.drawing.editing import Canvas, keep_first, keep_rows, keep_unmasked
 from babeldraw.drawing.stages import Stage, open_stages
 from babeldraw.drawing.tokenizer_run import TokenizerRun
@@ -40,6 +41,7 @@ class Drawer:
     params: {"generator": ..., "tokenizer": ...}, and of what conditions are encoded by.
     stages: what is done to codes before the tokenizer, and to its pictures after it.
     layout: where the generator's arrays lie; None: one device.
+    clusters: of its codes, int32 [V], for cluster sampling; None: there are none.
     """
 
     generator: Generator
@@ -48,6 +50,31 @@ class Drawer:
     params: dict[str, Any]
     stages: tuple[Stage, ...] = ()
     layout: Layout | None = None
+    clusters: np.ndarray | None = None
+
+    def check_sampling(self, settings: Any) -> None:
+        """Raises `UserError` where it cannot draw so."""
+        self.prediction.check_sampling(settings, self.generator)
+        wanted = getattr(settings, "clusters", 0)
+        if not wanted:
+            return
+        require(
+            self.clusters is not None,
+            f"clusters is {wanted} and the run's codes are in none; find them with `babeldraw "
+            "clusters`",
+        )
+        there = int(self.clusters.max()) + 1
+        require(
+            wanted <= there,
+            f"clusters is {wanted} and the run's codes are in {there}; take at most that many",
+        )
+
+    def _traced(self, settings: Any) -> Any:
+        """Settings as the program takes them, with what the run knows of its codes."""
+        traced = settings.traced()
+        if not getattr(settings, "clusters", 0):
+            return traced
+        return traced.replace(labels=self.clusters)
 
     def at(self, level: str) -> "Drawer":
         """The same weights, drawing into a level of the tokenizer; empty: the own.
@@ -117,7 +144,7 @@ class Drawer:
             self.params["generator"],
             self._as_read(condition),
             rows.reshape(-1).astype(np.uint32),
-            settings.traced(),
+            self._traced(settings),
             given,
             settings.guided,
         )
@@ -253,8 +280,9 @@ def open_drawer(
     # Once, here: inside the program it would be done anew for every batch.
     params = {**opened.frozen, "tokenizer": decoder}
     params["generator"] = generator.for_decoding(opened.params)
-    found = open_stages(stages, own)
-    return Drawer(generator, prediction, tokenizer, params, found, layout), opened
+    found, clusters = open_stages(stages, own), read_clusters(opened.folder, generator.codes.vocab)
+    drawer = Drawer(generator, prediction, tokenizer, params, found, layout, clusters)
+    return drawer, opened
 
 
 def _placed(boxed: Any, layout: Layout | None) -> Any:

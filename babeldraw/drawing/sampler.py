@@ -173,7 +173,7 @@ class Sampler:
             f"keep is {keep} of {num} pictures; a number from 1 to {num} is needed",
         )
         settings = settings or self.defaults
-        self.drawer.prediction.check_sampling(settings, self.drawer.generator)
+        self.drawer.check_sampling(settings)
         asked = self.ask(words)
         if self.judge is not None:
             for one in asked:

@@ -57,17 +57,29 @@ class SamplingConfig(GuidanceConfig):
     temperature: divides the logits; 0 takes the likeliest token. 1 in the VIM paper.
     top_k: keep the k likeliest tokens; 0 keeps all.
     top_p: of those, keep the likeliest up to this share of their mass; 1 keeps all.
+    clusters: cluster sampling (CogView2): one of so many likeliest clusters of codes is drawn, and
+      in it a code; 16 there. 0: none. For runs whose codes are clustered (`babeldraw clusters`):
+      top-k of codes would be filled by those that look alike.
+    cluster_temperature: divides the logits within the cluster; `temperature` those of its choice.
     """
 
     temperature: float = 1.0
     top_k: int = 0
     top_p: float = 1.0
+    clusters: int = 0
+    cluster_temperature: float = 1.0
 
     def __post_init__(self):
         super().__post_init__()
-        check_temperature(self, "temperature")
+        check_temperature(self, "temperature", "cluster_temperature")
         require(self.top_k >= 0, f"top_k is {self.top_k}; at least 0 is needed (0 keeps all)")
         require(0 < self.top_p <= 1, f"top_p is {self.top_p}; a mass in (0, 1] is needed")
+        require(self.clusters >= 0, f"clusters is {self.clusters}; at least 0 is needed (0: none)")
+        require(
+            self.clusters == 0 or (self.top_k == 0 and self.top_p == 1),
+            f"clusters is {self.clusters}, which top_k={self.top_k} and top_p={self.top_p} would "
+            "cut; give one or the other",
+        )
 
     def traced(self) -> "Settings":
         """The same as scalars that a compiled loop takes as arguments."""
@@ -75,6 +87,9 @@ class SamplingConfig(GuidanceConfig):
             temperature=jnp.float32(self.temperature),
             top_k=jnp.int32(self.top_k),
             top_p=jnp.float32(self.top_p),
+            clusters=jnp.int32(self.clusters),
+            cluster_temperature=jnp.float32(self.cluster_temperature),
+            labels=None,
             guidance=jnp.float32(self.guidance),
             guidance_schedule=jnp.int32(GUIDANCE_SCHEDULES.index(self.guidance_schedule)),
             guidance_power=jnp.float32(self.guidance_power),
@@ -90,11 +105,18 @@ def check_temperature(section: object, *names: str) -> None:
 
 @flax.struct.dataclass
 class Settings:
-    """`SamplingConfig` as scalars that a compiled loop takes as arguments."""
+    """`SamplingConfig` as scalars that a compiled loop takes as arguments.
+
+    Attributes:
+      labels: the cluster of each code, int32 [V] in [0, V); None: they are in none.
+    """
 
     temperature: jax.Array
     top_k: jax.Array
     top_p: jax.Array
+    clusters: jax.Array
+    cluster_temperature: jax.Array
+    labels: jax.Array | None
     guidance: jax.Array
     guidance_schedule: jax.Array
     guidance_power: jax.Array
@@ -193,8 +215,8 @@ def sample_tokens(keys_B: jax.Array, logits_BV: jax.Array, settings: Settings) -
     def greedy(logits_BV):
         return jnp.argmax(logits_BV, axis=-1)
 
-    def draw(logits_BV):
-        logits_BV = logits_BV / jnp.maximum(settings.temperature, 1e-6)
+    def by_token(logits_BV):
+        logits_BV = _cooled(logits_BV, settings.temperature)
         # The passes over the vocabulary take longer than all else here.
         filtered_BV = jax.lax.cond(
             (settings.top_k > 0) | (settings.top_p < 1),
@@ -204,5 +226,42 @@ def sample_tokens(keys_B: jax.Array, logits_BV: jax.Array, settings: Settings) -
         )
         return jax.vmap(jax.random.categorical)(keys_B, filtered_BV)
 
+    def draw(logits_BV):
+        if settings.labels is None:
+            return by_token(logits_BV)
+        return jax.lax.cond(
+            settings.clusters > 0,
+            lambda logits_BV: by_cluster(keys_B, logits_BV, settings),
+            by_token,
+            logits_BV,
+        )
+
     drawn_B = jax.lax.cond(settings.temperature == 0, greedy, draw, logits_BV)
     return drawn_B.astype(jnp.int32)
+
+
+def by_cluster(keys_B: jax.Array, logits_BV: jax.Array, settings: Settings) -> jax.Array:
+    """CogView2's cluster sampling (`coglm_strategy.py`), int32 [B].
+
+    A cluster's chance is the sum of its codes'; one of the `clusters` likeliest is drawn. A code in
+    it is drawn by a second softmax, of the logits as they came (whether theirs are divided by the
+    first temperature too is not confirmed).
+
+    Args:
+      keys_B: one per row.
+      logits_BV: float32.
+      settings: with `labels`.
+    """
+    labels_V, vocab = settings.labels, logits_BV.shape[-1]
+    chances_BV = jax.nn.softmax(_cooled(logits_BV, settings.temperature))
+    mass_VB = jax.ops.segment_sum(chances_BV.T, labels_V, num_segments=vocab)
+    likely_BV = filter_logits(jnp.log(mass_VB.T), settings.clusters, jnp.float32(1))
+    keys_B2 = jax.vmap(jax.random.split)(keys_B)
+    chosen_B = jax.vmap(jax.random.categorical)(keys_B2[:, 0], likely_BV)
+    inside_BV = labels_V[None] == chosen_B[:, None]
+    within_BV = jnp.where(inside_BV, _cooled(logits_BV, settings.cluster_temperature), -jnp.inf)
+    return jax.vmap(jax.random.categorical)(keys_B2[:, 1], within_BV)
+
+
+def _cooled(logits_BV: jax.Array, temperature: jax.Array) -> jax.Array:
+    return logits_BV / jnp.maximum(temperature, 1e-6)

@@ -48,6 +48,14 @@ class NextToken(Prediction):
         path = "config.prediction.noise"
         require(0 <= self.noise <= 1, f"{path} is {self.noise}; a share in [0, 1] is needed")
 
+    def check_sampling(self, settings: Any, generator: Generator, path: str = "") -> None:
+        super().check_sampling(settings, generator, path)
+        require(
+            settings.clusters == 0 or not path,
+            f"{path}clusters is {settings.clusters} and a run's codes are clustered when it is "
+            "trained (`babeldraw clusters`); take 0, and --clusters of `babeldraw sample`",
+        )
+
     def loss(
         self,
         generator: Generator,

@@ -1,7 +1,7 @@
 """What lies where in a run folder, local or on any path that etils knows (gs://...).
 
-`config.json` · `text.model` · `classes.json` · `codes.json` · `checkpoints/STEP/` · `metrics/` ·
-`samples/` · `report.json` · `evaluations/` · `profiles/STEP/` · `crashes/`
+`config.json` · `text.model` · `classes.json` · `codes.json` · `clusters.npy` ·
+`checkpoints/STEP/` · `metrics/` · `samples/` · `report.json` · `evaluations/` · `profiles/STEP/` · `crashes/`
 """
 
 import dataclasses
@@ -138,6 +138,11 @@ class RunFolder:
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise UserError(f"{self.classes_file} is not a list of names in JSON")
         return tuple(names)
+
+    @property
+    def clusters_file(self) -> epath.Path:
+        """Which codes look alike, by `babeldraw clusters`."""
+        return self.path / "clusters.npy"
 
     def write_config(self, config: dict[str, Any]) -> None:
         """Writes config.json with its format, whole or not at all.

@@ -296,6 +296,17 @@ class Tokenizer:
         """
         raise NotImplementedError
 
+    def code_vectors(self, params: Any) -> np.ndarray:
+        """The codebook, float32 [V, Q], as the decoder reads it.
+
+        Args:
+          params: of the quantizer, at least.
+
+        Raises:
+          UserError: the codes are no one number with a vector, or the kind has no codebook.
+        """
+        raise UserError(f"codes of tokenizer.kind={self.config.kind} have no vectors")
+
     def mixes(self) -> bool:
         """Whether the kind has `draw_mean`."""
         return type(self).draw_mean is not Tokenizer.draw_mean

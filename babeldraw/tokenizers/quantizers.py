@@ -3,6 +3,8 @@
 from typing import Annotated, Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 from babeldraw.config import OfKind
 from babeldraw.tokenizers.base import Reconstruction, Tokenizer
@@ -42,6 +44,12 @@ class QuantizingTokenizer(Tokenizer):
         """Of continuous codes; 0 of discrete ones."""
         quantizer = self.config.quantizer
         return 0 if quantizer.vocab else quantizer.code_dim
+
+    def code_vectors(self, params: Any) -> np.ndarray:
+        codes, quantizer = np.arange(self.codes.vocab_size), self.config.quantizer.make()
+        book = {name: params[name] for name in self.codebook}
+        variables = {"params": book["codebook"]} if book else {}
+        return np.asarray(quantizer.apply(variables, jnp.asarray(codes), method="lookup"))
 
     def check_split(self, devices: int) -> None:
         self.config.quantizer.check_split(devices)
