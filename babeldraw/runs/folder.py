@@ -1,7 +1,8 @@
 """What lies where in a run folder, local or on any path that etils knows (gs://...).
 
 `config.json` · `text.model` · `classes.json` · `codes.json` · `clusters.npy` ·
-`checkpoints/STEP/` · `metrics/` · `samples/` · `report.json` · `evaluations/` · `profiles/STEP/` · `crashes/`
+`checkpoints/STEP/` · `metrics/` · `samples/` · `report.json` · `evaluations/` ·
+`profiles/STEP/` · `crashes/`
 """
 
 import dataclasses

@@ -1,0 +1,39 @@
+"""The emoji demo's generator as CogLM: one stack that draws, tells in words and fills in.
+
+    babeldraw train --config=configs/emoji/coglm.py --workdir=runs/emoji_coglm \\
+        --config.data.path=data/emoji --config.tokenizer_run=runs/emoji_tokenizer
+
+Of the size of configs/emoji/text_to_image.py, whose data and optimizer it has (docs/coglm.md,
+docs/emoji.md). Not trained to its end yet.
+"""
+
+from ml_collections import ConfigDict
+
+from babeldraw.train.presets import complete, load_config
+
+DECODER = {
+    "blocks": 6,
+    "heads": 4,
+    "dim": 192,
+    "hidden": 768,
+    "activation": "gelu",
+    "bias": True,
+    "compute": {"scan": False},
+}
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    """`variant`: empty, or runlocal for a few quick steps."""
+    config = load_config("text_to_image.py", beside=__file__).to_dict()
+    config["model"] = {
+        "kind": "coglm",
+        "decoder": DECODER,
+        "start": 32,
+        "positions": 128,
+        "stddev": 0.1,
+    }
+    config["prediction"] = {
+        "kind": "coglm",
+        "odds": {"text_to_image": 0.65, "image_to_text": 0.3, "text": 0.05},
+    }
+    return complete(config, variant)
