@@ -55,7 +55,7 @@ class CaptionerJudge(TextJudge):
     def encode(self, texts: Sequence[str]) -> np.ndarray:
         return self.vocabulary.encode(texts, self.limit)
 
-    def cosine(self, params: Any, images: jax.Array, text_BS: jax.Array) -> jax.Array:
+    def agreement(self, params: Any, images: jax.Array, text_BS: jax.Array) -> jax.Array:
         images = to_float(images)
         size = (images.shape[0], *self.captioner.config.image_size, CHANNELS)
         if images.shape != size:

@@ -71,7 +71,7 @@ class CLIPJudge(TextJudge):
     def encode(self, texts: Sequence[str]) -> np.ndarray:
         return self.words.encode(texts, self.config.length)
 
-    def cosine(self, params: Any, images: jax.Array, text_BS: jax.Array) -> jax.Array:
+    def agreement(self, params: Any, images: jax.Array, text_BS: jax.Array) -> jax.Array:
         # A TPU would round each product to bfloat16: scores would differ from device to device.
         with jax.default_matmul_precision("highest"), jax.named_scope("clip"):
             pair = CLIP(self.config).apply({"params": params}, prepared(images), text_BS)

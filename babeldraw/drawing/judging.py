@@ -14,6 +14,7 @@ from babeldraw.config import require
 from babeldraw.drawing.captioner_judge import CaptionerJudge
 from babeldraw.drawing.classifier_judge import ClassifierJudge
 from babeldraw.drawing.clip_judge import CLIPJudge
+from babeldraw.drawing.teller_judge import TellerJudge
 from babeldraw.errors import UserError
 from babeldraw.models.condition import Asked, Condition, Lexicon
 from babeldraw.runs.folder import RunFolder
@@ -51,6 +52,7 @@ class Judge(Protocol):
 JUDGES: dict[str, Callable[[str], Judge]] = {
     "contrastive_captioner": CaptionerJudge.open,
     "image_classifier": ClassifierJudge.open,
+    "generator": TellerJudge.open,
 }
 
 

@@ -16,7 +16,9 @@ BATCH_SIZE = 16
 
 
 class TextJudge:
-    """Scores by the cosine of the two embeddings of picture and text, in [-1, 1].
+    """Scores by how well picture and text agree.
+
+    Most by the cosine of their two embeddings, in [-1, 1].
 
     Attributes:
       title: what it is, as in "a contrastive captioner".
@@ -36,10 +38,10 @@ class TextJudge:
         raise NotImplementedError
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:
-        """int32 [B, S], as `cosine` takes them."""
+        """int32 [B, S], as `agreement` takes them."""
         raise NotImplementedError
 
-    def cosine(self, params: Any, images: jax.Array, text_BS: jax.Array) -> jax.Array:
+    def agreement(self, params: Any, images: jax.Array, text_BS: jax.Array) -> jax.Array:
         """float32 [B], of B pictures as `score` takes them and as many texts."""
         raise NotImplementedError
 
@@ -88,4 +90,4 @@ class TextJudge:
 
     @functools.cached_property
     def _program(self):
-        return jax.jit(self.cosine)
+        return jax.jit(self.agreement)

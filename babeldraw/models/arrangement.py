@@ -7,6 +7,7 @@ in `prediction.coglm`.
 """
 
 import dataclasses
+
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -108,7 +109,9 @@ class Joint:
         """A text that a picture is drawn from: its pieces see each other."""
         ids_S, zeros_S = self.text_ids(text_S), jnp.zeros_like(text_S)
         roles_S = jnp.where(text_S != PAD, TEXT, EMPTY)
-        return Arrangement(ids_S, jnp.arange(self.length), roles_S, ids_S, zeros_S.astype(jnp.float32))
+        return Arrangement(
+            ids_S, jnp.arange(self.length), roles_S, ids_S, zeros_S.astype(jnp.float32)
+        )
 
     def _told_text(self, text_S: jax.Array) -> Arrangement:
         """A start and a text, of which each slot predicts the next piece, or the text's end.
@@ -196,7 +199,8 @@ class Joint:
         )
         nothing_T = jnp.zeros(self.places, jnp.int32)
         return _joined(
-            text, Arrangement(nothing_T, nothing_T, nothing_T, nothing_T, nothing_T.astype(jnp.float32))
+            text,
+            Arrangement(nothing_T, nothing_T, nothing_T, nothing_T, nothing_T.astype(jnp.float32)),
         )
 
     # ------------------------------------------------------------ patches

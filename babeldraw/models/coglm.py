@@ -20,7 +20,6 @@ import jax
 import jax.numpy as jnp
 
 from babeldraw.config import require, require_positive
-from babeldraw.layers.text_weight import TextWeight
 from babeldraw.layers.block import (
     DTYPES,
     Residual,
@@ -35,6 +34,7 @@ from babeldraw.layers.flops import blocks_forward
 from babeldraw.layers.linear import Embedding, LayerNorm
 from babeldraw.layers.softmax import streamed_nll
 from babeldraw.layers.stack import read_type
+from babeldraw.layers.text_weight import TextWeight
 from babeldraw.models.arrangement import (
     EMPTY,
     KNOWN,

@@ -58,9 +58,7 @@ def test_text_to_image(text):
     real = [piece for piece in text if piece]
     n = len(real)
     tokens = [(CODES + piece, i, None) for i, piece in enumerate(real)]
-    tokens += [
-        (BOI if i == 0 else PICTURE[i - 1], START + i, PICTURE[i]) for i in range(T)
-    ]
+    tokens += [(BOI if i == 0 else PICTURE[i - 1], START + i, PICTURE[i]) for i in range(T)]
     arranged = jax.jit(JOINT.text_to_image)(jnp.array(text, jnp.int32), PICTURE)
     check(slots(arranged), expected(tokens, lambda q, k: k < n or (q >= n and k <= q)))
 
