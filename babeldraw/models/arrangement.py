@@ -107,7 +107,7 @@ class Joint:
 
     def _read_text(self, text_S: jax.Array) -> Arrangement:
         """A text that a picture is drawn from: its pieces see each other."""
-        ids_S, zeros_S = self.text_ids(text_S), jnp.zeros_like(text_S)
+        ids_S = self.text_ids(text_S)
         roles_S = jnp.where(text_S != PAD, TEXT, EMPTY)
         return Arrangement(
             ids_S, jnp.arange(self.length), roles_S, ids_S, zeros_S.astype(jnp.float32)
