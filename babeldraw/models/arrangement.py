@@ -109,9 +109,8 @@ class Joint:
         """A text that a picture is drawn from: its pieces see each other."""
         ids_S = self.text_ids(text_S)
         roles_S = jnp.where(text_S != PAD, TEXT, EMPTY)
-        return Arrangement(
-            ids_S, jnp.arange(self.length), roles_S, ids_S, zeros_S.astype(jnp.float32)
-        )
+        weights_S = jnp.zeros(self.length, jnp.float32)
+        return Arrangement(ids_S, jnp.arange(self.length), roles_S, ids_S, weights_S)
 
     def _told_text(self, text_S: jax.Array) -> Arrangement:
         """A start and a text, of which each slot predicts the next piece, or the text's end.
@@ -198,10 +197,8 @@ class Joint:
             weights=predicts_S.astype(jnp.float32),
         )
         nothing_T = jnp.zeros(self.places, jnp.int32)
-        return _joined(
-            text,
-            Arrangement(nothing_T, nothing_T, nothing_T, nothing_T, nothing_T.astype(jnp.float32)),
-        )
+        weights_T = nothing_T.astype(jnp.float32)
+        return _joined(text, Arrangement(*[nothing_T] * 4, weights_T))
 
     # ------------------------------------------------------------ patches
 
