@@ -5,6 +5,7 @@ slot by slot, is in `models.arrangement`. Drawing is that of the next token afte
 """
 
 import dataclasses
+import functools
 import math
 from typing import Any
 
@@ -143,11 +144,11 @@ class CogLMPrediction(NextToken):
         none); `accuracy`.
         """
         del step
-        arranged = jax.vmap(self.arranged, (None, 0, 0, 0))
-        arrangement = arranged(generator.joint, condition, codes, keys)
+        arranged = jax.vmap(functools.partial(self.arranged, generator.joint))
+        arrangement = arranged(condition, codes, keys)
         nll_BL, right_BL = generator.arranged_nll(params, arrangement, keys)
         weights_BL = arrangement.weights
-        of_text_BL = weights_BL * (arrangement.targets >= generator.joint.codes)
+        of_text_BL = jnp.where(arrangement.targets >= generator.joint.codes, weights_BL, 0.0)
         metrics = {
             "loss": weighted_mean(nll_BL, weights_BL),
             "image": weighted_mean(nll_BL, weights_BL - of_text_BL),
@@ -189,7 +190,7 @@ class CogLMPrediction(NextToken):
         size_key, first_key = jax.random.split(key)
         most = max(1, math.ceil(self.spanned * text_S.shape[0]))
         count = jnp.sum(text_S != PAD)
-        wanted = jnp.maximum((self.spanned * count).astype(jnp.int32), 1)
+        wanted = jnp.maximum((self.spanned * count.astype(jnp.float32)).astype(jnp.int32), 1)
         uniform_N = jax.random.uniform(size_key, (most,))
         sizes_N = jnp.searchsorted(jnp.asarray(poisson_shares(self.span)), uniform_N)
         sizes_N = jnp.clip(sizes_N, 1, LONGEST).astype(jnp.int32)

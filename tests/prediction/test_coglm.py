@@ -35,8 +35,8 @@ def test_each_masking_comes_by_its_odds():
     keys = jax.random.split(jax.random.key(1), 3000)
     arranged = jax.vmap(functools.partial(prediction.arranged, JOINT, text, codes))
     found = jax.jit(arranged)(keys)
-    of_codes = np.asarray(jnp.sum(found.weights * (found.targets < 50), axis=1))
-    of_text = np.asarray(jnp.sum(found.weights * (found.targets >= 50), axis=1))
+    of_codes = np.asarray(jnp.sum(found.weights, axis=1, where=found.targets < 50))
+    of_text = np.asarray(jnp.sum(found.weights, axis=1, where=found.targets >= 50))
     which = {"draws": (of_codes == 64) & (of_text == 0), "tells": (of_codes > 0) & (of_text == 12)}
     which["fills"] = (of_codes == 0) & (of_text > 0)
     for share, name in zip((3 / 6, 2 / 6, 1 / 6), which, strict=True):
