@@ -42,7 +42,7 @@ COMMANDS = (
 MODULES = {"import": "import_weights"}
 # Commands whose first word says what to do: each is a module of its own, such as bench_decode.
 PARTS = {
-    "bench": ("codebook", "decode", "input", "train"),
+    "bench": ("attention", "codebook", "decode", "input", "train"),
     "score": ("measure", "train", "report"),
 }
 # Flags that are configs, where a command has them; their fields are --config.FIELD.

@@ -145,6 +145,28 @@ class Prefixed:
 
 
 @dataclasses.dataclass(frozen=True)
+class Around:
+    """A cell of a grid sees a window of it, before and behind.
+
+    As of CogView2's super-resolution; `windows.in_window` computes it without a mask.
+
+    Attributes:
+      grid: (h, w) of the slots.
+      size: (rows, columns) of the window, odd.
+    """
+
+    grid: tuple[int, int]
+    size: tuple[int, int] = (9, 5)
+
+    def sees(self, query: Slots, key: Slots, layer: Slots) -> jax.Array:
+        cells = (jnp.divmod(jnp.asarray(slot), self.grid[1]) for slot in (query, key))
+        return _near(*cells, self.size)
+
+    def window(self, length: int, layer: int) -> int:
+        return length
+
+
+@dataclasses.dataclass(frozen=True)
 class Enlarged:
     """A picture's coarse codes and its fine ones, in one softmax over two windows.
 

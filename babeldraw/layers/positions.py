@@ -44,6 +44,22 @@ class GridPositions(nn.Module):
         return jnp.reshape(grid_hwD, (h * w, self.dim))
 
 
+def tiled(cells_SD: jax.Array, grid: tuple[int, int], factor: int) -> jax.Array:
+    """The vectors of a grid in raster order, laid side by side `factor` times in each direction.
+
+    Args:
+      cells_SD: of (h, w) cells.
+      grid: (h, w).
+      factor: f.
+
+    Returns:
+      [f h f w, D], in raster order.
+    """
+    h, w = grid
+    cells = cells_SD.reshape(h, w, cells_SD.shape[-1])
+    return jnp.tile(cells, (factor, factor, 1)).reshape(h * w * factor**2, -1)
+
+
 def sine_positions(length: int, dim: int) -> jax.Array:
     """Fixed positions of a sequence, float32 [length, dim]: sines, then cosines.
 

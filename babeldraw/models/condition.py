@@ -6,7 +6,7 @@ batch, what it is where nothing is said, and how a user's words become it; netwo
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -16,6 +16,7 @@ import numpy as np
 
 from babeldraw.config import require
 from babeldraw.data.text import Vocabulary
+from babeldraw.tokenizers.base import Tokenizer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,6 +64,7 @@ class Condition:
       in_data: whether sources of data have what it is read from; else batches of one's own do.
       padded: slots of its prefix may be empty; see `seen`.
       of_text: what a user says is one text, as captions are.
+      in_words: words say all of it, so that evaluators can ask for pictures.
     """
 
     kind: str
@@ -71,6 +73,7 @@ class Condition:
     in_data = True
     padded = False
     of_text = False
+    in_words = True
 
     @property
     def text_length(self) -> int:
@@ -94,6 +97,11 @@ class Condition:
     def of_batch(self, batch: Mapping[str, jax.Array]) -> Any:
         """The condition of each example."""
         raise NotImplementedError
+
+    def bound(self, make: Callable[[], Tokenizer]) -> "Condition":
+        """The same, knowing the run's tokenizer where it is read by that; `make` gives it."""
+        del make
+        return self
 
     @property
     def needs(self) -> Mapping[str, Any]:

@@ -16,6 +16,7 @@ from babeldraw.data.shapes import PAIRS
 from babeldraw.errors import UserError
 from babeldraw.layers.linear import Embedding
 from babeldraw.layers.positions import LearnedPositions
+from babeldraw.models.codes_condition import CodesCondition
 from babeldraw.models.condition import Asked, Condition, Lexicon, asked_text, check_share
 from babeldraw.models.features import FeaturesCondition
 from babeldraw.models.t5_condition import T5Condition
@@ -296,4 +297,5 @@ SINGLE: dict[str, tuple[type[Condition]]] = {
     "nothing": (NoCondition,),
     "features": (FeaturesCondition,),
     "t5": (T5Condition,),
+    "codes": (CodesCondition,),
 }

@@ -10,6 +10,12 @@ from babeldraw.models.coglm import CogLMConfig, CogLMGenerator
 from babeldraw.models.condition import Condition
 from babeldraw.models.conditions import SINGLE
 from babeldraw.models.dit import DiTConfig, DiTGenerator
+from babeldraw.models.enlarger import (
+    EnlargerConfig,
+    EnlargerGenerator,
+    RefinerConfig,
+    RefinerGenerator,
+)
 from babeldraw.models.levels import Levels, read_levels
 from babeldraw.models.llama import LlamaConfig, LlamaGenerator
 from babeldraw.models.maskgen import MaskGenConfig, MaskGenGenerator
@@ -19,6 +25,7 @@ from babeldraw.models.several import SeveralConditions
 from babeldraw.models.uvit import UViTConfig, UViTGenerator
 from babeldraw.models.vim import VIMConfig, VIMGenerator
 from babeldraw.tokenizers.base import Codes, Tokenizer
+from babeldraw.tokenizers.kinds import read_tokenizer
 
 # By the field `kind` of the section `condition`.
 CONDITIONS: dict[str, tuple[type[Condition]]] = {**SINGLE, "several": (SeveralConditions,)}
@@ -29,11 +36,13 @@ NETWORKS: dict[str, tuple[type, type[Generator]]] = {
     "babeldraw": (BabeldrawConfig, BabeldrawGenerator),
     "coglm": (CogLMConfig, CogLMGenerator),
     "dit": (DiTConfig, DiTGenerator),
+    "enlarger": (EnlargerConfig, EnlargerGenerator),
     "llama": (LlamaConfig, LlamaGenerator),
     "maskgen": (MaskGenConfig, MaskGenGenerator),
     "maskgit": (MaskGITConfig, MaskGITGenerator),
     "uvit": (UViTConfig, UViTGenerator),
     "vim": (VIMConfig, VIMGenerator),
+    "refiner": (RefinerConfig, RefinerGenerator),
     "rar": (RARConfig, RARGenerator),
 }
 # The type of a section `model`, whichever kind it is of.
@@ -68,7 +77,8 @@ def make_generator(
 
 def read_condition(config: Mapping[str, Any]) -> Condition:
     """The condition of a run's config, as config.json holds it."""
-    return OfKind(CONDITIONS).build(config["condition"], "config.condition")
+    condition = OfKind(CONDITIONS).build(config["condition"], "config.condition")
+    return condition.bound(lambda: read_tokenizer(config))
 
 
 def read_generator(config: Mapping[str, Any], tokenizer: Tokenizer) -> Generator:

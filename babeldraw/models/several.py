@@ -1,7 +1,7 @@
 """Several conditions at once, by name."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -12,6 +12,7 @@ from babeldraw.config import OfKind, require
 from babeldraw.layers.linear import Embedding
 from babeldraw.models.condition import Asked, Condition, Lexicon, check_share
 from babeldraw.models.conditions import SINGLE
+from babeldraw.tokenizers.base import Tokenizer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,11 +64,18 @@ class SeveralConditions(Condition):
         return all(part.in_data for part in self.parts.values())
 
     @property
+    def in_words(self) -> bool:
+        return all(part.in_words for part in self.parts.values())
+
+    @property
     def vocabulary(self) -> int:
         return sum(part.vocabulary for part in self.parts.values())
 
     def with_vocabulary(self, size: int) -> "SeveralConditions":
         return self._with(lambda part: part.with_vocabulary(size))
+
+    def bound(self, make: Callable[[], Tokenizer]) -> "SeveralConditions":
+        return self._with(lambda part: part.bound(make))
 
     def spec(self, batch: int) -> dict[str, jax.ShapeDtypeStruct]:
         return {k: v for part in self.parts.values() for k, v in part.spec(batch).items()}

@@ -211,10 +211,13 @@ class ImageTokenizerObjective:
         One forward pass of the tokenizer; its output meets each loss by itself, and the sum of
         their gradients goes back once. batch["condition"]: where the decoder draws by one.
         """
-        images = to_float(batch["image"])
         dropout_key, restart_key = jax.random.split(key)
         grads, metrics, out, state = self._backward(state, batch, dropout_key)
+        images = _beside(to_float(batch["image"]), out.raw)
         before, state = state, self._apply_gradients(state, grads)
+        if self._tokenizer.follows() and "quantizer" in self.train_groups:
+            followed = self._tokenizer.follow(before.params, state.params, out)
+            state = state.replace(params=followed)
         if self._adversary is not None and not self.adversarial.discriminator_first:
             state, found = self._discriminate(state, images, out.raw, before.step)
             metrics |= found
@@ -231,8 +234,9 @@ class ImageTokenizerObjective:
 
     def forward(self, state: TrainState, batch: Batch, key: jax.Array) -> Metrics:
         """An adaptive weight, which gradients make, is left out: the term has its plain weight."""
-        images, (dropout_key, _) = to_float(batch["image"]), jax.random.split(key)
+        dropout_key, _ = jax.random.split(key)
         out = self._reconstruct(state, self._trained(state.params), batch, dropout_key)
+        images = _beside(to_float(batch["image"]), out.raw)
         loss, metrics = self._reconstruction_loss(out.raw, images, state.frozen)
         for name, term in out.terms.items():
             loss = loss + self._weight(name) * term
@@ -297,8 +301,9 @@ class ImageTokenizerObjective:
             out = self._reconstruct(state, trained, batch, key)
             return (out.raw, out.terms), out
 
-        images, trained = to_float(batch["image"]), self._trained(state.params)
+        trained = self._trained(state.params)
         (raw, terms), pull, out = jax.vjp(forward, trained, has_aux=True)
+        images = _beside(to_float(batch["image"]), raw)
         gradients = jax.value_and_grad(self._reconstruction_loss, has_aux=True)
         (loss, metrics), gradient = gradients(raw, images, state.frozen)
         weights = {name: jnp.asarray(self._weight(name), jnp.float32) for name in terms}
@@ -442,3 +447,9 @@ class ImageTokenizerObjective:
     @functools.cached_property
     def _optimizer(self) -> optax.GradientTransformation:
         return make_optimizer(self.optimizer, self._trained(self._parameter_axes))
+
+
+def _beside(images: jax.Array, raw: jax.Array | None) -> jax.Array:
+    """Each picture as often as it is drawn, [B K, ...]; see `Reconstruction`."""
+    times = 1 if raw is None else raw.shape[0] // images.shape[0]
+    return images if times == 1 else jnp.repeat(images, times, axis=0)

@@ -10,6 +10,7 @@ from babeldraw.prediction.diffusion import DiffusionPrediction
 from babeldraw.prediction.masked import MaskedPrediction
 from babeldraw.prediction.next_token import NextToken
 from babeldraw.prediction.permuted import PermutedNextToken
+from babeldraw.prediction.refinement import RefinementPrediction
 
 # By the field `kind` of the section.
 PREDICTIONS: dict[str, tuple[type[Prediction]]] = {
@@ -18,6 +19,7 @@ PREDICTIONS: dict[str, tuple[type[Prediction]]] = {
     "coglm": (CogLMPrediction,),
     "masked": (MaskedPrediction,),
     "diffusion": (DiffusionPrediction,),
+    "refinement": (RefinementPrediction,),
 }
 # The type of a section `prediction`, whichever kind it is of.
 PredictionConfig = Annotated[Any, OfKind(PREDICTIONS)]

@@ -170,17 +170,14 @@ class MaskedPrediction(Prediction):
         divided by that of the weights, so an example counts the more, the more of it is masked.
         """
         del step
-        own_B2 = jax.vmap(lambda key: jax.random.split(key, 3))(keys)
-        place_B = jax.vmap(jax.random.uniform)(own_B2[:, 0])
-        share_B = SCHEDULES[self.schedule](place_B, jnp)
-        count_B = jnp.maximum(jnp.round(codes.shape[1] * share_B), 1).astype(jnp.int32)
-        masked_BT = random_mask(own_B2[:, 1], count_B, codes.shape[1])
-        nll_BT, right_BT = generator.masked_nll(
-            params, condition, codes, ~masked_BT, own_B2[:, 2], self.smoothing
+        weight = self.unmasked_weight
+        return masked_loss(
+            generator, params, condition, codes, keys, self.shares, weight, self.smoothing
         )
-        weight_BT = jnp.where(masked_BT, 1.0, self.unmasked_weight)
-        loss = jnp.sum(nll_BT * weight_BT) / jnp.sum(weight_BT)
-        return loss, {"loss": loss, "accuracy": jnp.mean(right_BT, where=masked_BT)}
+
+    def shares(self, key: jax.Array) -> jax.Array:
+        """The share of an example's places that training masks, float32 []."""
+        return SCHEDULES[self.schedule](jax.random.uniform(key), jnp)
 
     def score(
         self, generator: Generator, params: Any, condition: Any, codes: jax.Array
@@ -192,15 +189,7 @@ class MaskedPrediction(Prediction):
         (Hoogeboom et al., "Autoregressive Diffusion Models", 2022, equation 6). Estimated by
         `SCORE_MASKS` masks that are the same for all examples and all times.
         """
-
-        def add(sum_B, mask_T):
-            known_BT = jnp.broadcast_to(~mask_T[None], codes.shape[:2])
-            nll_BT = generator.masked_nll(params, condition, codes, known_BT)[0]
-            return sum_B + jnp.mean(nll_BT, axis=-1, where=~known_BT), None
-
-        masks_NT = score_masks(codes.shape[1])
-        sum_B, _ = jax.lax.scan(add, jnp.zeros(codes.shape[:1]), masks_NT)
-        return sum_B / len(masks_NT)
+        return masked_score(generator, params, condition, codes, score_masks(codes.shape[1]))
 
     def draw(
         self,
@@ -222,7 +211,7 @@ class MaskedPrediction(Prediction):
         if given is not None and given.again is not None:
             raise ValueError("a masked code is drawn without a look at what stood there")
         batch, what = keys.shape[0], generator.codes
-        context = _read(generator, params, condition, batch, guided)
+        context = read_rows(generator, params, condition, batch, guided)
         codes = jnp.zeros((batch, *what.each), jnp.int32)
         known_BT = jnp.zeros((batch, what.length), bool)
         if given is not None:
@@ -240,7 +229,7 @@ class MaskedPrediction(Prediction):
             stay_B = jnp.maximum(jnp.minimum(left_SN[number, begun_B], before_B - 1), 1)
             stay_B = jnp.where(number == settings.steps - 1, 0, jnp.minimum(stay_B, before_B))
             masked_BT = ranks(jnp.where(known_BT, jnp.inf, sure_BT)) < stay_B[:, None]
-            codes = jnp.where(_each(known_BT, codes), codes, new)
+            codes = jnp.where(of_factors(known_BT, codes), codes, new)
             return (codes, ~masked_BT), None
 
         (codes, _), _ = jax.lax.scan(step, (codes, known_BT), jnp.arange(settings.steps))
@@ -250,24 +239,78 @@ class MaskedPrediction(Prediction):
         self, generator: Generator, params: Any, condition: Any, samples: int, settings: Any
     ) -> tuple[Callable, tuple[Any, ...], int]:
         """One pass over all places, as many times as there are steps."""
-        rows = jax.tree.leaves(condition)[0].shape[0] * samples
+        step, inputs = one_pass(generator, params, condition, samples)
+        return step, inputs, settings.steps
 
-        def read(params, condition):
-            return _read(generator, params, condition, rows, guided=False)
 
-        context = jax.eval_shape(read, params, condition)
-        codes = generator.codes.spec(rows)
-        known = jax.ShapeDtypeStruct(codes.shape[:2], jnp.bool_)
+# ------------------------------------------------------------------ what refinement shares
 
-        def step(params, context, codes, known):
-            hidden = generator.hidden(params, context, codes, known)
-            drawn = jnp.zeros((*known.shape, len(generator.codes.vocab)), jnp.int32)
-            return [
-                generator.factor_logits(params, hidden, drawn[..., :number])
-                for number in range(drawn.shape[-1])
-            ]
 
-        return step, (context, codes, known), settings.steps
+def masked_loss(
+    generator: Generator,
+    params: Any,
+    condition: Any,
+    codes: jax.Array,
+    keys: jax.Array,
+    shares: Callable[[jax.Array], jax.Array],
+    unmasked_weight: float = 0.0,
+    smoothing: float = 0.0,
+) -> tuple[jax.Array, Metrics]:
+    """Cross-entropy over the batch's places; see `MaskedPrediction.loss`.
+
+    Args:
+      generator, params, condition, codes, keys: as of `Prediction.loss`.
+      shares: of an example's key the share of its places that is masked.
+      unmasked_weight, smoothing: see `MaskedPrediction`.
+    """
+    own_B3 = jax.vmap(lambda key: jax.random.split(key, 3))(keys)
+    share_B = jax.vmap(shares)(own_B3[:, 0])
+    count_B = jnp.maximum(jnp.round(codes.shape[1] * share_B), 1).astype(jnp.int32)
+    masked_BT = random_mask(own_B3[:, 1], count_B, codes.shape[1])
+    nll_BT, right_BT = generator.masked_nll(
+        params, condition, codes, ~masked_BT, own_B3[:, 2], smoothing
+    )
+    weight_BT = jnp.where(masked_BT, 1.0, unmasked_weight)
+    loss = jnp.sum(nll_BT * weight_BT) / jnp.sum(weight_BT)
+    return loss, {"loss": loss, "accuracy": jnp.mean(right_BT, where=masked_BT)}
+
+
+def masked_score(
+    generator: Generator, params: Any, condition: Any, codes: jax.Array, masks_NT: np.ndarray
+) -> jax.Array:
+    """-log p of the places that each mask hides, float32 [B], the mean over them and the masks."""
+
+    def add(sum_B, mask_T):
+        known_BT = jnp.broadcast_to(~mask_T[None], codes.shape[:2])
+        nll_BT = generator.masked_nll(params, condition, codes, known_BT)[0]
+        return sum_B + jnp.mean(nll_BT, axis=-1, where=~known_BT), None
+
+    sum_B, _ = jax.lax.scan(add, jnp.zeros(codes.shape[:1]), masks_NT)
+    return sum_B / len(masks_NT)
+
+
+def one_pass(
+    generator: Generator, params: Any, condition: Any, samples: int
+) -> tuple[Callable, tuple[Any, ...]]:
+    """The program of one pass over all places, and its inputs, abstract; see `Prediction.step`."""
+    rows = jax.tree.leaves(condition)[0].shape[0] * samples
+
+    def read(params, condition):
+        return read_rows(generator, params, condition, rows, guided=False)
+
+    context = jax.eval_shape(read, params, condition)
+    codes = generator.codes.spec(rows)
+    known = jax.ShapeDtypeStruct(codes.shape[:2], jnp.bool_)
+
+    def step(params, context, codes, known):
+        hidden = generator.hidden(params, context, codes, known)
+        drawn = jnp.zeros((*known.shape, len(generator.codes.vocab)), jnp.int32)
+        return [
+            generator.factor_logits(params, hidden, drawn[..., :number])
+            for number in range(drawn.shape[-1])
+        ]
+
+    return step, (context, codes, known)
 
 
 def score_masks(length: int) -> np.ndarray:
@@ -281,7 +324,7 @@ def score_masks(length: int) -> np.ndarray:
 # ------------------------------------------------------------------ one step of drawing
 
 
-def _read(generator: Generator, params: Any, condition: Any, batch: int, guided: bool) -> Any:
+def read_rows(generator: Generator, params: Any, condition: Any, batch: int, guided: bool) -> Any:
     """What the network makes of the conditions, a row for each example, and for each without."""
     rows = condition
     if guided:
@@ -353,8 +396,8 @@ def _at(values_BTV: jax.Array, ids_BT: jax.Array) -> jax.Array:
     return jnp.take_along_axis(values_BTV, ids_BT[..., None], axis=-1)[..., 0]
 
 
-def _each(known_BT: jax.Array, codes: jax.Array) -> jax.Array:
-    """Of each place, for all factors of its code."""
+def of_factors(known_BT: jax.Array, codes: jax.Array) -> jax.Array:
+    """Of each place, bool [B, T], for all factors of its code."""
     known = jnp.reshape(known_BT, known_BT.shape + (1,) * (codes.ndim - 2))
     return jnp.broadcast_to(known, codes.shape)
 

@@ -106,6 +106,7 @@ class Reconstruction:
       images: float32 [B, height, width, 3], near [0, 1] but not clipped; None where a kind's loss
         is on something else than pictures.
       raw: float32 [B, height, width, C], the decoder's own values, of which `images` are made.
+        In training both may be [B K, ...], K of each picture side by side, such as at K rates.
       codes: of the images, as `encode` gives them.
       terms: float32 scalars, the kind's own terms of the loss, by name and without a weight.
       quantized: what the kind's `restart` wants to know of this pass.
@@ -310,6 +311,19 @@ class Tokenizer:
     def mixes(self) -> bool:
         """Whether the kind has `draw_mean`."""
         return type(self).draw_mean is not Tokenizer.draw_mean
+
+    def follow(self, before: Any, after: Any, out: Reconstruction) -> Any:
+        """Parameters after a step, with those that follow running means and no gradients.
+
+        Args:
+          before, after: of all parts, before and after the optimizer's step.
+          out: the pass just done.
+        """
+        raise NotImplementedError
+
+    def follows(self) -> bool:
+        """Whether there are such parameters."""
+        return False
 
     def restart(
         self, params: Any, share: jax.Array, out: Reconstruction, below: float, key: jax.Array

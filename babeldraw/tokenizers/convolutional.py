@@ -38,7 +38,7 @@ class ConvolutionalConfig:
       channels: C at full size.
       multipliers: of C, for each level from full size on; each level but the last halves.
       encoder_blocks, decoder_blocks: residual blocks of a level, 2 and 2; 2 and 3 in taming and
-        LlamaGen, 4 and 5 in IBQ.
+        LlamaGen, 4 and 5 in IBQ, 2 and none in icetk.
       middle_blocks: residual blocks between the last level and the latents.
       latent_channels: of the latents.
       latent_kernel: side of the encoder's last filter, 1; 3 in taming.
@@ -75,11 +75,13 @@ class ConvolutionalConfig:
 
     def __post_init__(self):
         path = "tokenizer.network"
-        for (
-            name
-        ) in "channels encoder_blocks decoder_blocks middle_blocks latent_channels groups".split():
+        for name in "channels encoder_blocks middle_blocks latent_channels groups".split():
             value = getattr(self, name)
             require(value >= 1, f"{path}.{name} is {value}; at least 1 is needed")
+        require(
+            self.decoder_blocks >= 0,
+            f"{path}.decoder_blocks is {self.decoder_blocks}; at least 0 is needed",
+        )
         require(
             len(self.multipliers) >= 1 and min(self.multipliers) >= 1,
             f"{path}.multipliers is {self.multipliers}; one of at least 1 for each level is needed",

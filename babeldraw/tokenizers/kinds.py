@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 from babeldraw.config import OfKind
 from babeldraw.tokenizers.base import Tokenizer
+from babeldraw.tokenizers.hierarchy import HierarchyConfig, HierarchyTokenizer
 from babeldraw.tokenizers.nested_vae import NestedVAEConfig, NestedVAETokenizer
 from babeldraw.tokenizers.proxies import PROXIES
 from babeldraw.tokenizers.titok import TiTokConfig, TiTokTokenizer
@@ -14,6 +15,7 @@ TOKENIZERS: dict[str, tuple[type, type[Tokenizer]]] = {
     **PROXIES,
     "titok": (TiTokConfig, TiTokTokenizer),
     "nested_vae": (NestedVAEConfig, NestedVAETokenizer),
+    "hierarchy": (HierarchyConfig, HierarchyTokenizer),
 }
 # The type of a section `tokenizer`, whichever kind it is of.
 TokenizerConfig = Annotated[Any, OfKind(TOKENIZERS)]

@@ -10,6 +10,7 @@ from babeldraw.config import OfKind
 from babeldraw.tokenizers.base import Reconstruction, Tokenizer
 from babeldraw.tokenizers.index_backpropagation import IBQConfig
 from babeldraw.tokenizers.lookup_free import FSQConfig, LFQConfig
+from babeldraw.tokenizers.running_mean import RunningMeanConfig
 from babeldraw.tokenizers.vector_quantizers import ResidualVQConfig, VQConfig
 
 # By the field `kind` of the section `quantizer`.
@@ -19,6 +20,7 @@ QUANTIZERS: dict[str, tuple[type]] = {
     "ibq": (IBQConfig,),
     "lfq": (LFQConfig,),
     "fsq": (FSQConfig,),
+    "running_mean": (RunningMeanConfig,),
 }
 QuantizerConfig = Annotated[Any, OfKind(QUANTIZERS)]
 
@@ -53,6 +55,13 @@ class QuantizingTokenizer(Tokenizer):
 
     def check_split(self, devices: int) -> None:
         self.config.quantizer.check_split(devices)
+
+    def follow(self, before: Any, after: Any, out: Reconstruction) -> Any:
+        book = self.config.quantizer.follow(before["codebook"], out.quantized)
+        return {**after, "codebook": book}
+
+    def follows(self) -> bool:
+        return self.config.quantizer.follows()
 
     def restart(
         self, params: Any, share: jax.Array, out: Reconstruction, below: float, key: jax.Array

@@ -66,6 +66,19 @@ class Quantizer:
         """
         raise NotImplementedError
 
+    def follow(self, params: Any, q: Quantized) -> Any:
+        """Parameters after a step that moves them by what was quantized, not by gradients.
+
+        Args:
+          params: of the module, before the step.
+          q: of the step's batch.
+        """
+        raise NotImplementedError
+
+    def follows(self) -> bool:
+        """Whether the kind has `follow`."""
+        return type(self).follow is not Quantizer.follow
+
     def restart(
         self, params: Any, share: jax.Array, q: Quantized, below: float, key: jax.Array
     ) -> tuple[Any, jax.Array]:

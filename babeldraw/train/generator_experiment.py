@@ -133,6 +133,12 @@ class GeneratorExperiment(Experiment):
             f"config.data.source is {self.data.source!r}, config.condition.kind "
             f"{self.condition.kind!r}; leave it out",
         )
+        drawing = [n for n, one in vars(evaluators).items() if hasattr(one, "sampling")]
+        require(
+            self.condition.in_words or not drawing,
+            f"config.evaluators.{'/'.join(drawing)} draws what words ask for and the run draws "
+            f"from {self.condition.drawn_from}; set it to None",
+        )
         if evaluators.linear_probe is not None:
             require(
                 hasattr(self.generator, "features"),
@@ -157,8 +163,9 @@ class GeneratorExperiment(Experiment):
     def generator(self) -> Generator:
         """The network, as pure functions of its parameters."""
         tokenizer = self.made_codes_by
+        condition = self.condition.bound(lambda: tokenizer)
         levels = None if self.levels is None else self.levels.of(tokenizer)
-        return make_generator(self.model, self.condition, tokenizer.codes, levels)
+        return make_generator(self.model, condition, tokenizer.codes, levels)
 
     @property
     def made_codes_by(self) -> Tokenizer:
@@ -246,6 +253,11 @@ class GeneratorExperiment(Experiment):
             "have; take kind=text, or give the objective batches of your own",
         )
         self._check_stored_states(source)
+        require(
+            self.condition.in_words or self.data.source != "tokens",
+            "config.data.source is 'tokens', which holds codes of one level, and the run draws "
+            f"from {self.condition.drawn_from}; train on pictures",
+        )
         require(
             evaluators.linear_probe is None or found >= 2,
             f"config.evaluators.linear_probe needs classes and {source.name} has {found}; set it "

@@ -100,7 +100,7 @@ def test_bfloat16_is_near_float32():
     [
         ({"channels": 100}, "channels is 100, which groups=32 does not divide"),
         ({"multipliers": ()}, "multipliers is (); one of at least 1"),
-        ({"decoder_blocks": 0}, "decoder_blocks is 0; at least 1"),
+        ({"decoder_blocks": -1}, "decoder_blocks is -1; at least 0"),
         ({"latent_kernel": 2}, "latent_kernel is 2; the choices are 1, 3"),
         ({"shortcut": "both"}, "shortcut is 'both'; the choices are input, output"),
         ({"down": "max"}, "down is 'max'; the choices are average, convolution"),

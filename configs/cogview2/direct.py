@@ -1,0 +1,50 @@
+"""CogView2's direct super-resolution: 20 x 20 codes to 60 x 60 in one pass, on a frozen CogLM.
+
+    babeldraw train --config=configs/cogview2/direct.py --workdir=runs/cogview2_direct \\
+        --config.tokenizer_run=runs/cogview2_tokenizer --config.data.path=laion400m \\
+        --config.starts="({'run': 'runs/cogview2_coglm', 'names': '...'},)"
+
+Ding et al., "CogView2", 2022, and its public code: 48 blocks of 3,072, projections of attention of
+the large codes' own (1.81B beside the base's), 96 pieces of text, windows of 5 x 5 of the small
+grid and 9 x 5 of the large one; pictures of at least 480 px. Its training was never released:
+batch, rate and steps here are ours. configs/emoji/enlarger.py says what `starts` holds. Not trained
+here.
+"""
+
+from ml_collections import ConfigDict
+
+from babeldraw.train.presets import complete, load_config
+
+BASE = load_config("../babeldraw/3b.py", beside=__file__)
+TOKENIZER = load_config("tokenizer.py", beside=__file__)
+DECODER = {
+    "blocks": 48,
+    "heads": 48,
+    "dim": 3072,
+    "hidden": 12_288,
+    "activation": "gelu",
+    "bias": True,
+    "compute": {"dtype": "bfloat16", "remat": "full"},
+}
+TEXT = {"kind": "text", "vocab_size": 130_000, "length": 96, "dropout": 0.0}
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    """`variant`: empty, or runlocal for a few quick steps."""
+    config = BASE.to_dict()
+    config["optimizer"]["groups"] = ({"names": r"^(?!.*\bfine\b)", "rate": 0.0},)
+    config |= {
+        "tokenizer": TOKENIZER.to_dict()["tokenizer"],
+        "level": "8x3",
+        "condition": {
+            "kind": "several",
+            "dropout": 0.0,
+            "parts": {"text": TEXT, "codes": {"kind": "codes", "level": "8"}},
+        },
+        "model": {"kind": "enlarger", "decoder": DECODER},
+        "prediction": {"kind": "refinement", "tile": ((1,),), "ratios": (1.0,)},
+        # Its 100 likeliest are clusters of codes, here codes.
+        "sampling": {"temperature": 1.5, "top_ks": "100"},
+        "evaluators": {"samples": None},
+    }
+    return complete(config, variant)

@@ -1,0 +1,29 @@
+"""CogView2's iterative super-resolution (LoPAR): 60 x 60 codes drawn again in six passes.
+
+    babeldraw train --config=configs/cogview2/iterative.py --workdir=runs/cogview2_iterative \\
+        --config.tokenizer_run=runs/cogview2_tokenizer --config.data.path=laion400m \\
+        --config.starts="({'run': 'runs/cogview2_coglm', 'names': '(?!fine/).*'},)"
+
+Ding et al., "CogView2", 2022, and its public code: all of CogLM learns, for 20,000 steps, with one
+of the shares .2, .4, .6, .8 and .9 masked; the first 16 pieces of the text, a window of 9 x 5. Its
+training was never released: batch and rate here are ours. Not trained here.
+"""
+
+from ml_collections import ConfigDict
+
+from babeldraw.train.presets import complete, load_config
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    """`variant`: empty, or runlocal for a few quick steps."""
+    config = load_config("direct.py", beside=__file__).to_dict()
+    config["optimizer"]["groups"] = ()
+    config["train"] |= {"steps": 20_000}
+    config |= {
+        "condition": {**config["condition"]["parts"]["text"], "length": 16},
+        "model": {"kind": "refiner", "decoder": config["model"]["decoder"]},
+        "prediction": {"kind": "refinement"},
+        "sampling": {"temperature": 1.3},
+        "evaluators": {},
+    }
+    return complete(config, variant)

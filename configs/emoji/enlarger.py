@@ -1,0 +1,90 @@
+"""Direct super-resolution on emoji: 8 x 8 codes to 24 x 24 of one codebook, 64 px to 192 px.
+
+    babeldraw train --config=configs/emoji/enlarger.py:runs/emoji_coglm \\
+        --workdir=runs/emoji_enlarger --config.data.path=data/emoji_192
+
+The argument is a run of CogLM on level 8 of configs/emoji/hierarchy.py: its sizes and weights are
+taken, the projections of its attention twice, and it does not change (CogView2,
+configs/cogview2/direct.py). Without an argument all is fresh and all of it learns:
+
+    babeldraw train --config=configs/emoji/enlarger.py --workdir=runs/emoji_enlarger \\
+        --config.data.path=data/emoji_192 --config.tokenizer_run=runs/emoji_hierarchy
+
+Not trained to its end yet.
+"""
+
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from babeldraw.train.presets import complete, load_config
+from babeldraw.train.tuning import LOCAL, config_of, named_run
+
+DECODER = {
+    "blocks": 6,
+    "heads": 4,
+    "dim": 192,
+    "hidden": 768,
+    "activation": "gelu",
+    "bias": True,
+    "compute": {"scan": False},
+}
+# As configs/demo/coglm.py, for texts of 24 pieces and 64 codes.
+TABLES = {"start": 32, "positions": 128, "stddev": 0.1}
+# All but the large codes' own projections and positions.
+BASE = r"^(?!.*\bfine\b)"
+ATTENTION = "stack/blocks/attention"
+
+
+def starts(run: str) -> tuple[dict[str, str], ...]:
+    """From a run of CogLM: the projections of its attention for both streams, and all else."""
+    streams = (
+        {"run": run, "names": f"{ATTENTION}/{own}/(.*)", "theirs": rf"{ATTENTION}/\1"}
+        for own in ("base", "fine")
+    )
+    return *streams, {"run": run, "names": rf"(?!fine/|{ATTENTION}/).*"}
+
+
+def base_of(run: str) -> dict[str, Any]:
+    """Sections of a run of CogLM; without one those of a toy on the hierarchy."""
+
+    def otherwise() -> ConfigDict:
+        config = load_config("text_to_image.py", beside=__file__)
+        config.tokenizer = load_config("hierarchy.py", beside=__file__).tokenizer
+        config.model = ConfigDict({"kind": "coglm", "decoder": DECODER, **TABLES})
+        return config
+
+    return config_of(run, "generator", otherwise)
+
+
+def from_base(base: dict[str, Any], kind: str, **more: Any) -> dict[str, Any]:
+    """The section `model` of a network that begins from a run of CogLM."""
+    names = ("decoder", "start", "positions", "specials", "stddev")
+    return {"kind": kind, **{n: base["model"][n] for n in names if n in base["model"]}, **more}
+
+
+def get_config(argument: str = "") -> ConfigDict:
+    """`argument`: a run of CogLM; runlocal for a few quick steps."""
+    run, word = named_run(argument)
+    base = base_of(run)
+    optimizer = dict(base["optimizer"])
+    if run:
+        optimizer["groups"] = ({"names": BASE, "rate": 0.0},)
+    text = {**base["condition"], "dropout": 0.0}
+    config = {
+        **base,
+        "level": "8x3",
+        "starts": starts(run) if run else (),
+        "condition": {
+            "kind": "several",
+            "dropout": 0.0,
+            "parts": {"text": text, "codes": {"kind": "codes", "level": "8"}},
+        },
+        "model": from_base(base, "enlarger", frozen_base=bool(run)),
+        # All codes at once, each by itself.
+        "prediction": {"kind": "refinement", "tile": ((1,),), "ratios": (1.0,)},
+        "sampling": {"temperature": 1.0, "top_ks": "100"},
+        "optimizer": optimizer,
+        "evaluators": {"validation_loss": base["evaluators"]["validation_loss"], "samples": None},
+    }
+    return complete(config, LOCAL if word == LOCAL else "")
