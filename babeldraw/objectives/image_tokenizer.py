@@ -213,7 +213,7 @@ class ImageTokenizerObjective:
         """
         dropout_key, restart_key = jax.random.split(key)
         grads, metrics, out, state = self._backward(state, batch, dropout_key)
-        images = _beside(to_float(batch["image"]), out.raw)
+        images = losses.beside(to_float(batch["image"]), out.raw)
         before, state = state, self._apply_gradients(state, grads)
         if self._tokenizer.follows() and "quantizer" in self.train_groups:
             followed = self._tokenizer.follow(before.params, state.params, out)
@@ -236,7 +236,7 @@ class ImageTokenizerObjective:
         """An adaptive weight, which gradients make, is left out: the term has its plain weight."""
         dropout_key, _ = jax.random.split(key)
         out = self._reconstruct(state, self._trained(state.params), batch, dropout_key)
-        images = _beside(to_float(batch["image"]), out.raw)
+        images = losses.beside(to_float(batch["image"]), out.raw)
         loss, metrics = self._reconstruction_loss(out.raw, images, state.frozen)
         for name, term in out.terms.items():
             loss = loss + self._weight(name) * term
@@ -303,7 +303,7 @@ class ImageTokenizerObjective:
 
         trained = self._trained(state.params)
         (raw, terms), pull, out = jax.vjp(forward, trained, has_aux=True)
-        images = _beside(to_float(batch["image"]), raw)
+        images = losses.beside(to_float(batch["image"]), raw)
         gradients = jax.value_and_grad(self._reconstruction_loss, has_aux=True)
         (loss, metrics), gradient = gradients(raw, images, state.frozen)
         weights = {name: jnp.asarray(self._weight(name), jnp.float32) for name in terms}
@@ -447,9 +447,3 @@ class ImageTokenizerObjective:
     @functools.cached_property
     def _optimizer(self) -> optax.GradientTransformation:
         return make_optimizer(self.optimizer, self._trained(self._parameter_axes))
-
-
-def _beside(images: jax.Array, raw: jax.Array | None) -> jax.Array:
-    """Each picture as often as it is drawn, [B K, ...]; see `Reconstruction`."""
-    times = 1 if raw is None else raw.shape[0] // images.shape[0]
-    return images if times == 1 else jnp.repeat(images, times, axis=0)

@@ -170,3 +170,9 @@ def adaptive_weight(reconstruction: Any, adversarial: Any) -> jax.Array:
     """
     ratio = optax.tree.norm(reconstruction) / (optax.tree.norm(adversarial) + 1e-4)
     return jax.lax.stop_gradient(jnp.clip(ratio, 0.0, 1e4))
+
+
+def beside(images: jax.Array, raw: jax.Array | None) -> jax.Array:
+    """Each picture as often as it is drawn, [B K, ...]; see `Reconstruction`."""
+    times = 1 if raw is None else raw.shape[0] // images.shape[0]
+    return images if times == 1 else jnp.repeat(images, times, axis=0)

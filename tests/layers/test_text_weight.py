@@ -57,9 +57,10 @@ def expected(weight):
     return np.einsum("BNTH,NHD->BTD", rows, p["out"]["weight"]), roles != EMPTY
 
 
-def close(found, wanted, rows=slice(None)):
-    out, there = wanted
-    found, out, there = (np.asarray(a)[:, rows] for a in (found, out, there))
+def close(found, wanted, slots=slice(None)):
+    """`found` is of these slots."""
+    out, there = (a[:, slots] for a in wanted)
+    found = np.asarray(found)
     np.testing.assert_allclose(found[there], out[there], atol=1e-5, rtol=1e-5)
 
 

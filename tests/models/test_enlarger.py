@@ -389,18 +389,8 @@ def test_pictures_that_the_level_s_do_not_divide_are_told():
 @pytest.mark.parametrize(
     ("config", "condition", "codes", "line"),
     [
-        (
-            DIRECT.config,
-            with_text(),
-            Codes((4, 7), (V,)),
-            "4 x 7 codes .* one of 2 x 3, which",
-        ),
-        (
-            DIRECT.config,
-            with_text(),
-            Codes((5, 6), (V,)),
-            "5 x 6 codes .* one of 2 x 3, which",
-        ),
+        (DIRECT.config, with_text(), Codes((4, 7), (V,)), "4 x 7 codes .* one of 2 x 3, which"),
+        (DIRECT.config, with_text(), Codes((5, 6), (V,)), "5 x 6 codes .* one of 2 x 3, which"),
         (DIRECT.config, with_text(), Codes(FINE, (7,)), "both are of one codebook"),
         (DIRECT.config, TEXT, Codes(FINE, (V,)), "kind=enlarger and config.condition.kind=text"),
         (DIRECT.config, with_text(), Codes((T,), (V,)), "draws a grid of codes of one number each"),
@@ -418,12 +408,7 @@ def test_pictures_that_the_level_s_do_not_divide_are_told():
             Codes(FINE, (V,)),
             "reads pieces of a text and the condition is of a class; take kind=text",
         ),
-        (
-            ITERATIVE.config,
-            with_text(),
-            Codes(FINE, (V,)),
-            "kind=refiner and config.condition",
-        ),
+        (ITERATIVE.config, with_text(), Codes(FINE, (V,)), "kind=refiner and config.condition"),
         (
             dataclasses.replace(ITERATIVE.config, factor=3),
             TEXT,

@@ -16,9 +16,9 @@ from babeldraw.prediction.coglm import CogLMPrediction, CogLMSampling, Odds, poi
 from tests.models.test_coglm import NETWORK, PICTURES, TEXT_3S, T, filled, params
 
 ONLY = {
-    "text_to_image": CogLMPrediction(Odds(1.0, 0.0, 0.0), patch=2),
-    "image_to_text": CogLMPrediction(Odds(0.0, 1.0, 0.0), patch=2),
-    "text": CogLMPrediction(Odds(0.0, 0.0, 1.0), patch=2),
+    "text_to_image": CogLMPrediction(odds=Odds(1.0, 0.0, 0.0), patch=2),
+    "image_to_text": CogLMPrediction(odds=Odds(0.0, 1.0, 0.0), patch=2),
+    "text": CogLMPrediction(odds=Odds(0.0, 0.0, 1.0), patch=2),
 }
 KEYS = example_keys(jax.random.key(0), 3)
 JOINT = Joint(50, 30, (8, 8), 12, 16)
@@ -30,7 +30,7 @@ def loss(prediction, text=TEXT_3S):
 
 
 def test_each_masking_comes_by_its_odds():
-    prediction = CogLMPrediction(Odds(3.0, 2.0, 1.0), patch=4)
+    prediction = CogLMPrediction(odds=Odds(3.0, 2.0, 1.0), patch=4)
     text, codes = jnp.arange(1, 13, dtype=jnp.int32), jnp.zeros(64, jnp.int32)
     keys = jax.random.split(jax.random.key(1), 3000)
     arranged = jax.vmap(functools.partial(prediction.arranged, JOINT, text, codes))
@@ -108,16 +108,17 @@ def test_a_hole_is_drawn_from_both_sides_and_the_rest_stays():
 
 
 def test_more_weight_on_the_text_draws_otherwise():
+    """By a draw at full temperature: a likeliest code may be the same with any weight."""
     draw = jax.jit(functools.partial(ONLY["text_to_image"].draw, NETWORK, guided=False))
-    keys = jax.random.split(jax.random.key(0), 3)
-    plain, weighted, zero = (
-        np.asarray(draw(params(), TEXT_3S, keys, CogLMSampling(text_weight=w).traced()))
+    text, keys = jnp.repeat(TEXT_3S, 32, axis=0), jax.random.split(jax.random.key(0), 96)
+    plain, weighted, again = (
+        np.asarray(draw(params(), text, keys, CogLMSampling(text_weight=w, temperature=8).traced()))
         for w in (0.0, 3.0, 0.0)
     )
-    np.testing.assert_array_equal(plain, zero)
-    assert plain.shape == (3, T) and np.any(plain[:2] != weighted[:2])
+    np.testing.assert_array_equal(plain, again)
+    assert plain.shape == (96, T) and np.any(plain[:64] != weighted[:64])
     # A row without a text has no columns to weigh.
-    np.testing.assert_array_equal(plain[2], weighted[2])
+    np.testing.assert_array_equal(plain[64:], weighted[64:])
 
 
 @pytest.mark.parametrize(
