@@ -210,10 +210,7 @@ def test_the_command_goes_on_from_a_picture(sample, old):
         (["--image=OLD/none.png", "--rows=1"], "--image=OLD/none.png: "),
         (["--num=2", "--keep=3"], "--keep is 3 and --num 2; give 1 to 2"),
         (["--num=2", "--keep=1"], "nothing says which are best; give --judge"),
-        (
-            ["--num=2", "--keep=1", "--judge=RUN"],
-            "model.kind=babeldraw, which tells no pictures; name one of coglm",
-        ),
+        (["--num=2", "--keep=1", "--judge=RUN"], "kind=babeldraw, which tells no pictures"),
         (["--class=1"], "a class is given and the run draws from a text; leave it out"),
         (["--guidance_schedule=up"], "guidance_schedule is 'up'; the choices are constant"),
         (["--model_parallel=64"], "64"),

@@ -67,7 +67,14 @@ def packed(given):
     return jax.jit(objective(True).gradients)(*given, KEY)
 
 
-@pytest.mark.parametrize("other", [objective(False), objective(True, accumulation=2)])
+@pytest.mark.parametrize(
+    "other",
+    [
+        objective(False),
+        pytest.param(objective(True, accumulation=2), marks=pytest.mark.slow),
+    ],
+    ids=["not packed", "in shares"],
+)
 def test_packed_or_not_and_in_shares_a_step_is_the_same(given, packed, other):
     grads, metrics = jax.jit(other.gradients)(*given, KEY)
     assert metrics.keys() == packed[1].keys() >= {"loss", "loss_1", "loss_2", "loss_4"}

@@ -90,6 +90,7 @@ def begun(config):
     return flatten(initial_state(experiment, objective, jax.random.key(0), places).params)
 
 
+@pytest.mark.slow
 def test_a_published_first_stage_is_gone_on_from(first):
     """Its own weights, and the decoder of the proxy that it was imported with."""
     state = held(first)
@@ -102,6 +103,7 @@ def test_a_published_first_stage_is_gone_on_from(first):
         np.testing.assert_array_equal(array, expected[name])
 
 
+@pytest.mark.slow
 def test_a_published_second_stage_is_gone_on_from(imported):
     run = imported("stage2")
     expected, found = flatten(held(run)["params"]), begun(tuning(run))
