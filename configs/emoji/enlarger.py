@@ -52,6 +52,8 @@ def base_of(run: str) -> dict[str, Any]:
         config = load_config("text_to_image.py", beside=__file__)
         config.tokenizer = load_config("hierarchy.py", beside=__file__).tokenizer
         config.model = ConfigDict({"kind": "coglm", "decoder": DECODER, **TABLES})
+        # Its table of words is one with that of codes.
+        config.optimizer.groups = ()
         return config
 
     return config_of(run, "generator", otherwise)
