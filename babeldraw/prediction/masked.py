@@ -347,32 +347,59 @@ def _drawn(
     guided: bool,
 ) -> tuple[jax.Array, jax.Array]:
     """A code at every place, and how sure it is, float32 [B, T]."""
-
-    def rows(array: jax.Array) -> jax.Array:
-        return jnp.concatenate([array, array]) if guided else array
-
     gone = (number + 1).astype(jnp.float32) / settings.steps
-    hidden = generator.hidden(params, context, rows(codes), rows(known_BT))
-    drawn: list[jax.Array] = []
-    logit_BT = log_p_BT = jnp.zeros(known_BT.shape, jnp.float32)
-    for factor in range(len(generator.codes.vocab)):
-        earlier = rows(jnp.stack(drawn, axis=-1)) if drawn else None
-        logits_BTV = generator.factor_logits(params, hidden, earlier).astype(jnp.float32)
-        if guided:
-            logits_BTV = guide(*jnp.split(logits_BTV, 2), _guidance(settings, number))
+    sums = {"logit": 0.0, "log_p": 0.0}
+
+    def choose(factor: int, logits_BTV: jax.Array) -> jax.Array:
         divisor = settings.logits_temperature + settings.logits_annealing * (1 - gone)
         logits_BTV = logits_BTV / divisor
         temperature = settings.temperature * (1 - settings.temperature_falls * gone)
         noise_BTV = _noise(keys_B, factor, logits_BTV.shape[1:])
         new_BT = jnp.argmax(logits_BTV + temperature * noise_BTV, axis=-1).astype(jnp.int32)
-        logit_BT += _at(logits_BTV, new_BT)
-        log_p_BT += _at(jax.nn.log_softmax(logits_BTV), new_BT)
-        drawn.append(new_BT)
-    noise_BT = _noise(keys_B, len(drawn), known_BT.shape[1:])
+        sums["logit"] += _at(logits_BTV, new_BT)
+        sums["log_p"] += _at(jax.nn.log_softmax(logits_BTV), new_BT)
+        return new_BT
+
+    guidance = _guidance(settings, number) if guided else None
+    drawn = by_factors(generator, params, context, codes, known_BT, guidance, choose)
+    noise_BT = _noise(keys_B, len(generator.codes.vocab), known_BT.shape[1:])
     noise_BT = settings.choice_temperature * (1 - gone) * noise_BT
     late_BT = _places_by_order(generator.codes.shape, known_BT.shape)
-    sure_BT = jnp.stack([logit_BT + noise_BT, log_p_BT + noise_BT, -late_BT])[settings.order]
-    return drawn[0] if len(drawn) == 1 else jnp.stack(drawn, axis=-1), sure_BT
+    sure_BT = jnp.stack([sums["logit"] + noise_BT, sums["log_p"] + noise_BT, -late_BT])
+    return drawn, sure_BT[settings.order]
+
+
+def by_factors(
+    generator: Generator,
+    params: Any,
+    context: Any,
+    codes: jax.Array,
+    known_BT: jax.Array,
+    guidance: jax.Array | None,
+    choose: Callable[[int, jax.Array], jax.Array],
+) -> jax.Array:
+    """A code at every place in one pass, each factor given those drawn before it.
+
+    Args:
+      generator, params: the network.
+      context: of `read_rows`.
+      codes: as `Codes` says, of which the network sees those of `known_BT`, bool [B, T].
+      guidance: float32 []; None: none.
+      choose: from a factor's number and its logits, float32 [B, T, V], to int32 [B, T].
+    """
+
+    def rows(array: jax.Array) -> jax.Array:
+        return array if guidance is None else jnp.concatenate([array, array])
+
+    hidden = generator.hidden(params, context, rows(codes), rows(known_BT))
+    drawn: list[jax.Array] = []
+    for factor in range(len(generator.codes.vocab)):
+        earlier = rows(jnp.stack(drawn, axis=-1)) if drawn else None
+        logits_BTV = generator.factor_logits(params, hidden, earlier).astype(jnp.float32)
+        if guidance is not None:
+            logits_BTV = guide(*jnp.split(logits_BTV, 2), guidance)
+        drawn.append(choose(factor, logits_BTV))
+    return drawn[0] if len(drawn) == 1 else jnp.stack(drawn, axis=-1)
 
 
 def _guidance(settings: MaskedSettings, number: jax.Array) -> jax.Array:

@@ -25,9 +25,15 @@ from babeldraw.prediction.logits import (
     check_temperature,
     filter_logits,
     guidance_at,
-    guide,
 )
-from babeldraw.prediction.masked import masked_loss, masked_score, of_factors, one_pass, read_rows
+from babeldraw.prediction.masked import (
+    by_factors,
+    masked_loss,
+    masked_score,
+    of_factors,
+    one_pass,
+    read_rows,
+)
 
 # CogView2's code: in pass r = 1, 2, ... the cells of at least r are masked; those of 0 and -1 and
 # -2 never are.
@@ -208,8 +214,14 @@ class RefinementPrediction(Prediction):
             masked_BT = jnp.broadcast_to(masks_RT[number][None], kept_BT.shape)
             masked_BT = ~kept_BT & (masked_BT | (empty_BT & (number == 0)))
             own_B = jax.vmap(jax.random.fold_in, (0, None))(keys, number)
-            own, share = settings.of_pass(number), (number, self.passes)
-            new = _drawn(generator, params, context, codes, ~masked_BT, own_B, own, share, guided)
+            own = settings.of_pass(number)
+
+            def choose(factor, logits_BTV):
+                keys_B = jax.vmap(jax.random.fold_in, (0, None))(own_B, factor)
+                return _chosen(keys_B, logits_BTV, own)
+
+            guidance = guidance_at(own, number, self.passes) if guided else None
+            new = by_factors(generator, params, context, codes, ~masked_BT, guidance, choose)
             return jnp.where(of_factors(masked_BT, codes), new, codes), None
 
         return jax.lax.scan(one, codes, jnp.arange(self.passes))[0]
@@ -234,34 +246,6 @@ def ratio_masks(ratios: tuple[float, ...], length: int) -> np.ndarray:
     """bool [ratios, T]: masks of these shares, the same at all times."""
     rng = np.random.default_rng(0)
     return np.stack([rng.permutation(length) < max(round(ratio * length), 1) for ratio in ratios])
-
-
-def _drawn(
-    generator: Generator,
-    params: Any,
-    context: Any,
-    codes: jax.Array,
-    known_BT: jax.Array,
-    keys_B: jax.Array,
-    settings: Settings,
-    share: tuple[jax.Array, int],
-    guided: bool,
-) -> jax.Array:
-    """A code at every place; `share`: the number of the pass, and how many there are."""
-
-    def rows(array: jax.Array) -> jax.Array:
-        return jnp.concatenate([array, array]) if guided else array
-
-    hidden = generator.hidden(params, context, rows(codes), rows(known_BT))
-    drawn: list[jax.Array] = []
-    for factor in range(len(generator.codes.vocab)):
-        earlier = rows(jnp.stack(drawn, axis=-1)) if drawn else None
-        logits_BTV = generator.factor_logits(params, hidden, earlier).astype(jnp.float32)
-        if guided:
-            logits_BTV = guide(*jnp.split(logits_BTV, 2), guidance_at(settings, *share))
-        own_B = jax.vmap(jax.random.fold_in, (0, None))(keys_B, factor)
-        drawn.append(_chosen(own_B, logits_BTV, settings))
-    return drawn[0] if len(drawn) == 1 else jnp.stack(drawn, axis=-1)
 
 
 def _chosen(keys_B: jax.Array, logits_BTV: jax.Array, settings: Settings) -> jax.Array:

@@ -6,14 +6,15 @@ differ from it in the fields of `ConvolutionalConfig`.
 """
 
 import dataclasses
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from babeldraw.config import require
+from babeldraw.config import require, to_dict
 from babeldraw.layers.attention import Attention
-from babeldraw.layers.block import DTYPES, ComputeConfig
+from babeldraw.layers.block import DTYPES, ComputeConfig, without_compute
 from babeldraw.layers.convolution import Conv
 from babeldraw.layers.linear import Einsum
 from babeldraw.layers.norms import GroupNorm
@@ -28,6 +29,9 @@ SHORTCUTS = ("input", "output")
 DOWNS = {"average": None, "convolution": ((0, 1), (0, 1)), "centred": ((1, 1), (1, 1))}
 # How it doubles: nearest before a 3 x 3 convolution, or that one's channels to places behind it.
 UPS = ("nearest", "depth_to_space")
+
+# The fields that make no codes.
+DECODER_FIELDS = ("decoder_blocks", "up", "adaptive")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -254,12 +258,28 @@ def ascend(config: ConvolutionalConfig, x_BhwC: jax.Array, level: int) -> jax.Ar
     return up(enlarge(x_BhwC, 2)) if nearest else depth_to_space(up(x_BhwC), 2)
 
 
+def fields_of_codes(config: ConvolutionalConfig) -> dict[str, Any]:
+    """The fields that make codes; defaults are left out: a new field changes no identity."""
+    network = without_compute(to_dict(config, defaults=False))
+    return {name: network[name] for name in network if name not in DECODER_FIELDS}
+
+
 def to_latents(config: ConvolutionalConfig, x_BhwC: jax.Array) -> jax.Array:
     """From the last level, or what is as wide, float32 [B, h, w, latents]; layers of the caller."""
     x_BhwC = _normed(config, _middle(config)(x_BhwC), "norm")
     kernel = (config.latent_kernel,) * 2
     last = Conv(config.latent_channels, kernel, dtype=config.dtype, name="last")
     return last(x_BhwC).astype(jnp.float32)
+
+
+class ToLatents(nn.Module):
+    """`to_latents` as layers of its own, [B, h, w, C] -> float32 [B, h, w, latents]."""
+
+    config: ConvolutionalConfig
+
+    @nn.compact
+    def __call__(self, x_BhwC: jax.Array) -> jax.Array:
+        return to_latents(self.config, x_BhwC)
 
 
 def from_latents(config: ConvolutionalConfig, z_BhwC: jax.Array) -> jax.Array:

@@ -15,20 +15,18 @@ import jax
 import jax.numpy as jnp
 
 from babeldraw.config import require, to_dict
-from babeldraw.layers.block import without_compute
 from babeldraw.tokenizers.base import Codes, Reconstruction
 from babeldraw.tokenizers.convolutional import (
     ConvolutionalConfig,
     ConvolutionalDecoder,
+    ToLatents,
     descend,
-    to_latents,
+    fields_of_codes,
 )
 from babeldraw.tokenizers.pixels import CHANNELS, to_images
 from babeldraw.tokenizers.quantizers import QuantizerConfig, QuantizingTokenizer
 from babeldraw.tokenizers.running_mean import RunningMeanConfig
 
-# The fields of `network` that make no codes.
-DECODER_FIELDS = ("decoder_blocks", "up")
 # icetk's to 4 pixels, and two levels below it.
 NETWORK = ConvolutionalConfig(
     multipliers=(1, 2, 4, 4, 4),
@@ -135,7 +133,7 @@ class HierarchicalEncoder(nn.Module):
         network = self.config.network
         maps = descend(network, x_BHWC, strides[-1].bit_length())
         return {
-            stride: _ToLatents(
+            stride: ToLatents(
                 dataclasses.replace(
                     network, multipliers=network.multipliers[: stride.bit_length()]
                 ),
@@ -143,16 +141,6 @@ class HierarchicalEncoder(nn.Module):
             )(maps[stride.bit_length() - 1])
             for stride in strides
         }
-
-
-class _ToLatents(nn.Module):
-    """`to_latents` of one rate."""
-
-    config: ConvolutionalConfig
-
-    @nn.compact
-    def __call__(self, x_BhwC: jax.Array) -> jax.Array:
-        return to_latents(self.config, x_BhwC)
 
 
 class Hierarchy(nn.Module):
@@ -250,9 +238,8 @@ class HierarchyTokenizer(QuantizingTokenizer):
 
     @property
     def code_fields(self) -> dict[str, Any]:
-        network = without_compute(to_dict(self.config.network, defaults=False))
         return {
-            "network": {name: network[name] for name in network if name not in DECODER_FIELDS},
+            "network": fields_of_codes(self.config.network),
             "quantizer": self.config.quantizer.code_fields,
             "image_size": to_dict(self.image_size),
             "stride": self.stride,

@@ -16,22 +16,20 @@ import jax
 import jax.numpy as jnp
 
 from babeldraw.config import require, to_dict
-from babeldraw.layers.block import without_compute
 from babeldraw.layers.convolution import Conv
 from babeldraw.tokenizers.base import Codes, Reconstruction, Tokenizer
 from babeldraw.tokenizers.convolutional import (
     ConvolutionalConfig,
+    ToLatents,
     ascend,
     descend,
+    fields_of_codes,
     from_latents,
-    to_latents,
     to_values,
 )
 from babeldraw.tokenizers.gaussian import Drawn, Gaussian
 from babeldraw.tokenizers.pixels import CHANNELS, to_images
 
-# The fields of `network` that make no codes.
-DECODER_FIELDS = ("decoder_blocks", "up")
 # Latent diffusion's at 8 pixels (`configs/autoencoder_kl.py`), and two levels below it.
 NETWORK = ConvolutionalConfig(
     multipliers=(1, 2, 4, 4, 4, 4),
@@ -103,16 +101,6 @@ class NestedVAEConfig:
         return dataclasses.replace(self, network=network, image_size=(side, side))
 
 
-class _ToLatents(nn.Module):
-    """`to_latents` as one set of weights for all levels."""
-
-    config: ConvolutionalConfig
-
-    @nn.compact
-    def __call__(self, x_BhwC: jax.Array) -> jax.Array:
-        return to_latents(self.config, x_BhwC)
-
-
 class _FromLatents(nn.Module):
     """`from_latents` as one set of weights for all levels."""
 
@@ -143,7 +131,7 @@ class NestedEncoder(nn.Module):
         """
         network = self.config.network
         latents = dataclasses.replace(network, latent_channels=2 * network.latent_channels)
-        shared = _ToLatents(latents, name="to_latents")
+        shared = ToLatents(latents, name="to_latents")
         maps = descend(network, x_BHWC, self.config.depth(strides[-1]))
         return {
             stride: shared(
@@ -295,9 +283,8 @@ class NestedVAETokenizer(Tokenizer):
 
     @property
     def code_fields(self) -> dict[str, Any]:
-        network = without_compute(to_dict(self.config.network, defaults=False))
         return {
-            "network": {name: network[name] for name in network if name not in DECODER_FIELDS},
+            "network": fields_of_codes(self.config.network),
             "strides": to_dict(self.config.strides),
             "image_size": to_dict(self.config.image_size),
         }

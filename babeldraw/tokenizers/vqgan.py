@@ -15,21 +15,18 @@ import jax
 import jax.numpy as jnp
 
 from babeldraw.config import require, to_dict
-from babeldraw.layers.block import without_compute
 from babeldraw.layers.convolution import Conv
 from babeldraw.tokenizers.base import Reconstruction
 from babeldraw.tokenizers.convolutional import (
     ConvolutionalConfig,
     ConvolutionalDecoder,
     ConvolutionalEncoder,
+    fields_of_codes,
 )
 from babeldraw.tokenizers.gaussian import BottleneckConfig
 from babeldraw.tokenizers.grid import GridTokenizer
 from babeldraw.tokenizers.pixels import CHANNELS, to_images
 from babeldraw.tokenizers.quantizers import VQConfig
-
-# The fields of `network` that make no codes.
-DECODER_FIELDS = ("decoder_blocks", "up", "adaptive")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,11 +169,10 @@ class VQGANTokenizer(GridTokenizer):
 
     @property
     def code_fields(self) -> dict[str, Any]:
-        # Widths stand in the arrays. Defaults are left out: a new field changes no identity.
-        network = without_compute(to_dict(self.config.network, defaults=False))
+        # Widths stand in the arrays.
         set_here = to_dict(self.config, defaults=False)
         return {
-            "network": {name: network[name] for name in network if name not in DECODER_FIELDS},
+            "network": fields_of_codes(self.config.network),
             "quantizer": self.config.quantizer.code_fields,
             "image_size": to_dict(self.config.image_size),
             **{name: set_here[name] for name in ("projected", "centred") if name in set_here},

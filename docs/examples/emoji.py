@@ -15,7 +15,7 @@ alone where they are there:
                training, the demo's generator without guidance and with it, and a picture of both.
                10 minutes.
   long         a generator of 2.5 times the demo's steps on the demo's tokenizer, its figures
-               over minutes. 65 minutes.
+               over minutes. 75 minutes.
   sheet        what the generator draws for the prompts of the demo's page, chosen by seed 0:
                concepts side by side, of which the right half has a style that training never
                showed with it, and styles below each other. Of the long run where that is there,
@@ -23,7 +23,7 @@ alone where they are there:
   released     the generator as plain files for `babeldraw import --kind=run`, its tokenizer with
                it, in float16: of the long run where that is there, else of the demo.
 
-A run that was stopped goes on; two hours in all, by estimate.
+A run that was stopped goes on; two hours and a quarter in all, by estimate.
 """
 
 import argparse
