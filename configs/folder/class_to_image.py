@@ -20,4 +20,5 @@ def get_config(variant: str = "") -> ConfigDict:
     decoder = config["model"]["decoder"]
     config["condition"] = {"kind": "class", "num_classes": 10, "dropout": 0.1}
     config["model"] = {"kind": "vim", "decoder": decoder}
+    config["optimizer"]["groups"] = ()
     return complete(config, variant)
