@@ -329,6 +329,7 @@ def test_a_folder_that_cannot_teach(refused, tmp_path, pictures):
     assert not (tmp_path / "text.model").exists()
 
 
+@pytest.mark.slow
 def test_a_broken_picture_is_skipped_and_named_once(cli, tmp_path, pictures, caplog):
     broken = pictures / "broken.png"
     broken.write_bytes((pictures / "3.png").read_bytes()[:100])

@@ -28,6 +28,7 @@ def test_both_forms_are_timed_and_their_memory_told(cli, tmp_path):
     assert {*report["memory_mib"]} == {"96", "2048"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("entropy", [False, True])
 def test_both_forms_are_the_same_function(entropy):
     inputs = drawn(100, 24, 6)

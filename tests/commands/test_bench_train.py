@@ -45,6 +45,7 @@ def check_run(run, steps):
     assert 0 < run["memory_gib"]["arguments"] < run["memory_gib"]["peak"]
 
 
+@pytest.mark.slow
 def test_two_configs_take_turns_on_a_mesh(cli, tmp_path, compiled_meanwhile):
     out = tmp_path / "bench.json"
     compare = [f"--compare={CONFIG}", "--compare.train.batch_size=16"]

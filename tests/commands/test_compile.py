@@ -59,6 +59,7 @@ def test_a_step_that_fits_is_reported(cli, tmp_path):
     assert status == 0 and "hbm_gib.peak" in printed and "1.000" in printed
 
 
+@pytest.mark.slow
 def test_a_step_that_is_too_large_is_a_finding(cli):
     # An activation of the feed-forward alone is 64 GiB.
     too_large = ["--config.train.batch_size=131072", "--config.model.decoder.hidden=65536"]
@@ -69,6 +70,7 @@ def test_a_step_that_is_too_large_is_a_finding(cli):
     assert "GiB over all chips: f32[131072, 16, 65536]" in printed and "nan" not in printed
 
 
+@pytest.mark.slow
 def test_one_chip_is_a_topology_too(cli):
     status, printed, _ = cli("compile", CONFIG, "--topology=v5e:1x1")
     assert status == 0 and printed.startswith("v5e:1x1, 1 chip: data 1 x stage 1 x model 1")

@@ -58,6 +58,7 @@ def test_a_run_of_a_mesh_that_is_not_here_is_evaluated_all_the_same(cli, tokeniz
     assert abs(got[name] - expected[name]) < 1e-3
 
 
+@pytest.mark.slow
 def test_what_a_config_leaves_out_may_be_asked(cli, vim_run):
     config = json.loads((vim_run / "config.json").read_text())
     assert config["evaluators"]["linear_probe"] is None

@@ -20,6 +20,7 @@ def tasks(tmp_path):
     return written(tmp_path / "metadata.jsonl", own)
 
 
+@pytest.mark.slow
 def test_each_run_draws_the_folders_of_the_detector_and_goes_on(
     cli, generator_run, tasks, tmp_path
 ):

@@ -74,6 +74,7 @@ def test_a_picture_does_not_depend_on_the_batch_around_it(sample):
     assert len({image.tobytes() for image in pixels(one)}) == len(one)
 
 
+@pytest.mark.slow
 def test_the_best_are_kept_in_order_and_their_scores_are_the_captioner_s(sample, coca_run):
     words = [f"--prompt={prompt}" for prompt in PROMPTS[:2]]
     words += ["--num=4", f"--judge={coca_run}"]

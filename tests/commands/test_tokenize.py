@@ -291,6 +291,7 @@ def generator(runlocal, tokenizer_run, folder):
 
 
 # A whole run.
+@pytest.mark.slow
 @pytest.mark.budget(15)
 def test_a_generator_learns_from_the_tokenizer_s_own_shards_alone(
     stored, tokenizer_run, runlocal, tmp_path

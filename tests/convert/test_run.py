@@ -26,6 +26,7 @@ def imported(generator_run, tmp_path_factory):
     return files, run
 
 
+@pytest.mark.slow
 def test_it_draws_the_same_and_is_judged_the_same(generator_run, imported):
     drawn = []
     for folder in (generator_run, imported[1]):

@@ -115,12 +115,13 @@ def published(name):
 @pytest.mark.parametrize(
     ("name", "table", "average", "config", "count"),
     [
-        (
+        pytest.param(
             "taming_vqgan",
             taming,
             taming_average,
             VQGANConfig(LLAMAGEN, quantizer=VQConfig(1024, 256), **LLAMAGEN_WAY),
             72_141_699,
+            marks=pytest.mark.slow,
         ),
         (
             "ibq",
@@ -129,12 +130,13 @@ def published(name):
             VQGANConfig(IBQ, quantizer=IBQConfig(16384, 256), **LLAMAGEN_WAY),
             110_982_019,
         ),
-        (
+        pytest.param(
             "open_magvit2",
             open_magvit2,
             open_magvit2_average,
             VQGANConfig(MAGVIT2, quantizer=LFQConfig(18), centred=True),
             115_127_829,
+            marks=pytest.mark.slow,
         ),
     ],
 )

@@ -19,6 +19,7 @@ def test_a_score_is_a_hundred_cosines_and_no_less_than_0():
     np.testing.assert_allclose(clip_scores(Judge(), None, None), [31, 0, 100], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_held_out_captions_are_drawn_and_judged(cli, generator_run, tmp_path, monkeypatch):
     file, seen, score = clip_file(tmp_path, monkeypatch), [], CLIPJudge.score
 

@@ -13,6 +13,7 @@ from babeldraw.optim.schedules import ScheduleConfig
 CONFIG = ClassifierConfig(num_classes=3, image_size=(8, 8), channels=4, stages=2)
 
 
+@pytest.mark.slow
 def test_it_learns_colours_apart():
     rng = np.random.default_rng(0)
     label = rng.integers(0, 3, 32).astype(np.int32)

@@ -265,6 +265,7 @@ def test_all_but_what_is_new_begins_as_in_a_run_of_coglm(generator):
     assert all(ours[name].shape == base[theirs].shape for name, theirs in taken.items())
 
 
+@pytest.mark.slow
 def test_a_frozen_base_stays_bit_for_bit_and_the_rest_learns():
     """One block, for the time that it takes to compile."""
     config = dataclasses.replace(DIRECT.config, decoder=dataclasses.replace(STACK, blocks=1))

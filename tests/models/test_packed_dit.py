@@ -56,7 +56,7 @@ def one_by_one(generator, params, condition, noisy, time_RP):
     return found
 
 
-@pytest.mark.parametrize("kind", GENERATORS)
+@pytest.mark.parametrize("kind", ["class", pytest.param("text", marks=pytest.mark.slow)])
 def test_packed_equals_not_packed_in_values_and_gradients(kind):
     generator, given = GENERATORS[kind], inputs(kind)
     params = random_params(generator)

@@ -78,7 +78,7 @@ def test_it_is_the_recursion_of_its_definition(config):
     "mesh",
     [
         pytest.param(MeshConfig(data=4, zero1=True), marks=pytest.mark.slow),
-        MeshConfig(data=2, stage=2, rules="fsdp"),
+        pytest.param(MeshConfig(data=2, stage=2, rules="fsdp"), marks=pytest.mark.slow),
         pytest.param(MeshConfig(data=2, model=2, rules="in_layer"), marks=pytest.mark.slow),
         MeshConfig(data=2, stage=2, rules="pipeline", zero1=True),
     ],

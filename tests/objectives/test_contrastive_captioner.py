@@ -172,6 +172,7 @@ def test_one_device_and_eight_take_the_same_steps(rules, model):
 # ------------------------------------------------------------------ training
 
 
+@pytest.mark.slow
 def test_both_losses_fall_and_the_temperature_is_learned():
     step, mesh, places = compiled()
     state, first = jax.device_put(initial(), places), None

@@ -20,7 +20,7 @@ def slow(*values):
     ("name", "fields", "after"),
     [
         ("demo/tokenizer.py", {"ema": {}}, ("optimizer", "restarts", "average")),
-        ("demo/tokenizer_gan.py", {}, ("optimizer", "discriminator", "restarts")),
+        slow("demo/tokenizer_gan.py", {}, ("optimizer", "discriminator", "restarts")),
         slow("demo/text_to_image.py", {"accumulation": 2}, ("optimizer",)),
         slow("demo/classifier.py", {}, ("optimizer",)),
         slow("demo/coca.py", {}, ("optimizer",)),

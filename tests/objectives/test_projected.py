@@ -77,6 +77,7 @@ def test_the_heads_learn_and_what_is_frozen_or_fixed_stays():
     assert np.all(np.isfinite([[*row.values()] for row in metrics]))
 
 
+@pytest.mark.slow
 def test_the_heads_learn_to_tell():
     state, images = initial(), BATCH["image"].astype(np.float32) / 255
     update, judge = jax.jit(OBJECTIVE._adversary.update), state.extra["discriminator"]

@@ -113,6 +113,7 @@ def step_of(made):
     return jax.jit(made.update)(initial(made), BATCH, KEY)
 
 
+@pytest.mark.slow
 @pytest.mark.budget(20)
 def test_a_discriminator_that_goes_first_is_the_judge_of_the_same_step():
     quantizer = IBQConfig(V, 4)

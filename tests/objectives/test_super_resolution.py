@@ -94,6 +94,7 @@ def test_the_first_loss_is_that_of_bicubic_interpolation():
     np.testing.assert_allclose(metrics["psnr_db"], -10 * np.log10(metrics["l2"]), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_loss_falls_and_the_tokenizer_stays():
     state, found = train(compiled(), 40)
     assert found[-1] < 0.7 * found[0]
@@ -201,6 +202,7 @@ def test_an_adaptive_weight_compares_gradients_at_the_tail():
     assert float(metrics["adversarial_weight"]) != pytest.approx(0.1)
 
 
+@pytest.mark.slow
 def test_the_perceptual_distance_is_offered_to_evaluators():
     assert "distance" not in OBJECTIVE.predict_fns()
     state, _, _ = full()

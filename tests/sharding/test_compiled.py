@@ -86,6 +86,7 @@ def test_in_layer_training_scatters_and_gathers_and_never_reduces_an_activation(
 
 
 @needs_libtpu
+@pytest.mark.slow
 def test_in_layer_training_gathers_an_input_once_and_scatters_its_gradients_once():
     found = compiled(MeshConfig(model=4, rules="in_layer"), backward=True, remat="gathered")
     # Of each attention and feed-forward: its input, kept for the backward pass, and there the

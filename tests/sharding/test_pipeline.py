@@ -169,6 +169,7 @@ def test_a_context_is_of_all_of_examples_or_of_slots_as_it_says():
     assert not np.any(expected[2]) and not np.any(found[2]) and np.any(found[1])
 
 
+@pytest.mark.slow
 def test_what_is_in_a_bubble_reaches_nothing(monkeypatch):
     expected = loss_and_gradients("decoder", 8, PIPELINE, 0.1)
     poisoned = functools.partial(pipeline.pipeline, poison=True)

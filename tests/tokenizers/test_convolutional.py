@@ -61,7 +61,9 @@ def test_published_sizes(config, encoder, decoder):
     assert count(ConvolutionalDecoder(config), 1, 1, config.latent_channels) == decoder
 
 
-@pytest.mark.parametrize("config", [MASKGIT, LLAMAGEN, MAGVIT2])
+@pytest.mark.parametrize(
+    "config", [MASKGIT, LLAMAGEN, pytest.param(MAGVIT2, marks=pytest.mark.slow)]
+)
 def test_any_picture_that_the_stride_divides_and_back(config):
     config = dataclasses.replace(config, **SMALL)
     encoder, decoder = ConvolutionalEncoder(config), ConvolutionalDecoder(config)

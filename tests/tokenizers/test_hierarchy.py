@@ -175,6 +175,7 @@ def test_a_moved_code_begins_anew(state):
     assert after.shape == share.shape
 
 
+@pytest.mark.slow
 def test_over_devices_a_step_is_the_same(state, updated):
     expected, metrics = updated
     config = MeshConfig(data=4, model=2, rules="in_layer")

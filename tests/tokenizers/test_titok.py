@@ -125,10 +125,12 @@ def test_a_text_changes_what_is_drawn_and_not_the_codes():
 
 def test_sure_logits_draw_what_the_proxy_draws_of_those_codes():
     proxy = make_tokenizer(PROXY)
-    params = nn.unbox(proxy.init(KEY))
+    params = nn.unbox(jax.jit(proxy.init)(KEY))
     codes = np.random.default_rng(2).integers(0, 24, (2, 6))
-    raw = proxy.draw_mean(proxy.part(params, ("quantizer", "decoder")), np.eye(24)[codes])
-    expected = proxy.decode(params, codes)
+    raw = jax.jit(proxy.draw_mean)(
+        proxy.part(params, ("quantizer", "decoder")), np.eye(24, dtype=np.float32)[codes]
+    )
+    expected = jax.jit(proxy.decode)(params, codes)
     np.testing.assert_allclose(jnp.clip(proxy.to_images(raw), 0, 1), expected, atol=1e-5)
 
 

@@ -65,6 +65,7 @@ def test_the_folder_is_a_tokenizers_with_the_same_tokens(tokenizer_run, decoder_
     assert evaluate_run(str(decoder_run))["reconstruction/psnr_db"] > 0
 
 
+@pytest.mark.slow
 def test_a_decoder_may_go_on_where_it_was(runlocal, tokenizer_run, tmp_path):
     config = runlocal("demo/tokenizer.py")
     config.train_groups = config.start_groups = ("decoder",)
@@ -79,6 +80,7 @@ def test_a_decoder_may_go_on_where_it_was(runlocal, tokenizer_run, tmp_path):
     assert np.any(after.params["to_pixels"]["weight"] != weight)
 
 
+@pytest.mark.slow
 def test_a_generator_draws_with_it(generator_run, tokenizer_run, decoder_run, cli, tmp_path):
     def draw(tokenizer_run=""):
         sampler = Sampler.from_run(str(generator_run), tokenizer_run=str(tokenizer_run))

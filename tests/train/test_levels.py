@@ -45,6 +45,7 @@ def test_there_is_one_for_each_level(made):
     assert kept == ["step 3", "step 3 4"]
 
 
+@pytest.mark.slow
 def test_each_gives_pictures_back_at_its_level(made):
     experiment = parse(CONFIG)
     objective, tokenizer = experiment.make_objective(), make_tokenizer(experiment.tokenizer)

@@ -95,7 +95,9 @@ def assert_same_run(one, other):
 # ------------------------------------------------------------------ the same numbers
 
 
-@pytest.mark.parametrize("name", ["tokenizer", pytest.param("generator", marks=pytest.mark.slow)])
+# That a run goes on as if never stopped is tested quickly too: tests/test_toys.py.
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["tokenizer", "generator"])
 def test_resumed_equals_never_stopped_bit_for_bit(recipe, undisturbed, name, tmp_path):
     config = recipe(name)
     for steps in (3, STEPS):
@@ -256,6 +258,7 @@ def wait_for_step(folder, step, process):
         time.sleep(0.02)
 
 
+@pytest.mark.slow
 def test_sigterm_saves_and_says_how_to_go_on(tmp_path):
     with started(tmp_path, steps=100_000, checkpoint_every=100_000) as process:
         wait_for_step(tmp_path, 2, process)

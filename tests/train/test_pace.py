@@ -94,6 +94,7 @@ def test_a_duration_has_two_units(seconds, text):
 
 
 # Two short runs.
+@pytest.mark.slow
 @pytest.mark.budget(10)
 def test_a_run_says_it_once_and_again_when_it_goes_on(runlocal, tmp_path, capsys):
     config = runlocal("demo/classifier.py")

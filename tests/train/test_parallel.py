@@ -45,7 +45,7 @@ def losses_on_one_device():
 
 
 # The others hold their parts; they are compiled too where there is time (-m slow).
-QUICK = ("fsdp_hybrid", "pipeline_in_layer_zero1")
+QUICK = ("fsdp_hybrid",)
 
 
 @pytest.mark.parametrize(
@@ -88,6 +88,7 @@ def test_accumulated_gradients_meet_once_a_step():
     assert not [c for c in reduced if c.in_loop]
 
 
+@pytest.mark.slow
 def test_the_tokenizer_in_the_step_is_data_parallel_over_every_device():
     run = Run(LAYOUTS["in_layer"])
     inputs = run.start(), place_batch(batch_of(0), run.layout.mesh), jax.random.key(0)

@@ -38,6 +38,7 @@ OBJECTIVE = ImageTokenizerObjective(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.budget(40)  # A step of the network, compiled twice.
 @pytest.mark.parametrize("mesh", [MeshConfig(2, 1, 4, "in_layer"), MeshConfig(2, 1, 4, "fsdp")])
 def test_split_over_model_it_learns_as_on_one_device(mesh):

@@ -116,6 +116,7 @@ def on_pictures(runlocal, name, path, **fields):
 
 
 # Three runs.
+@pytest.mark.slow
 @pytest.mark.budget(20)
 def test_data_that_moved_are_the_same_data(runlocal, pictures, tmp_path, capsys):
     config = on_pictures(runlocal, "demo/tokenizer.py", pictures)
@@ -152,6 +153,7 @@ def test_the_parts_of_a_mixture_may_move_too(runlocal, pictures, tmp_path):
 
 
 # A run that goes on.
+@pytest.mark.slow
 @pytest.mark.budget(15)
 def test_a_tokenizer_that_moved_is_the_same_one(
     runlocal, tokenizer_run, generator_run, tmp_path, capsys

@@ -95,6 +95,7 @@ def test_a_file_and_another_name_will_do(trained, fresh, generator_run, tmp_path
 
 
 # A run.
+@pytest.mark.slow
 @pytest.mark.budget(20)
 def test_a_run_begins_from_another_and_goes_on_by_itself(
     runlocal, generator_run, tokenizer_run, trained, tmp_path

@@ -172,6 +172,7 @@ def test_another_optimizer_or_none_is_one_line(generator_run, tmp_path):
 
 
 # A run.
+@pytest.mark.slow
 @pytest.mark.budget(20)
 def test_a_part_stays_as_it_was_and_the_words_are_the_run_s(cli, generator_run, pictures, tmp_path):
     config = f"--config=configs/folder/tune_generator.py:{generator_run}"

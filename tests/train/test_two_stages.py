@@ -85,6 +85,7 @@ def params(folder):
     return flatten(TokenizerRun.open(str(folder)).params)
 
 
+@pytest.mark.slow
 def test_the_first_stage_learns_codes_and_is_judged_by_the_proxy_s_pictures(
     first_run, tokenizer_run
 ):
@@ -100,6 +101,7 @@ def test_the_first_stage_learns_codes_and_is_judged_by_the_proxy_s_pictures(
         np.testing.assert_array_equal(array, before[name])
 
 
+@pytest.mark.slow
 def test_the_second_stage_tunes_both_decoders_and_leaves_the_codes(first_run, second_run):
     one, other = (TokenizerRun.open(str(folder)) for folder in (first_run, second_run))
     assert one.identity == other.identity
@@ -110,6 +112,7 @@ def test_the_second_stage_tunes_both_decoders_and_leaves_the_codes(first_run, se
     assert other.reconstruct(IMAGES)[0].shape == IMAGES.shape
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("of", ["first_run", "second_run"])
 def test_a_second_stage_begins_where_the_run_before_it_ended(of, second, tokenizer_run, request):
     before = request.getfixturevalue(of)
@@ -128,6 +131,7 @@ def test_a_second_stage_begins_where_the_run_before_it_ended(of, second, tokeniz
         np.testing.assert_array_equal(array, expected[name])
 
 
+@pytest.mark.slow
 def test_what_the_first_stage_cannot_do_is_told(first_run, runlocal, cli, tmp_path):
     words = [f"--workdir={first_run}", f"--out={tmp_path / 'page'}", "--num=2"]
     status, _, said = cli("reconstruct", *words)
@@ -170,6 +174,7 @@ def test_a_proxy_of_other_sizes_is_refused(first, tmp_path):
         train(complete(config), str(tmp_path / "run"))
 
 
+@pytest.mark.slow
 def test_a_proxy_that_moved_is_looked_at(first, first_run, tokenizer_run, tmp_path):
     """A run goes on where its proxy lies elsewhere, not with another one's codes."""
     config, run = changed(first, train={"steps": 6}), tmp_path / "run"
