@@ -17,7 +17,7 @@ STACK = {"heads": 4, "dim": 192, "hidden": 768, "compute": {"scan": False}}
 
 def get_config(variant: str = "") -> ConfigDict:
     """`variant`: empty, or runlocal for a few quick steps."""
-    steps = 6000
+    steps = 5000
     config = {
         "objective": "generator",
         "train": {"steps": steps, "batch_size": 32, "checkpoint_every": 500, "eval_every": 1000},
