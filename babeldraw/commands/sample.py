@@ -16,6 +16,11 @@ From the upper half of a picture on, and with a hole in a picture filled:
   babeldraw sample --workdir=runs/demo/text_to_image --prompt="a red circle" --image=a.png \\
       --mask=hole.png
 
+Larger by super-resolution, of codes (docs/super_resolution.md) or of pixels; the judge sees the
+small pictures:
+  babeldraw sample --workdir=runs/emoji_coglm --prompt="a cat" --num=8 --keep=1 \\
+      --judge=runs/emoji_coglm --super_resolution=runs/emoji_enlarger,runs/emoji_refiner
+
 By class, the half that a classifier holds for likeliest (docs/vim.md):
   babeldraw sample --workdir=runs/digits/vim --class=3,4 --num=16 --keep=8 \\
       --judge=runs/digits/classifier
@@ -224,6 +229,8 @@ class Drawing:
         names, each = [one.name for one in asked], self.keep or self.num
         fixed = {"step": self.sampler.step, "num": self.num, "first_seed": self.seed}
         fixed |= {**dataclasses.asdict(settings), **self.recorded}
+        if self.sampler.cascade is not None:
+            fixed["stages"] = self.sampler.cascade.told
         album = Album(self.folder, fixed, names, each)
         left = album.open()
         if len(left) < len(names):

@@ -12,16 +12,18 @@ import numpy as np
 
 from babeldraw.config import require
 from babeldraw.data.image import center_crop, to_uint8
+from babeldraw.data.text import Vocabulary
 from babeldraw.drawing.clusters import read_clusters
 from babeldraw.drawing.editing import Canvas, keep_first, keep_rows, keep_unmasked
 from babeldraw.drawing.stages import Stage, open_stages
 from babeldraw.drawing.tokenizer_run import TokenizerRun
 from babeldraw.models.base import Generator
-from babeldraw.models.condition import stacked
+from babeldraw.models.condition import Condition, Lexicon, stacked
 from babeldraw.models.kinds import read_condition, read_generator
 from babeldraw.prediction.base import Given, Prediction
 from babeldraw.prediction.kinds import read_prediction
 from babeldraw.runs.checkpoints import on_first_device, placed
+from babeldraw.runs.folder import RunFolder
 from babeldraw.runs.opened import Opened, open_part
 from babeldraw.sharding.constraint import logical_axes, shardings
 from babeldraw.sharding.layout import Layout, make_layout, use
@@ -31,6 +33,8 @@ from babeldraw.tokenizers.kinds import read_tokenizer
 
 # Pictures are decoded to pixels so many at a time, so that memory stays bounded.
 PIXELS_AT_A_TIME = 16
+# What a seed's key is folded with in a later stage of a cascade: no number of a step or of a code.
+CASCADE = (1 << 30) + 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,9 +43,10 @@ class Drawer:
     generator, prediction: draw codes.
     tokenizer: draws pixels from codes.
     params: {"generator": ..., "tokenizer": ...}, and of what conditions are encoded by.
-    stages: what is done to codes before the tokenizer, and to its pictures after it.
+    stages: what is done to the tokenizer's pictures.
     layout: where the generator's arrays lie; None: one device.
     clusters: of its codes, int32 [V], for cluster sampling; None: there are none.
+    number: its place in a cascade, from 0 on, which has a part in the keys.
     """
 
     generator: Generator
@@ -51,6 +56,7 @@ class Drawer:
     stages: tuple[Stage, ...] = ()
     layout: Layout | None = None
     clusters: np.ndarray | None = None
+    number: int = 0
 
     def check_sampling(self, settings: Any) -> None:
         """Raises `UserError` where it cannot draw so."""
@@ -117,9 +123,7 @@ class Drawer:
     ) -> np.ndarray:
         """Draws pictures as tokens.
 
-        One program serves all seeds, settings, conditions and canvases; another is compiled for
-        another number of conditions or of pictures (both are rounded up to a power of two), for
-        guidance off, and for a canvas.
+        Both numbers, of conditions and of pictures, are rounded up to a power of two for `drawn`.
 
         Args:
           conditions: P rows, as `Condition.ask` gives them.
@@ -132,7 +136,7 @@ class Drawer:
         """
         wanted = seeds.shape
         size = tuple(power_of_two(n) for n in wanted)
-        condition = stacked([conditions[i % wanted[0]] for i in range(size[0])])
+        padded = [conditions[i % wanted[0]] for i in range(size[0])]
         rows = seeds[np.arange(size[0]) % wanted[0]][:, np.arange(size[1]) % wanted[1]]
         given = None
         if canvas is not None:
@@ -140,17 +144,33 @@ class Drawer:
                 np.broadcast_to(canvas.tokens, (rows.size, *canvas.tokens.shape)),
                 np.broadcast_to(canvas.kept, (rows.size, *canvas.kept.shape)),
             )
-        tokens_BT = self._tokens(
+        tokens = self.drawn(padded, rows.reshape(-1), settings, given)
+        tokens = tokens.reshape(*size, *tokens.shape[1:])
+        return tokens[: wanted[0], : wanted[1]]
+
+    def drawn(
+        self, conditions: Sequence[Any], seeds: np.ndarray, settings: Any, given: Given | None
+    ) -> np.ndarray:
+        """Codes [B, ...] of P conditions, B / P pictures of each, which stand together.
+
+        One program serves all seeds, settings, conditions and given codes; another is compiled for
+        another P or B, for guidance off, and where nothing is given.
+
+        Args:
+          conditions: P rows, as `Condition.ask` gives them.
+          seeds: int [B], each in [0, 2^31).
+          settings: of the prediction's `sampling`.
+          given: codes of each picture that are there; None: none are.
+        """
+        codes = self._tokens(
             self.params["generator"],
-            self._as_read(condition),
-            rows.reshape(-1).astype(np.uint32),
+            self._as_read(stacked(conditions)),
+            seeds.astype(np.uint32),
             self._traced(settings),
             given,
             settings.guided,
         )
-        tokens = np.asarray(tokens_BT)
-        tokens = tokens.reshape(*size, *tokens.shape[1:])
-        return tokens[: wanted[0], : wanted[1]]
+        return np.asarray(codes)
 
     def pixels(self, tokens: np.ndarray) -> np.ndarray:
         """Codes [N, ...] -> uint8 [N, height, width, 3], a few pictures at a time."""
@@ -158,10 +178,8 @@ class Drawer:
         parts = []
         for start in range(0, len(tokens), count):
             rows = tokens[np.arange(start, start + count) % len(tokens)]
-            for stage in self._stages("codes"):
-                rows = stage.apply(rows)
             images = self._pixels(self.params["tokenizer"], rows)
-            for stage in self._stages("images"):
+            for stage in self.stages:
                 images = stage.apply(images)
             parts.append(to_uint8(np.asarray(images)))
         return np.concatenate(parts)[: len(tokens)]
@@ -194,9 +212,6 @@ class Drawer:
         images = (image.astype(np.float32) / 255)[None]
         return np.asarray(self._encode(self.params["tokenizer"], images))[0]
 
-    def _stages(self, of: str) -> list[Stage]:
-        return [stage for stage in self.stages if stage.of == of]
-
     def _as_read(self, condition: Any) -> Any:
         """Conditions as the generator reads them, wherever it lies."""
         needs = self.generator.condition.needs
@@ -213,6 +228,8 @@ class Drawer:
     def _tokens(self):
         def draw(params, condition, seeds_B, settings, given, guided):
             keys_B = jax.vmap(jax.random.key)(seeds_B)
+            if self.number:
+                keys_B = jax.vmap(jax.random.fold_in, (0, None))(keys_B, CASCADE + self.number)
             with contextlib.nullcontext() if self.layout is None else use(self.layout):
                 return self.prediction.draw(
                     self.generator, params, condition, keys_B, settings, given, guided
@@ -246,7 +263,8 @@ def open_drawer(
 
     Args:
       workdir: folder of a generator's run.
-      stages, tokenizer_run, mesh, weights: see `sampler.Sampler.from_run`.
+      stages: folders of what is done to its pictures, as `stages.by_kind` gives them.
+      tokenizer_run, mesh, weights: see `sampler.Sampler.from_run`.
 
     Raises:
       UserError: no checkpoint yet, stages or a decoder that were trained on another tokenizer, or
@@ -283,6 +301,14 @@ def open_drawer(
     found, clusters = open_stages(stages, own), read_clusters(opened.folder, generator.codes.vocab)
     drawer = Drawer(generator, prediction, tokenizer, params, found, layout, clusters)
     return drawer, opened
+
+
+def read_lexicon(folder: RunFolder, condition: Condition) -> Lexicon:
+    """What a run that draws from such a condition knows of words."""
+    vocabulary = None
+    if condition.text_length:
+        vocabulary = Vocabulary.of_run(folder, condition.vocabulary)
+    return Lexicon(vocabulary, folder.read_classes())
 
 
 def _placed(boxed: Any, layout: Layout | None) -> Any:

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 
 from babeldraw.config import require
-from babeldraw.data.text import Vocabulary
-from babeldraw.drawing.drawer import Drawer, open_drawer, power_of_two
+from babeldraw.drawing.cascade import Cascade, open_cascade
+from babeldraw.drawing.drawer import Drawer, open_drawer, power_of_two, read_lexicon
 from babeldraw.drawing.editing import Canvas
 from babeldraw.drawing.judging import Judge, best, open_judge
+from babeldraw.drawing.stages import by_kind
 from babeldraw.models.condition import Asked, Condition, Lexicon
 from babeldraw.prediction.kinds import read_sampling
 from babeldraw.sharding.mesh import MeshConfig
@@ -58,7 +59,8 @@ class Sampler:
       lexicon: of the run.
       defaults: settings of the run.
       step: the checkpoint's.
-      judge: of what is drawn; None: none.
+      judge: of what is drawn, in a cascade of the small pictures; None: none.
+      cascade: makes larger codes of those that are drawn, before they are decoded; None: none.
     """
 
     drawer: Drawer
@@ -66,6 +68,7 @@ class Sampler:
     defaults: Any
     step: int
     judge: Judge | None = None
+    cascade: Cascade | None = None
 
     @classmethod
     def from_run(
@@ -81,8 +84,8 @@ class Sampler:
 
         Args:
           workdir: folder of a generator's run.
-          stages: folders of runs of what is done to each picture, in order, such as
-            super-resolution.
+          stages: folders of runs of what makes each picture larger, in order: super-resolution by
+            codes, direct or iterative, and behind it by pixels.
           tokenizer_run: folder of a tokenizer whose decoder draws in place of the run's own;
             empty: the own.
           judge: folder of a contrastive captioner's or a classifier's run, or a file of CLIP's
@@ -96,20 +99,20 @@ class Sampler:
           UserError: no such folder, a run of another kind, no checkpoint yet, stages or a decoder
             that were trained on another tokenizer, a judge of other things, or too few devices.
         """
-        drawer, opened = open_drawer(
-            workdir, stages=stages, tokenizer_run=tokenizer_run, mesh=mesh, weights=weights
-        )
-        folder, condition = opened.folder, drawer.generator.condition
-        vocabulary = None
-        if condition.text_length:
-            vocabulary = Vocabulary.of_run(folder, condition.vocabulary)
-        lexicon = Lexicon(vocabulary, folder.read_classes())
+        by_codes, by_pixels = by_kind(stages)
+        how = {"tokenizer_run": tokenizer_run, "mesh": mesh, "weights": weights}
+        drawer, opened = open_drawer(workdir, stages=() if by_codes else by_pixels, **how)
+        condition = drawer.generator.condition
+        lexicon = read_lexicon(opened.folder, condition)
         sampling = opened.config["sampling"]
         defaults = read_sampling(drawer.prediction, sampling, "config.sampling")
+        cascade = None
+        if by_codes:
+            cascade = open_cascade(workdir, drawer, by_codes, by_pixels, **how)
         by = open_judge(judge) if judge else None
         if by is not None:
             by.check(condition, lexicon)
-        return cls(drawer, lexicon, defaults, opened.step, by)
+        return cls(drawer, lexicon, defaults, opened.step, by, cascade)
 
     @property
     def condition(self) -> Condition:
@@ -118,11 +121,22 @@ class Sampler:
 
     @property
     def image_size(self) -> tuple[int, int]:
-        """(height, width) of the tokenizer's pictures."""
-        return self.drawer.tokenizer.image_size
+        """(height, width) of the tokenizer's pictures, those of the cascade's last stage."""
+        last = self.drawer if self.cascade is None else self.cascade.last
+        return last.tokenizer.image_size
 
     def at(self, level: str) -> "Sampler":
-        """The same, drawing into a level of the tokenizer; see `Drawer.at`."""
+        """The same, drawing into a level of the tokenizer; see `Drawer.at`.
+
+        Raises:
+          UserError: also where a cascade takes codes of another level.
+        """
+        own = self.drawer.tokenizer.level
+        require(
+            self.cascade is None or level in ("", own),
+            f"level is {level!r} and what follows takes codes of level {own}; leave one of the two "
+            "out",
+        )
         return dataclasses.replace(self, drawer=self.drawer.at(level))
 
     def ask(self, words: Sequence[Any]) -> list[Asked]:
@@ -150,7 +164,8 @@ class Sampler:
           seed: of the first picture of each, at least 0.
           settings: None for the run's own.
           batch_size: pictures at a time, at least 1; changes none of them beyond rounding. The
-            conditions of a batch are read once, whatever the number of their pictures.
+            conditions of a batch are read once, whatever the number of their pictures. A cascade
+            takes as many of those that are kept.
           canvas: a picture to go on from, see `canvas`; None: from nothing.
           keep: of each thing the best so many are given, the best first, as the judge says; None:
             all, and where there is a judge in its order.
@@ -160,7 +175,8 @@ class Sampler:
 
         Raises:
           UserError: what there is not, guidance of a model that was trained without dropping its
-            condition, a choice without a judge, or a canvas for several levels.
+            condition, a choice without a judge, a canvas for several levels or for a cascade, or a
+            run that draws nothing by itself.
         """
         require(batch_size >= 1, f"batch_size is {batch_size}; at least 1 is needed")
         require(num >= 1, f"num is {num}; at least 1 is needed")
@@ -174,18 +190,49 @@ class Sampler:
         )
         settings = settings or self.defaults
         self.drawer.check_sampling(settings)
+        self._check_given(canvas)
         asked = self.ask(words)
         if self.judge is not None:
             for one in asked:
                 self.judge.notes(one)
         more = (num, seed, settings, batch_size, canvas, keep or num)
         if level_of is None:
-            return self._pictures(asked, *more)
+            return self._larger(self._pictures(asked, *more), batch_size)
         require(canvas is None, "a picture to go on from has codes of one level; name that alone")
         levels = [level_of(one) for one in asked]
         # What there is not is told before a picture is drawn.
         at = {level: self.at(level) for level in dict.fromkeys(levels)}
-        return self._of_levels(asked, [at[level] for level in levels], more)
+        pictures = self._of_levels(asked, [at[level] for level in levels], more)
+        return self._larger(pictures, batch_size)
+
+    def _check_given(self, canvas: Canvas | None) -> None:
+        prediction = self.drawer.prediction
+        require(
+            prediction.begins or canvas is not None,
+            f"the run draws codes again that others have drawn (prediction.kind={prediction.kind}) "
+            "and begins none; draw with one that does and name this one in its `babeldraw sample "
+            "--super_resolution`",
+        )
+        require(
+            canvas is None or self.cascade is None,
+            "a picture to go on from has codes of the small size alone and a cascade makes all of "
+            "it anew; leave one of the two out",
+        )
+
+    def _larger(self, pictures: Iterator[Picture], batch_size: int) -> Iterator[Picture]:
+        """What the cascade makes of them, by batches of one size."""
+        if self.cascade is None:
+            yield from pictures
+            return
+        size, at_once = 0, _power_of_two_in(batch_size)
+        while part := list(itertools.islice(pictures, at_once)):
+            size = size or power_of_two(len(part))
+            asked, seeds = [one.asked for one in part], np.array([one.seed for one in part])
+            small = np.stack([one.tokens for one in part])
+            level = self.cascade.last.tokenizer.level
+            drawn = self.cascade.draw(asked, small, seeds, size)
+            for one, tokens, image in zip(part, *drawn, strict=True):
+                yield dataclasses.replace(one, image=image, tokens=tokens, level=level)
 
     def _of_levels(
         self, asked: Sequence[Asked], samplers: Sequence["Sampler"], more: tuple[Any, ...]
@@ -205,9 +252,8 @@ class Sampler:
         canvas: Canvas | None,
         keep: int,
     ) -> Iterator[Picture]:
-        room = max(1, batch_size // power_of_two(min(num, batch_size)))
-        # Rounded down to a power of two, so that the rows of a batch are not rounded up.
-        at_once = 1 << (room.bit_length() - 1)
+        # So that the rows of a batch are not rounded up.
+        at_once = _power_of_two_in(max(1, batch_size // power_of_two(min(num, batch_size))))
         for start in range(0, len(asked), at_once):
             drawn: list[Picture] = []
             for first in range(0, num, batch_size):
@@ -259,8 +305,15 @@ class Sampler:
     ) -> Iterator[Picture]:
         rows = np.broadcast_to(seeds, (len(asked), len(seeds)))
         tokens = self.drawer.tokens([one.row for one in asked], rows, settings, canvas)
-        images = self.drawer.pixels(tokens.reshape(-1, *tokens.shape[2:]))
-        for i, image in enumerate(images):
+        flat, level = tokens.reshape(-1, *tokens.shape[2:]), self.drawer.tokenizer.level
+        # Small pictures of a cascade are seen by a judge alone.
+        unseen = self.cascade is not None and self.judge is None
+        images = [None] * len(flat) if unseen else self.drawer.pixels(flat)
+        for i, (image, codes) in enumerate(zip(images, flat, strict=True)):
             which, number = divmod(i, len(seeds))
-            codes, level = tokens[which, number], self.drawer.tokenizer.level
             yield Picture(asked[which], int(seeds[number]), image, codes, level=level)
+
+
+def _power_of_two_in(count: int) -> int:
+    """The largest power of two that is at most `count`."""
+    return 1 << (count.bit_length() - 1)

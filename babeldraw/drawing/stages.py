@@ -1,4 +1,4 @@
-"""What comes between a generator's codes and the pictures that people see, one after another."""
+"""What comes between a tokenizer's pictures and those that people see, one after another."""
 
 import dataclasses
 import functools
@@ -19,24 +19,22 @@ from babeldraw.tokenizers.kinds import read_tokenizer
 
 
 class Stage(Protocol):
-    """A trained network that takes codes to codes, before the tokenizer, or images to images.
+    """A trained network that takes images to images. What takes codes to codes is in `cascade`.
 
     Attributes:
-      of: `codes` or `images`.
-      tokenizer: identity of the tokenizer whose codes, or pictures, it was trained on.
+      tokenizer: identity of the tokenizer whose pictures it was trained on.
     """
 
-    of: str
     tokenizer: str
 
     def apply(self, x: Any) -> Any:
-        """Codes, or float32 [B, h, w, 3] in [0, 1], to others."""
+        """float32 [B, h, w, 3] in [0, 1] to others."""
         ...
 
 
 @dataclasses.dataclass(frozen=True)
 class SuperResolutionRun:
-    """Pixels to pixels: a stage of images.
+    """Pixels to pixels.
 
     Attributes:
       upscaler: the network.
@@ -47,7 +45,6 @@ class SuperResolutionRun:
     upscaler: Upscaler
     params: Any
     tokenizer: str
-    of: str = "images"
 
     @classmethod
     def open(cls, workdir: str) -> "SuperResolutionRun":
@@ -78,24 +75,50 @@ class SuperResolutionRun:
 
 # What opens a stage, by the objective of its run.
 STAGES: dict[str, Callable[[str], Stage]] = {"super_resolution": SuperResolutionRun.open}
+# Of runs that take codes to codes.
+OF_CODES = "generator"
+
+
+def by_kind(workdirs: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Of run folders those that work on codes, and those that work on the pictures of these.
+
+    Raises:
+      UserError: a run of another kind, or one of codes behind one of pictures.
+    """
+    found: dict[bool, list[str]] = {True: [], False: []}
+    for workdir in workdirs:
+        objective = _objective(workdir)
+        if objective not in (*STAGES, OF_CODES):
+            raise UserError(
+                f"{workdir} is a run of {objective}; name one of {' or '.join(STAGES)}, or of "
+                f"{OF_CODES} that makes larger by codes"
+            )
+        require(
+            objective != OF_CODES or not found[False],
+            f"{workdir} works on codes and {' and '.join(found[False])} before it on pictures; "
+            "name it first",
+        )
+        found[objective == OF_CODES].append(workdir)
+    return tuple(found[True]), tuple(found[False])
+
+
+def _objective(workdir: str) -> str:
+    return RunFolder.to_read(workdir).read_config()["objective"]
 
 
 def open_stages(workdirs: Sequence[str], tokenizer: str) -> tuple[Stage, ...]:
     """The stages of run folders, in their order.
 
     Args:
-      workdirs: the folders.
+      workdirs: the folders, as `by_kind` gives them.
       tokenizer: identity of the one whose codes are drawn.
 
     Raises:
-      UserError: a run of another kind, or one that was trained on another tokenizer.
+      UserError: a run that was trained on another tokenizer.
     """
     found: list[Stage] = []
     for workdir in workdirs:
-        objective = RunFolder.to_read(workdir).read_config()["objective"]
-        if objective not in STAGES:
-            raise UserError(f"{workdir} is a run of {objective}; name one of {' or '.join(STAGES)}")
-        stage = STAGES[objective](workdir)
+        stage = STAGES[_objective(workdir)](workdir)
         require(
             stage.tokenizer == tokenizer,
             f"{workdir} was trained on pictures of the tokenizer {stage.tokenizer} and the "

@@ -120,6 +120,17 @@ class CodesCondition(Condition):
         )
         return Asked("codes", words.astype(np.int32))
 
+    def asked_by(self, said: Mapping[str, Sequence[str]], lexicon: Lexicon) -> list[Any]:
+        """Raises `UserError`: words say no codes."""
+        del said, lexicon
+        require(
+            False,
+            f"the run makes larger what stands in codes of level {self.level}, which no words say; "
+            "draw with a run of these and name this one in its `babeldraw sample "
+            "--super_resolution`",
+        )
+        return []
+
     def first(self, count: int, captions: Sequence[str]) -> list[Any]:
         """Raises `UserError`: there are none without pictures."""
         require(False, "what is drawn from codes needs a picture for each; say which")

@@ -35,6 +35,7 @@ class Prediction:
     Attributes:
       needs: the functions that it asks of a network, beside those of `Generator`.
       refines: it can draw a code anew from the one that stands there (`Given.again`).
+      begins: it draws from nothing; else it draws again what stands there, which must be given.
       sampled: training reads continuous codes drawn from what the tokenizer says of a picture, not
         their means.
       measures: it has constants that are measured on the data when a training run begins.
@@ -46,6 +47,7 @@ class Prediction:
     kind: str
     needs: tuple[str, ...] = ()
     refines: bool = False
+    begins: bool = True
     sampled: bool = False
     measures: bool = False
     sampling: type

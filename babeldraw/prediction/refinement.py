@@ -23,8 +23,8 @@ from babeldraw.prediction.logits import (
     GuidanceConfig,
     Settings,
     check_temperature,
-    filter_logits,
     guidance_at,
+    sample_tokens,
 )
 from babeldraw.prediction.masked import (
     by_factors,
@@ -59,18 +59,28 @@ class RefinementSampling(GuidanceConfig):
       top_ks: of how many of the likeliest codes each pass draws, with commas between; 0 is all, and
         passes beyond the last number take that one. CogView2's list begins with 60, at a pass 0
         that there is not.
+      clusters, cluster_temperature: see `logits.SamplingConfig`; 100 and 0.89 in CogView2's direct
+        super-resolution, whose iterative one draws of codes.
     """
 
     temperature: float = 1.3
     top_ks: str = "40,40,40,20,20,10"
+    clusters: int = 0
+    cluster_temperature: float = 1.0
 
     def __post_init__(self):
         super().__post_init__()
-        check_temperature(self, "temperature")
+        check_temperature(self, "temperature", "cluster_temperature")
         words = self.top_ks.split(",")
         require(
             all(word.strip().isdigit() for word in words),
             f"top_ks is {self.top_ks!r}; a number for each pass is needed, such as 40,20,10",
+        )
+        require(self.clusters >= 0, f"clusters is {self.clusters}; at least 0 is needed (0: none)")
+        require(
+            self.clusters == 0 or not any(map(int, words)),
+            f"clusters is {self.clusters}, which top_ks={self.top_ks} would cut; give one or the "
+            "other: top_ks=0",
         )
 
     def traced(self) -> "RefinementSettings":
@@ -78,6 +88,9 @@ class RefinementSampling(GuidanceConfig):
         return RefinementSettings(
             temperature=jnp.float32(self.temperature),
             top_ks=jnp.int32([int(word) for word in self.top_ks.split(",")]),
+            clusters=jnp.int32(self.clusters),
+            cluster_temperature=jnp.float32(self.cluster_temperature),
+            labels=None,
             guidance=jnp.float32(self.guidance),
             guidance_schedule=jnp.int32(GUIDANCE_SCHEDULES.index(self.guidance_schedule)),
             guidance_power=jnp.float32(self.guidance_power),
@@ -86,10 +99,13 @@ class RefinementSampling(GuidanceConfig):
 
 @flax.struct.dataclass
 class RefinementSettings:
-    """`RefinementSampling` as arrays; `top_ks` is int32 [numbers]."""
+    """`RefinementSampling` as arrays; `top_ks` is int32 [numbers], `labels` as of `Settings`."""
 
     temperature: jax.Array
     top_ks: jax.Array
+    clusters: jax.Array
+    cluster_temperature: jax.Array
+    labels: jax.Array | None
     guidance: jax.Array
     guidance_schedule: jax.Array
     guidance_power: jax.Array
@@ -101,9 +117,9 @@ class RefinementSettings:
             temperature=self.temperature,
             top_k=self.top_ks[jnp.minimum(number, last)],
             top_p=jnp.float32(1.0),
-            clusters=jnp.int32(0),
-            cluster_temperature=jnp.float32(1.0),
-            labels=None,
+            clusters=self.clusters,
+            cluster_temperature=self.cluster_temperature,
+            labels=self.labels,
             guidance=self.guidance,
             guidance_schedule=self.guidance_schedule,
             guidance_power=self.guidance_power,
@@ -147,6 +163,11 @@ class RefinementPrediction(Prediction):
     def passes(self) -> int:
         """R, over all places."""
         return max(max(row) if row else 0 for row in self.tile)
+
+    @property
+    def begins(self) -> bool:
+        """Whether the first pass masks all places; else those that rest must be there."""
+        return all(min(row) >= 1 for row in self.tile)
 
     def check(self, generator: Generator) -> None:
         super().check(generator)
@@ -249,14 +270,13 @@ def ratio_masks(ratios: tuple[float, ...], length: int) -> np.ndarray:
 
 
 def _chosen(keys_B: jax.Array, logits_BTV: jax.Array, settings: Settings) -> jax.Array:
-    """A code of each place by its temperature and the likeliest k, int32 [B, T]."""
-    flat_NV = logits_BTV.reshape(-1, logits_BTV.shape[-1])
-    likely_NV = jax.lax.cond(
-        settings.top_k > 0,
-        lambda: filter_logits(flat_NV, settings.top_k, settings.top_p),
-        lambda: flat_NV,
-    )
-    likely_BTV = likely_NV.reshape(logits_BTV.shape) / jnp.maximum(settings.temperature, 1e-6)
-    drawn_BT = jax.vmap(jax.random.categorical)(keys_B, likely_BTV)
-    best_BT = jnp.argmax(logits_BTV, axis=-1)
-    return jnp.where(settings.temperature == 0, best_BT, drawn_BT).astype(jnp.int32)
+    """A code of each place with a key of its own, int32 [B, T].
+
+    Row after row: what the filters and clusters hold meanwhile is as large as the logits.
+    """
+
+    def row(pair):
+        key, logits_TV = pair
+        return sample_tokens(jax.random.split(key, logits_TV.shape[0]), logits_TV, settings)
+
+    return jax.lax.map(row, (keys_B, logits_BTV))

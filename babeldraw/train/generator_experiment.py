@@ -139,6 +139,11 @@ class GeneratorExperiment(Experiment):
             f"config.evaluators.{'/'.join(drawing)} draws what words ask for and the run draws "
             f"from {self.condition.drawn_from}; set it to None",
         )
+        require(
+            self.prediction.begins or not drawing,
+            f"config.evaluators.{'/'.join(drawing)} draws from nothing and config.prediction.kind="
+            f"{self.prediction.kind} draws again what stands there; set it to None",
+        )
         if evaluators.linear_probe is not None:
             require(
                 hasattr(self.generator, "features"),

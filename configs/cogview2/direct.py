@@ -6,9 +6,10 @@
 
 Ding et al., "CogView2", 2022, and its public code: 48 blocks of 3,072, projections of attention of
 the large codes' own (1.81B beside the base's), 96 pieces of text, windows of 5 x 5 of the small
-grid and 9 x 5 of the large one; pictures of at least 480 px. Its training was never released:
-batch, rate and steps here are ours. configs/emoji/enlarger.py says what `starts` holds. Not trained
-here.
+grid and 9 x 5 of the large one; pictures of at least 480 px. Codes are drawn from the 100 likeliest
+of 500 clusters, which `babeldraw clusters` finds in CogLM's run or in this one. Its training was
+never released: batch, rate and steps here are ours. configs/emoji/enlarger.py says what `starts`
+holds. Not trained here.
 """
 
 from ml_collections import ConfigDict
@@ -43,8 +44,12 @@ def get_config(variant: str = "") -> ConfigDict:
         },
         "model": {"kind": "enlarger", "decoder": DECODER},
         "prediction": {"kind": "refinement", "tile": ((1,),), "ratios": (1.0,)},
-        # Its 100 likeliest are clusters of codes, here codes.
-        "sampling": {"temperature": 1.5, "top_ks": "100"},
+        "sampling": {
+            "temperature": 1.5,
+            "top_ks": "0",
+            "clusters": 100,
+            "cluster_temperature": 0.89,
+        },
         "evaluators": {"samples": None},
     }
     return complete(config, variant)

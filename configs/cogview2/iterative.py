@@ -24,6 +24,6 @@ def get_config(variant: str = "") -> ConfigDict:
         "model": {"kind": "refiner", "decoder": config["model"]["decoder"]},
         "prediction": {"kind": "refinement"},
         "sampling": {"temperature": 1.3},
-        "evaluators": {},
+        "evaluators": {"samples": None},
     }
     return complete(config, variant)

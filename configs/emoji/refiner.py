@@ -34,6 +34,9 @@ def get_config(argument: str = "") -> ConfigDict:
         "model": {"kind": "refiner", **model},
         "prediction": {"kind": "refinement"},
         "sampling": {"temperature": 1.3},
-        "evaluators": {"validation_loss": config["evaluators"]["validation_loss"]},
+        "evaluators": {
+            "validation_loss": config["evaluators"]["validation_loss"],
+            "samples": None,
+        },
     }
     return complete(config, LOCAL if word == LOCAL else "")

@@ -22,6 +22,7 @@ from babeldraw.prediction.refinement import (
 )
 from babeldraw.tokenizers.base import Codes
 from tests.networks import random_params
+from tests.statements import softmax
 
 B, V, GRID = 2, 13, (6, 12)
 T = GRID[0] * GRID[1]
@@ -116,6 +117,7 @@ def test_from_nothing_one_pass_draws_every_place_by_itself(params):
     best = np.asarray(logits_of(params, OLD, NOTHING)).argmax(-1)
     np.testing.assert_array_equal(found, best)
     assert DIRECT.passes == 1 and REFINEMENT.passes == 6
+    assert DIRECT.begins and not REFINEMENT.begins
 
 
 def test_codes_are_among_the_likeliest(params):
@@ -128,6 +130,30 @@ def test_codes_are_among_the_likeliest(params):
 
     assert np.all(drawn("3") >= third) and np.any(drawn("3") < logits.max(-1))
     assert np.any(drawn("0") < third)
+
+
+def test_codes_are_in_the_likeliest_clusters(params):
+    """By the sums of a cluster's chances, in NumPy over the network's own logits."""
+    labels = np.int32(np.arange(V) % 4)
+    logits = np.asarray(logits_of(params, OLD, NOTHING))
+    chances = softmax(logits / 5)
+    mass = np.stack([chances[..., labels == one].sum(-1) for one in range(4)], axis=-1)
+    second = np.sort(mass, axis=-1)[..., -2]
+
+    def drawn(**sampling):
+        settings = RefinementSampling(temperature=5.0, top_ks="0", **sampling).traced()
+        settings = settings.replace(labels=jnp.asarray(labels))
+        return np.asarray(compiled(DIRECT, params, CLASSES, KEYS, settings, None, False))
+
+    def of(codes):
+        return np.take_along_axis(mass, labels[codes][..., None], axis=-1)[..., 0]
+
+    found = drawn(clusters=2, cluster_temperature=5.0)
+    assert np.all(of(found) >= second) and np.any(of(found) < mass.max(-1))
+    assert np.any(of(drawn()) < second)
+    # Of one cluster and without a second temperature its likeliest code.
+    best = np.where(labels == mass.argmax(-1)[..., None], logits, -np.inf).argmax(-1)
+    np.testing.assert_array_equal(drawn(clusters=1, cluster_temperature=0.0), best)
 
 
 def test_a_row_is_its_own_and_guidance_of_one_is_none(params):
@@ -218,6 +244,9 @@ def test_a_wrong_field_is_named(fields, line):
     [
         ({"top_ks": "40,few"}, "top_ks is '40,few'; a number for each pass is needed"),
         ({"temperature": -1.0}, "temperature is -1.0; at least 0"),
+        ({"cluster_temperature": -1.0}, "cluster_temperature is -1.0; at least 0"),
+        ({"clusters": -1, "top_ks": "0"}, "clusters is -1; at least 0"),
+        ({"clusters": 5}, "clusters is 5, which top_ks=40,40,40,20,20,10 would cut; .* top_ks=0"),
     ],
 )
 def test_a_wrong_setting_is_named(fields, line):

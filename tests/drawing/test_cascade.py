@@ -1,0 +1,227 @@
+"""The cascade of CogView2: stages by hand, a picture alone and among others, what does not fit."""
+
+import dataclasses
+import json
+import types
+
+import jax
+import numpy as np
+import pytest
+
+from babeldraw.data.image import decode, read_png_text
+from babeldraw.drawing.cascade import open_cascade
+from babeldraw.drawing.judging import open_judge
+from babeldraw.drawing.sampler import Sampler
+from babeldraw.drawing.stages import by_kind
+from babeldraw.errors import UserError
+from babeldraw.models.conditions import ClassCondition
+from babeldraw.prediction.base import Given
+from babeldraw.prediction.refinement import RefinementPrediction
+from babeldraw.runs.folder import RunFolder
+from babeldraw.train.experiment import parse
+from tests.random_runs import vocabulary, write_generator
+
+PROMPTS = ["a small red thing", "a large blue thing", ""]
+
+
+@pytest.fixture(scope="module")
+def write(runlocal, tmp_path_factory):
+    """`write("enlarger")`: a run of random weights on a hierarchy, of configs/emoji/enlarger.py."""
+    place = tmp_path_factory.mktemp("cascade")
+    words = vocabulary(PROMPTS[:2], place)
+    tokenizer = runlocal("emoji/hierarchy.py").tokenizer
+
+    def make(name, folder="", tokenizer_seed=0, **sections):
+        config = runlocal(f"emoji/{name}.py").to_dict()
+        config |= {**sections, "tokenizer": tokenizer.to_dict()}
+        return write_generator(place / (folder or name), config, words, tokenizer_seed)
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def coglm(write):
+    return write("coglm")
+
+
+@pytest.fixture(scope="module")
+def stages(write):
+    """Direct and iterative super-resolution."""
+    return [write("enlarger"), write("refiner")]
+
+
+@pytest.fixture(scope="module")
+def small(coglm):
+    return Sampler.from_run(coglm)
+
+
+@pytest.fixture(scope="module")
+def sampler(coglm, stages):
+    return Sampler.from_run(coglm, stages=stages)
+
+
+# ------------------------------------------------------------------ what is drawn
+
+
+def by_hand(stage, number, condition, seeds, given=None):
+    """Codes of a stage's own network, with keys of its number."""
+    drawer = stage.drawer
+
+    def draw(params, condition, given):
+        keys = jax.vmap(jax.random.key)(seeds)
+        keys = jax.vmap(lambda key: jax.random.fold_in(key, (1 << 30) + 16 + number))(keys)
+        settings = stage.settings.traced()
+        parts = (drawer.generator, params, condition, keys, settings, given)
+        return drawer.prediction.draw(*parts, guided=False)
+
+    return np.asarray(jax.jit(draw)(drawer.params["generator"], condition, given))
+
+
+def test_the_small_codes_go_to_the_direct_run_and_its_codes_to_the_iterative_one(small, sampler):
+    plain, large = list(small.sample(PROMPTS, 1, 3)), list(sampler.sample(PROMPTS, 1, 3))
+    codes, seeds = np.stack([one.tokens for one in plain]), np.full(3, 3, np.uint32)
+    direct, iterative = sampler.cascade.stages
+    texts = [
+        stage.lexicon.vocabulary.encode(PROMPTS, stage.condition.text_length)
+        for stage in (direct, iterative)
+    ]
+    codes = by_hand(direct, 1, {"text": texts[0], "codes": codes}, seeds)
+    nowhere = np.zeros(codes.shape, bool)
+    codes = by_hand(iterative, 2, texts[1], seeds, Given(codes, nowhere, ~nowhere))
+    np.testing.assert_array_equal([one.tokens for one in large], codes)
+    tokenizer = sampler.drawer.tokenizer.at("8x3")
+    images = jax.jit(tokenizer.decode)(sampler.drawer.params["tokenizer"], codes)
+    images = np.round(255 * np.asarray(images))
+    np.testing.assert_allclose([one.image for one in large], images, atol=1)
+    assert images.shape[1:3] == sampler.image_size == tokenizer.image_size
+    assert [(one.prompt, one.seed) for one in large] == [(one.prompt, one.seed) for one in plain]
+    assert {one.level for one in large} == {"8x3"}
+
+
+def test_a_picture_is_the_same_in_any_batch_and_all_batches_are_one_program(sampler, monkeypatch):
+    traced, draw = [], RefinementPrediction.draw
+
+    def told(self, generator, params, condition, keys, *more, **others):
+        traced.append((self.passes, keys.shape[0]))
+        return draw(self, generator, params, condition, keys, *more, **others)
+
+    monkeypatch.setattr(RefinementPrediction, "draw", told)
+    # With programs of their own.
+    fresh = [
+        dataclasses.replace(stage, drawer=dataclasses.replace(stage.drawer))
+        for stage in sampler.cascade.stages
+    ]
+    cascade = dataclasses.replace(sampler.cascade, stages=tuple(fresh))
+    sampler = dataclasses.replace(sampler, cascade=cascade)
+    together = [one.tokens for one in sampler.sample(PROMPTS, 2, 7, batch_size=4)]
+    assert traced == [(1, 4), (6, 4)]
+    (alone,) = sampler.sample(PROMPTS[1:2], 1, 8, batch_size=1)
+    np.testing.assert_array_equal(alone.tokens, together[3])
+    assert len(np.unique(together, axis=0)) == 6
+
+
+def test_clusters_of_the_first_run_serve_all(write, small, coglm):
+    sampling = {"temperature": 1.5, "top_ks": "0", "clusters": 3}
+    run = write("enlarger", "clustered", sampling=sampling)
+    with pytest.raises(UserError, match="clusters is 3 and the run's codes are in none; find them"):
+        open_cascade(coglm, small.drawer, [run])
+    labels = np.arange(small.drawer.generator.codes.vocab_size, dtype=np.int32) % 5
+    first = dataclasses.replace(small.drawer, clusters=labels)
+    (stage,) = open_cascade(coglm, first, [run]).stages
+    assert stage.drawer.clusters is labels and stage.settings.clusters == 3
+
+
+# ------------------------------------------------------------------ the command
+
+
+def test_the_command_keeps_the_best_small_pictures_and_names_all_stages(
+    cli, coglm, stages, small, tmp_path
+):
+    words = [f"--workdir={coglm}", f"--super_resolution={','.join(stages)}", f"--judge={coglm}"]
+    words += [f"--prompt={PROMPTS[0]}", "--num=4", "--keep=1", "--seed=5", f"--out={tmp_path}"]
+    status, _, said = cli("sample", *words)
+    assert status == 0, said
+    (line,) = map(json.loads, (tmp_path / "manifest.jsonl").read_text().splitlines())
+    plain = list(small.sample(PROMPTS[:1], 4, 5))
+    scores = open_judge(coglm).score(
+        np.stack([one.image for one in plain]), [one.asked for one in plain]
+    )
+    assert line["seed"] == 5 + np.argmax(scores) and line["rank"] == 0
+    assert line["score"] == pytest.approx(scores.max(), abs=1e-4)
+    assert line["level"] == "8x3" and line["step"] == 7
+    image, text = decode(tmp_path / line["file"]), read_png_text(tmp_path / line["file"])
+    assert image.shape[:2] == tuple(3 * side for side in small.image_size)
+    assert [one["run"] for one in line["stages"]] == stages == line["super_resolution"]
+    assert [one["step"] for one in line["stages"]] == [7, 7]
+    assert [one["top_ks"] for one in line["stages"]] == ["100", "40,40,40,20,20,10"]
+    assert json.loads(text["stages"]) == line["stages"]
+
+
+@pytest.mark.parametrize(
+    ("number", "line"),
+    [
+        (0, "makes larger what stands in codes of level 8, which no words say; draw with a run of"),
+        (1, "draws codes again that others have drawn .* and begins none; draw with one that does"),
+    ],
+)
+def test_a_stage_alone_is_refused(cli, stages, tmp_path, number, line):
+    words = [f"--workdir={stages[number]}", "--prompt=a", f"--out={tmp_path / 'out'}"]
+    status, _, said = cli("sample", *words)
+    assert status == 2 and not (tmp_path / "out").exists()
+    with pytest.raises(UserError, match=line):
+        raise UserError(said)
+
+
+# ------------------------------------------------------------------ what does not fit
+
+
+def test_levels_that_do_not_follow_one_another_are_refused(coglm, small, stages):
+    with pytest.raises(UserError, match="takes codes of level 8x3 and .*coglm draws those of lev"):
+        open_cascade(coglm, small.drawer, stages[1:])
+    with pytest.raises(UserError, match="takes codes of level 8 and .*enlarger draws those of lev"):
+        open_cascade(coglm, small.drawer, [stages[0], stages[0]])
+
+
+def test_a_run_that_makes_no_codes_of_codes_is_refused(coglm, small):
+    with pytest.raises(UserError, match="coglm draws from a text and makes no codes of those bef"):
+        open_cascade(coglm, small.drawer, [coglm])
+
+
+def test_another_tokenizer_is_refused(write, coglm, small):
+    run = write("enlarger", "other", tokenizer_seed=5)
+    with pytest.raises(UserError, match="other was trained on codes of the tokenizer .* name runs"):
+        open_cascade(coglm, small.drawer, [run])
+
+
+def test_a_first_run_without_a_text_is_refused(coglm, stages):
+    first = types.SimpleNamespace(
+        clusters=None, generator=types.SimpleNamespace(condition=ClassCondition(3))
+    )
+    with pytest.raises(UserError, match="reads a text and the first run draws from a class; name"):
+        open_cascade(coglm, first, stages[:1])
+
+
+def test_pixels_before_codes_are_refused(stages, tmp_path):
+    RunFolder.of(str(tmp_path)).write_config({"objective": "super_resolution"})
+    assert by_kind([*stages, str(tmp_path)]) == (tuple(stages), (str(tmp_path),))
+    with pytest.raises(UserError, match="refiner works on codes and .* before it on pictures"):
+        by_kind([str(tmp_path), stages[1]])
+
+
+def test_a_level_or_a_picture_to_go_on_from_is_refused(sampler):
+    with pytest.raises(UserError, match="level is '8x3' and what follows takes codes of level 8;"):
+        sampler.at("8x3")
+    image = np.zeros((*sampler.drawer.tokenizer.image_size, 3), np.uint8)
+    with pytest.raises(
+        UserError, match="a picture to go on from has codes of the small size alone"
+    ):
+        sampler.sample(PROMPTS, canvas=sampler.canvas(image, rows=2))
+
+
+def test_training_draws_no_pictures_with_what_draws_again(runlocal):
+    config = runlocal("emoji/refiner.py").to_dict()
+    config["evaluators"]["samples"] = {}
+    with pytest.raises(
+        UserError, match="samples draws from nothing and config.prediction.kind=ref"
+    ):
+        parse(config)
