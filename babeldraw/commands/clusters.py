@@ -1,8 +1,8 @@
 """Finds codes that look alike, by k-means over a run's codebook, and keeps them in the run.
 
 `babeldraw sample --clusters=16` then draws one of the 16 likeliest clusters and in it a code
-(CogView2's cluster sampling), for any run that predicts the next token. The labels are in the run's
-clusters.npy.
+(CogView2's cluster sampling), for any run that predicts the next token or refines codes. The labels
+are in the run's clusters.npy.
 
 Example:
   babeldraw clusters --workdir=runs/coglm --count=64

@@ -239,7 +239,7 @@ class RefinementPrediction(Prediction):
 
             def choose(factor, logits_BTV):
                 keys_B = jax.vmap(jax.random.fold_in, (0, None))(own_B, factor)
-                return _chosen(keys_B, logits_BTV, own)
+                return _chosen(keys_B, logits_BTV, own, what.shape[0])
 
             guidance = guidance_at(own, number, self.passes) if guided else None
             new = by_factors(generator, params, context, codes, ~masked_BT, guidance, choose)
@@ -269,14 +269,23 @@ def ratio_masks(ratios: tuple[float, ...], length: int) -> np.ndarray:
     return np.stack([rng.permutation(length) < max(round(ratio * length), 1) for ratio in ratios])
 
 
-def _chosen(keys_B: jax.Array, logits_BTV: jax.Array, settings: Settings) -> jax.Array:
-    """A code of each place with a key of its own, int32 [B, T].
+def _chosen(keys_B: jax.Array, logits_BTV: jax.Array, settings: Settings, height: int) -> jax.Array:
+    """A code of each place of a grid, with a key of its own, int32 [B, T].
 
-    Row after row: what the filters and clusters hold meanwhile is as large as the logits.
+    One row of the grids after another: what filters and clusters hold meanwhile would be several
+    times as large as the logits.
     """
+    batch, length, vocab = logits_BTV.shape
+    keys_BT = jax.vmap(lambda key: jax.random.split(key, length))(keys_B)
 
-    def row(pair):
-        key, logits_TV = pair
-        return sample_tokens(jax.random.split(key, logits_TV.shape[0]), logits_TV, settings)
+    def by_rows(array: jax.Array) -> jax.Array:
+        rows = array.reshape(batch, height, length // height, *array.shape[2:])
+        return jnp.moveaxis(rows, 1, 0)
 
-    return jax.lax.map(row, (keys_B, logits_BTV))
+    def row(pair: tuple[jax.Array, jax.Array]) -> jax.Array:
+        keys_Bw, logits_BwV = pair
+        drawn_N = sample_tokens(keys_Bw.reshape(-1), logits_BwV.reshape(-1, vocab), settings)
+        return drawn_N.reshape(keys_Bw.shape)
+
+    drawn_hBw = jax.lax.map(row, (by_rows(keys_BT), by_rows(logits_BTV)))
+    return jnp.moveaxis(drawn_hBw, 0, 1).reshape(batch, length)

@@ -212,16 +212,12 @@ def test_a_level_or_a_picture_to_go_on_from_is_refused(sampler):
     with pytest.raises(UserError, match="level is '8x3' and what follows takes codes of level 8;"):
         sampler.at("8x3")
     image = np.zeros((*sampler.drawer.tokenizer.image_size, 3), np.uint8)
-    with pytest.raises(
-        UserError, match="a picture to go on from has codes of the small size alone"
-    ):
+    with pytest.raises(UserError, match="a picture to go on from has codes of the small size"):
         sampler.sample(PROMPTS, canvas=sampler.canvas(image, rows=2))
 
 
 def test_training_draws_no_pictures_with_what_draws_again(runlocal):
     config = runlocal("emoji/refiner.py").to_dict()
     config["evaluators"]["samples"] = {}
-    with pytest.raises(
-        UserError, match="samples draws from nothing and config.prediction.kind=ref"
-    ):
+    with pytest.raises(UserError, match="samples draws from nothing and config.prediction.kind="):
         parse(config)
