@@ -1,5 +1,7 @@
 """Run folders of random weights, for tests of drawing: nothing is trained."""
 
+import functools
+
 import jax
 from ml_collections import ConfigDict
 
@@ -17,18 +19,21 @@ def vocabulary(texts, folder):
     return (folder / "text.model").read_bytes()
 
 
-def write_generator(folder, config, words, tokenizer_seed=0):
-    """A run of a generator.
+@functools.cache
+def tokenizer_params(tokenizer):
+    return jax.device_get(random_params(tokenizer))
+
+
+def write_generator(folder, config, words):
+    """A run of a generator; of equal sections `tokenizer` are equal tokenizers.
 
     Args:
       folder: where to.
       config: of a config file.
       words: content of `text.model`.
-      tokenizer_seed: runs of one seed have one tokenizer.
     """
     experiment = parse(ConfigDict(config))
-    tokenizer = make_tokenizer(experiment.tokenizer)
-    frozen = {"tokenizer": jax.device_get(random_params(tokenizer, tokenizer_seed))}
+    frozen = {"tokenizer": tokenizer_params(make_tokenizer(experiment.tokenizer))}
     params = jax.device_get(random_params(experiment.generator, 1))
     made = {"frozen": frozen, "vocabulary": words, "step": 7}
     write_run(str(folder), to_dict(experiment), params, **made)
