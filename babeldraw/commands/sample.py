@@ -16,8 +16,8 @@ From the upper half of a picture on, and with a hole in a picture filled:
   babeldraw sample --workdir=runs/demo/text_to_image --prompt="a red circle" --image=a.png \\
       --mask=hole.png
 
-Larger by super-resolution, of codes (docs/super_resolution.md) or of pixels; the judge sees the
-small pictures:
+Larger by super-resolution of codes, where the judge sees the small pictures, or of pixels, where it
+sees the large ones (docs/super_resolution.md):
   babeldraw sample --workdir=runs/emoji_coglm --prompt="a cat" --num=8 --keep=1 \\
       --judge=runs/emoji_coglm --super_resolution=runs/emoji_enlarger,runs/emoji_refiner
 
