@@ -16,10 +16,11 @@ import numpy as np
 from absl import flags
 
 from babeldraw.commands.flags import define_cache, make_folder, required, use_cache
-from babeldraw.data.image import decode, image_suffixes, write_whole
+from babeldraw.data.image import decode, write_whole
 from babeldraw.data.records import BadRecord
 from babeldraw.drawing.captioning import GREEDY, CaptionerRun
 from babeldraw.errors import UserError
+from babeldraw.evaluation.picture_sets import is_picture
 from babeldraw.say import ProgressReport, say
 
 # Pictures held in memory at a time.
@@ -99,7 +100,7 @@ def _files(values: flags.FlagValues) -> list[Path]:
         folder = Path(values.path)
         if not folder.is_dir():
             raise UserError(f"--path={folder} is no folder")
-        files += sorted(p for p in folder.iterdir() if p.suffix.lower() in image_suffixes())
+        files += sorted(file for file in folder.iterdir() if is_picture(file))
     if not files:
         raise UserError("there is no picture; give --image, or --path with some in it")
     return files

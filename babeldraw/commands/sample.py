@@ -11,10 +11,12 @@ The best 2 of 16, as a contrastive captioner sees it (configs/demo/coca.py train
   babeldraw sample --workdir=runs/demo/text_to_image --prompts=prompts.tsv --num=16 --keep=2 \\
       --judge=runs/coca
 
-From the upper half of a picture on, and with a hole in a picture filled:
-  babeldraw sample --workdir=runs/demo/text_to_image --prompt="a red circle" --image=a.png --rows=4
+A hole in a picture filled, and pictures of a folder completed from their upper half on
+(docs/editing.md):
   babeldraw sample --workdir=runs/demo/text_to_image --prompt="a red circle" --image=a.png \\
       --mask=hole.png
+  babeldraw sample --workdir=runs/demo/text_to_image --prompt="a red circle" --image=halves \\
+      --complete=0.5
 
 Larger by super-resolution of codes, where the judge sees the small pictures, or of pixels, where it
 sees the large ones (docs/super_resolution.md):
@@ -27,7 +29,7 @@ By class, the half that a classifier holds for likeliest (docs/vim.md):
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +37,15 @@ import numpy as np
 from absl import flags
 
 from babeldraw.commands.flags import define_cache, make_folder, required, use_cache
-from babeldraw.data.image import decode
-from babeldraw.data.records import BadRecord
+from babeldraw.commands.sample_edit import (
+    Edits,
+    check_editing,
+    define_editing,
+    recorded_editing,
+)
+from babeldraw.config import require
+from babeldraw.data.image import center_crop
 from babeldraw.drawing.album import MOST_IN_GRID, Album, slug
-from babeldraw.drawing.editing import Canvas
 from babeldraw.drawing.prompts import Prompt, read_prompts
 from babeldraw.drawing.sampler import Picture, Sampler
 from babeldraw.errors import UserError
@@ -48,16 +55,7 @@ from babeldraw.say import ProgressReport, say
 from babeldraw.sharding.mesh import MeshConfig
 
 # What each picture depends on beside what is asked for and its seed: these go into the manifest.
-RECORDED = (
-    "image",
-    "rows",
-    "mask",
-    "judge",
-    "super_resolution",
-    "tokenizer_run",
-    "weights",
-    "level",
-)
+RECORDED = ("judge", "super_resolution", "tokenizer_run", "weights", "level")
 STRINGS = {
     "workdir": (None, "A run folder of a generator."),
     "prompts": ("", "A text file with a prompt per line, or a .tsv table with a column Prompt."),
@@ -70,8 +68,6 @@ STRINGS = {
         "What --keep goes by: a contrastive captioner's or a classifier's run folder, or a file of "
         "CLIP's weights with its words beside it.",
     ),
-    "image": ("", "A picture to go on from; give --rows or --mask too."),
-    "mask": ("", "A picture of --image's size: what is white is drawn anew, the rest is kept."),
     "weights": ("", "ema or params; none: the average of the weights where the run keeps one."),
     "level": (
         "",
@@ -87,7 +83,6 @@ LISTS = {
 INTEGERS = {
     "num": (1, "Pictures of each thing."),
     "keep": (None, "Of these, the best are kept, by --judge; all of them unless given."),
-    "rows": (None, "Rows of tokens of --image that are kept."),
     "seed": (0, "Seed of the first picture of each thing."),
     "batch_size": (16, "Pictures drawn at a time."),
     "model_parallel": (1, "Devices that share the generator."),
@@ -96,6 +91,7 @@ INTEGERS = {
 
 def define(values: flags.FlagValues, argv: list[str]) -> None:
     define_cache(values)
+    define_editing(values)
     flags.DEFINE_multi_string("prompt", [], "What to draw; may be repeated.", flag_values=values)
     for name, (default, text) in STRINGS.items():
         flags.DEFINE_string(name, default, text, flag_values=values)
@@ -120,7 +116,6 @@ def _settings() -> dict[str, tuple[type, list[str]]]:
 
 def run(values: flags.FlagValues) -> int:
     _check(values)
-    image, mask = (_read_image(values, name) for name in ("image", "mask"))
     prompts = [Prompt(text) for text in values.prompt]
     prompts += read_prompts(values.prompts) if values.prompts else []
     workdir = required(values, "workdir")
@@ -138,10 +133,14 @@ def run(values: flags.FlagValues) -> int:
     said = {"text": [prompt.text for prompt in prompts], "class": values["class"].value}
     words = sampler.condition.asked_by(said, sampler.lexicon)
     settings = _changed(values, sampler)
-    canvas = None
-    if image is not None:
-        grey = None if mask is None else mask.max(axis=-1)
-        canvas = sampler.canvas(image, rows=values.rows, mask=grey)
+    level_of = None if values.level else _by_column(prompts, sampler)
+    recorded = {name: values[name].value for name in RECORDED if values[name].value}
+    edits = Edits.of(values, sampler)
+    if edits is not None:
+        require(level_of is None, "--image has codes of one level; name that by --level")
+        recorded |= recorded_editing(values) | {"pictures": edits.digest}
+        count, edits = len(edits.files), edits.for_each(len(words))
+        words, prompts = [*words] * count, prompts * count
     drawing = Drawing(
         sampler,
         Path(values.out),
@@ -149,10 +148,11 @@ def run(values: flags.FlagValues) -> int:
         seed=values.seed,
         settings=settings,
         batch_size=values.batch_size,
-        canvas=canvas,
+        edits=edits,
         keep=values.keep,
-        level_of=None if values.level else _by_column(prompts, sampler),
-        recorded={name: values[name].value for name in RECORDED if values[name].value},
+        level_of=level_of,
+        recorded=recorded,
+        file_of=flat_file if edits is None else edits.file_of,
     )
     count = drawing.draw(words, prompts)
     say(f"{count} pictures, grid.png and manifest.jsonl in {drawing.folder}")
@@ -190,6 +190,7 @@ class Drawing:
 
     Attributes:
       folder: where to; made where it is not there.
+      edits: the pictures parts of which are drawn anew, one of each thing; None: there are none.
       keep: of the `num` pictures of each thing so many are written, the best first.
       recorded: what else made these pictures, for the manifest.
       file_of: from a prompt's number and a picture of it to its file in the folder.
@@ -201,7 +202,7 @@ class Drawing:
     seed: int = 0
     settings: Any = None
     batch_size: int = 16
-    canvas: Canvas | None = None
+    edits: Edits | None = None
     keep: int | None = None
     level_of: Callable[[Asked], str] | None = None
     recorded: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -220,7 +221,7 @@ class Drawing:
         settings = self.settings or self.sampler.defaults
         # Before the folder is touched: what cannot be drawn is said.
         asked = self.sampler.ask(words)
-        self._pictures(words[:0], settings)
+        self._drawn(words[:0], settings)
         for level in map(self.level_of, asked) if self.level_of else ():
             self.sampler.at(level)
         columns = _columns(asked, prompts)
@@ -237,7 +238,7 @@ class Drawing:
             say(f"{self.folder}: {len(names) - len(left)} of {len(names)} prompts are drawn")
         report = ProgressReport("sample", len(left) * self.num, unit="pictures")
         drawn: list[Picture] = []
-        pictures = self._pictures([words[number] for number in left], settings)
+        pictures = self._pictures(words, left, settings)
         for done, picture in enumerate(pictures, start=1):
             drawn.append(picture)
             report.update(-(-done * self.num // each))
@@ -247,21 +248,34 @@ class Drawing:
                 drawn = []
         report.close()
         lines = album.lines()
-        shown = [album.picture(line) for line in lines[:MOST_IN_GRID]]
+        shown = [self._shown(album.picture(line)) for line in lines[:MOST_IN_GRID]]
         album.write_grid(shown, each if each > 1 else 8)
         return len(lines)
 
-    def _pictures(self, words: Sequence[Any], settings: Any):
+    def _pictures(
+        self, words: Sequence[Any], numbers: Sequence[int], settings: Any
+    ) -> Iterator[Picture]:
+        """Of things by their numbers."""
+        asked = [words[number] for number in numbers]
+        if self.edits is None:
+            return self._drawn(asked, settings)
+        how = {"num": self.num, "seed": self.seed, "settings": settings, "keep": self.keep}
+        return self.edits.draw(self.sampler, asked, numbers, self.batch_size, **how)
+
+    def _drawn(self, words: Sequence[Any], settings: Any) -> Iterator[Picture]:
         return self.sampler.sample(
             words,
             self.num,
             self.seed,
             settings,
             self.batch_size,
-            self.canvas,
-            self.keep,
-            self.level_of,
+            keep=self.keep,
+            level_of=self.level_of,
         )
+
+    def _shown(self, image: np.ndarray) -> np.ndarray:
+        """For the grid, where edited pictures, of any size, are cut to the model's."""
+        return image if self.edits is None else center_crop(image, self.sampler.image_size)
 
     def _notes(self, asked: Asked) -> tuple[str, ...]:
         judge = self.sampler.judge
@@ -278,6 +292,8 @@ class Drawing:
                 entry |= {"score": round(picture.score, 6), "rank": picture.rank}
             if picture.level:
                 entry["level"] = picture.level
+            if self.edits is not None:
+                entry["picture"] = self.edits.files[number].name
             if columns:
                 entry["columns"] = dict(columns)
             entries.append((picture.image, entry))
@@ -306,19 +322,7 @@ def _check(values: flags.FlagValues) -> None:
         raise UserError(
             f"--keep is {values.keep} of {values.num} and nothing says which are best; give --judge"
         )
-    ways = sum((values.rows is not None, bool(values.mask)))
-    if values.image and ways != 1:
-        raise UserError(f"--image={values.image} needs one of --rows and --mask: what is kept")
-    if ways and not values.image:
-        raise UserError("--rows and --mask say what is kept of --image; give one")
-
-
-def _read_image(values: flags.FlagValues, name: str) -> np.ndarray | None:
-    file = values[name].value
-    try:
-        return decode(file, f"--{name}={file}") if file else None
-    except BadRecord as error:
-        raise UserError(f"{error}; give a picture (PNG, JPEG, WebP)") from error
+    check_editing(values)
 
 
 def _mesh(model: int) -> MeshConfig | None:

@@ -234,8 +234,14 @@ def center_crop(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         return image
     top, left, height, width = center_box(image.shape[:2], size)
     # Cut first: given a box, Pillow's filter would reach past its edges.
-    part = Image.fromarray(image[top : top + height, left : left + width])
-    resized = part.resize((size[1], size[0]), Image.Resampling.BILINEAR)
+    return resize(image[top : top + height, left : left + width], size)
+
+
+def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """uint8 [H, W, 3] -> [h, w, 3], bilinear and antialiased; of that size already as it is."""
+    if image.shape[:2] == tuple(size):
+        return image
+    resized = Image.fromarray(image).resize((size[1], size[0]), Image.Resampling.BILINEAR)
     return np.asarray(resized)
 
 

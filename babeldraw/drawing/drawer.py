@@ -13,8 +13,8 @@ import numpy as np
 from babeldraw.config import require
 from babeldraw.data.image import center_crop, to_uint8
 from babeldraw.data.text import Vocabulary
+from babeldraw.drawing.canvas import Canvas, keep_first, keep_rows, keep_unmasked
 from babeldraw.drawing.clusters import read_clusters
-from babeldraw.drawing.editing import Canvas, keep_first, keep_rows, keep_unmasked
 from babeldraw.drawing.stages import Stage, open_stages
 from babeldraw.drawing.tokenizer_run import TokenizerRun
 from babeldraw.models.base import Generator
@@ -119,7 +119,7 @@ class Drawer:
         conditions: Sequence[Any],
         seeds: np.ndarray,
         settings: Any,
-        canvas: Canvas | None = None,
+        canvases: Sequence[Canvas] | None = None,
     ) -> np.ndarray:
         """Draws pictures as tokens.
 
@@ -129,20 +129,21 @@ class Drawer:
           conditions: P rows, as `Condition.ask` gives them.
           seeds: int [P, n], of n pictures of each condition, each in [0, 2^31).
           settings: of the prediction's `sampling`.
-          canvas: what is kept of a picture, in all of these; None: nothing.
+          canvases: what is kept of a picture, of each condition; None: nothing.
 
         Returns:
           Codes [P, n, ...], int32 [P, n, T] for those of one factor.
         """
         wanted = seeds.shape
         size = tuple(power_of_two(n) for n in wanted)
-        padded = [conditions[i % wanted[0]] for i in range(size[0])]
-        rows = seeds[np.arange(size[0]) % wanted[0]][:, np.arange(size[1]) % wanted[1]]
+        which = np.arange(size[0]) % wanted[0]
+        padded = [conditions[i] for i in which]
+        rows = seeds[which][:, np.arange(size[1]) % wanted[1]]
         given = None
-        if canvas is not None:
+        if canvases is not None:
+            laid = [canvases[i] for i in which for _ in range(size[1])]
             given = Given(
-                np.broadcast_to(canvas.tokens, (rows.size, *canvas.tokens.shape)),
-                np.broadcast_to(canvas.kept, (rows.size, *canvas.kept.shape)),
+                np.stack([one.tokens for one in laid]), np.stack([one.kept for one in laid])
             )
         tokens = self.drawn(padded, rows.reshape(-1), settings, given)
         tokens = tokens.reshape(*size, *tokens.shape[1:])

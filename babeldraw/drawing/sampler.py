@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from babeldraw.config import require
+from babeldraw.drawing.canvas import Canvas
 from babeldraw.drawing.cascade import Cascade, open_cascade
 from babeldraw.drawing.drawer import Drawer, open_drawer, power_of_two, read_lexicon
-from babeldraw.drawing.editing import Canvas
 from babeldraw.drawing.judging import Judge, best, open_judge
 from babeldraw.drawing.stages import by_kind
 from babeldraw.models.condition import Asked, Condition, Lexicon
@@ -150,7 +150,7 @@ class Sampler:
         seed: int = 0,
         settings: Any = None,
         batch_size: int = 16,
-        canvas: Canvas | None = None,
+        canvas: Canvas | Sequence[Canvas] | None = None,
         keep: int | None = None,
         level_of: Callable[[Asked], str] | None = None,
     ) -> Iterator[Picture]:
@@ -166,7 +166,8 @@ class Sampler:
           batch_size: pictures at a time, at least 1; changes none of them beyond rounding. The
             conditions of a batch are read once, whatever the number of their pictures. A cascade
             takes as many of those that are kept.
-          canvas: a picture to go on from, see `canvas`; None: from nothing.
+          canvas: a picture to go on from, see `canvas`, for all or one of each thing; None: from
+            nothing.
           keep: of each thing the best so many are given, the best first, as the judge says; None:
             all, and where there is a judge in its order.
           level_of: of a run that draws into several levels, into which each thing is drawn, such as
@@ -175,8 +176,8 @@ class Sampler:
 
         Raises:
           UserError: what there is not, guidance of a model that was trained without dropping its
-            condition, a choice without a judge, a canvas for several levels or for a cascade, or a
-            run that draws nothing by itself.
+            condition, a choice without a judge, canvases of another number, canvases for several
+            levels or for a cascade, or a run that draws nothing by itself.
         """
         require(batch_size >= 1, f"batch_size is {batch_size}; at least 1 is needed")
         require(num >= 1, f"num is {num}; at least 1 is needed")
@@ -188,6 +189,12 @@ class Sampler:
             keep is None or 1 <= keep <= num,
             f"keep is {keep} of {num} pictures; a number from 1 to {num} is needed",
         )
+        canvases = [canvas] * len(words) if isinstance(canvas, Canvas) else canvas
+        require(
+            canvases is None or len(canvases) == len(words),
+            f"canvas holds {len(canvases or ())} pictures to go on from and {len(words)} things "
+            "are to be drawn; give one, or one of each",
+        )
         settings = settings or self.defaults
         self.drawer.check_sampling(settings)
         self._check_given(canvas)
@@ -195,7 +202,7 @@ class Sampler:
         if self.judge is not None:
             for one in asked:
                 self.judge.notes(one)
-        more = (num, seed, settings, batch_size, canvas, keep or num)
+        more = (num, seed, settings, batch_size, canvases, keep or num)
         if level_of is None:
             return self._larger(self._pictures(asked, *more), batch_size)
         require(canvas is None, "a picture to go on from has codes of one level; name that alone")
@@ -249,17 +256,18 @@ class Sampler:
         seed: int,
         settings: Any,
         batch_size: int,
-        canvas: Canvas | None,
+        canvases: Sequence[Canvas] | None,
         keep: int,
     ) -> Iterator[Picture]:
         # So that the rows of a batch are not rounded up.
         at_once = _power_of_two_in(max(1, batch_size // power_of_two(min(num, batch_size))))
         for start in range(0, len(asked), at_once):
             drawn: list[Picture] = []
+            part = asked[start : start + at_once]
+            laid = canvases and canvases[start : start + at_once]
             for first in range(0, num, batch_size):
                 seeds = seed + np.arange(first, min(first + batch_size, num))
-                part = asked[start : start + at_once]
-                for picture in self._draw(part, seeds, settings, canvas):
+                for picture in self._draw(part, seeds, settings, laid):
                     drawn.append(picture)
                     if len(drawn) == num:
                         yield from self._chosen(drawn, keep)
@@ -279,7 +287,8 @@ class Sampler:
           rows: the first so many rows of tokens are kept.
           count: the first so many tokens are kept.
           mask: [H, W], what is true or above 127 is drawn anew and the rest is kept. What a hole
-            is drawn from depends on the prediction: see `editing`.
+            is drawn from depends on the prediction: see `drawing.canvas`. Of codes; to have the
+            picture's own pixels kept, and for pictures of any size, see `drawing.editing.edit`.
 
         Raises:
           UserError: not exactly one is given, or it does not fit the picture or the tokens.
@@ -301,10 +310,10 @@ class Sampler:
         asked: Sequence[Asked],
         seeds: np.ndarray,
         settings: Any,
-        canvas: Canvas | None,
+        canvases: Sequence[Canvas] | None,
     ) -> Iterator[Picture]:
         rows = np.broadcast_to(seeds, (len(asked), len(seeds)))
-        tokens = self.drawer.tokens([one.row for one in asked], rows, settings, canvas)
+        tokens = self.drawer.tokens([one.row for one in asked], rows, settings, canvases)
         flat, level = tokens.reshape(-1, *tokens.shape[2:]), self.drawer.tokenizer.level
         # Small pictures of a cascade are seen by a judge alone.
         unseen = self.cascade is not None and self.judge is None

@@ -45,7 +45,7 @@ class PictureSet:
         """
         path = Path(path).expanduser()
         if path.is_dir():
-            files = tuple(f for f in sorted(path.rglob("*")) if _is_picture(f))
+            files = tuple(f for f in sorted(path.rglob("*")) if is_picture(f))
             require(bool(files), f"{path} holds no pictures")
             size = _decoded(files[0]).shape[:2]
             for file in files:
@@ -88,7 +88,8 @@ def arrays_in(path: str | os.PathLike) -> tuple[str, ...]:
         return ()
 
 
-def _is_picture(file: Path) -> bool:
+def is_picture(file: Path) -> bool:
+    """Whether it is a file with the ending of one."""
     return file.is_file() and file.suffix.lower() in image_suffixes()
 
 
