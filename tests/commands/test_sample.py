@@ -203,12 +203,9 @@ def test_the_command_goes_on_from_a_picture(sample, old):
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (["--image=OLD/old.png"], "needs one of --rows and --mask: what is kept"),
-        (["--rows=2"], "--rows and --mask say what is kept of --image; give one"),
         (["--image=OLD/old.png", "--rows=99"], "rows is 99; a picture has "),
         (["--image=OLD/old.png", "--mask=OLD/small.png"], "they must be of one size"),
         (["--image=OLD/text.png", "--rows=1"], "; give a picture (PNG, JPEG, WebP)"),
-        (["--image=OLD/none.png", "--rows=1"], "--image=OLD/none.png: "),
         (["--num=2", "--keep=3"], "--keep is 3 and --num 2; give 1 to 2"),
         (["--num=2", "--keep=1"], "nothing says which are best; give --judge"),
         (["--num=2", "--keep=1", "--judge=RUN"], "kind=babeldraw, which tells no pictures"),

@@ -1,6 +1,7 @@
 """Pictures of any size, edited: what lies outside the mask stays, bit by bit."""
 
 import dataclasses
+import types
 
 import numpy as np
 import pytest
@@ -171,8 +172,8 @@ def test_a_way_that_there_is_not_is_one_line():
         Editing("blend", feather=0)
 
 
-def test_a_hole_needs_a_grid_of_codes(sampler, monkeypatch):
-    generator = sampler.drawer.generator
-    monkeypatch.setattr(type(generator), "codes", Codes((16,), (8,)))
+def test_a_hole_needs_a_grid_of_codes():
+    generator = types.SimpleNamespace(codes=Codes((16,), (8,)))
+    line = types.SimpleNamespace(drawer=types.SimpleNamespace(generator=generator), image_size=SIZE)
     with pytest.raises(UserError, match="and the tokenizer gives a sequence of 16 tokens; keep a"):
-        edit(sampler, WORDS[:1], [IMAGE], [MASK])
+        edit(line, WORDS[:1], [IMAGE], [MASK])
