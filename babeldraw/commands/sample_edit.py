@@ -208,8 +208,9 @@ def _part(values: flags.FlagValues, sampler: Sampler) -> Part:
         return _boxed(values.box)
     if values.complete is not None:
         return _completed(values.complete, sampler)
-    codes = sampler.drawer.generator.codes
-    kept = keep_rows(values.rows, codes)
+    kept = keep_rows(values.rows, sampler.drawer.generator.codes)
+    more = "nothing is left to draw; give fewer"
+    require(not kept.all(), f"rows is {values.rows} and a picture has no more: {more}")
     return _completed(kept.sum() / kept.size, sampler)
 
 

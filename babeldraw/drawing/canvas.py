@@ -1,8 +1,8 @@
-"""Codes to go on from: which of a picture's are kept, and which are drawn anew.
+"""Codes to go on from: which of a picture's are kept and which are drawn anew.
 
-Masked prediction sees all kept tokens: a hole fits on every side. Prediction of the next token sees
-those before it alone, in raster order: it goes on well from the first rows, but fills a hole
-without a look at what lies below it, so that its lower edge may not fit.
+Masked prediction sees all kept codes, and so does CogLM: a hole fits on every side. Others that
+predict the next code see those before it alone, in raster order: they go on well from the first
+rows, but fill a hole without a look at what lies below it, so that its lower edge may not fit.
 """
 
 import dataclasses
