@@ -79,6 +79,10 @@ def recorded_editing(values: flags.FlagValues) -> dict[str, Any]:
     return {name: value for name, value in given.items() if values.image and value not in NOT_GIVEN}
 
 
+class UnreadableError(UserError):
+    """A picture that is none."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Edits:
     """Given pictures, each read when it is its turn.
@@ -158,16 +162,14 @@ class Edits:
     def _read(self, number: int) -> tuple[np.ndarray, np.ndarray]:
         """What of a picture is edited, and its mask."""
         file = self.files[number]
-        try:
-            return self.part(file, decode(file, f"--image={file}"))
-        except BadRecord as error:
-            raise UnreadableError(f"{error}; give a picture (PNG, JPEG, WebP)") from error
+        return self.part(file, _decoded("image", file, UnreadableError))
 
     def _crop(self, number: int, sampler: Sampler) -> Crop:
         """What of a picture is drawn. Raises `UserError` where its hole cannot be."""
-        image, mask = self._read(number)
         try:
-            return self.editing.laid(image, mask, sampler).crop
+            return self.editing.laid(*self._read(number), sampler).crop
+        except UnreadableError:
+            raise
         except UserError as error:
             raise UserError(f"{self.files[number]}: {error}") from error
 
@@ -185,10 +187,6 @@ class Edits:
             say(f"the model draws {size_of(crop.shape)} around the hole, as {size_of(size)}")
 
 
-class UnreadableError(UserError):
-    """A picture that is none."""
-
-
 def _files(flag: str, given: str) -> list[epath.Path]:
     path = epath.Path(given)
     if not path.is_dir():
@@ -196,6 +194,14 @@ def _files(flag: str, given: str) -> list[epath.Path]:
     files = sorted(file for file in path.iterdir() if is_picture(file))
     require(bool(files), f"--{flag}={path} holds no picture; give a folder with some in it")
     return files
+
+
+def _decoded(flag: str, file: epath.Path, error: type[UserError] = UserError) -> np.ndarray:
+    """A picture, uint8 [H, W, 3]. Raises `error` where it is none."""
+    try:
+        return decode(file, f"--{flag}={file}")
+    except BadRecord as reason:
+        raise error(f"{reason}; give a picture (PNG, JPEG, WebP)") from reason
 
 
 # ------------------------------------------------------------------ what of a picture
@@ -221,7 +227,7 @@ def _masked(mask: epath.Path) -> Part:
     def part(file: epath.Path, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         own = there.get(file.stem) if there else mask
         require(own is not None, f"--mask={mask} has no {file.stem}.png; give a mask of each")
-        return image, decode(own, f"--mask={own}").max(axis=-1)
+        return image, _decoded("mask", own).max(axis=-1)
 
     return part
 
