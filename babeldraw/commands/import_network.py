@@ -23,6 +23,7 @@ from babeldraw.train.base_experiment import Experiment
 from babeldraw.train.built_on import check_frozen_tokenizers
 from babeldraw.train.experiment import parse
 from babeldraw.train.starts import begun
+from babeldraw.train.words import vocabulary_beside
 
 
 def import_network(name: str, values: flags.FlagValues, files: dict[str, str]) -> None:
@@ -41,12 +42,15 @@ def import_network(name: str, values: flags.FlagValues, files: dict[str, str]) -
     flag, file = _only(name, files)
     network = NETWORKS[name]
     section = network.of(experiment)
+    vocabulary = vocabulary_beside(experiment)
     objective = experiment.make_objective()
     abstract = jax.eval_shape(lambda key: nn.unbox(objective.init(key)), jax.random.key(0))
     params, spare = network.read(flag, file, section, abstract.params)
     frozen = _frozen(experiment, abstract.frozen)
     source = f"{file}, sha256 {sha256(file)}"
-    write_run(workdir, to_dict(experiment), params, frozen=frozen, source=source)
+    write_run(
+        workdir, to_dict(experiment), params, frozen=frozen, source=source, vocabulary=vocabulary
+    )
     for why, keys in spare.items():
         say(f"--{flag}: {len(keys)} arrays left out: {why}")
     count = sum(leaf.size for leaf in jax.tree.leaves(params))

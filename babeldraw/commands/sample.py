@@ -48,6 +48,7 @@ from babeldraw.data.image import center_crop
 from babeldraw.drawing.album import MOST_IN_GRID, Album, slug
 from babeldraw.drawing.prompts import Prompt, read_prompts
 from babeldraw.drawing.sampler import Picture, Sampler
+from babeldraw.drawing.styles import STYLES, template
 from babeldraw.errors import UserError
 from babeldraw.models.condition import Asked
 from babeldraw.prediction.kinds import PREDICTIONS
@@ -55,10 +56,15 @@ from babeldraw.say import ProgressReport, say
 from babeldraw.sharding.mesh import MeshConfig
 
 # What each picture depends on beside what is asked for and its seed: these go into the manifest.
-RECORDED = ("judge", "super_resolution", "tokenizer_run", "weights", "level")
+RECORDED = ("style", "judge", "super_resolution", "tokenizer_run", "weights", "level")
 STRINGS = {
     "workdir": (None, "A run folder of a generator."),
     "prompts": ("", "A text file with a prompt per line, or a .tsv table with a column Prompt."),
+    "style": (
+        "",
+        f"What each text is put into: {', '.join(STYLES)} (CogView2's words, in Chinese), or a "
+        "template with one {} for the text; none: the text alone.",
+    ),
     "tokenizer_run": (
         "",
         "A tokenizer run folder whose decoder draws; none: the one that the run was trained with.",
@@ -119,6 +125,8 @@ def run(values: flags.FlagValues) -> int:
     prompts = [Prompt(text) for text in values.prompt]
     prompts += read_prompts(values.prompts) if values.prompts else []
     workdir = required(values, "workdir")
+    if values.style:
+        template(values.style, "--style")
     use_cache(values)
     sampler = Sampler.from_run(
         workdir,
@@ -130,6 +138,8 @@ def run(values: flags.FlagValues) -> int:
     )
     if values.level:
         sampler = sampler.at(values.level)
+    if values.style:
+        sampler = dataclasses.replace(sampler, style=values.style)
     said = {"text": [prompt.text for prompt in prompts], "class": values["class"].value}
     words = sampler.condition.asked_by(said, sampler.lexicon)
     settings = _changed(values, sampler)

@@ -7,10 +7,12 @@ from typing import Any
 import numpy as np
 
 from babeldraw.config import require
-from babeldraw.convert import autoencoder_kl, llama, maskgit, vqgan
+from babeldraw.convert import autoencoder_kl, llama, maskgit, swiss_army, vqgan
 from babeldraw.convert.dit import dit
 from babeldraw.convert.files import read_arrays
+from babeldraw.convert.icetk import icetk_image
 from babeldraw.convert.maskgen import maskgen
+from babeldraw.convert.partitions import Partitions, read_partitions
 from babeldraw.convert.rar import rar
 from babeldraw.convert.table import Table, left_out, read, write
 from babeldraw.convert.titok import titok
@@ -26,11 +28,19 @@ class Layout:
       about: whose it is, for the help of its flag.
       table: their tensors and our parameters, of the config's section.
       inside: the key under which a file may keep its tensors, as `read_arrays` takes it.
+      partitions: how several files hold it, of which the first is named; None: one file does.
     """
 
     about: str
     table: Callable[[Any], Table]
     inside: str = ""
+    partitions: Partitions | None = None
+
+    def read(self, file: str, flag: str) -> Mapping[str, np.ndarray]:
+        """The tensors of a file, and of those beside it that hold the rest of them."""
+        if self.partitions is None:
+            return read_arrays(file, flag, self.inside)
+        return read_partitions(self.partitions, file, flag, self.inside)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +90,7 @@ class Network:
           UserError: the file is none, of another network, or a value in it is not finite.
         """
         layout, name = self.layouts[flag], f"--{flag}={file}"
-        tensors = read_arrays(file, f"--{flag}", layout.inside)
+        tensors = layout.read(file, f"--{flag}")
         table = layout.table(section)
         params = read(table, tensors, abstract, name)
         check_finite(flatten(params), name)
@@ -137,6 +147,45 @@ NETWORKS: dict[str, Network] = {
                 autoencoder_kl.diffusers_first,
             ),
             "torch": Layout("latent-diffusion's own .ckpt", autoencoder_kl.compvis, "state_dict"),
+        },
+    ),
+    "icetk_image": Network(
+        "tokenizer", "hierarchy", {"torch": Layout("icetk's ice_image.pt", icetk_image, "module")}
+    ),
+    "coglm": Network(
+        "model",
+        "coglm",
+        {
+            "torch": Layout(
+                "SwissArmyTransformer's mp_rank_00_model_states.pt",
+                swiss_army.coglm,
+                "module",
+                swiss_army.PARTITIONS,
+            )
+        },
+    ),
+    "cogview2_direct": Network(
+        "model",
+        "enlarger",
+        {
+            "torch": Layout(
+                "the same of its direct super-resolution",
+                swiss_army.direct,
+                "module",
+                swiss_army.PARTITIONS,
+            )
+        },
+    ),
+    "cogview2_iterative": Network(
+        "model",
+        "refiner",
+        {
+            "torch": Layout(
+                "the same of its iterative super-resolution",
+                swiss_army.iterative,
+                "module",
+                swiss_army.PARTITIONS,
+            )
         },
     ),
     "dit": Network("model", "dit", {"torch": Layout("DiT's .pt", dit, "ema")}),

@@ -49,11 +49,14 @@ class Row:
       ours: place in the tree of our parameters, as `runs.weights.flatten` writes it.
       theirs: name of their tensor.
       how: `THEIRS -> OURS`, see `Rearrangement.parse`; empty: as it is.
+      exchanged: two places of the first axis of their tensor, each of which is the other's in ours;
+        (): none.
     """
 
     ours: str
     theirs: str
     how: str = ""
+    exchanged: tuple[int, ...] = ()
 
     def __post_init__(self):
         for word in words(self.ours) + words(self.theirs):
@@ -63,6 +66,8 @@ class Row:
                 raise ValueError(f"{self.ours} has {{{word}}}, which {self.theirs} has not")
         if len(parts(self.theirs)) > 1 or any(len(parts(part)) > 1 for part in parts(self.ours)):
             raise ValueError(f"{self} may list parts with + once, in the name of ours")
+        if len(self.exchanged) not in (0, 2):
+            raise ValueError(f"{self} exchanges {self.exchanged}; two places are needed, or none")
         if self.how:
             Rearrangement.parse(self.how)
 
@@ -188,6 +193,7 @@ class _Link:
       how: the pattern.
       whole: the shape that it has on our side, all of `ours` together.
       our_shape, their_shape: of each array, at `index` and in `rows`.
+      exchanged: as of `Row`.
     """
 
     ours: list[str]
@@ -198,16 +204,25 @@ class _Link:
     whole: tuple[int, ...]
     our_shape: tuple[int, ...]
     their_shape: tuple[int, ...]
+    exchanged: tuple[int, ...]
 
     def to_ours(self, tensors: list[np.ndarray]) -> np.ndarray:
         """[number of ours, ...] from their tensors."""
-        together = np.stack(tensors).reshape(self.how.their_shape(self.whole))
+        together = self._exchanged(np.stack(tensors)).reshape(self.how.their_shape(self.whole))
         return self.how.to_ours(together, self.whole).reshape(len(self.ours), *self.our_shape)
 
     def to_theirs(self, arrays: list[np.ndarray]) -> np.ndarray:
         """[number of theirs, ...] from our arrays."""
         together = self.how.to_theirs(np.stack(arrays).reshape(self.whole))
-        return together.reshape(len(self.theirs), *self.their_shape)
+        return self._exchanged(together.reshape(len(self.theirs), *self.their_shape))
+
+    def _exchanged(self, tensors: np.ndarray) -> np.ndarray:
+        """[number of theirs, ...] with two places of each changed; there and back alike."""
+        if not self.exchanged:
+            return tensors
+        order = np.arange(tensors.shape[1])
+        order[[*self.exchanged]] = self.exchanged[::-1]
+        return tensors[:, order]
 
 
 def _links(table: Table, leaves: Mapping[str, Any]) -> list[_Link]:
@@ -284,7 +299,13 @@ def _links_of_part(
             f"{row.theirs} lists {their_lists} tensors, and {row.how!r} gives {their_whole}",
         )
         their_shape = their_whole[len(their_lists) :]
-        found.append(_Link(ours, theirs, index, (), how, whole, our_shape, their_shape))
+        require(
+            not row.exchanged or max(row.exchanged) < their_shape[0],
+            f"{row.theirs} has {their_shape[0]} rows and those of {row.exchanged} are exchanged",
+        )
+        found.append(
+            _Link(ours, theirs, index, (), how, whole, our_shape, their_shape, row.exchanged)
+        )
     return found
 
 

@@ -89,14 +89,14 @@ class _Names:
     """How one of those who have taming's layers calls them.
 
     Attributes:
-      encoder, decoder: of a level, where levels are counted from full size.
+      encoder, decoder: of the list of levels, where they are counted from full size.
       block: of a residual block in a level.
       middle: of the block, the attention and the block between levels and latents.
       from_smallest: whether the decoder's levels are counted from the smallest map.
     """
 
-    encoder: str = "encoder.down"
-    decoder: str = "decoder.up"
+    encoder: str = "down"
+    decoder: str = "up"
     block: str = "block"
     middle: tuple[str, str, str] = ("block_1", "attn_1", "block_2")
     from_smallest: bool = False
@@ -106,7 +106,8 @@ class _Names:
         return f"{getattr(self, side)}.{number}"
 
 
-_LLAMAGEN = _Names("encoder.conv_blocks", "decoder.conv_blocks", "res", ("0", "1", "2"), True)
+_TAMING = _Names()
+_LLAMAGEN = _Names("conv_blocks", "conv_blocks", "res", ("0", "1", "2"), True)
 
 
 def llamagen(config: VQGANConfig) -> Table:
@@ -117,12 +118,12 @@ def llamagen(config: VQGANConfig) -> Table:
 
 def taming(config: VQGANConfig) -> Table:
     """The weights in a checkpoint of Lightning of taming-transformers' VQGAN or of IBQ."""
-    return (*_taming(config.network, _Names()), *_BESIDE)
+    return (*_taming(config.network, _TAMING), *_BESIDE)
 
 
 def taming_average(config: VQGANConfig) -> Table:
     """Their average in the same file, where a run kept one."""
-    return _averaged(_taming(config.network, _Names()))
+    return _averaged(_taming(config.network, _TAMING))
 
 
 # What else is in a checkpoint of Lightning.
@@ -149,7 +150,7 @@ def _averaged(table: Table) -> Table:
 
 def latent_diffusion(config: VQGANConfig) -> Table:
     """The tensors of latent diffusion's autoencoder, taming's without a codebook."""
-    return _two_sides(config.network, _Names())
+    return _two_sides(config.network, _TAMING)
 
 
 def _taming(network: ConvolutionalConfig, names: _Names) -> Table:
@@ -158,39 +159,50 @@ def _taming(network: ConvolutionalConfig, names: _Names) -> Table:
 
 
 def _two_sides(network: ConvolutionalConfig, names: _Names) -> Table:
-    rows, last = [], len(network.multipliers) - 1
-    for side in ("encoder", "decoder"):
-        for level in range(last + 1):
-            rows += _level(network, side, level, names)
-        first, attention, second = (f"{side}.mid.{name}" for name in names.middle)
-        rows += conv(f"{side}/first", f"{side}.conv_in")
-        rows += block(network, f"{side}/middle/block_0", first)
-        rows += _attention(f"{side}/middle/attention_0", attention)
-        rows += block(network, f"{side}/middle/block_1", second)
-        rows += norm(f"{side}/norm", f"{side}.norm_out")
-        rows += conv(f"{side}/last", f"{side}.conv_out")
     return (
-        *rows,
+        *taming_side(network, "encoder", "encoder", "encoder", names),
+        *taming_side(network, "decoder", "decoder", "decoder", names),
         *conv("to_code", "quant_conv"),
         *conv("from_code", "post_quant_conv"),
     )
 
 
-def _level(network: ConvolutionalConfig, side: str, level: int, names: _Names) -> Table:
+def taming_side(
+    network: ConvolutionalConfig, side: str, ours: str, theirs: str, names: _Names = _TAMING
+) -> Table:
+    """An `encoder` or a `decoder` of taming's layers, whose names begin so on either side."""
+    rows = []
+    for level in range(len(network.multipliers)):
+        rows += _level(network, side, level, ours, theirs, names)
+    first, attention, second = (f"{theirs}.mid.{name}" for name in names.middle)
+    return (
+        *rows,
+        *conv(f"{ours}/first", f"{theirs}.conv_in"),
+        *block(network, f"{ours}/middle/block_0", first),
+        *_attention(f"{ours}/middle/attention_0", attention),
+        *block(network, f"{ours}/middle/block_1", second),
+        *norm(f"{ours}/norm", f"{theirs}.norm_out"),
+        *conv(f"{ours}/last", f"{theirs}.conv_out"),
+    )
+
+
+def _level(
+    network: ConvolutionalConfig, side: str, level: int, ours: str, theirs: str, names: _Names
+) -> Table:
     """A level's blocks, its attention, and what changes the size behind it."""
     rows, last = [], len(network.multipliers) - 1
-    ours, theirs = f"{side}/level_{level}", names.level(side, level, last)
+    own, of_level = f"{ours}/level_{level}", f"{theirs}.{names.level(side, level, last)}"
     count = network.encoder_blocks if side == "encoder" else network.decoder_blocks
     changes = f"level_{level}/block_0" in network.changes(side)
     for i in range(count):
         shortcut = SHORTCUT if changes and i == 0 else ""
-        rows += block(network, f"{ours}/block_{i}", f"{theirs}.{names.block}.{i}", shortcut)
+        rows += block(network, f"{own}/block_{i}", f"{of_level}.{names.block}.{i}", shortcut)
         if level == last and not network.middle_attention_alone:
-            rows += _attention(f"{ours}/attention_{i}", f"{theirs}.attn.{i}")
+            rows += _attention(f"{own}/attention_{i}", f"{of_level}.attn.{i}")
     if side == "encoder" and level < last:
-        rows += conv(f"encoder/down_{level}", f"{theirs}.downsample.conv")
+        rows += conv(f"{ours}/down_{level}", f"{of_level}.downsample.conv")
     if side == "decoder" and level > 0:
-        rows += conv(f"decoder/up_{level}", f"{theirs}.upsample.conv")
+        rows += conv(f"{ours}/up_{level}", f"{of_level}.upsample.conv")
     return tuple(rows)
 
 

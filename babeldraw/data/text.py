@@ -1,8 +1,9 @@
 """Captions as ids: a SentencePiece vocabulary, trained from captions and read back.
 
 Ids: 0 is padding, 1 is an unknown piece; there is no begin or end piece. T5's, which are read too,
-have an end, 1, and 2 is unknown. How texts are normalised before they are cut into pieces stands in
-the file and goes with it.
+have an end, 1, and 2 is unknown. icetk's, CogView2's, are read as well: in its file 0 is unknown
+and 3 padding, which change places here; all others stay in their ranges of languages. How texts are
+normalised before they are cut into pieces stands in the file and goes with it.
 """
 
 import io
@@ -25,8 +26,11 @@ from babeldraw.runs.folder import RunFolder
 
 PAD_ID = 0
 UNKNOWN_ID = 1
-# Of T5's vocabularies: padding, unknown, no begin, end.
+# Padding, unknown, begin, end; -1: none. Ours, and T5's.
+OWN_IDS = (PAD_ID, UNKNOWN_ID, -1, -1)
 T5_IDS = (0, 2, -1, 1)
+# icetk's: unknown is 0, and padding the piece of this number, whatever its file calls padding.
+ICETK_PAD, ICETK_PADDING = 3, "<pad>"
 MAX_CAPTIONS = 1_000_000
 # Below the 4,192 bytes that SentencePiece reads of a sentence.
 MAX_SENTENCE_BYTES = 4000
@@ -200,7 +204,7 @@ class Vocabulary:
 
     Args:
         path: a file that `train_vocabulary` wrote, or T5's, whose texts end in a piece of their
-            own.
+            own, or icetk's.
 
     Attributes:
         size: how many ids there are, padding and unknown included.
@@ -217,7 +221,10 @@ class Vocabulary:
             raise UserError(f"vocabulary {path} cannot be read: {reason}") from error
         self._pieces = _load(model, path)
         self.size: int = self._pieces.get_piece_size()
-        self._end = [end] if (end := self._pieces.eos_id()) >= 0 else []
+        ids = _special_ids(self._pieces)
+        self._end = [ids[3]] if ids == T5_IDS else []
+        # Of the file, one of which is the other's here; equal where there is nothing to exchange.
+        self._exchanged = (PAD_ID, PAD_ID if ids in (OWN_IDS, T5_IDS) else ICETK_PAD)
 
     @classmethod
     def of_run(cls, folder: RunFolder, size: int) -> "Vocabulary":
@@ -255,7 +262,7 @@ class Vocabulary:
         """The pieces of a text before any cut, each with its id; '▁' stands for a space."""
         (ids,) = self._encode([text])
         ids += self._end if ids else []
-        return [(self._pieces.id_to_piece(number), number) for number in ids]
+        return [(self._pieces.id_to_piece(self._exchange(number)), number) for number in ids]
 
     def normalized(self, text: str) -> str:
         """What is cut into pieces: the text after normalisation."""
@@ -280,26 +287,46 @@ class Vocabulary:
         )
         return "".join(found)
 
+    def knows(self, text: str) -> bool:
+        """Whether it has pieces for at least half of a text's letters: for its language."""
+        letters = Counter(character for character in _clean(text) if character.isalpha())
+        unknown = sum(letters[character] for character in self.unknown("".join(letters)))
+        return 2 * unknown <= letters.total()
+
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
         """One row of ids, int [length], to its text; padding gives nothing."""
-        return self._pieces.decode([int(i) for i in ids if i != PAD_ID])
+        return self._pieces.decode([self._exchange(int(i)) for i in ids if i != PAD_ID])
 
     def _encode(self, texts: Sequence[str]) -> list[list[int]]:
-        return [self._pieces.encode(_clean(text)) for text in texts]
+        found = [self._pieces.encode(_clean(text)) for text in texts]
+        return [[self._exchange(number) for number in ids] for ids in found]
+
+    def _exchange(self, number: int) -> int:
+        """An id of the file as one of ours, and back."""
+        one, other = self._exchanged
+        return other if number == one else one if number == other else number
 
 
 def _load(model: bytes, path: str | os.PathLike) -> sentencepiece.SentencePieceProcessor:
     try:
         pieces = sentencepiece.SentencePieceProcessor(model_proto=model)
-        ids = (pieces.pad_id(), pieces.unk_id(), pieces.bos_id(), pieces.eos_id())
     except RuntimeError:
-        ids = ()
-    if ids not in ((PAD_ID, UNKNOWN_ID, -1, -1), T5_IDS):
+        pieces = None
+    if pieces is None or not (_special_ids(pieces) in (OWN_IDS, T5_IDS) or _is_icetk(pieces)):
         raise UserError(
             f"vocabulary {path} is no SentencePiece model with ids 0 for padding, 1 for unknown "
-            "and none for begin and end, nor T5's; train one with babeldraw"
+            "and none for begin and end, nor T5's or icetk's; train one with babeldraw"
         )
     return pieces
+
+
+def _special_ids(pieces: sentencepiece.SentencePieceProcessor) -> tuple[int, ...]:
+    return pieces.pad_id(), pieces.unk_id(), pieces.bos_id(), pieces.eos_id()
+
+
+def _is_icetk(pieces: sentencepiece.SentencePieceProcessor) -> bool:
+    padding = pieces.get_piece_size() > ICETK_PAD and pieces.id_to_piece(ICETK_PAD)
+    return pieces.unk_id() == 0 and padding == ICETK_PADDING
 
 
 def _made(model: bytes) -> dict[str, str]:

@@ -13,6 +13,7 @@ from babeldraw.drawing.cascade import Cascade, open_cascade
 from babeldraw.drawing.drawer import Drawer, open_drawer, power_of_two, read_lexicon
 from babeldraw.drawing.judging import Judge, best, open_judge
 from babeldraw.drawing.stages import by_kind
+from babeldraw.drawing.styles import PLACE, styled, template
 from babeldraw.models.condition import Asked, Condition, Lexicon
 from babeldraw.prediction.kinds import read_sampling
 from babeldraw.sharding.mesh import MeshConfig
@@ -61,6 +62,8 @@ class Sampler:
       step: the checkpoint's.
       judge: of what is drawn, in a cascade of the small pictures; None: none.
       cascade: makes larger codes of those that are drawn, before they are decoded; None: none.
+      style: of each text, see `styles.template`. What is drawn is called, and judged, by the text
+        without it.
     """
 
     drawer: Drawer
@@ -69,6 +72,7 @@ class Sampler:
     step: int
     judge: Judge | None = None
     cascade: Cascade | None = None
+    style: str = "none"
 
     @classmethod
     def from_run(
@@ -141,7 +145,19 @@ class Sampler:
 
     def ask(self, words: Sequence[Any]) -> list[Asked]:
         """What words say to the run. Raises `UserError`: something that it does not know."""
-        return [self.condition.ask(word, self.lexicon) for word in words]
+        inside = template(self.style)
+        if inside == PLACE:
+            return [self.condition.ask(word, self.lexicon) for word in words]
+        require(
+            self.condition.of_text,
+            f"style is {self.style!r} and the run draws from {self.condition.drawn_from}; leave it "
+            "out",
+        )
+        return [self._ask_styled(word, inside) for word in words]
+
+    def _ask_styled(self, text: str, inside: str) -> Asked:
+        asked = self.condition.ask(styled(text, inside), self.lexicon)
+        return dataclasses.replace(asked, name=text, text=text)
 
     def sample(
         self,

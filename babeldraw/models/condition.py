@@ -230,12 +230,20 @@ def asked_text(words: str, lexicon: Lexicon, length: int) -> Asked:
       words: the text.
       lexicon: of the run.
       length: pieces that are read.
+
+    Raises:
+      UserError: most of its letters have no piece.
     """
     vocabulary, notes = lexicon.vocabulary, []
     (pieces,) = vocabulary.lengths([words])
     if pieces > length:
         notes.append(f"the prompt has {pieces} tokens and is cut to {length}: {words[:60]!r}...")
     if unknown := vocabulary.unknown(words):
+        require(
+            vocabulary.knows(words),
+            f"most letters of the prompt {words[:60]!r} are not in the run's vocabulary: it is of "
+            "a language that the run has not learned; write it in that of its captions",
+        )
         notes.append(
             f"{unknown[:20]!r} of the prompt {words[:60]!r} are not in the run's vocabulary: "
             "they draw as one unknown piece"

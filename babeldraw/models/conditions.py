@@ -36,12 +36,15 @@ class TextCondition(Condition):
       stddev: of the pieces' vectors before training. Positions have 0.5, beside which 0.02 is
         learned away in long runs; where most words come a few times only, words that weigh as much
         as their places are told apart sooner.
+      words: a SentencePiece model that the texts are read by, such as icetk's, of `vocab_size`
+        pieces; a copy goes with the run. Empty: the run's own, trained on its captions.
     """
 
     vocab_size: int = 16_000
     length: int = 128
     dropout: float = 0.1
     stddev: float = 0.02
+    words: str = ""
     kind: str = "text"
     of_text = True
 
@@ -60,7 +63,18 @@ class TextCondition(Condition):
     def vocabulary(self) -> int:
         return self.vocab_size
 
+    @property
+    def vocabulary_file(self) -> str:
+        return self.words
+
     def with_vocabulary(self, size: int) -> "TextCondition":
+        """Raises `UserError`: `words` is given and has another number of pieces."""
+        require(
+            not self.words or size == self.vocab_size,
+            f"config.condition.words={self.words} has {size} pieces and "
+            f"config.condition.vocab_size is {self.vocab_size}: name the vocabulary of that many, "
+            f"or set vocab_size={size}",
+        )
         return dataclasses.replace(self, vocab_size=size)
 
     def spec(self, batch: int) -> dict[str, jax.ShapeDtypeStruct]:
@@ -87,7 +101,7 @@ class TextCondition(Condition):
         return [*captions[:count]]
 
     def tiny(self) -> "TextCondition":
-        return dataclasses.replace(self, vocab_size=100, length=32)
+        return dataclasses.replace(self, vocab_size=100, length=32, words="")
 
 
 class TextPrefix(nn.Module):

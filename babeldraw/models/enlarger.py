@@ -58,6 +58,8 @@ class _BaseConfig:
       early_positions: the positions of the small codes, which are laid side by side over the large
         grid to begin with, begin with that of the start of the picture, one too early: so the
         released weights were made.
+      own_positions: the large codes' positions are a table of their own alone, and nothing is laid
+        over the large grid: so the released weights are.
       stddev: of both tables' vectors before training.
     """
 
@@ -67,10 +69,16 @@ class _BaseConfig:
     positions: int = 1024
     specials: int = 2
     early_positions: bool = False
+    own_positions: bool = False
     stddev: float = 0.02
 
     def __post_init__(self):
         require_odd(self.around, "config.model.around")
+        require(
+            not (self.early_positions and self.own_positions),
+            "config.model.early_positions and own_positions are True; the first says how the small "
+            "codes' positions are laid, the second that they are not: set one to False",
+        )
         for name in ("start", "positions", "specials"):
             value = getattr(self, name)
             require(value >= 1, f"config.model.{name} is {value}; at least 1 is needed")
@@ -127,7 +135,7 @@ class _Cells(MaskedNetwork):
     """What both have: one table for codes and pieces, a base's positions, logits by the table.
 
     Logits are of codes alone. A large code's position is that of a small one, laid over the large
-    grid, plus one of its own that is learned from zero on.
+    grid, plus one of its own that is learned from zero on; or one of its own alone.
     """
 
     config: Any
@@ -141,7 +149,8 @@ class _Cells(MaskedNetwork):
         self.begin = self.codes.vocab_size + pieces
         self.embed = Embedding(self.begin + config.specials, dim, stddev=config.stddev)
         self.places = Embedding(config.positions, dim, "position", config.stddev)
-        self.fine_places = LearnedPositions(self.codes.length, dim, stddev=0.0, name="fine")
+        begin = config.stddev if config.own_positions else 0.0
+        self.fine_places = LearnedPositions(self.codes.length, dim, stddev=begin, name="fine")
         self.stack = sandwich(config.decoder, self.attention(text_slots(self.condition)))
         self.norm = NORM()
 
@@ -188,15 +197,10 @@ class _Cells(MaskedNetwork):
         keys: jax.Array | None = None,
     ) -> jax.Array:
         """The network's output for all places, float32 [B, T, D]."""
-        first, seen = self.config.start + 1, {}
-        size = self.grid[0] * self.grid[1]
-        of_small_SD = self.places(first + jnp.arange(size))
-        laid_SD = self.places(first - 1 + jnp.arange(size)) if self.early else of_small_SD
-        masked_BT = jnp.where(known, codes, self.begin)
-        of_fine_TD = tiled(laid_SD, self.grid, self.factor) + self.fine_places()
-        parts = [self.embed(masked_BT) + of_fine_TD[None]]
+        masked_BT, seen = jnp.where(known, codes, self.begin), {}
+        parts = [self.embed(masked_BT) + self._of_fine()[None]]
         if "small" in context:
-            parts.insert(0, self.embed(context["small"]) + of_small_SD[None])
+            parts.insert(0, self.embed(context["small"]) + self._of_small()[None])
         if "text" in context:
             text_BP = context["text"]
             of_text_PD = self.places(jnp.arange(text_BP.shape[1]))
@@ -207,9 +211,17 @@ class _Cells(MaskedNetwork):
         x_BTD = self.stack(x_BTD, seen, keys)[:, -self.codes.length :]
         return self.norm(x_BTD.astype(jnp.float32))
 
-    @property
-    def early(self) -> bool:
-        return self.config.early_positions
+    def _of_small(self, early: bool = False) -> jax.Array:
+        """Positions of the small codes, [S, D]; `early`: each has that of the one before."""
+        first = self.config.start + (0 if early else 1)
+        return self.places(first + jnp.arange(self.grid[0] * self.grid[1]))
+
+    def _of_fine(self) -> jax.Array:
+        """Positions of the large codes, [T, D]."""
+        if self.config.own_positions:
+            return self.fine_places()
+        laid_SD = self._of_small(self.config.early_positions)
+        return tiled(laid_SD, self.grid, self.factor) + self.fine_places()
 
     def logits(self, x_BTD: jax.Array, earlier: jax.Array | None) -> jax.Array:
         """Of all codes, float32 [B, T, V]."""

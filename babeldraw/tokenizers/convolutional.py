@@ -42,7 +42,7 @@ class ConvolutionalConfig:
       channels: C at full size.
       multipliers: of C, for each level from full size on; each level but the last halves.
       encoder_blocks, decoder_blocks: residual blocks of a level, 2 and 2; 2 and 3 in taming and
-        LlamaGen, 4 and 5 in IBQ, 2 and none in icetk.
+        LlamaGen, 4 and 5 in IBQ, 2 and 1 in icetk.
       middle_blocks: residual blocks between the last level and the latents.
       latent_channels: of the latents.
       latent_kernel: side of the encoder's last filter, 1; 3 in taming.

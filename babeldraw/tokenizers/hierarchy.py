@@ -4,6 +4,9 @@ Ding et al., "CogView2", 2022, and icetk's public code: an encoder whose low lay
 which latents are taken at 4, 8 and 16 pixels to a code; one codebook of running means for all of
 them; a decoder for each rate. CogView2 draws at 8 pixels for pictures of 160 and of 480, and both
 are levels of this tokenizer, since the network is one of convolutions.
+
+Latents of the coarser rates come of further levels of the encoder, each with layers of its own to
+the codebook, or, as in icetk's code, of the finest ones, halved again and again (`coarser`).
 """
 
 import dataclasses
@@ -15,22 +18,28 @@ import jax
 import jax.numpy as jnp
 
 from babeldraw.config import require, to_dict
+from babeldraw.layers.convolution import Conv
+from babeldraw.layers.pictures import downsample
 from babeldraw.tokenizers.base import Codes, Reconstruction
 from babeldraw.tokenizers.convolutional import (
+    DOWNS,
     ConvolutionalConfig,
     ConvolutionalDecoder,
+    ConvolutionalEncoder,
     ToLatents,
     descend,
     fields_of_codes,
 )
-from babeldraw.tokenizers.pixels import CHANNELS, to_images
+from babeldraw.tokenizers.pixels import CHANNELS
 from babeldraw.tokenizers.quantizers import QuantizerConfig, QuantizingTokenizer
 from babeldraw.tokenizers.running_mean import RunningMeanConfig
 
-# icetk's to 4 pixels, and two levels below it.
+# Where latents of the coarser rates come from.
+COARSER = ("levels", "halved")
+# icetk's widths to 4 pixels, and two levels below it.
 NETWORK = ConvolutionalConfig(
     multipliers=(1, 2, 4, 4, 4),
-    decoder_blocks=0,
+    decoder_blocks=1,
     latent_kernel=3,
     attention=True,
     shortcut="input",
@@ -50,6 +59,14 @@ class HierarchyConfig:
     levels: (pixels to a code, how many times as high and wide as `image_size` the pictures are) of
       each level, named "8", or "8x3" for pictures three times as large.
     quantizer: the codebook, as wide as `network.latent_channels`.
+    coarser: of COARSER. `levels`: the encoder goes on, and each rate has its own layers to latents.
+      `halved`, as in icetk: the encoder ends at the finest rate, and its latents are halved by the
+      mean of each 2 x 2 plus a 3 x 3 convolution of stride 2; one 1 x 1 convolution of all rates
+      lies before the codebook.
+    attends: rates whose decoders attend in their last level, where
+      `network.middle_attention_alone` has the others not; 16 in icetk.
+    mean, deviation: of each colour; the network reads and gives pixels less the one, in units of
+      the other. icetk has those of its pictures.
     """
 
     network: ConvolutionalConfig = NETWORK
@@ -57,15 +74,39 @@ class HierarchyConfig:
     image_size: tuple[int, int] = (160, 160)
     levels: tuple[tuple[int, int], ...] = ((8, 1), (8, 3))
     quantizer: QuantizerConfig = RunningMeanConfig()
+    coarser: str = "levels"
+    attends: tuple[int, ...] = ()
+    mean: tuple[float, ...] = (0.5, 0.5, 0.5)
+    deviation: tuple[float, ...] = (0.5, 0.5, 0.5)
     kind: str = "hierarchy"
 
     def __post_init__(self):
-        depth, strides = len(self.network.multipliers), self.strides
         require(
-            bool(strides) and [*strides] == sorted({*strides}) and strides[-1] == 2 ** (depth - 1),
+            self.coarser in COARSER,
+            f"tokenizer.coarser is {self.coarser!r}; the choices are {', '.join(COARSER)}",
+        )
+        depth, strides = len(self.network.multipliers), self.strides
+        place = -1 if self.coarser == "levels" else 0
+        ends = "last" if self.coarser == "levels" else "first"
+        require(
+            bool(strides)
+            and [*strides] == sorted({*strides})
+            and strides[place] == 2 ** (depth - 1),
             f"tokenizer.decoders are for codes of {strides} pixels; ascending ones are needed, the "
-            f"last of them {2 ** (depth - 1)}, by the {depth} levels of "
+            f"{ends} of them {2 ** (depth - 1)}, by the {depth} levels of "
             "tokenizer.network.multipliers",
+        )
+        self._check_halved(strides)
+        for stride in self.attends:
+            require(
+                stride in strides,
+                f"tokenizer.attends has {stride} pixels to a code; tokenizer.decoders has "
+                f"{', '.join(map(str, strides))}",
+            )
+        require(
+            len(self.mean) == len(self.deviation) == CHANNELS and min(self.deviation) > 0,
+            f"tokenizer.mean is {self.mean} and tokenizer.deviation {self.deviation}; each is of "
+            f"{CHANNELS} colours, and deviations are more than 0",
         )
         require(
             bool(self.levels) and self.levels[0][1] == 1,
@@ -98,6 +139,14 @@ class HierarchyConfig:
             "several: set it to False",
         )
 
+    def _check_halved(self, strides: tuple[int, ...]) -> None:
+        twice = zip(strides, strides[1:], strict=False)
+        require(
+            self.coarser == "levels" or all(coarse == 2 * fine for fine, coarse in twice),
+            f"tokenizer.coarser is 'halved' and tokenizer.decoders are for codes of {strides} "
+            "pixels; each must be twice the one before",
+        )
+
     @property
     def strides(self) -> tuple[int, ...]:
         """Pixels to a code at each rate, ascending."""
@@ -106,7 +155,18 @@ class HierarchyConfig:
     def decoder(self, stride: int) -> ConvolutionalConfig:
         """The network of a rate's decoder."""
         multipliers = self.decoders[self.strides.index(stride)]
-        return dataclasses.replace(self.network, multipliers=multipliers)
+        alone = self.network.middle_attention_alone and stride not in self.attends
+        return dataclasses.replace(
+            self.network, multipliers=multipliers, middle_attention_alone=alone
+        )
+
+    def to_values(self, images: jax.Array) -> jax.Array:
+        """Pixels in [0, 1] as the network reads them."""
+        return (images - _of_colours(self.mean)) / _of_colours(self.deviation)
+
+    def to_images(self, values: jax.Array) -> jax.Array:
+        """What a decoder gives as pixels, near [0, 1] but not clipped."""
+        return values * _of_colours(self.deviation) + _of_colours(self.mean)
 
     def tiny(self) -> "HierarchyConfig":
         """The same network, small."""
@@ -143,6 +203,31 @@ class HierarchicalEncoder(nn.Module):
         }
 
 
+class HalvingEncoder(nn.Module):
+    """As `HierarchicalEncoder`, of latents at the finest rate that are halved; icetk's code."""
+
+    config: HierarchyConfig
+
+    @nn.compact
+    def __call__(self, x_BHWC: jax.Array, strides: tuple[int, ...]) -> dict[int, jax.Array]:
+        network, found = self.config.network, {}
+        z_BhwQ = ConvolutionalEncoder(network, name="finest")(x_BHWC)
+        to_code = Conv(network.latent_channels, (1, 1), name="to_code")
+        for stride in self.config.strides:
+            if stride > strides[-1]:
+                break
+            z_BhwQ = z_BhwQ if stride == self.config.strides[0] else self._halved(z_BhwQ, stride)
+            if stride in strides:
+                found[stride] = to_code(z_BhwQ)
+        return found
+
+    def _halved(self, z_BhwQ: jax.Array, stride: int) -> jax.Array:
+        down = Conv(
+            z_BhwQ.shape[-1], stride=2, padding=DOWNS["convolution"], name=f"down_to_{stride}"
+        )
+        return downsample(z_BhwQ, 2) + down(z_BhwQ)
+
+
 class Hierarchy(nn.Module):
     """The network; `HierarchyTokenizer` is what others see of it."""
 
@@ -150,7 +235,8 @@ class Hierarchy(nn.Module):
 
     def setup(self):
         config = self.config
-        self.encoder = HierarchicalEncoder(config)
+        halved = config.coarser == "halved"
+        self.encoder = (HalvingEncoder if halved else HierarchicalEncoder)(config)
         self.codebook = config.quantizer.make()
         self.decoders = {
             str(stride): ConvolutionalDecoder(config.decoder(stride), CHANNELS)
@@ -179,11 +265,12 @@ class Hierarchy(nn.Module):
             raws.append(self.decoders[str(stride)](codes_BhwQ))
             begin = end
         raw = jnp.stack(raws, axis=1).reshape(-1, *raws[0].shape[1:])
-        return Reconstruction(to_images(raw, "rgb"), raw, quantized.ids, quantized.terms, quantized)
+        images = self.config.to_images(raw)
+        return Reconstruction(images, raw, quantized.ids, quantized.terms, quantized)
 
     def latents(self, images: jax.Array, strides: tuple[int, ...]) -> list[jax.Array]:
-        """Of each rate, float32 [B, h, w, Q]. The network sees pixels in [-1, 1]."""
-        return [*self.encoder(2 * images - 1, strides).values()]
+        """Of each rate, float32 [B, h, w, Q]."""
+        return [*self.encoder(self.config.to_values(images), strides).values()]
 
     def encode(self, images: jax.Array, stride: int) -> jax.Array:
         """float32 [B, height, width, 3] in [0, 1] -> int32 [B, h w]."""
@@ -194,7 +281,7 @@ class Hierarchy(nn.Module):
         """int32 [B, h w] on a grid -> float32 [B, height, width, 3] in [0, 1]."""
         codes_BTQ = self.codebook.lookup(ids)
         raw = self.decoders[str(stride)](codes_BTQ.reshape(ids.shape[0], *grid, -1))
-        return jnp.clip(to_images(raw, "rgb"), 0.0, 1.0)
+        return jnp.clip(self.config.to_images(raw), 0.0, 1.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -238,11 +325,13 @@ class HierarchyTokenizer(QuantizingTokenizer):
 
     @property
     def code_fields(self) -> dict[str, Any]:
+        own = to_dict(self.config, defaults=False)
         return {
             "network": fields_of_codes(self.config.network),
             "quantizer": self.config.quantizer.code_fields,
             "image_size": to_dict(self.image_size),
             "stride": self.stride,
+            **{name: own[name] for name in ("coarser", "mean", "deviation") if name in own},
         }
 
     def init(self, key: jax.Array) -> Any:
@@ -273,7 +362,7 @@ class HierarchyTokenizer(QuantizingTokenizer):
         return self._apply(params, images, strides, terms)
 
     def to_images(self, raw: jax.Array) -> jax.Array:
-        return to_images(raw, "rgb")
+        return self.config.to_images(raw)
 
     def mixes(self) -> bool:
         return False
@@ -284,3 +373,8 @@ class HierarchyTokenizer(QuantizingTokenizer):
 
 def _name(stride: int, times: int) -> str:
     return str(stride) if times == 1 else f"{stride}x{times}"
+
+
+def _of_colours(values: tuple[float, ...]) -> jax.Array:
+    """float32 [1, 1, 1, 3]."""
+    return jnp.asarray(values, jnp.float32)[None, None, None]

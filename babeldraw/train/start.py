@@ -229,7 +229,7 @@ def resolve(
             _train_vocabulary(experiment, folder, source)
     hosts.meet("vocabulary")
     vocabulary = Vocabulary(folder.vocabulary_file)
-    _say_what_is_cut(experiment, source, vocabulary)
+    _check_captions(experiment, source, vocabulary)
     return experiment.with_vocabulary(vocabulary.size), vocabulary
 
 
@@ -240,11 +240,18 @@ def _train_vocabulary(experiment: Experiment, folder: RunFolder, source: Source)
     say(f"vocabulary of {size} pieces in {folder.vocabulary_file}{fewer}")
 
 
-def _say_what_is_cut(experiment: Experiment, source: Source, vocabulary: Vocabulary) -> None:
+def _check_captions(experiment: Experiment, source: Source, vocabulary: Vocabulary) -> None:
+    """Refuses captions of another language than the vocabulary's, and says what is cut."""
     limit = experiment.text_length
     said = (text for caption in source.captions() for text in captions_in(caption))
     captions = list(itertools.islice(said, CAPTIONS_CHECKED))
-    if unknown := vocabulary.unknown("".join(sorted(set("".join(captions))))):
+    written = "".join(captions)
+    require(
+        vocabulary.knows(written),
+        f"most letters of the captions of {source.name} are not in the run's vocabulary: it has "
+        "not their language; choose another config.data.language, or another vocabulary",
+    )
+    if unknown := vocabulary.unknown("".join(sorted(set(written)))):
         say(
             f"the captions hold {len(unknown)} characters that the vocabulary has no piece for, "
             f"such as {unknown[:12]!r}: they read as one unknown piece"

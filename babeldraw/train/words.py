@@ -1,4 +1,4 @@
-"""Whose vocabulary a run reads with: a run that begins with another's words has that one's."""
+"""Whose vocabulary a run reads with: one that begins with another's words has that one's."""
 
 from etils import epath
 
@@ -18,6 +18,24 @@ def take_vocabulary(experiment: Experiment, folder: RunFolder) -> bool:
     write_whole(folder.vocabulary_file, given.read_bytes())
     say(f"vocabulary {given}, with whose words it begins")
     return True
+
+
+def vocabulary_beside(experiment: Experiment) -> bytes | None:
+    """What `text.model` of a run of others' weights holds; None: the network reads no texts.
+
+    Raises:
+      UserError: no vocabulary is named, or it is another one than the weights'.
+    """
+    if not experiment.text_length:
+        return None
+    given = _given(experiment)
+    require(
+        given is not None,
+        "config.condition.words is empty and a vocabulary belongs to the weights: name it, such as "
+        "icetk's ice_text.model",
+    )
+    experiment.with_vocabulary(Vocabulary(given).size)
+    return given.read_bytes()
 
 
 def check_vocabulary(experiment: Experiment, folder: RunFolder) -> None:

@@ -42,7 +42,7 @@ def get_config(variant: str = "") -> ConfigDict:
             "dropout": 0.0,
             "parts": {"text": TEXT, "codes": {"kind": "codes", "level": "8"}},
         },
-        "model": {"kind": "enlarger", "decoder": DECODER},
+        "model": {"kind": "enlarger", "decoder": DECODER, "specials": 3},
         "prediction": {"kind": "refinement", "tile": ((1,),), "ratios": (1.0,)},
         "sampling": {
             "temperature": 1.5,

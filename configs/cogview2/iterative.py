@@ -21,7 +21,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config["train"] |= {"steps": 20_000}
     config |= {
         "condition": {**config["condition"]["parts"]["text"], "length": 16},
-        "model": {"kind": "refiner", "decoder": config["model"]["decoder"]},
+        "model": {"kind": "refiner", "decoder": config["model"]["decoder"], "specials": 3},
         "prediction": {"kind": "refinement"},
         "sampling": {"temperature": 1.3},
         "evaluators": {"samples": None},

@@ -117,6 +117,13 @@ def test_the_run_s_own_settings_are_taken_unless_others_are_given(sample, genera
     assert (pixels(lines) != pixels(other)).any()
 
 
+def test_a_style_is_a_text_around_the_prompt_which_keeps_its_name(sample):
+    (one,) = sample("--prompt=circle", "--style=a red {}")
+    (other,) = sample("--prompt=a red circle")
+    np.testing.assert_array_equal(one["image"], other["image"])
+    assert (one["prompt"], other["prompt"]) == ("circle", "a red circle")
+
+
 def test_the_python_interface_draws_the_same(sample, generator_run):
     lines = sample(f"--prompt={PROMPTS[0]}", "--num=2", "--seed=5", "--temperature=0.5")
     sampler = Sampler.from_run(str(generator_run))
@@ -209,6 +216,7 @@ def test_the_command_goes_on_from_a_picture(sample, old):
         (["--num=2", "--keep=3"], "--keep is 3 and --num 2; give 1 to 2"),
         (["--num=2", "--keep=1"], "nothing says which are best; give --judge"),
         (["--num=2", "--keep=1", "--judge=RUN"], "kind=babeldraw, which tells no pictures"),
+        (["--style=cubism"], "--style is 'cubism'; the styles are none, mainbody, photo, flat, "),
         (["--class=1"], "a class is given and the run draws from a text; leave it out"),
         (["--guidance_schedule=up"], "guidance_schedule is 'up'; the choices are constant"),
         (["--model_parallel=64"], "64"),

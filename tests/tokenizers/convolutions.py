@@ -191,6 +191,49 @@ def magvit2_decoder(z, state, groups):
     return conv(silu(norm(x, state, "decoder.norm_out", groups)), state, "decoder.conv_out")
 
 
+# ------------------------------------------------------------------ icetk's
+
+
+def icetk_middle(x, state, side, groups):
+    x = taming_block(x, state, f"{side}.mid.block_1", groups)
+    x = taming_attention(x, state, f"{side}.mid.attn_1", groups)
+    return taming_block(x, state, f"{side}.mid.block_2", groups)
+
+
+def icetk_level(x, state, name, groups):
+    for i in indices(state, f"{name}.block.{{}}."):
+        x = taming_block(x, state, f"{name}.block.{i}", groups)
+        if f"{name}.attn.{i}.q.weight" in state:
+            x = taming_attention(x, state, f"{name}.attn.{i}", groups)
+    return x
+
+
+def icetk_latents(x, state, halvings, groups):
+    """Before the codebook, at a quarter of the size and so many halvings below it."""
+    x = conv(x, state, "enc.conv_in")
+    for level in indices(state, "enc.down.{}."):
+        x = icetk_level(x, state, f"enc.down.{level}", groups)
+        if f"enc.down.{level}.downsample.conv.weight" in state:
+            x = conv(x, state, f"enc.down.{level}.downsample.conv", stride=2, zeros=(0, 1))
+    x = icetk_middle(x, state, "enc", groups)
+    x = conv(silu(norm(x, state, "enc.norm_out", groups)), state, "enc.conv_out")
+    for i in range(halvings):
+        down = f"down_samplers.{i}.conv_down_sampler.conv"
+        x = mean_pool(x) + conv(x, state, down, stride=2, zeros=(0, 1))
+    return conv(x, state, "quantize.proj")
+
+
+def icetk_decoder(z, state, halvings, groups):
+    """The decoders are counted from the coarsest rate."""
+    side = f"decs.{2 - halvings}"
+    x = icetk_middle(conv(z, state, f"{side}.conv_in"), state, side, groups)
+    for level in reversed(indices(state, f"{side}.up.{{}}.")):
+        x = icetk_level(x, state, f"{side}.up.{level}", groups)
+        if level > 0:
+            x = conv(twice(x), state, f"{side}.up.{level}.upsample.conv")
+    return conv(silu(norm(x, state, f"{side}.norm_out", groups)), state, f"{side}.conv_out")
+
+
 # ------------------------------------------------------------------ names and shapes
 
 

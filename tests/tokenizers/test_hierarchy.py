@@ -20,6 +20,8 @@ from babeldraw.tokenizers.convolutional import ConvolutionalConfig
 from babeldraw.tokenizers.hierarchy import HierarchyConfig
 from babeldraw.tokenizers.kinds import make_tokenizer
 from babeldraw.tokenizers.running_mean import RunningMeanConfig
+from babeldraw.train.experiment import parse
+from babeldraw.train.presets import load_config
 
 NETWORK = ConvolutionalConfig(
     channels=4,
@@ -207,6 +209,21 @@ def test_over_devices_a_step_is_the_same(state, updated):
             "quantizer.code_dim is 4 and tokenizer.network.latent_channels 3; they are the same",
         ),
         ({"network": dataclasses.replace(NETWORK, adaptive=True)}, "network.adaptive is True"),
+        ({"coarser": "no"}, "tokenizer.coarser is 'no'; the choices are levels, halved"),
+        (
+            {"coarser": "halved"},
+            r"pixels; ascending ones are needed, the first of them 4, by the 3",
+        ),
+        (
+            {"coarser": "halved", "decoders": ((1, 1, 2), (1, 1, 1, 1, 2)), "levels": ((4, 1),)},
+            r"is 'halved' and tokenizer.decoders are for codes of \(4, 16\) pixels; each must be",
+        ),
+        (
+            {"attends": (8,)},
+            "tokenizer.attends has 8 pixels to a code; tokenizer.decoders has 2, 4",
+        ),
+        ({"mean": (0.5,)}, r"tokenizer.mean is \(0.5,\) and tokenizer.deviation .*; each is of 3"),
+        ({"deviation": (1.0, 0.0, 1.0)}, "and deviations are more than 0"),
     ],
 )
 def test_a_wrong_field_is_named(changes, message):
@@ -219,6 +236,13 @@ def test_a_level_that_is_not_there_is_told():
         TOKENIZER.at("8")
 
 
+def test_a_tokenizer_that_is_older_than_its_fields_keeps_the_identity_of_its_codes():
+    """What the network reads and how coarser rates are made is said only where it is not ours."""
+    assert not {"coarser", "mean", "deviation"} & set(TOKENIZER.code_fields)
+    other = make_tokenizer(dataclasses.replace(CONFIG, mean=(0.5, 0.5, 0.4)))
+    assert other.code_fields["mean"] == [0.5, 0.5, 0.4]
+
+
 def test_a_share_out_of_range_is_told():
     with pytest.raises(UserError, match="tokenizer.quantizer.decay is 1.0; a share"):
         RunningMeanConfig(decay=1.0)
@@ -226,7 +250,8 @@ def test_a_share_out_of_range_is_told():
 
 def test_the_published_network_has_its_codes():
     """icetk: 20,000 x 256 codes for all rates; 160 and 480 px are 400 and 3,600 of them."""
-    tokenizer = make_tokenizer(HierarchyConfig())
+    config = load_config("configs/cogview2/tokenizer.py", "pyproject.toml")
+    tokenizer = make_tokenizer(parse(config).tokenizer)
     assert [tokenizer.at(level).codes.length for level in tokenizer.levels] == [400, 3600]
     shapes = jax.eval_shape(lambda key: nn.unbox(tokenizer.init(key)), KEY)
     assert shapes["codebook"]["table"].shape == (20000, 256)
