@@ -12,12 +12,13 @@ import json
 from collections import defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from babeldraw.data.emoji_names import Names
 from babeldraw.data.emoji_packs import Icon, Pack
 from babeldraw.data.image import save_png
 from babeldraw.errors import UserError
@@ -35,6 +36,8 @@ WORDINGS = (
     "{name}, drawn by {style}",
     "{style}: {name}",
 )
+# Of a name in another language, as `languages` has translations.
+TRANSLATED = "{language}.utf8={name}, {style}"
 LIST, SETTINGS, CREDITS = "captions.jsonl", "emoji.json", "CREDITS.md"
 WHITE = (255, 255, 255)
 
@@ -45,7 +48,7 @@ class Entry:
 
     Attributes:
         file: relative to the folder.
-        caption: its wordings.
+        caption: its wordings, and one in each further language.
         concept: an `Icon`'s.
         name: in words, the same for every style.
         style: a `Pack`'s.
@@ -63,7 +66,9 @@ class Entry:
         return self.file.partition("/")[0]
 
 
-def write_folder(packs: list[Pack], packages: Path, out: Path, size: int) -> list[Entry]:
+def write_folder(
+    packs: list[Pack], packages: Path, out: Path, size: int, names: Names | None = None
+) -> list[Entry]:
     """Renders the packs into a folder that the source 'folder' reads; one that is whole stays.
 
     Args:
@@ -71,18 +76,23 @@ def write_folder(packs: list[Pack], packages: Path, out: Path, size: int) -> lis
         packages: the folder that holds their packages.
         out: gets SPLITS/*.png, captions.jsonl, CREDITS.md and emoji.json, which is written last.
         size: side of the pictures, in pixels.
+        names: of concepts in other languages; None: English alone.
 
     Raises:
         UserError: the folder is of another world or size, or there is no renderer.
     """
     settings = {"size": size, "packages": [p.sha256 for pack in packs for p in pack.packages]}
+    if names:
+        settings["languages"] = sorted({language for told in names.values() for language in told})
     whole = out / SETTINGS
     if whole.exists():
         if json.loads(whole.read_text()) != settings:
-            raise UserError(f"{out} holds emoji of another size or other packages; name another")
+            raise UserError(
+                f"{out} holds emoji of another size or other packages or languages; name another"
+            )
         return read_entries(out)
     drawings = {pack.style: pack.icons(packages) for pack in packs}
-    chosen = entries(drawings)
+    chosen = [_translated(entry, names or {}) for entry in entries(drawings)]
     for split in SPLITS:
         (out / split).mkdir(parents=True, exist_ok=True)
     svgs = {(style, icon.concept): icon.svg for style in drawings for icon in drawings[style]}
@@ -148,6 +158,16 @@ def _of_concept(concept: str, by_style: dict[str, Icon], styles: int) -> Iterato
             split = UNSEEN_PAIRS
         file = f"{split}/{name.replace(' ', '-')}_{concept}_{style}.png"
         yield Entry(file, captions(name, style), concept, name, style)
+
+
+def _translated(entry: Entry, names: Names) -> Entry:
+    if entry.concept not in names:
+        return entry
+    told = (
+        TRANSLATED.format(language=language, name=name, style=entry.style)
+        for language, name in names[entry.concept].items()
+    )
+    return replace(entry, caption=(*entry.caption, *told))
 
 
 def _rank(concept: str) -> int:

