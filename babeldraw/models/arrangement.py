@@ -69,6 +69,7 @@ class Joint:
       grid: (h, w) of a picture's codes.
       length: S, pieces of a text.
       start: position of the start of a picture, whose codes have those behind it in raster order.
+      languages: pieces from which on a told text has the next start; see `start_of`.
     """
 
     codes: int
@@ -76,6 +77,7 @@ class Joint:
     grid: tuple[int, int]
     length: int
     start: int
+    languages: tuple[int, ...] = ()
 
     @property
     def places(self) -> int:
@@ -95,11 +97,17 @@ class Joint:
     def start_of_text(self) -> int:
         return self.codes + self.pieces + 1
 
+    def start_of(self, text_S: jax.Array) -> jax.Array:
+        """The id of a text's start, int32 []: that of the language of its highest piece."""
+        highest = jnp.max(text_S)
+        later = [(highest >= first).astype(jnp.int32) for first in self.languages]
+        return jnp.int32(self.start_of_text) + sum(later, start=jnp.int32(0))
+
     def text_ids(self, text: jax.Array) -> jax.Array:
         """Of pieces, int32 of any shape."""
         return text + self.codes
 
-    def before(self, values: jax.Array, first: int) -> jax.Array:
+    def before(self, values: jax.Array, first: int | jax.Array) -> jax.Array:
         """`first` and all values but the last: what stands in the slots that predict them."""
         return jnp.concatenate([jnp.full_like(values[:1], first), values[:-1]])
 
@@ -119,7 +127,7 @@ class Joint:
         """
         place_S, count = jnp.arange(self.length), jnp.sum(text_S != PAD)
         told_S = (place_S <= count) & (count > 0)
-        ids_S = self.before(self.text_ids(text_S), self.start_of_text)
+        ids_S = self.before(self.text_ids(text_S), self.start_of(text_S))
         roles_S = jnp.where(told_S, TOLD, EMPTY)
         return Arrangement(
             ids_S, place_S, roles_S, self.text_ids(text_S), told_S.astype(jnp.float32)

@@ -64,7 +64,10 @@ class CogLMConfig:
     start: position of the start of a picture; its codes have those behind. A text's are below.
     positions: rows of the table of positions.
     specials: rows of the table behind codes and pieces: the start of a picture, then starts of
-      texts. CogView2 has one for English and one for Chinese; here the first is used for all.
+      texts.
+    languages: pieces from which on a told text has the next start, that of its highest piece, as
+      CogView2 tells English from Chinese, (63_823,) in icetk's order. One that is drawn has the
+      first.
     stddev: of the table's vectors as they begin, and of the positions'. Small networks learn
       sooner from a larger one: behind the first block a sandwich adds values near 1 to them.
     compute: how the loss is computed.
@@ -74,16 +77,18 @@ class CogLMConfig:
     start: int = 512
     positions: int = 1024
     specials: int = 2
+    languages: tuple[int, ...] = ()
     stddev: float = 0.02
     compute: HeadCompute = HeadCompute()
     kind: str = "coglm"
 
     def __post_init__(self):
         require_positive(self, "config.model", "start", "positions")
+        least = 2 + len(self.languages)
         require(
-            self.specials >= 2,
-            f"config.model.specials is {self.specials}; at least 2 are needed, the start of a "
-            "picture and that of a text",
+            self.specials >= least,
+            f"config.model.specials is {self.specials}; at least {least} are needed, the start of "
+            "a picture and that of a text in each language",
         )
         require(self.stddev > 0, f"config.model.stddev is {self.stddev}; more than 0 is needed")
 
@@ -129,9 +134,8 @@ def coglm_parts(config: TransformerConfig) -> tuple[Residual, ...]:
 
 def joint(config: CogLMConfig, condition: Condition, codes: Codes) -> Joint:
     """The one vocabulary and the positions of a network of these sections."""
-    return Joint(
-        codes.vocab_size, condition.vocabulary, codes.shape, condition.text_length, config.start
-    )
+    text = condition.vocabulary, codes.shape, condition.text_length
+    return Joint(codes.vocab_size, *text, config.start, config.languages)
 
 
 class CogLM(nn.Module):

@@ -76,7 +76,7 @@ def test_a_model_whose_fourth_piece_is_no_padding_is_another_one(tmp_path):
 
 def test_a_prompt_of_a_language_that_the_vocabulary_has_not_is_one_line(tmp_path):
     path = icetk_text.write(tmp_path / "v", size=80, byte_fallback=False)
-    lexicon, condition = Lexicon(Vocabulary(path)), TextCondition(80, 16)
+    lexicon, condition = Lexicon(Vocabulary(path)), TextCondition(80, 64)
     with pytest.raises(UserError, match="most letters of the prompt 'красный круг' are not in the"):
         condition.ask("красный круг", lexicon)
     (note,) = condition.ask("red круг ring, a red ring", lexicon).notes

@@ -169,6 +169,7 @@ def test_the_six_billion_are_cogview2s():
         ({"config": {"start": 3}}, "start is 3, .*: the text leaves no room; take a length of at"),
         ({"config": {"positions": 11}}, "config.model.positions is 11 and a picture of 6 codes"),
         ({"config": {"specials": 1}}, "config.model.specials is 1; at least 2"),
+        ({"config": {"languages": (9,)}}, "config.model.specials is 2; at least 3"),
         ({"config": {"stddev": 0.0}}, "config.model.stddev is 0.0; more than 0"),
         ({"config": {"compute": HeadCompute(2)}}, "compute.pieces is 2, which does not divide"),
         ({"condition": ClassCondition(3)}, "config.condition.kind is 'class'; take text"),
