@@ -14,7 +14,8 @@ Weight decay, rate and warm-up are not published: 1e-4 and 5,000 steps are ours.
 |---|---|---|---|
 | 6b | 5.90B | 24.0 | 17.5 |
 
-The figures are the article's, of the whole cascade to 480 pixels.
+The figures are the article's, of the whole cascade to 480 pixels. docs/coglm.md tells how the
+published weights are imported, and of icetk's text model, `condition.words`.
 """
 
 from ml_collections import ConfigDict

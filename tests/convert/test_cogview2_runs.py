@@ -18,14 +18,19 @@ from tests.convert.test_torch_file import state as as_torch
 from tests.convert.test_torch_file import write as write_torch
 from tests.statements import even_tensors
 
-CODES = "--config.tokenizer.quantizer.codebook_size=20000"
-TOKENIZER = ("--kind=icetk_image", "--config=configs/cogview2/tokenizer.py:runlocal", CODES)
-COGLM = ("--kind=coglm", "--config=configs/coglm.py:runlocal", CODES)
+# What cannot be smaller in their layout.
+OWN = (
+    "--config.tokenizer.quantizer.codebook_size=20000",
+    "--config.tokenizer.network.middle_blocks=2",
+)
+TOKENIZER = ("--kind=icetk_image", "--config=configs/cogview2/tokenizer.py:runlocal", *OWN)
+COGLM = ("--kind=coglm", "--config=configs/coglm.py:runlocal", *OWN)
 
 
 def section(file, pieces=100):
     config = load_config(file, "pyproject.toml", "runlocal")
     config.tokenizer.quantizer.codebook_size = 20_000
+    config.tokenizer.network.middle_blocks = 2
     if "condition" in config:
         config.condition.vocab_size = pieces
     return parse(config)

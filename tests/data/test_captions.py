@@ -144,6 +144,23 @@ def test_a_random_one_is_drawn_by_seed_and_position(tmp_path):
     assert epochs(tmp_path, "random", start=2, count=4)[0] == found[2:]
 
 
+def test_a_language_is_drawn_at_random_for_each_example(tmp_path):
+    languages = ("a tiger", "un tigre", "一只老虎")
+    said = "{}\nfr.utf8={}\nzh.utf8={}".format(*languages)
+    for index in range(8):
+        paint(tmp_path / "pictures" / f"{index}.png", said)
+    source = FolderSource(tmp_path / "pictures", "all", language="any")
+    train_vocabulary(source.captions(), tmp_path / "text.model", 100)
+    vocabulary = Vocabulary(tmp_path / "text.model")
+    options = {"batch_size": 8, "image_size": (2, 2), "seed": 0, "text_length": 12}
+    batches = TrainBatches(source, vocabulary=vocabulary, captions="random", **options)
+    found = [[vocabulary.decode(ids) for ids in next(batches)["text"]] for _ in range(3)]
+    batches.close()
+    # Each in one language whole, and a batch in several.
+    assert {text for texts in found for text in texts} == set(languages)
+    assert all(len(set(texts)) > 1 for texts in found)
+
+
 def test_a_random_turn_favours_none():
     draws = [
         turn_of("random", position, 10, seed) % 3 for seed in (0, 1) for position in range(3000)
