@@ -299,9 +299,10 @@ def _links_of_part(
             f"{row.theirs} lists {their_lists} tensors, and {row.how!r} gives {their_whole}",
         )
         their_shape = their_whole[len(their_lists) :]
+        places = range(their_shape[0] if their_shape else 0)
         require(
-            not row.exchanged or max(row.exchanged) < their_shape[0],
-            f"{row.theirs} has {their_shape[0]} rows and those of {row.exchanged} are exchanged",
+            all(place in places for place in row.exchanged),
+            f"{row.theirs} has {len(places)} rows and those of {row.exchanged} are exchanged",
         )
         found.append(
             _Link(ours, theirs, index, (), how, whole, our_shape, their_shape, row.exchanged)

@@ -10,6 +10,7 @@ from babeldraw.convert.networks import NETWORKS
 from babeldraw.convert.table import shapes
 from babeldraw.data.image import decode
 from babeldraw.data.text import Vocabulary
+from babeldraw.tokenizers.kinds import make_tokenizer
 from babeldraw.train.experiment import parse
 from babeldraw.train.presets import load_config
 from tests import icetk_text
@@ -55,7 +56,7 @@ def test_published_files_become_runs_that_draw_and_theirs_again(cli, tmp_path):
     tokenizer = section("configs/cogview2/tokenizer.py")
     coglm = section("configs/coglm.py", pieces)
     whole = {
-        "icetk_image": theirs("icetk_image", tokenizer, tokenizer.make_objective().tokenizer),
+        "icetk_image": theirs("icetk_image", tokenizer, make_tokenizer(tokenizer.tokenizer)),
         "coglm": theirs("coglm", coglm, coglm.generator),
     }
     run = functools.partial("--workdir={}".format, tmp_path / "tokenizer")

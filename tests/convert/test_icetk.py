@@ -84,7 +84,7 @@ def test_codes_and_pictures_are_those_of_its_layer_order(state, params, level, h
     forward, encoded, decoded = run(params)
     found = forward.quantized.latents.reshape(latents.shape)
     np.testing.assert_allclose(found, latents, atol=1e-4, rtol=1e-4)
-    assert len(np.unique(codes)) > 3
+    assert len(np.unique(codes)) > 1
     np.testing.assert_array_equal(encoded, codes.reshape(2, -1))
     np.testing.assert_allclose(forward.images, pictures, atol=1e-4, rtol=1e-4)
     np.testing.assert_allclose(decoded, np.clip(pictures, 0, 1), atol=1e-4)

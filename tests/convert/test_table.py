@@ -338,3 +338,19 @@ def test_ones_come_and_go():
     pattern, array = Rearrangement.parse("1 c 1 1 -> c 1"), normal(5)
     assert pattern.their_shape((5, 1)) == (1, 5, 1, 1)
     np.testing.assert_array_equal(pattern.to_theirs(array[:, None]), array.reshape(1, 5, 1, 1))
+
+
+def test_two_rows_of_theirs_change_places_both_ways():
+    table, ours = (
+        (Row("embed/table", "words", exchanged=(1, 3)),),
+        {"embed": {"table": normal(5, 2)}},
+    )
+    theirs = write(table, ours)
+    np.testing.assert_array_equal(theirs["words"], ours["embed"]["table"][[0, 3, 2, 1, 4]])
+    back = read(table, theirs, ours)
+    assert back["embed"]["table"].tobytes() == ours["embed"]["table"].tobytes()
+    few = {"embed": {"table": normal(3, 2)}}
+    with pytest.raises(UserError, match=r"words has 3 rows and those of \(1, 3\) are exchanged"):
+        write(table, few)
+    with pytest.raises(ValueError, match=r"exchanges \(1,\); two places are needed, or none"):
+        Row("a", "b", exchanged=(1,))
