@@ -1,6 +1,6 @@
 """CogView2's files become runs that draw, and theirs again; what is missing is one line."""
 
-import functools
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -59,13 +59,12 @@ def test_published_files_become_runs_that_draw_and_theirs_again(cli, tmp_path):
         "icetk_image": theirs("icetk_image", tokenizer, make_tokenizer(tokenizer.tokenizer)),
         "coglm": theirs("coglm", coglm, coglm.generator),
     }
-    run = functools.partial("--workdir={}".format, tmp_path / "tokenizer")
     status, _, said = cli(
         "import",
         *TOKENIZER,
         "--config.loss.perceptual=0",
         file_of(tmp_path / "ice_image.pt", whole["icetk_image"]),
-        run(),
+        f"--workdir={tmp_path / 'tokenizer'}",
     )
     assert status == 0, said
     status, _, said = cli(
@@ -78,7 +77,7 @@ def test_published_files_become_runs_that_draw_and_theirs_again(cli, tmp_path):
         f"--workdir={tmp_path / 'coglm'}",
     )
     assert status == 0, said
-    assert (tmp_path / "coglm/text.model").read_bytes() == open(words, "rb").read()
+    assert (tmp_path / "coglm/text.model").read_bytes() == Path(words).read_bytes()
     out = tmp_path / "pictures"
     drawn = ["sample", f"--workdir={tmp_path / 'coglm'}", "--prompt=一个红色图形", f"--out={out}"]
     status, _, said = cli(*drawn, "--style=watercolor", "--text_weight=1.4")

@@ -341,10 +341,8 @@ def test_ones_come_and_go():
 
 
 def test_two_rows_of_theirs_change_places_both_ways():
-    table, ours = (
-        (Row("embed/table", "words", exchanged=(1, 3)),),
-        {"embed": {"table": normal(5, 2)}},
-    )
+    table = (Row("embed/table", "words", exchanged=(1, 3)),)
+    ours = {"embed": {"table": normal(5, 2)}}
     theirs = write(table, ours)
     np.testing.assert_array_equal(theirs["words"], ours["embed"]["table"][[0, 3, 2, 1, 4]])
     back = read(table, theirs, ours)
