@@ -19,6 +19,8 @@ def write_clusters(folder: RunFolder, labels_V: np.ndarray) -> None:
 def read_clusters(folder: RunFolder, vocab: tuple[int, ...]) -> np.ndarray | None:
     """The cluster of each code, int32 [V]; None: the run has none.
 
+    Whole numbers of any type are read: CogView2's `cluster_label.npy` is int64.
+
     Args:
       folder: the run's.
       vocab: of its codes.
@@ -32,10 +34,10 @@ def read_clusters(folder: RunFolder, vocab: tuple[int, ...]) -> np.ndarray | Non
         labels_V = np.load(io.BytesIO(folder.clusters_file.read_bytes()), allow_pickle=False)
     except (ValueError, EOFError):
         labels_V = np.zeros(0)
-    fits = labels_V.shape == vocab and labels_V.dtype == np.int32
+    fits = labels_V.shape == vocab and labels_V.dtype.kind == "i"
     require(
         fits and 0 <= labels_V.min() and labels_V.max() < len(labels_V),
         f"{folder.clusters_file} does not hold the clusters of the run's {vocab} codes; make them "
         f"anew with `babeldraw clusters --workdir={folder.path}`",
     )
-    return labels_V
+    return labels_V.astype(np.int32)
