@@ -50,7 +50,7 @@ def file_of(path, tensors):
 
 
 @pytest.mark.slow
-@pytest.mark.budget(40)  # Three networks are made, imported, drawn by and exported.
+@pytest.mark.budget(40)  # Two networks are made, imported, drawn by and exported.
 def test_published_files_become_runs_that_draw_and_theirs_again(cli, tmp_path):
     words = icetk_text.write(tmp_path / "ice_text.model")
     pieces = Vocabulary(words).size
