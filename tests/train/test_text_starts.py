@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -14,7 +15,13 @@ from babeldraw.runs.folder import RunFolder
 from babeldraw.runs.opened import write_run
 from babeldraw.runs.weights import flatten
 from babeldraw.train.experiment import parse
-from babeldraw.train.start import check_resume, initial_state, open_train_source, resolve
+from babeldraw.train.start import (
+    _check_captions,
+    check_resume,
+    initial_state,
+    open_train_source,
+    resolve,
+)
 from babeldraw.train.starts import StartConfig, begun, check_fits
 
 NAMES = "text_encoder/.*"
@@ -108,6 +115,14 @@ def test_another_width_is_told_before_anything_is_compiled(generator, words, tmp
     # As the training loop asks it, which compiles nothing for that.
     with pytest.raises(UserError, match=line):
         initial_state(other, other.make_objective(), jax.random.key(0), None)
+
+
+def test_captions_of_another_language_than_the_words_are_one_line(words, tmp_path):
+    (tmp_path / "text.model").write_bytes(words)
+    read = SimpleNamespace(text_length=9, text_in="condition.length")
+    source = SimpleNamespace(name="mine", captions=lambda: iter(["красный круг 2", "a ring"]))
+    with pytest.raises(UserError, match="most letters of the captions of mine are not in the"):
+        _check_captions(read, source, Vocabulary(tmp_path / "text.model"))
 
 
 def test_a_frozen_part_or_a_file_gives_no_words(generator, tmp_path):
