@@ -136,6 +136,25 @@ def coca_run(runlocal, trained_once):
     return trained_once("coca", runlocal("demo/coca.py"))
 
 
+@pytest.fixture(scope="session")
+def untrained_vae(tmp_path_factory):
+    """The folder of a nested VAE that nobody trained: 16 x 24 px at 1, 2 and 4 pixels to a code."""
+    import flax.linen as nn
+
+    from babeldraw.config import to_dict
+    from babeldraw.runs.opened import write_run
+    from babeldraw.tokenizers.kinds import make_tokenizer
+    from babeldraw.train.experiment import parse
+    from tests.networks import NESTED_VAE
+
+    experiment = parse(NESTED_VAE)
+    tokenizer = make_tokenizer(experiment.tokenizer)
+    params = jax.jit(lambda key: nn.unbox(tokenizer.init(key)))(jax.random.key(0))
+    folder = tmp_path_factory.mktemp("untrained_vae") / "run"
+    write_run(str(folder), to_dict(experiment), jax.device_get(params), source="nobody")
+    return folder
+
+
 @pytest.fixture
 def cli(capsys):
     """`cli("train", ...)`: exit status, stdout and stderr of a command in this process."""

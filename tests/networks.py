@@ -10,6 +10,31 @@ from babeldraw.objectives.generator import GeneratorObjective
 from babeldraw.prediction.next_token import NextToken
 from babeldraw.tokenizers.kinds import make_tokenizer
 
+# The config of a tokenizer's run, of 16 x 24 px at 1, 2 and 4 pixels to a code.
+NESTED_VAE = {
+    "objective": "image_tokenizer",
+    "train": {"steps": 1, "batch_size": 8},
+    "data": {"source": "shapes"},
+    "tokenizer": {
+        "kind": "nested_vae",
+        "strides": (1, 2, 4),
+        "image_size": (16, 24),
+        "network": {
+            "channels": 4,
+            "groups": 2,
+            "multipliers": (1, 1, 2),
+            "encoder_blocks": 1,
+            "decoder_blocks": 1,
+            "middle_blocks": 1,
+            "latent_channels": 3,
+        },
+    },
+    "optimizer": {
+        "name": "adamw",
+        "schedule": {"peak": 1e-3, "warmup_steps": 0, "decay_start": 0, "decay_end": 1},
+    },
+}
+
 
 def random_params(generator, seed=0):
     """Random everywhere: at the start too much is zero, one, or too small to tell codes apart."""

@@ -7,7 +7,8 @@ is kept in --scores as soon as it is there, with its reasons; the command goes o
 
 With --tokenizer and --thresholds, or --target codes on average, each picture gets a level. A folder
 is told it by the list complexity.jsonl, shards of `babeldraw prepare` by a column beside each.
-With --prompts, texts are scored in place of data: --scores is then a table for `sample --prompts`.
+With --prompts, texts are scored in place of data: --scores is then a table for `sample --prompts`,
+beside which the scores themselves are kept.
 
 Example:
   babeldraw score measure --workdir=runs/cat --source=folder --path=my_pictures --out=errors.jsonl
@@ -19,11 +20,8 @@ Example:
   babeldraw score report --errors=errors.jsonl --scores=scores.jsonl,jpeg.jsonl --out=levels
 """
 
-import csv
-import io
 import json
 import os
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -32,16 +30,16 @@ from absl import flags
 from babeldraw.commands.flags import required
 from babeldraw.complexity.base import ComplexityScorer
 from babeldraw.complexity.baselines import QUALITY, JpegSize, SquaredError
-from babeldraw.complexity.choosing import level_chooser
+from babeldraw.complexity.choosing import check_reads_words
 from babeldraw.complexity.endpoint import Endpoint
 from babeldraw.complexity.language_model import LanguageModel
 from babeldraw.complexity.lines import Lines
 from babeldraw.complexity.measured import codes_by_level
 from babeldraw.complexity.regressor import RegressorRun
-from babeldraw.complexity.scoring import Reading, class_scores, score_all
+from babeldraw.complexity.scoring import Reading, Texts, class_scores, score_all
 from babeldraw.data.complexity import (
     LIST,
-    Levels,
+    LevelThresholds,
     check_thresholds,
     levels_of,
     mean_codes,
@@ -55,7 +53,6 @@ from babeldraw.data.sources import open_source
 from babeldraw.drawing.captioning import CaptionerRun
 from babeldraw.drawing.prompts import read_prompts
 from babeldraw.errors import UserError
-from babeldraw.models.condition import Asked
 from babeldraw.runs.folder import RunFolder
 from babeldraw.say import ProgressReport, say
 from babeldraw.tokenizers.kinds import read_tokenizer
@@ -67,7 +64,7 @@ STRINGS = {
     "workdir": (None, "A run folder of `babeldraw score train`, of the scorer regressor."),
     "url": ("", "Of a language model, up to /v1; its key stands in the environment."),
     "model": ("", "Its name there."),
-    "key_variable": ("OPENAI_API_KEY", "The variable of the environment that holds the key."),
+    "key_variable": ("OPENAI_API_KEY", "The environment's variable of the key; empty: no key."),
     "captioner": ("", "A captioner's run, for pictures without a caption and without a class."),
     "scores": (None, "The .jsonl file that keeps the scores; of --prompts a .tsv table."),
     "prompts": ("", "A file of texts, as of sample, in place of data."),
@@ -105,24 +102,29 @@ def run(values: flags.FlagValues) -> int:
     codes = _codes(values.tokenizer)
     thresholds = _thresholds(values, codes)
     if values.prompts:
-        return _score_prompts(values.prompts, out, scorer, Levels(tuple(codes), thresholds))
+        return _score_prompts(values, scorer, codes, thresholds)
     source = open_data(values, values.size or 64)
     count = min(values.num or len(source), len(source))
     size = (values.size, values.size) if values.size else None
     reading = Reading(source, size, _teller(values.captioner))
-    lines = Lines(out, {"scorer": scorer.identity, "data": source.name}, "--scores")
-    report = ProgressReport("score", count, unit="records")
-    scores_N = score_all(scorer, reading, count, lines, report.update)
-    report.close()
-    missing = int(np.isnan(scores_N).sum())
-    if missing == count:
+    scores_N = _scored(scorer, reading, count, out)
+    if np.isnan(scores_N).all():
         raise UserError(f"none of {count} records of {source.name} got a score")
     if values.target:
         thresholds = thresholds_for(scores_N, [*codes.values()], values.target)
-    levels = Levels(tuple(codes), thresholds)
-    _tell(scores_N, levels, codes, missing)
+    levels = LevelThresholds(tuple(codes), thresholds)
+    _tell(scores_N, levels, codes)
     _write_columns(values, source, scores_N, scorer.identity, levels)
     return 0
+
+
+def _scored(scorer: ComplexityScorer, reading: Reading, count: int, file: str) -> np.ndarray:
+    """`score_all` with a line on the terminal; scores are kept in the file as they come."""
+    head = {"scorer": scorer.identity, "data": reading.source.name}
+    lines, report = Lines(file, head, "--scores"), ProgressReport("score", count, unit="records")
+    scores_N = score_all(scorer, reading, count, lines, report.update)
+    report.close()
+    return scores_N
 
 
 # ------------------------------------------------------------------ what the flags ask for
@@ -152,8 +154,7 @@ def open_data(values: flags.FlagValues, side: int) -> Source:
     data = DataConfig(source=values.source, path=values.path, split=values.split)
     if data.source == "tokens":
         raise UserError(
-            "--source=tokens are codes of one level already; score the pictures that they were "
-            "made of"
+            "--source=tokens are codes already; score the pictures that they were made of"
         )
     return open_source(data, data.split, side, 0, require_captions=False)
 
@@ -198,9 +199,9 @@ def _teller(workdir: str):
 # ------------------------------------------------------------------ what is written
 
 
-def _tell(scores_N: np.ndarray, levels: Levels, codes: dict[str, int], missing: int) -> None:
+def _tell(scores_N: np.ndarray, levels: LevelThresholds, codes: dict[str, int]) -> None:
     """How many pictures go into each level."""
-    if missing:
+    if missing := int(np.isnan(scores_N).sum()):
         where = f" and go into level {levels.names[0]}" if levels.names else ""
         say(f"{missing} of {len(scores_N)} records have no score{where}")
     if not levels.names:
@@ -213,7 +214,11 @@ def _tell(scores_N: np.ndarray, levels: Levels, codes: dict[str, int], missing: 
 
 
 def _write_columns(
-    values: flags.FlagValues, source: Source, scores_N: np.ndarray, scorer: str, levels: Levels
+    values: flags.FlagValues,
+    source: Source,
+    scores_N: np.ndarray,
+    scorer: str,
+    levels: LevelThresholds,
 ) -> None:
     """What the data themselves are told."""
     if values.source not in WITH_COLUMNS:
@@ -232,7 +237,7 @@ def _write_columns(
     _write_list(Path(values.path) / LIST, source, scores_N, levels)
 
 
-def _write_list(file: Path, source: Source, scores_N: np.ndarray, levels: Levels) -> None:
+def _write_list(file: Path, source: Source, scores_N: np.ndarray, levels: LevelThresholds) -> None:
     """A row for each picture of a folder: its file, captions, score and level.
 
     The captions are those that it has, for a list that named none would be none.
@@ -255,17 +260,26 @@ def _write_list(file: Path, source: Source, scores_N: np.ndarray, levels: Levels
             say(f"class {name}: score {score:.2f}, level {levels.name_of(score)}")
 
 
-def _score_prompts(file: str, out: str, scorer: ComplexityScorer, levels: Levels) -> int:
-    """A table of texts with their levels, as `sample --prompts` reads it."""
-    if not levels.names:
+def _score_prompts(
+    values: flags.FlagValues,
+    scorer: ComplexityScorer,
+    codes: dict[str, int],
+    thresholds: tuple[float, ...],
+) -> int:
+    """A table of texts with their levels, as `sample --prompts` reads it; scores lie beside it."""
+    out = values.scores
+    if not codes:
         raise UserError("--prompts needs --tokenizer and --thresholds, to have levels")
-    choose = level_chooser(scorer, levels)
-    prompts: Sequence = read_prompts(file)
-    buffer = io.StringIO()
-    table = csv.writer(buffer, delimiter="\t", lineterminator="\n")
-    table.writerow(["Prompt", "Level"])
-    for prompt in prompts:
-        table.writerow([prompt.text, choose(Asked(prompt.text, None, text=prompt.text))])
-    write_whole(out, buffer.getvalue().encode())
-    say(f"levels of {len(prompts)} texts in {out}")
+    if not out.lower().endswith(".tsv"):
+        raise UserError(f"--scores={out} is the table of --prompts; give it a name in .tsv")
+    check_reads_words(scorer)
+    # Words alone: a tab would end a column, and `sample` reads quotation marks as they are.
+    texts = [" ".join(prompt.text.split()) for prompt in read_prompts(values.prompts)]
+    scores_N = _scored(scorer, Reading(Texts(texts)), len(texts), f"{out}.jsonl")
+    levels = LevelThresholds(tuple(codes), thresholds)
+    _tell(scores_N, levels, codes)
+    rows = zip(texts, map(levels.name_of, scores_N), strict=True)
+    table = "".join(f"{text}\t{level}\n" for text, level in (("Prompt", "Level"), *rows))
+    write_whole(out, table.encode("utf-8", "replace"))
+    say(f"levels of {len(texts)} texts in {out}")
     return 0

@@ -71,7 +71,10 @@ def run(values: flags.FlagValues) -> int:
         for slot, record in zip(images, kept.values(), strict=False):
             slot[:] = record.image
         captions = [record.caption for record in kept.values()]
-        lines.add(rows_of([*kept], captions, measure(images)))
+        found = measure(images)
+        if not all(np.isfinite(error[: len(kept)]).all() for error in found.values()):
+            raise UserError(f"--workdir={workdir} gives no finite pictures; name a trained run")
+        lines.add(rows_of([*kept], captions, found))
         report.update(count - len(missing) + start + len(part))
     report.close()
     if not lines.rows:

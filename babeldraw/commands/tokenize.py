@@ -7,6 +7,9 @@ pictures again, with captions.jsonl, as the source `folder` reads them, of sever
 --views=10 stores ten crops of each picture: its centre and corners at 1.1 of the size, mirrored
 and not. Training then draws one of them for each record and epoch; evaluation takes the centre.
 
+--level=all stores the codes of all levels of the tokenizer, on which a generator of all levels
+trains, and keeps the data's column `level` (docs/cat.md).
+
 Example:
   babeldraw tokenize --workdir=runs/my_tokenizer --source=folder --path=my_pictures --out=my_tokens
   babeldraw tokenize --decode --workdir=runs/my_tokenizer --path=my_tokens --out=seen_again
@@ -30,13 +33,17 @@ from babeldraw.data.records import Record, RecordReader, Source
 from babeldraw.data.sources import open_source
 from babeldraw.data.tokens import MANIFEST, TokenSource, is_whole, read_manifest, write_shard
 from babeldraw.data.views import check_views, cut_views, frame_size, framed
-from babeldraw.drawing.tokenizer_run import TokenizerRun
+from babeldraw.drawing.tokenizer_run import AllLevels, TokenizerRun
 from babeldraw.errors import UserError
 from babeldraw.runs.folder import write_json
 from babeldraw.say import ProgressReport, say
+from babeldraw.tokenizers.all_levels import CodesOfLevels
+from babeldraw.tokenizers.base import identity
 
 # What a folder of decoded pictures says of itself.
 DECODED = "decoded.json"
+# In place of a level's name.
+ALL = "all"
 
 
 def define(values: flags.FlagValues, argv: list[str]) -> None:
@@ -56,7 +63,7 @@ def define(values: flags.FlagValues, argv: list[str]) -> None:
         flag_values=values,
     )
     flags.DEFINE_string(
-        "level", "", "Of the tokenizer's sizes; none: its first.", flag_values=values
+        "level", "", "Of the tokenizer's sizes, or all; none: its first.", flag_values=values
     )
     flags.DEFINE_integer("views", 1, "Crops of each picture: 1 or 10.", flag_values=values)
     flags.DEFINE_string("out", None, "The folder to write.", flag_values=values)
@@ -73,7 +80,13 @@ def run(values: flags.FlagValues) -> int:
     if values.decode and values.views > 1:
         raise UserError("--views does not go with --decode, which takes the first; leave it out")
     use_cache(values)
-    tokenizer = TokenizerRun.open(workdir, weights=values.weights, level=values.level)
+    every = values.level == ALL
+    if values.decode and every:
+        raise UserError("--level=all does not go with --decode; name the one to draw")
+    level = "" if every else values.level
+    tokenizer = TokenizerRun.open(workdir, weights=values.weights, level=level)
+    if every:
+        tokenizer = AllLevels.of(tokenizer)
     if values.decode:
         source = _open_tokens(values.path, values.split, tokenizer, workdir)
         make_folder(out, f"--out={out}")
@@ -107,6 +120,7 @@ def _manifest(
         "vocab": list(tokenizer.codes.vocab),
         "channels": tokenizer.codes.channels,
         "views": views,
+        "levels": list(tokenizer.levels.names) if isinstance(tokenizer, AllLevels) else [],
         "records": count,
         "shard_size": shard_size,
         "count": 0,
@@ -117,7 +131,7 @@ def _manifest(
     if not (out / MANIFEST).exists():
         return fresh
     before = read_manifest(out)
-    for name in ("tokenizer", "views", "name", "records", "shard_size"):
+    for name in ("tokenizer", "views", "levels", "name", "records", "shard_size"):
         if before[name] != fresh[name]:
             raise UserError(
                 f"--out={out} holds tokens of {name} {before[name]}, not {fresh[name]}; give "
@@ -134,12 +148,13 @@ def _write(
     reader = RecordReader(source, read=lambda i: _framed(source, i, tokenizer, manifest["views"]))
     size, total = manifest["shard_size"], manifest["records"]
     report = ProgressReport("tokenize", total, unit="pictures")
-    done = manifest["shards"]
+    done, column = manifest["shards"], getattr(source, "levels", None)
     for shard, start in enumerate(range(0, total, size)):
         stop = min(start + size, total)
         if not (shard < len(done) and is_whole(out, done[shard])):
-            read = map(reader.try_read_at, range(start, stop))
-            records = [record for record in read if record is not None]
+            read = {index: reader.try_read_at(index) for index in range(start, stop)}
+            there = [index for index, record in read.items() if record is not None]
+            records = [read[index] for index in there]
             tokens = _encode(
                 records,
                 manifest["views"],
@@ -147,7 +162,8 @@ def _write(
                 batch_size,
                 lambda done, start=start: report.update(start + done),
             )
-            entry = write_shard(out / f"tokens-{shard:05d}.npz", tokens, records)
+            levels = None if column is None else column[there]
+            entry = write_shard(out / f"tokens-{shard:05d}.npz", tokens, records, levels)
             entry["bad"] = stop - start - len(records)
             done[shard : shard + 1] = [entry]
         manifest["count"] = sum(entry["count"] for entry in done)
@@ -193,11 +209,13 @@ def _encode(
 
 def _open_tokens(path: str, split: str, tokenizer: TokenizerRun, workdir: str) -> TokenSource:
     """The shards, which this tokenizer must have made."""
-    source = TokenSource(path, split)
-    if source.tokenizer != tokenizer.identity:
+    source, own = TokenSource(path, split), tokenizer.identity
+    if source.stored_levels:
+        own = identity(tokenizer.tokenizer.at(""), tokenizer.params)
+    if source.tokenizer != own:
         raise UserError(
             f"--path={path} holds tokens of the tokenizer {source.tokenizer} and "
-            f"--workdir={workdir} is {tokenizer.identity}; name the run that made them"
+            f"--workdir={workdir} is {own}; name the run that made them"
         )
     return source
 
@@ -216,6 +234,9 @@ def _decode(
         codes = np.zeros((batch_size, *shape), dtype)
         for slot, index in zip(codes, part, strict=False):
             slot[...] = source[index].tokens
+        if source.stored_levels:
+            levels = CodesOfLevels.of(tokenizer.tokenizer)
+            codes = levels.of_level(codes, tokenizer.tokenizer.level)
         images = np.asarray(jax.device_get(tokenizer.decode(codes)))
         for index, image in zip(part, images, strict=False):
             save_png(out / names[index], image)

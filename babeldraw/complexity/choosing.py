@@ -5,13 +5,13 @@ from collections.abc import Callable, Sequence
 from babeldraw.complexity.base import ComplexityScorer
 from babeldraw.complexity.scoring import OF_CLASS
 from babeldraw.config import require
-from babeldraw.data.complexity import Levels
+from babeldraw.data.complexity import LevelThresholds
 from babeldraw.data.records import NO_PICTURE, Record
 from babeldraw.models.condition import Asked
 
 
 def level_chooser(
-    scorer: ComplexityScorer, levels: Levels, classes: Sequence[str] = ()
+    scorer: ComplexityScorer, levels: LevelThresholds, classes: Sequence[str] = ()
 ) -> Callable[[Asked], str]:
     """From what is asked for to the name of a level: by the text, or else by the class's name.
 
@@ -25,11 +25,7 @@ def level_chooser(
     Raises:
         UserError: the scorer reads pictures, of which there are none yet.
     """
-    require(
-        not scorer.reads_pictures,
-        f"{scorer.identity} scores pictures, and there is none before it is drawn; take a "
-        "language model or a regressor",
-    )
+    check_reads_words(scorer)
     known: dict[str, str] = {}
 
     def level_of(asked: Asked) -> str:
@@ -44,3 +40,12 @@ def level_chooser(
         return known[said]
 
     return level_of
+
+
+def check_reads_words(scorer: ComplexityScorer) -> None:
+    """Raises `UserError` where a scorer reads pictures, of which there are none yet."""
+    require(
+        not scorer.reads_pictures,
+        f"{scorer.identity} scores pictures, and there is none before it is drawn; take a "
+        "language model or a regressor",
+    )

@@ -1,6 +1,7 @@
 """Asking a language model behind any endpoint that speaks as OpenAI's chat completions do."""
 
 import http.client
+import ipaddress
 import json
 import random
 import socket
@@ -41,7 +42,8 @@ class _Passing(Exception):
 class Endpoint:
     """Where to ask, and within which limits. Safe to use from threads.
 
-    Redirects are not followed: the key goes to the host that was named, and nowhere else.
+    Redirects are not followed: the key goes to the host that was named, and nowhere else. It goes
+    encrypted, or stays on this machine: plain http with a key is for loopback addresses alone.
 
     Attributes:
         url: up to what stands before `/chat/completions`, such as http://localhost:8000/v1.
@@ -81,6 +83,11 @@ class Endpoint:
         require(
             self.key.isascii() and self.key.isprintable(),
             "the key in the environment holds what no header may; set it anew",
+        )
+        require(
+            not self.key or parts.scheme == "https" or _is_loopback(parts.hostname),
+            f"url={self.url} is plain http to another machine, and all on the way could read the "
+            "key; give https://, or send no key (--key_variable= )",
         )
         object.__setattr__(self, "_pace", Pace(self.per_minute))
 
@@ -157,6 +164,14 @@ class Pace:
             turn = max(now, self._next)
             self._next = turn + self._between
         time.sleep(turn - now)
+
+
+def _is_loopback(host: str) -> bool:
+    """Whether a host is this machine, by its name or address alone: nothing is looked up."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
 
 
 def _connection(parts: urllib.parse.SplitResult, seconds: float) -> Connection:

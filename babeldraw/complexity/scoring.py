@@ -1,6 +1,7 @@
 """A data set scored once, record by record, into a file that is gone on with."""
 
 import dataclasses
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -21,6 +22,33 @@ OF_CLASS = "a picture of {}"
 
 # Captions of pictures, uint8 [H, W, 3].
 Tell = Callable[[Sequence[np.ndarray]], Sequence[str]]
+
+
+class Texts:
+    """Texts as a source of records without pictures.
+
+    Args:
+        texts: of a line each.
+
+    Attributes:
+        name: of what they say.
+    """
+
+    texts_alone = True
+
+    def __init__(self, texts: Sequence[str]):
+        self._texts = list(texts)
+        said = "\n".join(self._texts).encode("utf-8", "replace")
+        self.name = f"texts/{hashlib.sha256(said).hexdigest()[:8]}"
+
+    def __len__(self) -> int:
+        return len(self._texts)
+
+    def __getitem__(self, index: int) -> Record:
+        return Record(NO_PICTURE, self._texts[index])
+
+    def captions(self) -> Iterator[str]:
+        return iter(self._texts)
 
 
 @dataclasses.dataclass(frozen=True)

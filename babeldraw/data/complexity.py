@@ -114,7 +114,7 @@ def _quantiles(score_N: np.ndarray, codes: Sequence[int], exponent: float) -> tu
 
 
 @dataclass(frozen=True)
-class Levels:
+class LevelThresholds:
     """Which scores go into which level.
 
     Attributes:
@@ -151,7 +151,7 @@ class StoredComplexity:
             manifest = json.loads((folder / MANIFEST).read_text())
             self.scorer = str(manifest["scorer"])
             names, thresholds = map(tuple, (manifest["levels"], manifest["thresholds"]))
-            self.levels = Levels(names, thresholds)
+            self.levels = LevelThresholds(names, thresholds)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(
                 f"{folder} holds no readable {MANIFEST}; make it with `babeldraw score`"
@@ -185,7 +185,11 @@ def file_of(shard: str) -> str:
 
 
 def write_complexity(
-    folder: Path, counts: Mapping[str, int], scores_N: np.ndarray, scorer: str, levels: Levels
+    folder: Path,
+    counts: Mapping[str, int],
+    scores_N: np.ndarray,
+    scorer: str,
+    levels: LevelThresholds,
 ) -> None:
     """Writes the columns beside shards; see `StoredComplexity`."""
     ends = [0, *itertools.accumulate(counts.values())]

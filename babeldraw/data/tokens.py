@@ -2,10 +2,11 @@
 
 A folder of shards `tokens-00000.npz` (arrays only: `tokens` int32 [n, T], [n, T, factors] for codes
 of several factors, float32 [n, *shape, channels] for continuous ones, and of several views
-[n, views, ...]; `label` int32 [n], `captions` uint8, the UTF-8 texts one after another, `ends`
-int64 [n], where each ends) and `manifest.json`, which names the tokenizer, what its codes are, the
-counts and each shard's size and SHA-256. Both are written whole or not at all, the manifest after
-each shard, so a kill at any moment loses one shard.
+[n, views, ...], of all levels of a tokenizer as `tokenizers.all_levels` joins them; `label` int32
+[n], `level` int32 [n] where the pictures had that column (`data.levels`), `captions` uint8, the
+UTF-8 texts one after another, `ends` int64 [n], where each ends) and `manifest.json`, which names
+the tokenizer, what its codes are, the counts and each shard's size and SHA-256. Both are written
+whole or not at all, the manifest after each shard, so a kill at any moment loses one shard.
 """
 
 import bisect
@@ -37,6 +38,7 @@ FIELDS = {
     "vocab": list,
     "channels": int,
     "views": int,
+    "levels": list,
     "records": int,
     "shard_size": int,
     "count": int,
@@ -45,12 +47,21 @@ FIELDS = {
     "shards": list,
 }
 # Folders that are older than a field have this.
-YOUNGER = {"views": 1}
+YOUNGER = {"views": 1, "levels": []}
 SHARD_FIELDS = {"file": str, "count": int, "bad": int, "bytes": int, "sha256": str}
 
 
-def write_shard(path: Path, tokens: np.ndarray, records: Sequence[Record]) -> dict[str, Any]:
-    """Writes one shard, whole or not at all; returns its entry of the manifest."""
+def write_shard(
+    path: Path, tokens: np.ndarray, records: Sequence[Record], level_N: Sequence[int] | None = None
+) -> dict[str, Any]:
+    """Writes one shard, whole or not at all; returns its entry of the manifest.
+
+    Args:
+        path: the file.
+        tokens: of the records.
+        records: captions and labels.
+        level_N: what their column `level` says; None: there is none.
+    """
     texts = [record.caption.encode("utf-8", "replace") for record in records]
     buffer = io.BytesIO()
     np.savez_compressed(
@@ -59,6 +70,7 @@ def write_shard(path: Path, tokens: np.ndarray, records: Sequence[Record]) -> di
         label=np.array([record.label for record in records], np.int32),
         captions=np.frombuffer(b"".join(texts), np.uint8),
         ends=np.cumsum([len(text) for text in texts], dtype=np.int64),
+        **({} if level_N is None else {"level": np.asarray(level_N, np.int32)}),
     )
     data = buffer.getvalue()
     write_whole(path, data)
@@ -133,7 +145,8 @@ class TokenSource:
     Attributes:
         name: says which data and which tokenizer.
         token_spec: shape and type of the codes of an image, or of one of its views.
-        tokenizer: identity of the tokenizer that made them.
+        tokenizer: identity of the tokenizer that made them; of several levels that of the first.
+        stored_levels: names of the levels whose codes there are; (): of one.
         states: what an encoder made of the captions, which lies beside them; None: nothing does.
         shards: the files of tokens, and the positions of each among all records.
     """
@@ -166,7 +179,9 @@ class TokenSource:
         self.states = StoredStates(self._folder, files) if stored else None
         self.tokenizer = manifest["tokenizer"]
         self.token_spec = _spec(manifest)
+        self.stored_levels = tuple(map(str, manifest["levels"]))
         more = f":{self._views} views" if self._views > 1 else ""
+        more += f":levels {' '.join(self.stored_levels)}" if self.stored_levels else ""
         self.name = f"tokens:{manifest['name']}:{self.tokenizer}:{split}{more}"
 
     def __len__(self) -> int:
@@ -193,11 +208,25 @@ class TokenSource:
     @functools.cached_property
     def classes(self) -> tuple[str, ...]:
         """The numbers up to the highest label of any record; none without labels."""
-        highest = -1
+        highest = max((int(labels.max(initial=-1)) for labels in self._column("label")), default=-1)
+        return tuple(str(number) for number in range(highest + 1))
+
+    @functools.cached_property
+    def levels(self) -> np.ndarray | None:
+        """int32 [len], what the pictures' column `level` said, see `data.levels`; None: nothing."""
+        parts = self._column("level")
+        if not parts or len(parts) < len(self._shards):
+            return None
+        places = [split_position(index, self._split) for index in range(len(self))]
+        return np.concatenate(parts)[places]
+
+    def _column(self, name: str) -> list[np.ndarray]:
+        """An array of each shard that has it."""
+        found = []
         for entry in self._shards:
             with np.load(self._folder / entry["file"], allow_pickle=False) as arrays:
-                highest = max(highest, int(arrays["label"].max(initial=-1)))
-        return tuple(str(number) for number in range(highest + 1))
+                found += [arrays[name]] if name in arrays.files else []
+        return found
 
     def _load(self, shard: int) -> dict[str, np.ndarray]:
         """Tokens are small: a shard stays in memory once read."""

@@ -9,6 +9,7 @@ import numpy as np
 
 from babeldraw.errors import UserError
 from babeldraw.runs.opened import open_part
+from babeldraw.tokenizers.all_levels import CodesOfLevels
 from babeldraw.tokenizers.base import Codes, Tokenizer, identity
 from babeldraw.tokenizers.kinds import read_tokenizer
 from babeldraw.tokenizers.pixels import to_float
@@ -94,3 +95,35 @@ class TokenizerRun:
     @functools.cached_property
     def _reconstruct(self):
         return jax.jit(lambda params, images: self.tokenizer.reconstruct(params, to_float(images)))
+
+
+@dataclasses.dataclass(frozen=True)
+class AllLevels(TokenizerRun):
+    """The same where pictures become codes of all levels at once, as `CodesOfLevels` has them.
+
+    Raises (from `of`):
+      UserError: there is one level, or they are of pictures of several sizes.
+    """
+
+    @classmethod
+    def of(cls, run: TokenizerRun) -> "AllLevels":
+        """Of a run at its first level, whose identity is also that of all."""
+        CodesOfLevels.of(run.tokenizer)
+        return cls(run.tokenizer, run.params, run.identity, run.weights)
+
+    @property
+    def levels(self) -> CodesOfLevels:
+        return CodesOfLevels.of(self.tokenizer)
+
+    @property
+    def codes(self) -> Codes:
+        return self.levels.whole
+
+    @functools.cached_property
+    def _encode(self):
+        def encode(params: Any, images: jax.Array) -> jax.Array:
+            # What the levels have in common the compiler computes once.
+            at = [self.tokenizer.at(name) for name in self.levels.names]
+            return self.levels.joined([each.encode(params, to_float(images)) for each in at])
+
+        return jax.jit(encode)

@@ -27,7 +27,7 @@ class Generator:
       word_table: name of the parameter with a vector for each piece of a text, where it reads one.
       takes_levels: whether one network may draw into several levels of a tokenizer. It then has the
         field `levels`.
-      levels: those, a `models.levels.Levels`; None: into that of `codes` alone.
+      levels: those, a `models.levels.LevelGroup`; None: into that of `codes` alone.
     """
 
     config: Any

@@ -45,7 +45,7 @@ from babeldraw.layers.pictures import depth_to_space
 from babeldraw.layers.positions import sine_grid, sine_positions
 from babeldraw.models.condition import Condition
 from babeldraw.models.denoiser import Denoiser, DenoisingNetwork
-from babeldraw.models.levels import Levels, flat
+from babeldraw.models.levels import LevelGroup, flat
 from babeldraw.sharding.constraint import constrain
 from babeldraw.sharding.context import PerExample
 from babeldraw.tokenizers.base import Codes
@@ -160,7 +160,7 @@ class DiT(DenoisingNetwork):
     config: DiTConfig
     condition: Condition
     codes: Codes
-    levels: Levels | None = None
+    levels: LevelGroup | None = None
     packing: Packing | None = None
 
     def setup(self):
@@ -302,7 +302,7 @@ class DiTGenerator(Denoiser):
     config: DiTConfig
     condition: Condition
     codes: Codes
-    levels: Levels | None = None
+    levels: LevelGroup | None = None
 
     takes_levels = True
 
@@ -335,7 +335,7 @@ class DiTGenerator(Denoiser):
 
     @property
     def together(self) -> tuple[int, str]:
-        group = 1 if self.levels is None else self.levels.group
+        group = 1 if self.levels is None else self.levels.size
         return group, "pictures of config.levels.counts"
 
     def _check_patches(self, shape: tuple[int, ...]) -> None:

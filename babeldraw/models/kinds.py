@@ -16,7 +16,7 @@ from babeldraw.models.enlarger import (
     RefinerConfig,
     RefinerGenerator,
 )
-from babeldraw.models.levels import Levels, read_levels
+from babeldraw.models.levels import LevelGroup, read_levels
 from babeldraw.models.llama import LlamaConfig, LlamaGenerator
 from babeldraw.models.maskgen import MaskGenConfig, MaskGenGenerator
 from babeldraw.models.maskgit import MaskGITConfig, MaskGITGenerator
@@ -50,7 +50,7 @@ NetworkConfig = Annotated[Any, OfKind(NETWORKS)]
 
 
 def make_generator(
-    config: Any, condition: Condition, codes: Codes, levels: Levels | None = None
+    config: Any, condition: Condition, codes: Codes, levels: LevelGroup | None = None
 ) -> Generator:
     """The network that a section describes.
 

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from babeldraw.config import build, require
 from babeldraw.layers.packing import Packing
+from babeldraw.tokenizers.all_levels import CodesOfLevels
 from babeldraw.tokenizers.base import Codes, Tokenizer
 
 
@@ -36,7 +37,7 @@ class LevelsConfig:
             f"config.levels.counts is {self.counts}; at least 1 of each level is needed",
         )
 
-    def of(self, tokenizer: Tokenizer) -> "Levels":
+    def of(self, tokenizer: Tokenizer) -> "LevelGroup":
         """The levels of a tokenizer.
 
         Raises:
@@ -62,11 +63,11 @@ class LevelsConfig:
             f"pictures of {', '.join(map(str, sorted(sizes)))} pixels; train a run for each, by "
             "config.level",
         )
-        return Levels(names, tuple(each.codes for each in at), counts, self.packed)
+        return LevelGroup(names, tuple(each.codes for each in at), counts, self.packed)
 
 
 @dataclasses.dataclass(frozen=True)
-class Levels:
+class LevelGroup:
     """What `LevelsConfig` says of a tokenizer; letters: R groups, P pictures of each.
 
     Attributes:
@@ -80,18 +81,23 @@ class Levels:
     packed: bool = False
 
     @property
-    def group(self) -> int:
+    def size(self) -> int:
         """P."""
         return sum(self.counts)
 
     @property
+    def stored(self) -> CodesOfLevels:
+        """How stored codes hold those of all levels."""
+        return CodesOfLevels(self.names, self.codes)
+
+    @property
     def shares(self) -> tuple[float, ...]:
         """Of all pictures, those of each level."""
-        return tuple(count / self.group for count in self.counts)
+        return tuple(count / self.size for count in self.counts)
 
     def grouped(self, tree: Any) -> Any:
         """Arrays [R P, ...] -> [R, P, ...]; the first pictures of a group are the first level's."""
-        return jax.tree.map(lambda a: a.reshape(-1, self.group, *a.shape[1:]), tree)
+        return jax.tree.map(lambda a: a.reshape(-1, self.size, *a.shape[1:]), tree)
 
     def apart(self, tree: Any) -> list[Any]:
         """Of arrays [R, P, ...] those of each level, [R, count, ...]."""
@@ -123,7 +129,7 @@ def flat(tree: Any) -> Any:
     return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), tree)
 
 
-def read_levels(config: Mapping[str, Any], tokenizer: Tokenizer) -> Levels | None:
+def read_levels(config: Mapping[str, Any], tokenizer: Tokenizer) -> LevelGroup | None:
     """The levels of a run's config, as config.json holds it; None: the run draws into one."""
     if "levels" not in config or config["levels"] is None:
         return None

@@ -46,7 +46,8 @@ class GeneratorObjective:
     tokenizer: the frozen tokenizer.
     optimizer: its constants.
     batch_size: images per step, over all devices.
-    stored_tokens: batches hold ready-made codes, not images.
+    stored_tokens: batches hold ready-made codes, not images; of a network that draws into several
+      levels those of all, see `tokenizers.all_levels`.
     accumulation: parts of a batch whose gradients are summed before an update.
     overrides: logical axes of some parameters, by regular expression over their names.
     """
@@ -94,7 +95,9 @@ class GeneratorObjective:
         image = (self.batch_size, *self.tokenizer.image_size, 3)
         pictures = {"image": jax.ShapeDtypeStruct(image, jnp.uint8)}
         if self.stored_tokens:
-            pictures = {"tokens": self.tokenizer.codes.spec(self.batch_size)}
+            levels = self.generator.levels
+            codes = self.tokenizer.codes if levels is None else levels.stored.whole
+            pictures = {"tokens": codes.spec(self.batch_size)}
         return {**pictures, **self.generator.condition.spec(self.batch_size)}
 
     def update(self, state: TrainState, batch: Batch, key: jax.Array) -> tuple[TrainState, Metrics]:
@@ -193,7 +196,8 @@ class GeneratorObjective:
     def _codes(self, frozen: Any, batch: Batch, key: jax.Array | None = None) -> jax.Array:
         """Of pictures; continuous ones are drawn where there is a key, else their means."""
         if "tokens" in batch:
-            return batch["tokens"]
+            codes, levels = batch["tokens"], self.generator.levels
+            return codes if levels is None else levels.stored.of_level(codes, self.tokenizer.level)
         with use(over_all_devices()):
             images = constrain(to_float(batch["image"]), ("batch", None, None, None))
             params = frozen["tokenizer"]
@@ -207,11 +211,12 @@ class GeneratorObjective:
     def _codes_of_levels(self, frozen: Any, batch: Batch, key: jax.Array | None) -> list[jax.Array]:
         """Of groups of pictures, [R, count, ...] of each level."""
         levels, found = self.generator.levels, []
-        pictures = levels.apart(levels.grouped(batch["image"]))
-        for number, (name, images) in enumerate(zip(levels.names, pictures, strict=True)):
+        kind = "tokens" if self.stored_tokens else "image"
+        pictures = levels.apart(levels.grouped(batch[kind]))
+        for number, (name, part) in enumerate(zip(levels.names, pictures, strict=True)):
             own = None if key is None else jax.random.fold_in(key, number)
-            codes = self.at(name)._codes(frozen, {"image": flat(images)}, own)
-            found.append(codes.reshape(*images.shape[:2], *codes.shape[1:]))
+            codes = self.at(name)._codes(frozen, {kind: flat(part)}, own)
+            found.append(codes.reshape(*part.shape[:2], *codes.shape[1:]))
         return found
 
     @functools.cached_property

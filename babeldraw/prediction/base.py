@@ -8,7 +8,7 @@ import jax
 
 from babeldraw.config import require
 from babeldraw.models.base import Generator, lacks
-from babeldraw.models.levels import Levels, flat
+from babeldraw.models.levels import LevelGroup, flat
 
 Metrics = dict[str, jax.Array]
 
@@ -180,7 +180,7 @@ class Prediction:
 
 
 def mean_of_levels(
-    levels: Levels, found: list[tuple[jax.Array, Metrics]]
+    levels: LevelGroup, found: list[tuple[jax.Array, Metrics]]
 ) -> tuple[jax.Array, Metrics]:
     """Losses and metrics of each level to those of all pictures, and each loss by its name."""
 

@@ -166,7 +166,9 @@ def check_stored_tokens(experiment: Experiment, state: TrainState, source: Sourc
     """Refuses stored tokens that another tokenizer than the run's made, fresh or going on."""
     if experiment.data.source != "tokens":
         return
-    tokenizer = make_tokenizer(experiment.tokenizer, experiment.level)
+    # Codes of all levels bear the name of the first.
+    level = experiment.level if experiment.generator.levels is None else ""
+    tokenizer = make_tokenizer(experiment.tokenizer, level)
     kept = tokenizer.part(state.frozen["tokenizer"], MAKES_CODES)
     own = identity(tokenizer, jax.tree.map(whole, kept))
     stored = source.tokenizer

@@ -134,8 +134,10 @@ def _codes(
     """Codes of some records at a level, a few at a time, as training reads them."""
     share = experiment.data.max_bad_share
     if experiment.data.source == "tokens":
-        reader = RecordReader(source, share)
-        yield from (reader.read_at(int(index)).tokens[None] for index in indices)
+        reader, levels = RecordReader(source, share), experiment.generator.levels
+        for index in indices:
+            codes = reader.read_at(int(index)).tokens[None]
+            yield codes if levels is None else levels.stored.of_level(codes, level)
         return
     run = TokenizerRun.open(experiment.tokenizer_run, level=level)
     reader = RecordReader(

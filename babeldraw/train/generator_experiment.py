@@ -100,16 +100,11 @@ class GeneratorExperiment(Experiment):
         self._check_evaluators()
 
     def _check_levels(self) -> None:
-        group, size = self.levels.of(self.made_codes_by).group, self.train.batch_size
+        group, size = self.levels.of(self.made_codes_by).size, self.train.batch_size
         require(
             size % group == 0,
             f"config.train.batch_size is {size}, which groups of the {group} pictures of "
             f"config.levels.counts do not divide; choose a multiple of {group}",
-        )
-        require(
-            self.data.source != "tokens",
-            "config.levels is set and config.data.source is 'tokens', which hold codes of one "
-            "level; train on pictures, or name the level by config.level",
         )
 
     def _drawing(self, name: str) -> Any:
@@ -258,6 +253,7 @@ class GeneratorExperiment(Experiment):
             "have; take kind=text, or give the objective batches of your own",
         )
         self._check_stored_states(source)
+        self._check_stored_levels(source)
         require(
             self.condition.in_words or self.data.source != "tokens",
             "config.data.source is 'tokens', which holds codes of one level, and the run draws "
@@ -270,6 +266,19 @@ class GeneratorExperiment(Experiment):
         )
         if evaluators.class_accuracy is not None and evaluators.class_accuracy.classifier_run:
             ClassifierJudge.open(evaluators.class_accuracy.classifier_run)
+
+    def _check_stored_levels(self, source: Source) -> None:
+        """Refuses stored tokens of one level where several are drawn into, or the reverse."""
+        if self.data.source != "tokens":
+            return
+        levels = self.generator.levels
+        stored, wanted = source.stored_levels, () if levels is None else levels.names
+        require(
+            bool(stored) == bool(wanted),
+            f"{source.name} holds codes of {'all levels' if stored else 'one level'} and "
+            f"config.levels is {'not set' if stored else 'set'}; make tokens by `babeldraw "
+            f"tokenize --level={'all' if wanted else self.made_codes_by.level}`",
+        )
 
     def _check_stored_states(self, source: Source) -> None:
         """Refuses a condition whose states are stored, of data that have none, or others."""

@@ -92,7 +92,7 @@ def test_what_is_no_number_of_a_level_is_told(cli, folder):
     for more, line in (
         ({"thresholds": "1,2"}, "levels need --tokenizer"),
         ({"target": 16}, "levels need --tokenizer"),
-        ({"source": "tokens"}, "codes of one level already"),
+        ({"source": "tokens"}, "tokens are codes already"),
         ({"scorer": "regressor"}, "--workdir is missing"),
         ({"scorer": "language_model"}, "--url is missing"),
         ({"scorer": "language_model", "url": "x", "model": "m"}, "url is not of the form"),

@@ -131,6 +131,22 @@ def test_a_refusal_is_not_asked_again_and_holds_no_key():
     assert "\n" not in str(found.value)
 
 
+@pytest.mark.parametrize(
+    "url", ["http://example.org/v1", "http://192.168.0.2:8000/v1", "http://localhost.example.org"]
+)
+def test_a_key_goes_nowhere_in_plain_text(url):
+    with pytest.raises(UserError, match=f"url={url} is plain http to another machine") as found:
+        Endpoint(url, "m", key=KEY)
+    assert KEY not in str(found.value)
+    Endpoint(url, "m")
+    Endpoint(url.replace("http:", "https:"), "m", key=KEY)
+
+
+@pytest.mark.parametrize("host", ["localhost:80", "127.0.0.9", "[::1]:8000", "a.localhost"])
+def test_this_machine_may_have_the_key_in_plain_text(host):
+    assert Endpoint(f"http://{host}/v1", "m", key=KEY).key == KEY
+
+
 def test_a_redirect_is_not_followed():
     with Server(GOOD) as other, Server(send(302, b"", Location=other.url)) as server:
         with pytest.raises(UserError, match="status 302"):

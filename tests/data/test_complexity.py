@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from babeldraw.data.complexity import (
-    Levels,
+    LevelThresholds,
     StoredComplexity,
     check_thresholds,
     file_of,
@@ -26,7 +26,7 @@ def test_more_complex_is_an_earlier_level_and_no_score_loses_nothing():
     found = levels_of(scores, (3, 6))
     assert found.dtype == np.int32 and found.tolist() == expected
     assert levels_of(scores, ()).tolist() == [0] * 7
-    assert Levels(("8", "16", "32"), (3, 6)).name_of(4) == "16"
+    assert LevelThresholds(("8", "16", "32"), (3, 6)).name_of(4) == "16"
 
 
 @pytest.mark.parametrize("target", [4, 5, 10, 16, 30, 63, 64])
@@ -75,11 +75,13 @@ def test_thresholds_that_do_not_fit_are_told(thresholds):
 def test_columns_come_back(tmp_path):
     counts = {"shard-0.array_record": 3, "shard-1.array_record": 2}
     scores = np.array([1, np.nan, 5, 7, 9], np.float32)
-    write_complexity(tmp_path, counts, scores, "jpeg:75", Levels(("8", "16", "32"), (3.0, 6.0)))
+    write_complexity(
+        tmp_path, counts, scores, "jpeg:75", LevelThresholds(("8", "16", "32"), (3.0, 6.0))
+    )
     found = StoredComplexity(tmp_path, counts)
     np.testing.assert_array_equal(found.scores, scores)
     assert found.numbers.tolist() == [2, 0, 1, 0, 0] and found.scorer == "jpeg:75"
-    write_complexity(tmp_path, counts, scores, "jpeg:75", Levels())
+    write_complexity(tmp_path, counts, scores, "jpeg:75", LevelThresholds())
     assert StoredComplexity(tmp_path, counts).numbers is None
     (tmp_path / file_of("shard-1.array_record")).write_bytes(b"torn")
     with pytest.raises(UserError, match=r"complexity-shard-1\.npy is missing or damaged"):

@@ -10,7 +10,7 @@ import pytest
 from babeldraw.layers.block import ComputeConfig, TransformerConfig
 from babeldraw.models.conditions import ClassCondition, TextCondition
 from babeldraw.models.dit import DiTConfig, DiTGenerator
-from babeldraw.models.levels import Levels, flat
+from babeldraw.models.levels import LevelGroup, flat
 from babeldraw.tokenizers.base import Codes
 from tests.networks import random_params
 
@@ -18,7 +18,7 @@ STACK = TransformerConfig(
     1, 2, 16, 32, activation="gelu", bias=True, compute=ComputeConfig(scan=False)
 )
 CODES = tuple(Codes((2 * side, 4 * side), (), 3) for side in (3, 2, 1))
-LEVELS = Levels(("8", "16", "32"), CODES, (1, 2, 3), packed=True)
+LEVELS = LevelGroup(("8", "16", "32"), CODES, (1, 2, 3), packed=True)
 ROWS = 2
 GENERATORS = {
     "class": DiTGenerator(DiTConfig(STACK), ClassCondition(7, 0.1), CODES[0], LEVELS),
@@ -29,10 +29,10 @@ RNG = np.random.default_rng(0)
 
 def conditions(kind):
     if kind == "class":
-        return jnp.asarray(RNG.integers(0, 8, (ROWS, LEVELS.group)), jnp.int32)
-    ids = RNG.integers(1, 20, (ROWS, LEVELS.group, 6))
+        return jnp.asarray(RNG.integers(0, 8, (ROWS, LEVELS.size)), jnp.int32)
+    ids = RNG.integers(1, 20, (ROWS, LEVELS.size, 6))
     # Texts of several lengths, one of them empty.
-    length = RNG.integers(0, 7, (ROWS, LEVELS.group, 1))
+    length = RNG.integers(0, 7, (ROWS, LEVELS.size, 1))
     length[0, 0], length[1, 4] = 6, 0
     return jnp.asarray(np.where(np.arange(6) < length, ids, 0), jnp.int32)
 
@@ -42,7 +42,7 @@ def inputs(kind):
         jnp.float32(RNG.normal(size=(ROWS, count, *codes.each)))
         for codes, count in zip(CODES, LEVELS.counts, strict=True)
     ]
-    time_RP = jnp.float32(RNG.uniform(0, 1000, (ROWS, LEVELS.group)))
+    time_RP = jnp.float32(RNG.uniform(0, 1000, (ROWS, LEVELS.size)))
     return conditions(kind), noisy, time_RP
 
 
@@ -102,7 +102,7 @@ def test_a_picture_hears_of_no_other_in_its_row():
 def test_levels_are_told_apart():
     """Of equal codes and times, by the vector of the level alone."""
     codes = (CODES[1], dataclasses.replace(CODES[1], shape=(2, 8)))
-    levels = Levels(("a", "b"), codes, (1, 1))
+    levels = LevelGroup(("a", "b"), codes, (1, 1))
     generator = dataclasses.replace(GENERATORS["class"], codes=codes[0], levels=levels)
     params = random_params(generator)
     same = {**params, "level": {"table": jnp.zeros_like(params["level"]["table"])}}

@@ -16,6 +16,7 @@ from babeldraw.models.maskgit import MaskGITConfig
 from babeldraw.objectives.base import TrainState
 from babeldraw.objectives.generator import GeneratorObjective
 from babeldraw.prediction.diffusion import DiffusionPrediction
+from babeldraw.tokenizers.all_levels import CodesOfLevels
 from babeldraw.tokenizers.convolutional import ConvolutionalConfig
 from babeldraw.tokenizers.kinds import make_tokenizer
 from babeldraw.tokenizers.nested_vae import NestedVAEConfig
@@ -40,12 +41,18 @@ COUNTS, BATCH = (1, 2, 1), 8
 KEY = jax.random.key(5)
 
 
-def objective(packed, accumulation=1):
+def objective(packed, accumulation=1, stored=False):
     levels = LevelsConfig(COUNTS, packed).of(TOKENIZER)
     condition = ClassCondition(5, 0.1)
     generator = make_generator(DiTConfig(STACK), condition, TOKENIZER.codes, levels)
     return GeneratorObjective(
-        generator, DiffusionPrediction(), TOKENIZER, None, BATCH, accumulation=accumulation
+        generator,
+        DiffusionPrediction(),
+        TOKENIZER,
+        None,
+        BATCH,
+        stored_tokens=stored,
+        accumulation=accumulation,
     )
 
 
@@ -80,6 +87,26 @@ def test_packed_or_not_and_in_shares_a_step_is_the_same(given, packed, other):
     assert metrics.keys() == packed[1].keys() >= {"loss", "loss_1", "loss_2", "loss_4"}
     for found, expected in zip(*map(jax.tree.leaves, ((grads, metrics), packed)), strict=True):
         np.testing.assert_allclose(found, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_stored_codes_of_all_levels_are_as_good_as_pictures(given, packed):
+    state, batch = given
+    levels = CodesOfLevels.of(TOKENIZER)
+    encode = jax.jit(
+        lambda params, images: levels.joined(
+            [TOKENIZER.at(name).encode(params, images) for name in levels.names]
+        )
+    )
+    tokens = encode(state.frozen["tokenizer"], to_float(batch["image"]))
+    of_tokens = objective(True, stored=True)
+    assert of_tokens.batch_spec()["tokens"] == jax.eval_shape(lambda: tokens)
+    stored = {"tokens": tokens, "label": batch["label"]}
+    found = jax.jit(of_tokens.gradients)(state, stored, KEY)
+    for one, other in zip(*map(jax.tree.leaves, (found, packed)), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5, rtol=1e-5)
+    # Evaluation reads those of one level.
+    own = of_tokens.at("2")._codes(state.frozen, stored)
+    np.testing.assert_allclose(own, objective(True).at("2")._codes(state.frozen, batch), atol=1e-5)
 
 
 def test_every_picture_weighs_alike(packed):
