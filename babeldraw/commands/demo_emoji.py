@@ -48,7 +48,8 @@ def _configure(stage: str, folder: Path, config: Any, quick: bool) -> None:
     # Of one style alone no pair can be held out.
     held_out = any((pictures / UNSEEN_PAIRS).glob("*.png"))
     config.data.eval_split = f"{UNSEEN_PAIRS if held_out else UNSEEN_CONCEPTS}/"
-    vgg16, alexnet = (_weights(folder, packages, kind) for kind in ("vgg_lpips", "alexnet_lpips"))
+    kinds = ("vgg_lpips", "alexnet_lpips")
+    vgg16, alexnet = (lpips_weights(folder, packages, kind) for kind in kinds)
     if stage == "tokenizer" and vgg16 and not quick:
         config.perceptual.file = vgg16
     elif stage == "tokenizer":
@@ -57,7 +58,7 @@ def _configure(stage: str, folder: Path, config: Any, quick: bool) -> None:
         config.evaluators.concepts = {"file": alexnet, "num_prompts": 16 if quick else 256}
 
 
-def _weights(folder: Path, packages: Path, kind: str) -> str:
+def lpips_weights(folder: Path, packages: Path, kind: str) -> str:
     """The file of a network's weights; empty, which is told, where they cannot be had."""
     out = folder / f"{kind}.safetensors"
     if not out.exists():

@@ -40,6 +40,7 @@ from babeldraw.complexity.scoring import Reading, Texts, class_scores, score_all
 from babeldraw.data.complexity import (
     LIST,
     LevelThresholds,
+    check_target,
     check_thresholds,
     levels_of,
     mean_codes,
@@ -178,6 +179,8 @@ def _thresholds(values: flags.FlagValues, codes: dict[str, int]) -> tuple[float,
         )
     if values.target and values.prompts:
         raise UserError("--target is of a data set; for --prompts give the --thresholds of theirs")
+    if values.target:
+        check_target(values.target, [*codes.values()])
     if not values.thresholds:
         return ()
     try:

@@ -61,6 +61,15 @@ def check_thresholds(thresholds: Sequence[float], levels: int, where: str = "thr
         )
 
 
+def check_target(target: float, codes: Sequence[int]) -> None:
+    """Raises `UserError` where no choice of levels has so many codes on average."""
+    if not min(codes) <= target <= max(codes):
+        raise UserError(
+            f"the mean of {target:g} codes is out of reach: a picture has {min(codes)} to "
+            f"{max(codes)}"
+        )
+
+
 def mean_codes(scores_N: np.ndarray, thresholds: Sequence[float], codes: Sequence[int]) -> float:
     """Codes of a picture, the mean over those with these scores."""
     return float(np.asarray(codes, np.float64)[levels_of(scores_N, thresholds)].mean())
@@ -85,11 +94,7 @@ def thresholds_for(scores_N: np.ndarray, codes: Sequence[int], target: float) ->
     score_N = score_N[np.isfinite(score_N)]
     if not len(score_N):
         raise UserError("no picture has a score, so there is nothing to choose thresholds by")
-    if not min(codes) <= target <= max(codes):
-        raise UserError(
-            f"the mean of {target:g} codes is out of reach: a picture has {min(codes)} to "
-            f"{max(codes)}"
-        )
+    check_target(target, codes)
     low, high = -STEEPEST, STEEPEST
     for _ in range(BISECTIONS):
         middle = (low + high) / 2

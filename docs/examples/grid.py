@@ -164,14 +164,19 @@ def configured(name: str, config: Any, stage: str, args: argparse.Namespace) -> 
     return config
 
 
-def load(name: str, file: str) -> Any:
+def load(name: str, file: str, argument: str = "") -> Any:
     """A config of a world, open to change."""
     world = PARTS[name].world
-    return load_config(file, ROOT / "configs" / world.configs / "README").unlock()
+    return load_config(file, ROOT / "configs" / world.configs / "README", argument).unlock()
 
 
 def tokenizer_cell(name: str, tokenizer: str, args: argparse.Namespace) -> Figures:
-    config = configured(name, load(name, TOKENIZERS[tokenizer]), "tokenizer", args)
+    return tokenizer_trained(name, tokenizer, load(name, TOKENIZERS[tokenizer]), args)
+
+
+def tokenizer_trained(name: str, tokenizer: str, config: Any, args: argparse.Namespace) -> Figures:
+    """The figures of a tokenizer in a world, by its config as `load` gives it."""
+    config = configured(name, config, "tokenizer", args)
     folder, minutes = args.workdir / f"{name}_{tokenizer}", PARTS[name].tokenizer_minutes
     return trained_and_judged(config, folder, ["reconstruction"], 0 if args.quick else minutes)[0]
 
@@ -187,8 +192,13 @@ def generator_config(name: str, tokenizer: str, generator: str, args: argparse.N
 
 
 def generator_cell(name: str, tokenizer: str, generator: str, args: argparse.Namespace) -> Figures:
-    part, cell = PARTS[name], f"{name}_{tokenizer}_{generator}"
     config = generator_config(name, tokenizer, generator, args)
+    return generator_trained(name, f"{name}_{tokenizer}_{generator}", config, args)
+
+
+def generator_trained(name: str, cell: str, config: Any, args: argparse.Namespace) -> Figures:
+    """The figures of a generator in a world, by its config as `configured` gives it."""
+    part = PARTS[name]
     folder, judge = args.workdir / cell, part.world.evaluator
     minutes = 0 if args.quick else part.minutes
     figures, found = trained_and_judged(config, folder, [judge], minutes)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from babeldraw.commands import score
+from babeldraw.complexity.base import Score
 from babeldraw.complexity.baselines import JpegSize
 from babeldraw.complexity.choosing import level_chooser
 from babeldraw.complexity.regressor import RegressorRun
@@ -137,7 +138,7 @@ def test_words_get_their_level_before_there_is_a_picture(
     regressor, untrained_vae, data, cli, tmp_path
 ):
     prompts, table = tmp_path / "prompts.txt", tmp_path / "levels.tsv"
-    prompts.write_text('noisy gravel\na plain\twall\na "plain" wall, \'b\n')
+    prompts.write_text('noisy gravel of a\na plain\twall of b\na "plain" wall, \'b\n')
     more = {"tokenizer": untrained_vae, "thresholds": "3,5", "prompts": prompts, "scores": table}
     status, _, said = cli(*asking(tmp_path, data, regressor, **more))
     assert status == 0 and "levels of 3 texts" in said, said
@@ -147,14 +148,25 @@ def test_words_get_their_level_before_there_is_a_picture(
     choose = level_chooser(RegressorRun.open(str(regressor)), LevelThresholds((*CODES,), (3, 5)))
     asked = [Asked(text, None, text=text) for text in texts]
     assert [prompt.level for prompt in found] == [*map(choose, asked)]
-    assert found[0].level == "1" and found[1].level == "4"
+    assert found[0].level == "1" != found[1].level
     assert [row["caption"] for row in lines(tmp_path / "levels.tsv.jsonl")[1:]] == texts
 
 
-def test_a_class_is_drawn_at_the_level_of_its_name(regressor):
-    levels = LevelThresholds((*CODES,), (3, 5))
-    choose = level_chooser(RegressorRun.open(str(regressor)), levels, ("a_plain_wall", "gravel"))
-    assert [choose(Asked("", None, label=label)) for label in (0, 1)] == ["4", "1"]
+class ByLength:
+    """Scores captions by their words."""
+
+    identity, reads_pictures = "length", False
+
+    def score(self, records):
+        return (Score(len(record.caption.split())) for record in records)
+
+
+def test_a_class_is_drawn_at_the_level_of_its_name():
+    levels = LevelThresholds((*CODES,), (5, 7))
+    choose = level_chooser(ByLength(), levels, ("plain_wall", "a_gravel_path_by_night"))
+    # a picture of plain wall; a picture of a gravel path by night
+    assert [choose(Asked("", None, label=label)) for label in (0, 1)] == ["2", "1"]
+    assert choose(Asked("a wall", None, text="a wall", label=1)) == "4"
     # Of what nobody says nothing is lost.
     assert choose(Asked("", None)) == choose(Asked("", None, label=7)) == "1"
     with pytest.raises(UserError, match="jpeg:75 scores pictures, and there is none before"):
