@@ -197,17 +197,19 @@ def _entry(row: Any, fields: Fields) -> tuple[str, Listed, str] | None:
     file = next((columns[c] for c in FILE_COLUMNS if isinstance(columns.get(c), str)), None)
     texts = texts_in(columns, fields)
     caption = as_caption(texts) or None if fields else caption_of(columns)
-    if not file or caption is None:
-        return None
-    try:
-        caption.encode("utf-8")
-    except UnicodeEncodeError:
-        return None
     for name in numbers:
         try:
             numbers[name] = label_of(columns.get(name), name)
         except ValueError as error:
             problem = str(error)
+    # A row may say the level alone, as what `babeldraw score` writes does of other fields.
+    if not file or (caption is None and numbers["level"] < 0):
+        return None
+    caption = caption or ""
+    try:
+        caption.encode("utf-8")
+    except UnicodeEncodeError:
+        return None
     return file.strip(), Listed(caption, texts=texts, **numbers), problem
 
 

@@ -7,6 +7,7 @@ import pytest
 
 pytest.importorskip("tensorflow")
 
+from babeldraw.data.fields import CaptionField
 from babeldraw.data.folder import FolderSource  # noqa: E402
 from babeldraw.data.image import save_png  # noqa: E402
 from babeldraw.data.levels import NO_LEVEL, with_levels  # noqa: E402
@@ -99,3 +100,16 @@ def test_a_folder_s_list_has_the_column(tmp_path):
     assert FolderSource(tmp_path, "all").levels.tolist() == [16, 8, NO_LEVEL]
     (tmp_path / "list.csv").write_text("\n".join(row.rpartition(",")[0] for row in rows))
     assert FolderSource(tmp_path, "all").levels is None
+
+
+def test_a_list_may_say_the_level_alone_where_captions_are_of_several_kinds(tmp_path):
+    for name in "ab":
+        save_png(tmp_path / f"{name}.png", np.zeros((4, 4, 3), np.uint8))
+    rows = ["file,short,long", "a.png,one,one thing", "b.png,two,two things"]
+    (tmp_path / "list.csv").write_text("\n".join(rows))
+    rows = ['{"file": "a.png", "caption": "one", "level": "16"}', '{"file": "b.png", "level": 8}']
+    (tmp_path / "complexity.jsonl").write_text("\n".join(rows))
+    fields = (CaptionField("short"), CaptionField("long"))
+    source = FolderSource(tmp_path, "all", fields=fields)
+    assert source.levels.tolist() == [16, 8]
+    assert [*source.captions()] == ["one\none thing", "two\ntwo things"]
