@@ -121,6 +121,7 @@ def _manifest(
         "channels": tokenizer.codes.channels,
         "views": views,
         "levels": list(tokenizer.levels.names) if isinstance(tokenizer, AllLevels) else [],
+        "column": _digest(getattr(source, "levels", None)),
         "records": count,
         "shard_size": shard_size,
         "count": 0,
@@ -131,13 +132,18 @@ def _manifest(
     if not (out / MANIFEST).exists():
         return fresh
     before = read_manifest(out)
-    for name in ("tokenizer", "views", "levels", "name", "records", "shard_size"):
+    for name in ("tokenizer", "views", "levels", "column", "name", "records", "shard_size"):
         if before[name] != fresh[name]:
             raise UserError(
                 f"--out={out} holds tokens of {name} {before[name]}, not {fresh[name]}; give "
                 "another --out"
             )
     return before
+
+
+def _digest(column: np.ndarray | None) -> str:
+    """Of what the data say of levels; data that are scored anew have another column."""
+    return "" if column is None else hashlib.sha256(column.tobytes()).hexdigest()[:8]
 
 
 def _write(

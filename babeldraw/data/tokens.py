@@ -39,6 +39,7 @@ FIELDS = {
     "channels": int,
     "views": int,
     "levels": list,
+    "column": str,
     "records": int,
     "shard_size": int,
     "count": int,
@@ -47,7 +48,7 @@ FIELDS = {
     "shards": list,
 }
 # Folders that are older than a field have this.
-YOUNGER = {"views": 1, "levels": []}
+YOUNGER = {"views": 1, "levels": [], "column": ""}
 SHARD_FIELDS = {"file": str, "count": int, "bad": int, "bytes": int, "sha256": str}
 
 

@@ -186,5 +186,5 @@ def group_of(level_N: np.ndarray, levels: int, size: int = 10) -> tuple[int, ...
     while counts.sum() < size:
         counts[np.argmax(exact - counts)] += 1
     while counts.sum() > size:
-        counts[np.argmax(counts - exact)] -= 1
+        counts[np.argmax(np.where(counts > 1, counts - exact, -np.inf))] -= 1
     return tuple(int(count) for count in counts)

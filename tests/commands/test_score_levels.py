@@ -143,7 +143,7 @@ def test_words_get_their_level_before_there_is_a_picture(
     status, _, said = cli(*asking(tmp_path, data, regressor, **more))
     assert status == 0 and "levels of 3 texts" in said, said
     found = read_prompts(str(table))
-    texts = ["noisy gravel", "a plain wall", 'a "plain" wall, \'b']
+    texts = ["noisy gravel of a", "a plain wall of b", 'a "plain" wall, \'b']
     assert [prompt.text for prompt in found] == texts
     choose = level_chooser(RegressorRun.open(str(regressor)), LevelThresholds((*CODES,), (3, 5)))
     asked = [Asked(text, None, text=text) for text in texts]

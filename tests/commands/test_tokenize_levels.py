@@ -56,6 +56,12 @@ def test_codes_of_each_level_are_those_of_the_pictures(stored, untrained_vae, da
         np.testing.assert_allclose(own, run.encode(images), atol=1e-5)
     status, _, said = cli(*words, "--level=2")
     assert status == 2 and "holds tokens of tokenizer" in said
+    # Another column is another set.
+    rows = (data / "list.jsonl").read_text()
+    (data / "list.jsonl").write_text(rows.replace('"level": 4', '"level": 1'))
+    status, _, said = cli(*words, "--level=all")
+    (data / "list.jsonl").write_text(rows)
+    assert status == 2 and "holds tokens of column" in said
     # The way back, at a level.
     out = tmp_path / "seen"
     words = [f"--workdir={untrained_vae}", f"--path={folder}", f"--out={out}", "--level=4"]
