@@ -116,7 +116,8 @@ def train_regressor(
         data: of what the captions are, for people.
 
     Returns:
-        The share of the target's variance that it tells of a caption left out of its training.
+        The share of the variance of captions' mean targets, a caption weighing as its pictures do,
+        that it tells of one left out of its training.
 
     Raises:
         UserError: too few captions, or the folder holds something.
@@ -130,10 +131,13 @@ def train_regressor(
         size = train_vocabulary(captions, file, VocabularyConfig(config.vocabulary_size))
         model, vocabulary = file.read_bytes(), Vocabulary(file)
     config = RegressorConfig(size, config.length)
-    x_NV = pieces_of(vocabulary, captions, config)
-    weight_V, bias, share = ridge(x_NV, np.asarray(target_N, np.float64))
+    # What is said of many pictures is one caption, which is left out with all of them.
+    distinct, which_N, count_M = np.unique(captions, return_inverse=True, return_counts=True)
+    x_MV = pieces_of(vocabulary, distinct.tolist(), config)
+    mean_M = np.bincount(which_N, np.asarray(target_N, np.float64)) / count_M
+    weight_V, bias, share = ridge(x_MV, mean_M, count_M)
     # The scale is of what it says, which spreads less than the truth.
-    said_N = x_NV @ weight_V + bias
+    said_N = (x_MV @ weight_V + bias)[which_N]
     params = {
         "weight": weight_V.astype(np.float32),
         "bias": np.asarray(bias, np.float32),
@@ -155,28 +159,33 @@ def pieces_of(
     return x_NV
 
 
-def ridge(x_NV: np.ndarray, y_N: np.ndarray) -> tuple[np.ndarray, float, float]:
+def ridge(
+    x_NV: np.ndarray, y_N: np.ndarray, count_N: np.ndarray
+) -> tuple[np.ndarray, float, float]:
     """Weights, bias and the share of variance told of what is left out, of the best penalty.
 
-    min |y - X w - b|^2 + a |w|^2, the bias free of a penalty. The error of each example by a fit to
-    all others is its error by the fit to all over 1 - h, where h is its entry on the diagonal of
-    the matrix that makes fits of targets (Allen's PRESS): one decomposition serves all penalties.
+    min sum n (y - X w - b)^2 + a |w|^2, the bias free of a penalty, n of `count_N`: how often an
+    example is there. The error of each by a fit to all others is its error by the fit to all over
+    1 - h, where h is its entry on the diagonal of the matrix that makes fits of targets (Allen's
+    PRESS): one decomposition serves all penalties.
     """
-    mean_V, mean = x_NV.mean(axis=0, dtype=np.float64), y_N.mean()
-    centred_NV = x_NV - mean_V
+    share_N = count_N / count_N.sum()
+    root_N = np.sqrt(count_N)
+    mean_V, mean = share_N @ x_NV, share_N @ y_N
+    centred_NV, y_N = root_N[:, None] * (x_NV - mean_V), root_N * (y_N - mean)
     square_R, v_VR = np.linalg.eigh(centred_NV.T @ centred_NV)
     there_R = square_R > RANK * max(square_R.max(), 1e-30)
     square_R, v_VR = square_R[there_R], v_VR[:, there_R]
     u_NR = centred_NV @ v_VR / np.sqrt(square_R)
-    seen_R, best = u_NR.T @ (y_N - mean), (np.inf, 0.0)
+    seen_R, best = u_NR.T @ y_N, (np.inf, 0.0)
     for penalty in PENALTIES:
         kept_R = square_R / (square_R + penalty)
-        hat_N = np.square(u_NR) @ kept_R + 1 / len(y_N)
-        left_N = (y_N - mean - u_NR @ (kept_R * seen_R)) / np.maximum(1 - hat_N, 1e-9)
-        best = min(best, (float(np.square(left_N).mean()), penalty))
+        hat_N = np.square(u_NR) @ kept_R + share_N
+        left_N = (y_N - u_NR @ (kept_R * seen_R)) / np.maximum(1 - hat_N, 1e-9)
+        best = min(best, (float(np.square(left_N).sum() / count_N.sum()), penalty))
     error, penalty = best
     weight_V = v_VR @ (np.sqrt(square_R) / (square_R + penalty) * seen_R)
-    variance = float(y_N.var())
+    variance = float(np.square(y_N).sum() / count_N.sum())
     share = 1 - error / variance if variance else 0.0
     return weight_V, float(mean - mean_V @ weight_V), share
 

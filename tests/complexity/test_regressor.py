@@ -33,23 +33,26 @@ def fit(x, y, penalty):
     return np.linalg.solve(whole.T @ whole + weights, whole.T @ y)
 
 
-def test_ridge_is_that_of_the_normal_equations_and_leaves_one_out():
+@pytest.mark.parametrize("most", [1, 4], ids=["once each", "some of them often"])
+def test_ridge_is_that_of_the_normal_equations_and_leaves_one_out(most):
     rng = np.random.default_rng(1)
     x = (rng.random((30, 8)) < 0.4).astype(np.float32)
     y = x @ rng.normal(size=8) + rng.normal(size=30)
+    count = rng.integers(1, most + 1, 30)
+    which = np.repeat(np.arange(30), count)
     errors = []
     for penalty in PENALTIES:
         left = []
         for out in range(30):
-            rest = np.arange(30) != out
+            rest = which[which != out]
             found = fit(x[rest].astype(float), y[rest], penalty)
             left.append(y[out] - x[out] @ found[:-1] - found[-1])
-        errors.append(np.mean(np.square(left)))
+        errors.append(np.average(np.square(left), weights=count))
     best = PENALTIES[int(np.argmin(errors))]
-    expected = fit(x.astype(float), y, best)
-    weight, bias, share = ridge(x, y)
+    expected = fit(x[which].astype(float), y[which], best)
+    weight, bias, share = ridge(x, y, count)
     np.testing.assert_allclose([*weight, bias], expected, atol=1e-9)
-    assert share == pytest.approx(1 - min(errors) / y.var())
+    assert share == pytest.approx(1 - min(errors) / y[which].var())
 
 
 def test_a_scale_has_each_ninth_as_often():
@@ -77,3 +80,12 @@ def test_a_run_is_opened_again_and_orders_captions(tmp_path):
 def test_too_few_captions_are_told(tmp_path):
     with pytest.raises(UserError, match="3 captions are too few"):
         train_regressor(["a"] * 3, np.zeros(3), RegressorConfig(), str(tmp_path / "run"), "x")
+
+
+def test_a_caption_of_many_pictures_is_left_out_with_all_of_them(tmp_path):
+    # Each caption its own target, which nothing else tells of.
+    rng = np.random.default_rng(0)
+    captions = [f"{number:03d}" for number in range(40) for _ in range(10)]
+    target = np.repeat(rng.normal(size=40), 10)
+    share = train_regressor(captions, target, RegressorConfig(60), str(tmp_path / "run"), "x")
+    assert share < 0.2
