@@ -159,6 +159,12 @@ class Sampler:
         asked = self.condition.ask(styled(text, inside), self.lexicon)
         return dataclasses.replace(asked, name=text, text=text)
 
+    def _styled(self, asked: Asked) -> Asked:
+        """The same with its text in the style, for stages, which read it in their own pieces."""
+        if self.style == "none":
+            return asked
+        return dataclasses.replace(asked, text=styled(asked.text, template(self.style)))
+
     def sample(
         self,
         words: Sequence[Any],
@@ -250,7 +256,8 @@ class Sampler:
         size, at_once = 0, _power_of_two_in(batch_size)
         while part := list(itertools.islice(pictures, at_once)):
             size = size or power_of_two(len(part))
-            asked, seeds = [one.asked for one in part], np.array([one.seed for one in part])
+            asked = [self._styled(one.asked) for one in part]
+            seeds = np.array([one.seed for one in part])
             small = np.stack([one.tokens for one in part])
             level = self.cascade.last.tokenizer.level
             drawn = self.cascade.draw(asked, small, seeds, size)

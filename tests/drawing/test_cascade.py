@@ -22,6 +22,8 @@ from babeldraw.train.experiment import parse
 from tests.random_runs import vocabulary, write_generator
 
 PROMPTS = ["a small red thing", "a large blue thing", ""]
+# In the vocabulary's words.
+STYLE = "{} small"
 
 
 @pytest.fixture(scope="module")
@@ -100,10 +102,12 @@ def test_the_small_codes_go_to_the_direct_run_and_its_codes_to_the_iterative_one
         return jnp.where(given.again & ~given.kept, found, -1)
 
     monkeypatch.setattr(RefinementPrediction, "draw", draw)
-    plain, large = (list(one.sample(PROMPTS, 1, 3)) for one in (small, afresh(sampler)))
+    small, sampler = (dataclasses.replace(one, style=STYLE) for one in (small, afresh(sampler)))
+    plain, large = (list(one.sample(PROMPTS, 1, 3)) for one in (small, sampler))
     codes, vocab = np.stack([one.tokens for one in plain]), sampler.cascade.last.generator.codes
     for number, stage in enumerate(sampler.cascade.stages, start=1):
-        text = stage.lexicon.vocabulary.encode(PROMPTS, stage.condition.text_length)
+        said = ["a small red thing small", "a large blue thing small", ""]
+        text = stage.lexicon.vocabulary.encode(said, stage.condition.text_length)
         key = jax.random.fold_in(jax.random.key(3), (1 << 30) + 16 + number)
         codes = mixed(jnp.stack([key] * 3), text, codes, vocab.length, vocab.vocab_size)
     np.testing.assert_array_equal([one.tokens for one in large], codes)
