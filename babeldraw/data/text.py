@@ -294,8 +294,12 @@ class Vocabulary:
         return 2 * unknown <= letters.total()
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
-        """One row of ids, int [length], to its text; padding gives nothing."""
-        return self._pieces.decode([self._exchange(int(i)) for i in ids if i != PAD_ID])
+        """One row of ids, int [length], to its text; padding gives nothing.
+
+        Nor does what a network's table has beyond the vocabulary, see `of_run`.
+        """
+        own = [int(i) for i in ids if PAD_ID != i < self.size]
+        return self._pieces.decode([self._exchange(i) for i in own])
 
     def _encode(self, texts: Sequence[str]) -> list[list[int]]:
         found = [self._pieces.encode(_clean(text)) for text in texts]

@@ -13,7 +13,7 @@ import numpy as np
 
 from babeldraw.config import require
 from babeldraw.drawing.drawer import Drawer, open_drawer, read_lexicon
-from babeldraw.models.condition import Asked, Condition, Lexicon
+from babeldraw.models.condition import Asked, Condition, Lexicon, stacked
 from babeldraw.models.enlarger import split
 from babeldraw.prediction.base import Given
 from babeldraw.prediction.kinds import read_sampling
@@ -68,7 +68,7 @@ class CodeStage:
             nowhere = np.zeros(codes.shape[:2], bool)
             given = Given(codes, kept=nowhere, again=~nowhere)
         rows = [self._row(*pair) for pair in zip(asked, codes, strict=True)]
-        return self.drawer.drawn(rows, seeds, self.settings, given)
+        return self.drawer.drawn(stacked(rows), seeds, self.settings, given)
 
     def _row(self, asked: Asked, codes: np.ndarray) -> Any:
         def words(part: Condition) -> Any:

@@ -137,7 +137,7 @@ class Drawer:
         wanted = seeds.shape
         size = tuple(power_of_two(n) for n in wanted)
         which = np.arange(size[0]) % wanted[0]
-        padded = [conditions[i] for i in which]
+        condition = stacked([conditions[i] for i in which])
         rows = seeds[which][:, np.arange(size[1]) % wanted[1]]
         given = None
         if canvases is not None:
@@ -145,12 +145,12 @@ class Drawer:
             given = Given(
                 np.stack([one.tokens for one in laid]), np.stack([one.kept for one in laid])
             )
-        tokens = self.drawn(padded, rows.reshape(-1), settings, given)
+        tokens = self.drawn(condition, rows.reshape(-1), settings, given)
         tokens = tokens.reshape(*size, *tokens.shape[1:])
         return tokens[: wanted[0], : wanted[1]]
 
     def drawn(
-        self, conditions: Sequence[Any], seeds: np.ndarray, settings: Any, given: Given | None
+        self, condition: Any, seeds: np.ndarray, settings: Any, given: Given | None
     ) -> np.ndarray:
         """Codes [B, ...] of P conditions, B / P pictures of each, which stand together.
 
@@ -158,14 +158,14 @@ class Drawer:
         another P or B, for guidance off, and where nothing is given.
 
         Args:
-          conditions: P rows, as `Condition.ask` gives them.
+          condition: P rows of `Condition.ask`, stacked.
           seeds: int [B], each in [0, 2^31).
           settings: of the prediction's `sampling`.
           given: codes of each picture that are there; None: none are.
         """
         codes = self._tokens(
             self.params["generator"],
-            self._as_read(stacked(conditions)),
+            self._as_read(condition),
             seeds.astype(np.uint32),
             self._traced(settings),
             given,

@@ -8,6 +8,7 @@ import pytest
 from babeldraw.data.image import save_png
 from babeldraw.drawing.captioning import CaptionerRun
 from babeldraw.errors import UserError
+from babeldraw.prediction.logits import SamplingConfig
 from babeldraw.runs.folder import RunFolder
 from tests.random_runs import vocabulary, write_generator
 
@@ -44,9 +45,6 @@ def lines_of(folder):
 
 def test_clusters_are_found_kept_and_drawn_by(cli, runs, tmp_path):
     words = [f"--workdir={runs['coglm']}", f"--prompt={WORDS[0]}", f"--out={tmp_path}"]
-    status, _, said = cli("sample", *words, "--clusters=2")
-    assert status == 2
-    assert "clusters is 2 and the run's codes are in none; find them with `babeldraw clus" in said
     status, _, said = cli("clusters", f"--workdir={runs['coglm']}", "--count=6")
     assert status == 0 and "6 clusters of " in said
     labels = np.load(RunFolder.to_read(runs["coglm"]).clusters_file)
@@ -100,13 +98,16 @@ def test_pictures_are_told_alike_from_python_and_by_the_command(cli, runs, tmp_p
     images = np.random.default_rng(0).integers(0, 256, (3, *size, 3), np.uint8)
     for number, image in enumerate(images):
         save_png(tmp_path / f"{number}.png", image)
-    told = list(captioner.caption(images))
-    assert {one.seed for one in told} == {0} and all(one.score < 0 for one in told)
-    words = [f"--workdir={runs['coglm']}", f"--path={tmp_path}"]
+    settings = SamplingConfig(temperature=20.0)
+    told = list(captioner.caption(images, seed=2, settings=settings))
+    # The table has more rows than there are pieces.
+    assert max(one.tokens.max() for one in told) >= captioner.vocabulary.size
+    assert len({one.text for one in told}) == 3 and all(one.score < 0 for one in told)
+    words = [f"--workdir={runs['coglm']}", f"--path={tmp_path}", "--temperature=20", "--seed=2"]
     status, _, said = cli("caption", *words, f"--out={tmp_path / 'told.jsonl'}")
     assert status == 0, said
     lines = [json.loads(line) for line in (tmp_path / "told.jsonl").read_text().splitlines()]
-    assert [line["caption"] for line in lines] == [one.text for one in told]
+    assert [(line["caption"], line["seed"]) for line in lines] == [(one.text, 2) for one in told]
     scores = [one.score for one in told]
     np.testing.assert_allclose([line["score"] for line in lines], scores, atol=1e-5)
 
