@@ -165,6 +165,12 @@ def test_what_cannot_be_edited_is_one_line(sampler, images, masks, line):
     assert "\n" not in str(caught.value)
 
 
+def test_canvases_are_one_of_each_thing(sampler):
+    canvas = sampler.canvas(IMAGE, count=2)
+    with pytest.raises(UserError, match="canvas holds 1 pictures to go on from and 2 things are"):
+        sampler.sample(WORDS[:2], canvas=[canvas])
+
+
 def test_a_way_that_there_is_not_is_one_line():
     with pytest.raises(UserError, match="seam is 'soft'; the choices are exact, blend, decoder"):
         Editing("soft")
