@@ -167,7 +167,7 @@ def chart(rng: np.random.Generator) -> Drawn:
     kind, many = str(rng.choice(["bar chart", "line chart", "scatter plot"])), rng.random() < 0.5
     count = int(rng.integers(14, 25) if many else rng.integers(3, 7))
     value_N, detailed = rng.uniform(15, 95, count), rng.random() < 0.5
-    x_N, y_N = np.linspace(24, 116, count), 112 - value_N
+    x_N, y_N = np.linspace(28, 112, count), 112 - value_N
     if detailed:
         _grid(draw)
     draw.line([(16, 8), (16, 112), (124, 112)], fill=(40, 40, 40))

@@ -10,6 +10,7 @@ from babeldraw.complexity.scoring import class_scores
 from babeldraw.data.complexity import LIST
 from babeldraw.data.folder import FolderSource
 from babeldraw.data.image import save_png
+from tests.complexity.test_language_model import GOOD, Server
 
 
 @pytest.fixture
@@ -67,6 +68,33 @@ def test_a_folder_is_told_by_a_list_and_reads_as_before(cli, folder):
     assert [row["file"] for row in rows] == [f"{i:02d}.png" for i in range(12)]
     assert all(row["complexity"] > 0 for row in rows)
     assert [*FolderSource(folder / "data", "all").captions()] == before
+
+
+def test_a_language_model_s_scores_are_kept_with_its_reasons(cli, folder, monkeypatch):
+    monkeypatch.setenv("MY_KEY", "sk-mine")
+    with Server(GOOD) as server:
+        more = {"url": server.url, "model": "m", "key_variable": "MY_KEY"}
+        status, _, said = cli(*words(folder, scorer="language_model", **more))
+    assert status == 0 and "1 of 12 records have no score" in said, said
+    assert {headers["Authorization"] for headers in server.headers} == {"Bearer sk-mine"}
+    kept = (folder / "jpeg.jsonl").read_text()
+    rows = [json.loads(line) for line in kept.splitlines()[1:]]
+    assert [row["record"] for row in rows] == [*range(11)] and "sk-mine" not in kept
+    assert {row["reasoning"] for row in rows} == {"one flat shape"}
+
+
+def test_a_key_is_sent_to_no_other_machine_in_plain_text(cli, folder, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-mine")
+    more = {"scorer": "language_model", "model": "m", "url": "http://192.0.2.1/v1"}
+    status, _, said = cli(*words(folder, **more))
+    line = "url=http://192.0.2.1/v1 is plain http to another machine"
+    assert status == 2 and line in said and said.count("\n") == 1 and "sk-mine" not in said
+    # Without the key the server is asked, and is not there.
+    with Server(GOOD) as server:
+        url = server.url
+    more |= {"url": url, "key_variable": "", "attempts": 1}
+    status, _, said = cli(*words(folder, **more))
+    assert status == 2 and f"url={url} gave no answer at 1 attempts" in said
 
 
 def test_the_report_compares_scorers(cli, folder):

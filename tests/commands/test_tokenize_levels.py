@@ -5,7 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from babeldraw.data.image import save_png
+from babeldraw.cli import main
+from babeldraw.data.image import decode, save_png
 from babeldraw.data.levels import NO_LEVEL
 from babeldraw.data.tokens import TokenSource
 from babeldraw.drawing.tokenizer_run import TokenizerRun
@@ -29,49 +30,55 @@ def data(tmp_path_factory):
     return folder
 
 
-@pytest.fixture
-def stored(untrained_vae, data, cli, tmp_path):
+@pytest.fixture(scope="module")
+def words(untrained_vae, data):
+    """Of the command, but for --level and --out."""
     words = [f"--workdir={untrained_vae}", f"--path={data}", "--batch_size=4", "--shard_size=2"]
-    words = ["tokenize", *words, "--compilation_cache=off", f"--out={tmp_path / 'codes'}"]
-    status, _, said = cli(*words, "--level=all")
-    assert status == 0, said
-    return tmp_path / "codes", words
+    return ["tokenize", *words, "--compilation_cache=off"]
 
 
-def test_codes_of_each_level_are_those_of_the_pictures(stored, untrained_vae, data, cli, tmp_path):
-    folder, words = stored
-    source = TokenSource(folder, "all")
+@pytest.fixture(scope="module")
+def stored(words, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("stored") / "codes"
+    with pytest.raises(SystemExit) as stopped:
+        main([*words, "--level=all", f"--out={folder}"])
+    assert stopped.value.code == 0
+    return folder
+
+
+def test_codes_are_those_of_each_level_and_levels_those_of_the_pictures(
+    stored, untrained_vae, data
+):
+    source = TokenSource(stored, "all")
     assert source.stored_levels == tuple(LEVELS)
     assert source.levels.tolist() == [1, 2, 4, NO_LEVEL, 2]
-    train, test = TokenSource(folder, "train"), TokenSource(folder, "test")
+    train, test = TokenSource(stored, "train"), TokenSource(stored, "test")
     assert sorted([*train.levels, *test.levels]) == sorted(source.levels)
-    runs = {name: TokenizerRun.open(str(untrained_vae), level=name) for name in LEVELS}
-    levels = CodesOfLevels.of(runs["1"].tokenizer)
-    assert source.tokenizer == runs["1"].identity
-    images = np.stack([_picture(data, number) for number in range(COUNT)])
+    first = TokenizerRun.open(str(untrained_vae))
+    levels = CodesOfLevels.of(first.tokenizer)
+    assert source.tokenizer == first.identity
+    images = np.stack([decode(data / f"{number}.png") for number in range(COUNT)])
     tokens = np.stack([source[number].tokens for number in range(COUNT)])
-    for name, run in runs.items():
-        own = levels.of_level(tokens, name)
-        assert own.shape == (COUNT, *LEVELS[name])
-        np.testing.assert_allclose(own, run.encode(images), atol=1e-5)
-    status, _, said = cli(*words, "--level=2")
+    shapes = {name: levels.of_level(tokens, name).shape[1:] for name in LEVELS}
+    assert shapes == LEVELS
+    second = TokenizerRun.open(str(untrained_vae), level="2")
+    np.testing.assert_allclose(levels.of_level(tokens, "2"), second.encode(images), atol=1e-5)
+
+
+def test_other_levels_and_other_columns_are_other_sets(stored, words, data, cli):
+    status, _, said = cli(*words, f"--out={stored}", "--level=2")
     assert status == 2 and "holds tokens of tokenizer" in said
-    # Another column is another set.
     rows = (data / "list.jsonl").read_text()
     (data / "list.jsonl").write_text(rows.replace('"level": 4', '"level": 1'))
-    status, _, said = cli(*words, "--level=all")
+    status, _, said = cli(*words, f"--out={stored}", "--level=all")
     (data / "list.jsonl").write_text(rows)
     assert status == 2 and "holds tokens of column" in said
-    # The way back, at a level.
-    out = tmp_path / "seen"
-    words = [f"--workdir={untrained_vae}", f"--path={folder}", f"--out={out}", "--level=4"]
-    status, _, said = cli("tokenize", "--decode", *words, "--compilation_cache=off")
-    assert status == 0 and len([*out.glob("*.png")]) == COUNT, said
-    status, _, said = cli("tokenize", "--decode", *words[:-1], "--level=all")
+
+
+def test_one_level_is_drawn_again(stored, untrained_vae, cli, tmp_path):
+    words = [f"--workdir={untrained_vae}", f"--path={stored}", f"--out={tmp_path / 'seen'}"]
+    words = ["tokenize", "--decode", *words, "--compilation_cache=off"]
+    status, _, said = cli(*words, "--level=4")
+    assert status == 0 and len([*(tmp_path / "seen").glob("*.png")]) == COUNT, said
+    status, _, said = cli(*words, "--level=all")
     assert status == 2 and "--level=all does not go with --decode" in said
-
-
-def _picture(data, number):
-    from PIL import Image
-
-    return np.asarray(Image.open(data / f"{number}.png"))
