@@ -53,6 +53,12 @@ def test_an_empty_caption_is_all_padding(vocabulary, caption):
     assert vocabulary.decode([0] * 5) == ""
 
 
+def test_rows_that_a_table_has_to_spare_are_no_text(vocabulary):
+    (ids,) = vocabulary.encode(CAPTIONS[:1], 40)
+    spare = [vocabulary.size, *ids, vocabulary.size + 40]
+    assert vocabulary.decode(spare) == CAPTIONS[0]
+
+
 def test_any_unicode_is_encoded(vocabulary):
     ids = vocabulary.encode(["red 日本 \ud800 \0 🌟", "مرحبا"], 16)
     assert (ids == text.UNKNOWN_ID).any()
