@@ -135,8 +135,6 @@ def test_the_scale_is_told(sample, folder):
     lines, said = sample(*words, "--encode_again")
     assert "the model draws 41 x 41 px around the hole, as 32 x 32 px" in said
     assert lines[0]["encode_again"] is True and "scale" not in lines[0]
-    lines, _ = sample(*words, "--scale=1.27", out="scaled")
-    assert lines[0]["scale"] == 1.27
 
 
 RGB, BOX = "--image=HERE/rgb.png", "--box=0,0,4,4"
