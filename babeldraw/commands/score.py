@@ -27,7 +27,7 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 
-from babeldraw.commands.flags import required
+from babeldraw.commands.flags import as_flags, required
 from babeldraw.complexity.base import ComplexityScorer
 from babeldraw.complexity.baselines import QUALITY, JpegSize, SquaredError
 from babeldraw.complexity.choosing import check_reads_words
@@ -139,14 +139,15 @@ def make_scorer(values: flags.FlagValues) -> ComplexityScorer:
         return SquaredError(values.side)
     if values.scorer == "regressor":
         return RegressorRun.open(required(values, "workdir"))
-    endpoint = Endpoint(
-        required(values, "url"),
-        required(values, "model"),
-        os.environ.get(values.key_variable, ""),
-        seconds=values.seconds,
-        attempts=values.attempts,
-        per_minute=values.per_minute,
-    )
+    with as_flags({"key": "key_variable"}):
+        endpoint = Endpoint(
+            required(values, "url"),
+            required(values, "model"),
+            os.environ.get(values.key_variable, ""),
+            seconds=values.seconds,
+            attempts=values.attempts,
+            per_minute=values.per_minute,
+        )
     return LanguageModel(endpoint, workers=values.workers)
 
 

@@ -86,8 +86,8 @@ class Endpoint:
         )
         require(
             not self.key or parts.scheme == "https" or _is_loopback(parts.hostname),
-            f"url={self.url} is plain http to another machine, and all on the way could read the "
-            "key; give https://, or send no key (--key_variable= )",
+            f"key is set and url={self.url} is plain http to another machine: all on the way could "
+            "read it; give https://, or leave it empty",
         )
         object.__setattr__(self, "_pace", Pace(self.per_minute))
 

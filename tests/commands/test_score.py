@@ -87,7 +87,7 @@ def test_a_key_is_sent_to_no_other_machine_in_plain_text(cli, folder, monkeypatc
     monkeypatch.setenv("OPENAI_API_KEY", "sk-mine")
     more = {"scorer": "language_model", "model": "m", "url": "http://192.0.2.1/v1"}
     status, _, said = cli(*words(folder, **more))
-    line = "url=http://192.0.2.1/v1 is plain http to another machine"
+    line = "--key_variable is set and url=http://192.0.2.1/v1 is plain http to another machine"
     assert status == 2 and line in said and said.count("\n") == 1 and "sk-mine" not in said
     # Without the key the server is asked, and is not there.
     with Server(GOOD) as server:

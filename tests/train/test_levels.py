@@ -1,15 +1,19 @@
 """Evaluators of a tokenizer of several levels: one for each, by its codes and its own half-done."""
 
+from types import SimpleNamespace
+
 import flax.linen as nn
 import jax
 import numpy as np
 import pytest
 
+from babeldraw.errors import UserError
 from babeldraw.evaluation.base import Context, HalfDone
 from babeldraw.sharding.mesh import make_mesh
 from babeldraw.tokenizers.kinds import make_tokenizer
 from babeldraw.train import tokenizer_experiment
 from babeldraw.train.experiment import parse
+from babeldraw.train.presets import load_config
 
 NETWORK = {"channels": 4, "groups": 2, "multipliers": (1, 1, 2), "latent_channels": 3}
 TOKENIZER = {"kind": "nested_vae", "strides": (2, 4), "image_size": (8, 12), "network": NETWORK}
@@ -64,3 +68,21 @@ def test_each_gives_pictures_back_at_its_level(made):
     assert codes.shape == (2, 2, 3, 3)
     np.testing.assert_allclose(codes, same, atol=1e-5)
     np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("argument", "stored", "message"),
+    [
+        ("all", (), "one level and config.levels is set; .* --level=all`"),
+        ("16", ("8", "16", "32"), "all levels and config.levels is not set; .* --level=16`"),
+    ],
+)
+def test_stored_codes_are_those_of_the_levels_that_are_drawn_into(argument, stored, message):
+    config = load_config("configs/emoji/cat_dit.py", "pyproject.toml", f"{argument},runlocal")
+    config.data.source, config.data.path = "tokens", "codes"
+    config.prediction.sampled = False
+    experiment = parse(config)
+    with pytest.raises(UserError, match=message):
+        experiment.check_data(SimpleNamespace(name="tokens:x", stored_levels=stored))
+    own = ("8", "16", "32") if argument == "all" else ()
+    experiment.check_data(SimpleNamespace(name="tokens:x", stored_levels=own))
