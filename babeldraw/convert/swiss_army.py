@@ -1,9 +1,9 @@
 """Weights of CogView2, as SwissArmyTransformer keeps them: CogLM and its super-resolution.
 
-The parameters are those of `models.coglm` and `models.enlarger`. Its modules have icetk's ids
-written into them, 20,000 codes and then the pieces of a text, of which the first is the unknown one
-and the fourth padding; with us padding is the first (`data.text.Vocabulary`), so these two rows
-change places.
+The parameters are those of `models.coglm`, `models.enlarger` and `models.refiner`. Its modules have
+icetk's ids written into them, 20,000 codes and then the pieces of a text, of which the first is the
+unknown one and the fourth padding; with us padding is the first (`data.text.Vocabulary`), so these
+two rows change places.
 """
 
 from babeldraw.config import require
@@ -11,7 +11,8 @@ from babeldraw.convert.partitions import Partitions
 from babeldraw.convert.table import Ignored, Row, Table
 from babeldraw.data.text import ICETK_PAD
 from babeldraw.models.coglm import CogLMConfig
-from babeldraw.models.enlarger import EnlargerConfig, RefinerConfig
+from babeldraw.models.enlarger import EnlargerConfig
+from babeldraw.models.refiner import RefinerConfig
 
 CODES = 20_000
 _BLOCK, _THEIRS = "stack/blocks", "transformer.layers.{layer}"

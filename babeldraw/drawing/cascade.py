@@ -14,7 +14,7 @@ import numpy as np
 from babeldraw.config import require
 from babeldraw.drawing.drawer import Drawer, open_drawer, read_lexicon
 from babeldraw.models.condition import Asked, Condition, Lexicon, stacked
-from babeldraw.models.enlarger import split
+from babeldraw.models.larger import split
 from babeldraw.prediction.base import Given
 from babeldraw.prediction.kinds import read_sampling
 from babeldraw.tokenizers.base import Tokenizer, identity

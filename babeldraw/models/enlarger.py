@@ -1,12 +1,9 @@
-"""Super-resolution by codes, as in CogView2 (Ding et al., 2022, section 3.3, and its public code).
+"""Direct super-resolution by codes, as in CogView2 (Ding et al., 2022, section 3.3, and its code).
 
-Direct: codes of a small picture to those of a large one in one pass. A base, trained on small
-pictures, goes on seeing the text and the small codes as it does; the large codes are a second
-stream through the same blocks that has projections of attention of its own and looks at windows of
-the small grid and of its own. The base does not change.
-
-Iterative: the codes of the large picture alone, each seeing the text and a window around it; the
-whole network learns. Between the two there are 3,600 codes where the base has 400.
+Codes of a small picture to those of a large one in one pass. A base, trained on small pictures,
+goes on seeing the text and the small codes as it does; the large codes are a second stream through
+the same blocks that has projections of attention of its own and looks at windows of the small grid
+and of its own. The base does not change.
 """
 
 import dataclasses
@@ -14,82 +11,18 @@ import functools
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from babeldraw.config import require
-from babeldraw.layers.block import (
-    Residual,
-    TransformerConfig,
-    feed_forward,
-    make_stack,
-    self_attention,
-)
-from babeldraw.layers.linear import Embedding, LayerNorm
-from babeldraw.layers.local_attention import EnlargingAttention, LocalAttention
-from babeldraw.layers.positions import LearnedPositions, tiled
-from babeldraw.layers.stack import Stack
+from babeldraw.layers.block import self_attention
+from babeldraw.layers.local_attention import EnlargingAttention
 from babeldraw.layers.windows import Window, require_odd
 from babeldraw.models.condition import Condition
-from babeldraw.models.head import token_nll
-from babeldraw.models.masked import Masked, MaskedNetwork
-from babeldraw.sharding.constraint import constrain
-from babeldraw.sharding.context import PerExample
+from babeldraw.models.larger import LargerCells, LargerConfig, LargerGenerator, split, text_slots
 from babeldraw.tokenizers.base import Codes
 
-# A text piece that is none.
-PAD = 0
-# Of CogLM.
-NORM = functools.partial(LayerNorm, epsilon=1e-5)
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class _BaseConfig:
-    """What both say of the network that they begin from, CogLM.
-
-    Attributes:
-      decoder: its blocks; `bias` is attention's too.
-      around: rows and columns of the window of the large grid: 9 x 5 in CogView2's code, 9 x 9 in
-        its paper.
-      start: position of the start of a picture; the small codes have those behind. A text's are
-        below.
-      positions: rows of the table of positions.
-      specials: rows of the table of vectors behind codes and pieces, of which the first, the start
-        of a picture, stands for a code that is masked.
-      early_positions: the positions of the small codes, which are laid side by side over the large
-        grid to begin with, begin with that of the start of the picture, one too early: so the
-        released weights were made.
-      own_positions: the large codes' positions are a table of their own alone, and nothing is laid
-        over the large grid: so the released weights are.
-      stddev: of both tables' vectors before training.
-    """
-
-    decoder: TransformerConfig
-    around: tuple[int, int] = (9, 5)
-    start: int = 512
-    positions: int = 1024
-    specials: int = 2
-    early_positions: bool = False
-    own_positions: bool = False
-    stddev: float = 0.02
-
-    def __post_init__(self):
-        require_odd(self.around, "config.model.around")
-        require(
-            not (self.early_positions and self.own_positions),
-            "config.model.early_positions and own_positions are True; the first says how the small "
-            "codes' positions are laid, the second that they are not: set one to False",
-        )
-        for name in ("start", "positions", "specials"):
-            value = getattr(self, name)
-            require(value >= 1, f"config.model.{name} is {value}; at least 1 is needed")
-
-    def tiny(self) -> Any:
-        """The same for a first run."""
-        return dataclasses.replace(self, decoder=self.decoder.tiny())
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class EnlargerConfig(_BaseConfig):
+class EnlargerConfig(LargerConfig):
     """Direct super-resolution.
 
     Attributes:
@@ -106,131 +39,7 @@ class EnlargerConfig(_BaseConfig):
         require_odd(self.across, "config.model.across")
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class RefinerConfig(_BaseConfig):
-    """Iterative super-resolution.
-
-    Attributes:
-      factor: how many times as high and wide the grid is as the small one.
-    """
-
-    factor: int = 3
-    kind: str = "refiner"
-
-    def __post_init__(self):
-        super().__post_init__()
-        require(self.factor >= 1, f"config.model.factor is {self.factor}; at least 1 is needed")
-
-
-def sandwich(config: TransformerConfig, attention: Any) -> Stack:
-    """Blocks of an attention and a feed-forward, each with a norm before and behind it."""
-    parts = (
-        Residual("attention", attention, "attention_norm", NORM, NORM),
-        Residual("ffn", feed_forward(config), "ffn_norm", NORM, NORM),
-    )
-    return make_stack(parts, config)
-
-
-class _Cells(MaskedNetwork):
-    """What both have: one table for codes and pieces, a base's positions, logits by the table.
-
-    Logits are of codes alone. A large code's position is that of a small one, laid over the large
-    grid, plus one of its own that is learned from zero on; or one of its own alone.
-    """
-
-    config: Any
-    condition: Condition
-    codes: Codes
-
-    def setup(self):
-        config, dim = self.config, self.config.decoder.dim
-        text, _ = split(self.condition)
-        pieces = 0 if text is None else text.vocabulary
-        self.begin = self.codes.vocab_size + pieces
-        self.embed = Embedding(self.begin + config.specials, dim, stddev=config.stddev)
-        self.places = Embedding(config.positions, dim, "position", config.stddev)
-        begin = config.stddev if config.own_positions else 0.0
-        self.fine_places = LearnedPositions(self.codes.length, dim, stddev=begin, name="fine")
-        self.stack = sandwich(config.decoder, self.attention(text_slots(self.condition)))
-        self.norm = NORM()
-
-    @property
-    def grid(self) -> tuple[int, int]:
-        """(h, w) of the small codes."""
-        raise NotImplementedError
-
-    @property
-    def factor(self) -> int:
-        return self.codes.shape[0] // self.grid[0]
-
-    def attention(self, prefix: int) -> Any:
-        """Makes a block's attention, behind so many slots of a text."""
-        raise NotImplementedError
-
-    def __call__(
-        self,
-        condition: Any,
-        codes: jax.Array,
-        known: jax.Array,
-        keys: jax.Array | None = None,
-        smoothing: float = 0.0,
-    ) -> tuple[jax.Array, jax.Array]:
-        logits_BTV = self.logits(self.hidden(self.read(condition), codes, known, keys), None)
-        right_BT = jnp.argmax(logits_BTV, axis=-1) == codes
-        return token_nll(logits_BTV, codes, smoothing), right_BT
-
-    def read(self, condition: Any, keys: jax.Array | None = None) -> dict[str, jax.Array]:
-        """`text`, int32 [B, P], and `small`, int32 [B, S], where they are."""
-        del keys
-        if self.condition.kind == "codes":
-            return {"small": condition}
-        if self.condition.kind != "several":
-            return {"text": condition}
-        parts = self.condition.parts.items()
-        return {"small" if p.kind == "codes" else "text": condition[name] for name, p in parts}
-
-    def hidden(
-        self,
-        context: dict[str, jax.Array],
-        codes: jax.Array,
-        known: jax.Array,
-        keys: jax.Array | None = None,
-    ) -> jax.Array:
-        """The network's output for all places, float32 [B, T, D]."""
-        masked_BT, seen = jnp.where(known, codes, self.begin), {}
-        parts = [self.embed(masked_BT) + self._of_fine()[None]]
-        if "small" in context:
-            parts.insert(0, self.embed(context["small"]) + self._of_small()[None])
-        if "text" in context:
-            text_BP = context["text"]
-            of_text_PD = self.places(jnp.arange(text_BP.shape[1]))
-            parts.insert(0, self.embed(self.codes.vocab_size + text_BP) + of_text_PD[None])
-            seen["text_seen"] = PerExample(text_BP != PAD)
-        x_BTD = jnp.concatenate(parts, axis=1)
-        x_BTD = constrain(x_BTD, ("batch", "length", "activation_embed"))
-        x_BTD = self.stack(x_BTD, seen, keys)[:, -self.codes.length :]
-        return self.norm(x_BTD.astype(jnp.float32))
-
-    def _of_small(self, early: bool = False) -> jax.Array:
-        """Positions of the small codes, [S, D]; `early`: each has that of the one before."""
-        first = self.config.start + (0 if early else 1)
-        return self.places(first + jnp.arange(self.grid[0] * self.grid[1]))
-
-    def _of_fine(self) -> jax.Array:
-        """Positions of the large codes, [T, D]."""
-        if self.config.own_positions:
-            return self.fine_places()
-        laid_SD = self._of_small(self.config.early_positions)
-        return tiled(laid_SD, self.grid, self.factor) + self.fine_places()
-
-    def logits(self, x_BTD: jax.Array, earlier: jax.Array | None) -> jax.Array:
-        """Of all codes, float32 [B, T, V]."""
-        del earlier
-        vectors_VD = self.embed(jnp.arange(self.codes.vocab_size))
-        return jnp.einsum("BTD,VD->BTV", x_BTD, vectors_VD)
-
-
-class Enlarger(_Cells):
+class Enlarger(LargerCells):
     """The direct one; see `EnlargerConfig`."""
 
     @property
@@ -248,100 +57,8 @@ class Enlarger(_Cells):
         )
 
 
-class Refiner(_Cells):
-    """The iterative one; see `RefinerConfig`."""
-
-    @property
-    def grid(self) -> tuple[int, int]:
-        return tuple(side // self.config.factor for side in self.codes.shape)
-
-    def attention(self, prefix: int) -> Any:
-        decoder = self.config.decoder
-        return functools.partial(
-            LocalAttention,
-            **self_attention(decoder, bias=decoder.bias).keywords,
-            prefix=prefix,
-            window=Window(self.codes.shape, self.config.around),
-        )
-
-
-def split(condition: Condition) -> tuple[Condition | None, Condition | None]:
-    """Of what is drawn from the text and the small codes; None: there is no such."""
-    several = condition.kind == "several"
-    parts = condition.parts.values() if several else (condition,)
-    texts = [part for part in parts if part.kind != "codes"]
-    codes = [part for part in parts if part.kind == "codes"]
-    return (texts[0] if texts else None), (codes[0] if codes else None)
-
-
-def text_slots(condition: Condition) -> int:
-    """P, of the text."""
-    text, _ = split(condition)
-    return 0 if text is None else text.text_length
-
-
-class _Generator(Masked):
-    """What both are as pure functions of their parameters."""
-
-    word_table = "embed/table"
-
-    @property
-    def stacks(self) -> dict[str, TransformerConfig]:
-        return {"stack": self.config.decoder}
-
-    def check(self) -> None:
-        super().check()
-        shape = self.codes.shape
-        require(
-            len(shape) == 2 and len(self.codes.vocab) == 1,
-            f"config.model.kind={self.config.kind} draws a grid of codes of one number each, and "
-            "config.tokenizer has others",
-        )
-        text, _ = split(self.condition)
-        require(
-            text is None or text.of_text and text.vocabulary > 0 and not text.needs,
-            f"config.model.kind={self.config.kind} reads pieces of a text and the condition is of "
-            f"{'' if text is None else text.drawn_from}; take kind=text",
-        )
-        last = self.config.start + self.small_cells
-        require(
-            text_slots(self.condition) <= self.config.start and last < self.config.positions,
-            f"config.model.start is {self.config.start} and positions {self.config.positions}; a "
-            f"text of {text_slots(self.condition)} pieces lies below the start, and "
-            f"{self.small_cells} codes behind it",
-        )
-
-    def flops(self) -> dict[str, tuple[int, str]]:
-        stack, slots = self.config.decoder, self.slots
-        dim, cells = stack.dim, self.codes.length
-        each = 8 * dim * dim + 4 * dim * stack.hidden
-        dense = slots - cells
-        looked = 4 * dim * (dense * dense + cells * self.looked)
-        text = "blocks (T (8 D^2 + 4 D F) + 4 D (S^2 + cells K)), K keys of a cell"
-        logits = 2 * cells * dim * self.codes.entries
-        return {
-            "stack": (stack.blocks * (slots * each + looked), text),
-            "logits": (logits, "(2 T D V)"),
-        }
-
-    @property
-    def small_cells(self) -> int:
-        """S, of the small grid."""
-        raise NotImplementedError
-
-    @property
-    def slots(self) -> int:
-        """T, of all streams together."""
-        raise NotImplementedError
-
-    @property
-    def looked(self) -> int:
-        """Keys that a cell of the large grid looks at."""
-        raise NotImplementedError
-
-
 @dataclasses.dataclass(frozen=True)
-class EnlargerGenerator(_Generator):
+class EnlargerGenerator(LargerGenerator):
     """Direct super-resolution; see `Generator` and `Masked`."""
 
     config: EnlargerConfig
@@ -409,42 +126,3 @@ def held(params: Any) -> Any:
         return leaf if "fine" in names else jax.lax.stop_gradient(leaf)
 
     return jax.tree_util.tree_map_with_path(one, params)
-
-
-@dataclasses.dataclass(frozen=True)
-class RefinerGenerator(_Generator):
-    """Iterative super-resolution; see `Generator` and `Masked`."""
-
-    config: RefinerConfig
-    condition: Condition
-    codes: Codes
-
-    @property
-    def network(self) -> Refiner:
-        return Refiner(self.config, self.condition, self.codes)
-
-    def check(self) -> None:
-        require(
-            split(self.condition)[1] is None and self.condition.kind != "several",
-            f"config.model.kind=refiner and config.condition.kind={self.condition.kind}; it draws "
-            "from a text, and codes that are given in drawing",
-        )
-        super().check()
-        factor, shape = self.config.factor, self.codes.shape
-        require(
-            not any(side % factor for side in shape),
-            f"config.model.factor is {factor}, which does not divide the grid of {shape[0]} x "
-            f"{shape[1]} codes; choose a divisor of both",
-        )
-
-    @property
-    def small_cells(self) -> int:
-        return self.codes.length // self.config.factor**2
-
-    @property
-    def slots(self) -> int:
-        return text_slots(self.condition) + self.codes.length
-
-    @property
-    def looked(self) -> int:
-        return text_slots(self.condition) + self.config.around[0] * self.config.around[1]

@@ -10,17 +10,13 @@ from babeldraw.models.coglm import CogLMConfig, CogLMGenerator
 from babeldraw.models.condition import Condition
 from babeldraw.models.conditions import SINGLE
 from babeldraw.models.dit import DiTConfig, DiTGenerator
-from babeldraw.models.enlarger import (
-    EnlargerConfig,
-    EnlargerGenerator,
-    RefinerConfig,
-    RefinerGenerator,
-)
+from babeldraw.models.enlarger import EnlargerConfig, EnlargerGenerator
 from babeldraw.models.levels import LevelGroup, read_levels
 from babeldraw.models.llama import LlamaConfig, LlamaGenerator
 from babeldraw.models.maskgen import MaskGenConfig, MaskGenGenerator
 from babeldraw.models.maskgit import MaskGITConfig, MaskGITGenerator
 from babeldraw.models.rar import RARConfig, RARGenerator
+from babeldraw.models.refiner import RefinerConfig, RefinerGenerator
 from babeldraw.models.several import SeveralConditions
 from babeldraw.models.uvit import UViTConfig, UViTGenerator
 from babeldraw.models.vim import VIMConfig, VIMGenerator

@@ -20,8 +20,9 @@ from babeldraw.layers.block import ComputeConfig, TransformerConfig
 from babeldraw.models.codes_condition import CodesCondition
 from babeldraw.models.coglm import CogLMConfig
 from babeldraw.models.conditions import TextCondition
-from babeldraw.models.enlarger import EnlargerConfig, RefinerConfig
+from babeldraw.models.enlarger import EnlargerConfig
 from babeldraw.models.kinds import make_generator
+from babeldraw.models.refiner import RefinerConfig
 from babeldraw.models.several import SeveralConditions
 from babeldraw.tokenizers.base import Codes
 from babeldraw.train.experiment import parse
