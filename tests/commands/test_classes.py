@@ -65,12 +65,12 @@ def test_a_prefix_is_kept_exactly(cli, vim_run, sampler, picture, tmp_path):
             assert (drawn[0].tokens != drawn[1].tokens).any()
     save_png(tmp_path / "picture.png", picture)
     words = [f"--workdir={vim_run}", f"--out={tmp_path / 'out'}", "--class=none"]
-    assert cli("sample", *words, f"--image={tmp_path / 'picture.png'}", "--rows=4")[0] == 0
+    assert cli("sample", *words, f"--image={tmp_path / 'picture.png'}", "--rows=3")[0] == 0
     line = json.loads((tmp_path / "out" / "manifest.jsonl").read_text())
-    assert (line["class"], line["rows"]) == (48, 4)
-    # All rows are kept: what the tokenizer makes of the picture.
-    (whole,) = drawer.pixels(encoded[None])
-    np.testing.assert_array_equal(decode(tmp_path / "out" / line["file"]), whole)
+    assert (line["class"], line["rows"]) == (48, 3)
+    # Three of four rows are kept, in the picture's own pixels.
+    kept = 3 * len(picture) // 4
+    np.testing.assert_array_equal(decode(tmp_path / "out" / line["file"])[:kept], picture[:kept])
 
 
 def test_a_class_is_asked_for_by_its_name(cli, vim_run, sampler, tmp_path):
