@@ -145,6 +145,8 @@ def test_clusters_of_the_first_run_serve_all(coglm, stages, small, sampler):
     settings = RefinementSampling(top_ks="0", clusters=3)
     stage.drawer.check_sampling(settings)
     assert stage.drawer.clusters is labels
+    with pytest.raises(UserError, match="clusters is 6 and the run's codes are in 5; take at most"):
+        stage.drawer.check_sampling(dataclasses.replace(settings, clusters=6))
     with pytest.raises(UserError, match="clusters is 3 and the run's codes are in none; find them"):
         sampler.cascade.last.check_sampling(settings)
 
