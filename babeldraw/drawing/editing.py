@@ -50,6 +50,11 @@ class Editing:
     def laid(self, image: np.ndarray, mask: np.ndarray, sampler: Sampler) -> "Hole":
         """What of a picture is drawn. For arguments and errors see `edit`."""
         require(
+            sampler.cascade is None,
+            "a part of a picture is drawn in codes of the small size and a cascade makes all of "
+            "them anew; leave super-resolution by codes out",
+        )
+        require(
             image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3,
             f"the picture is {image.dtype} {list(image.shape)}; uint8 [height, width, 3] is needed",
         )
@@ -123,8 +128,8 @@ def edit(
 
     Raises:
       UserError: a mask of another size than its picture, or without a hole; a picture smaller than
-        the model's square; a hole that fits no square; a tokenizer without a grid of codes; and
-        what `Sampler.sample` raises.
+        the model's square; a hole that fits no square; a tokenizer without a grid of codes; a
+        cascade; and what `Sampler.sample` raises.
     """
     require(
         len(words) == len(images) == len(masks),

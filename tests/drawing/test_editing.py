@@ -178,8 +178,15 @@ def test_a_way_that_there_is_not_is_one_line():
         Editing("blend", feather=0)
 
 
+def test_a_cascade_would_draw_all_anew(sampler):
+    larger = dataclasses.replace(sampler, cascade=types.SimpleNamespace())
+    with pytest.raises(UserError, match="leave super-resolution by codes out"):
+        Editing().laid(IMAGE, MASK, larger)
+
+
 def test_a_hole_needs_a_grid_of_codes():
     generator = types.SimpleNamespace(codes=Codes((16,), (8,)))
-    line = types.SimpleNamespace(drawer=types.SimpleNamespace(generator=generator), image_size=SIZE)
+    drawer = types.SimpleNamespace(generator=generator)
+    line = types.SimpleNamespace(drawer=drawer, image_size=SIZE, cascade=None)
     with pytest.raises(UserError, match="and the tokenizer gives a sequence of 16 tokens; keep a"):
         edit(line, WORDS[:1], [IMAGE], [MASK])
