@@ -71,7 +71,7 @@ def all_levels():
     ("sections", "message"),
     [
         ({"train": {"batch_size": 6}}, "config.train.batch_size is 6, which groups of the 4 pict"),
-        ({"data": {"source": "tokens", "path": "x"}}, "config.levels is set and .* 'tokens', whi"),
+        ({"data": {"source": "tokens", "path": "x"}}, "prediction.sampled is True and .* 'tokens'"),
         ({"level": "64"}, "level is '64'; tokenizer.kind=nested_vae has 8, 16, 32"),
         ({"levels": {"counts": (1, 2)}}, "config.levels.counts is .* give a number for each"),
         ({"levels": {"counts": (1, -2, 1)}}, "at least 1 of each level is needed"),
