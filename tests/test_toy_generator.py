@@ -338,6 +338,7 @@ def test_it_learns_goes_on_draws_and_is_judged(condition, tokenizer, cli, tmp_pa
     assert json.loads(printed)["validation/loss"] == pytest.approx(figures["validation/loss"])
 
 
+@pytest.mark.slow
 @pytest.mark.budget(12)
 def test_it_is_given_away_and_taken(tokenizer, cli, tmp_path):
     train(config_of("class", tokenizer), str(tmp_path / "run"))

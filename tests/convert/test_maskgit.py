@@ -38,6 +38,7 @@ def tokenizer(cli, tmp_path):
     return tmp_path / "tokenizer"
 
 
+@pytest.mark.slow
 @pytest.mark.budget(15)
 def test_it_draws_and_is_given_back(cli, tokenizer, tmp_path):
     theirs = tensors()

@@ -32,6 +32,7 @@ def test_the_run_knows_its_tokenizer(large_run, tokenizer_run):
     assert run.tokenizer == TokenizerRun.open(str(tokenizer_run)).identity
 
 
+@pytest.mark.slow
 def test_larger_pictures_are_those_of_the_same_seeds(large_run, generator_run):
     plain = Sampler.from_run(str(generator_run))
     large = Sampler.from_run(str(generator_run), stages=[str(large_run)])

@@ -80,7 +80,9 @@ def test_it_is_the_recursion_of_its_definition(config):
         pytest.param(MeshConfig(data=4, zero1=True), marks=pytest.mark.slow),
         pytest.param(MeshConfig(data=2, stage=2, rules="fsdp"), marks=pytest.mark.slow),
         pytest.param(MeshConfig(data=2, model=2, rules="in_layer"), marks=pytest.mark.slow),
-        MeshConfig(data=2, stage=2, rules="pipeline", zero1=True),
+        pytest.param(
+            MeshConfig(data=2, stage=2, rules="pipeline", zero1=True), marks=pytest.mark.slow
+        ),
     ],
     ids=lambda mesh: mesh.rules + ("_zero1" if mesh.zero1 else ""),
 )

@@ -90,6 +90,7 @@ def test_the_heads_learn_to_tell():
     assert metrics["real_accuracy"] > 0.8 and metrics["fake_accuracy"] > 0.8
 
 
+@pytest.mark.slow
 def test_the_generator_s_gradient_flows_through_the_frozen_network():
     state, adversary = initial(), OBJECTIVE._adversary
     images = BATCH["image"].astype(np.float32) / 255

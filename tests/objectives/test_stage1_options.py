@@ -84,6 +84,7 @@ def initial(made):
 
 
 # Each compiles a step of two networks.
+@pytest.mark.slow
 @pytest.mark.budget(10)
 @pytest.mark.parametrize("name", OPTIONS)
 def test_two_steps(name):

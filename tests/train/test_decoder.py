@@ -53,6 +53,7 @@ def other_run(runlocal, tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_the_folder_is_a_tokenizers_with_the_same_tokens(tokenizer_run, decoder_run):
     before, after = (TokenizerRun.open(str(f)) for f in (tokenizer_run, decoder_run))
     groups = before.tokenizer.groups
@@ -95,6 +96,7 @@ def test_a_generator_draws_with_it(generator_run, tokenizer_run, decoder_run, cl
     assert (tmp_path / "grid.png").exists()
 
 
+@pytest.mark.slow
 def test_a_decoder_of_other_codes_is_refused(generator_run, other_run, cli):
     words = ["--prompt=a", f"--workdir={generator_run}", f"--tokenizer_run={other_run}"]
     status, _, said = cli("sample", *words)

@@ -120,6 +120,7 @@ def test_a_published_first_stage_s_decoder_is_tuned(first, tmp_path):
     assert moved == {"from_code", "mask", "decoder", "head"}
 
 
+@pytest.mark.slow
 def test_layouts_that_differ_are_one_line(cli, files, first, tmp_path):
     to = f"--workdir={tmp_path / 'other'}"
     for file, config, line in (

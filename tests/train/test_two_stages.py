@@ -73,6 +73,11 @@ def second_run(second, tmp_path_factory):
     return folder
 
 
+def of_second(change, line):
+    """Behind a run of the first stage, which takes a while."""
+    return pytest.param("second", change, line, marks=pytest.mark.slow)
+
+
 def changed(config, **more):
     """With fields set, or a section's fields where a value is a dict."""
     made = copy.deepcopy(config)
@@ -149,14 +154,13 @@ def test_what_the_first_stage_cannot_do_is_told(first_run, runlocal, cli, tmp_pa
         ("first", {"proxy_run": ""}, "config.proxy_run is empty; name the run folder of a trained"),
         ("first", {"proxy_run": "/nowhere"}, "/nowhere"),
         ("first", {"loss": {"l2": 1.0}}, "config.loss.l2 has a weight and config.tokenizer, whose"),
-        ("second", {"proxy_run": "runs/x"}, "proxy_run is 'runs/x' and config.tokenizer needs no"),
-        (
-            "second",
+        of_second({"proxy_run": "runs/x"}, "proxy_run is 'runs/x' and config.tokenizer needs no"),
+        of_second(
             {"train_groups": ("encoder", "quantizer", "decoder"), "start_groups": ()}
             | {"tokenizer_run": ""},
             "through_proxy is True and nothing begins from the first stage",
         ),
-        ("second", {"tokenizer": {"tokens": 5}}, "config.tokenizer.tokens is 5 but .* with 6; set"),
+        of_second({"tokenizer": {"tokens": 5}}, "config.tokenizer.tokens is 5 but .* with 6; set"),
     ],
 )
 def test_a_mistake_is_one_line(stage, change, line, tmp_path, request):
