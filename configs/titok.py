@@ -162,4 +162,5 @@ def stack(side: str) -> dict:
         "hidden": 4 * dim,
         "activation": "gelu_exact",
         "bias": True,
+        "compute": {"dtype": "bfloat16", "remat": "hidden"},
     }
