@@ -13,8 +13,8 @@ import numpy as np
 
 from babeldraw.config import require
 from babeldraw.drawing.drawer import Drawer, open_drawer, read_lexicon
+from babeldraw.models.code_upscaler import split
 from babeldraw.models.condition import Asked, Condition, Lexicon, stacked
-from babeldraw.models.larger import split
 from babeldraw.prediction.base import Given
 from babeldraw.prediction.kinds import read_sampling
 from babeldraw.tokenizers.base import Tokenizer, identity

@@ -16,13 +16,19 @@ from babeldraw.config import require
 from babeldraw.layers.block import self_attention
 from babeldraw.layers.local_attention import EnlargingAttention
 from babeldraw.layers.windows import Window, require_odd
+from babeldraw.models.code_upscaler import (
+    CodeUpscaler,
+    CodeUpscalerConfig,
+    CodeUpscalerGenerator,
+    split,
+    text_slots,
+)
 from babeldraw.models.condition import Condition
-from babeldraw.models.larger import LargerCells, LargerConfig, LargerGenerator, split, text_slots
 from babeldraw.tokenizers.base import Codes
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class EnlargerConfig(LargerConfig):
+class EnlargerConfig(CodeUpscalerConfig):
     """Direct super-resolution.
 
     Attributes:
@@ -39,7 +45,7 @@ class EnlargerConfig(LargerConfig):
         require_odd(self.across, "config.model.across")
 
 
-class Enlarger(LargerCells):
+class Enlarger(CodeUpscaler):
     """The direct one; see `EnlargerConfig`."""
 
     @property
@@ -58,7 +64,7 @@ class Enlarger(LargerCells):
 
 
 @dataclasses.dataclass(frozen=True)
-class EnlargerGenerator(LargerGenerator):
+class EnlargerGenerator(CodeUpscalerGenerator):
     """Direct super-resolution; see `Generator` and `Masked`."""
 
     config: EnlargerConfig

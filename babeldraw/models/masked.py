@@ -23,7 +23,7 @@ class MaskedNetwork(nn.Module):
     ) -> tuple[jax.Array, jax.Array]:
         """-log p of each code given the condition and those that are known; see `Head.nll`."""
         hidden_BTD = self.hidden(self.read(condition, keys), codes, known, keys)
-        return self.head.nll(hidden_BTD, codes, smoothing)
+        return self.nll(hidden_BTD, codes, smoothing)
 
     def read(self, condition: Any, keys: jax.Array | None = None) -> Any:
         """What it makes of conditions, a tree of arrays with a row for each: here the prefix."""
@@ -35,6 +35,12 @@ class MaskedNetwork(nn.Module):
     ) -> jax.Array:
         """Of what `read` gave, a row for each of the codes: float32 [B, T, D]."""
         raise NotImplementedError
+
+    def nll(
+        self, x_BTD: jax.Array, codes: jax.Array, smoothing: float
+    ) -> tuple[jax.Array, jax.Array]:
+        """As `Head.nll`, of what `hidden` gave."""
+        return self.head.nll(x_BTD, codes, smoothing)
 
     def logits(self, x_BTD: jax.Array, earlier: jax.Array | None) -> jax.Array:
         """As `Head.logits`, of what `hidden` gave."""

@@ -12,13 +12,19 @@ from babeldraw.config import require
 from babeldraw.layers.block import self_attention
 from babeldraw.layers.local_attention import LocalAttention
 from babeldraw.layers.windows import Window
+from babeldraw.models.code_upscaler import (
+    CodeUpscaler,
+    CodeUpscalerConfig,
+    CodeUpscalerGenerator,
+    split,
+    text_slots,
+)
 from babeldraw.models.condition import Condition
-from babeldraw.models.larger import LargerCells, LargerConfig, LargerGenerator, split, text_slots
 from babeldraw.tokenizers.base import Codes
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class RefinerConfig(LargerConfig):
+class RefinerConfig(CodeUpscalerConfig):
     """Iterative super-resolution.
 
     Attributes:
@@ -33,7 +39,7 @@ class RefinerConfig(LargerConfig):
         require(self.factor >= 1, f"config.model.factor is {self.factor}; at least 1 is needed")
 
 
-class Refiner(LargerCells):
+class Refiner(CodeUpscaler):
     """The iterative one; see `RefinerConfig`."""
 
     @property
@@ -51,7 +57,7 @@ class Refiner(LargerCells):
 
 
 @dataclasses.dataclass(frozen=True)
-class RefinerGenerator(LargerGenerator):
+class RefinerGenerator(CodeUpscalerGenerator):
     """Iterative super-resolution; see `Generator` and `Masked`."""
 
     config: RefinerConfig

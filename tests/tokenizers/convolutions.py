@@ -115,18 +115,31 @@ def taming_attention(x, state, name, groups):
     return x + conv(y, state, f"{name}.proj_out")
 
 
-def llamagen_middle(x, state, side, groups):
-    x = taming_block(x, state, f"{side}.mid.0", groups)
-    x = taming_attention(x, state, f"{side}.mid.1", groups)
-    return taming_block(x, state, f"{side}.mid.2", groups)
+def middle_of(first, attention, second):
+    """What a side has in the middle, by the names of its parts."""
+
+    def middle(x, state, side, groups):
+        x = taming_block(x, state, f"{side}.mid.{first}", groups)
+        x = taming_attention(x, state, f"{side}.mid.{attention}", groups)
+        return taming_block(x, state, f"{side}.mid.{second}", groups)
+
+    return middle
 
 
-def llamagen_level(x, state, name, groups):
-    for i in indices(state, f"{name}.res.{{}}."):
-        x = taming_block(x, state, f"{name}.res.{i}", groups)
-        if f"{name}.attn.{i}.q.weight" in state:
-            x = taming_attention(x, state, f"{name}.attn.{i}", groups)
-    return x
+def level_of(block):
+    """A level, whose blocks have this name and attention behind each where there is some."""
+
+    def level(x, state, name, groups):
+        for i in indices(state, f"{name}.{block}.{{}}."):
+            x = taming_block(x, state, f"{name}.{block}.{i}", groups)
+            if f"{name}.attn.{i}.q.weight" in state:
+                x = taming_attention(x, state, f"{name}.attn.{i}", groups)
+        return x
+
+    return level
+
+
+llamagen_middle, llamagen_level = middle_of("0", "1", "2"), level_of("res")
 
 
 def llamagen_encoder(x, state, groups):
@@ -194,18 +207,7 @@ def magvit2_decoder(z, state, groups):
 # ------------------------------------------------------------------ icetk's
 
 
-def icetk_middle(x, state, side, groups):
-    x = taming_block(x, state, f"{side}.mid.block_1", groups)
-    x = taming_attention(x, state, f"{side}.mid.attn_1", groups)
-    return taming_block(x, state, f"{side}.mid.block_2", groups)
-
-
-def icetk_level(x, state, name, groups):
-    for i in indices(state, f"{name}.block.{{}}."):
-        x = taming_block(x, state, f"{name}.block.{i}", groups)
-        if f"{name}.attn.{i}.q.weight" in state:
-            x = taming_attention(x, state, f"{name}.attn.{i}", groups)
-    return x
+icetk_middle, icetk_level = middle_of("block_1", "attn_1", "block_2"), level_of("block")
 
 
 def icetk_latents(x, state, halvings, groups):

@@ -31,7 +31,7 @@ NORM = functools.partial(LayerNorm, epsilon=1e-5)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class LargerConfig:
+class CodeUpscalerConfig:
     """What both say of the network that they begin from, CogLM.
 
     Attributes:
@@ -85,7 +85,7 @@ def sandwich(config: TransformerConfig, attention: Any) -> Stack:
     return make_stack(parts, config)
 
 
-class LargerCells(MaskedNetwork):
+class CodeUpscaler(MaskedNetwork):
     """What both have: one table for codes and pieces, a base's positions, logits by the table.
 
     Logits are of codes alone. A large code's position is that of a small one, laid over the large
@@ -121,15 +121,10 @@ class LargerCells(MaskedNetwork):
         """Makes a block's attention, behind so many slots of a text."""
         raise NotImplementedError
 
-    def __call__(
-        self,
-        condition: Any,
-        codes: jax.Array,
-        known: jax.Array,
-        keys: jax.Array | None = None,
-        smoothing: float = 0.0,
+    def nll(
+        self, x_BTD: jax.Array, codes: jax.Array, smoothing: float
     ) -> tuple[jax.Array, jax.Array]:
-        logits_BTV = self.logits(self.hidden(self.read(condition), codes, known, keys), None)
+        logits_BTV = self.logits(x_BTD, None)
         right_BT = jnp.argmax(logits_BTV, axis=-1) == codes
         return token_nll(logits_BTV, codes, smoothing), right_BT
 
@@ -199,7 +194,7 @@ def text_slots(condition: Condition) -> int:
     return 0 if text is None else text.text_length
 
 
-class LargerGenerator(Masked):
+class CodeUpscalerGenerator(Masked):
     """What both are as pure functions of their parameters."""
 
     word_table = "embed/table"
