@@ -148,7 +148,7 @@ def run(values: flags.FlagValues) -> int:
     edits = Edits.of(values, sampler)
     if edits is not None:
         require(level_of is None, "--image has codes of one level; name that by --level")
-        recorded |= recorded_editing(values) | {"pictures": edits.digest}
+        recorded |= recorded_editing(values) | {"edited": edits.digest}
         count, edits = len(edits.files), edits.for_each(len(words))
         words, prompts = [*words] * count, prompts * count
     drawing = Drawing(

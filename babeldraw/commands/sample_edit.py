@@ -1,4 +1,4 @@
-"""What `babeldraw sample` asks and does where parts of given pictures are drawn anew."""
+"""Inpainting and completion by `babeldraw sample`: flags, and pictures one after another."""
 
 import dataclasses
 import hashlib
@@ -126,9 +126,13 @@ class Edits:
 
     @property
     def digest(self) -> str:
-        """16 hexadecimal digits of the pictures' names."""
-        names = "\n".join(file.name for file in self.files)
-        return hashlib.sha256(names.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+        """16 hexadecimal digits of the pictures' names, pixels and masks."""
+        found = hashlib.sha256()
+        for number, file in enumerate(self.files):
+            found.update(file.name.encode("utf-8", "surrogateescape"))
+            for array in self._read(number):
+                found.update(array.tobytes())
+        return found.hexdigest()[:16]
 
     def file_of(self, number: int, picture: Picture) -> str:
         """The name of what was made of picture `number`."""

@@ -65,7 +65,7 @@ def test_what_a_mask_leaves_is_written_bit_by_bit(sample, folder, kind):
         assert line["picture"] == f"{kind}.png"
 
 
-def test_a_box_is_a_mask(sample, folder):
+def test_a_box_is_a_mask(sample, folder, cli, generator_run, tmp_path):
     image = f"--image={folder / 'rgb.png'}"
     lines, _ = sample(PROMPT, image, "--box=3,0,20,10")
     given, hole = decode(folder / "rgb.png"), np.zeros((41, 53), bool)
@@ -78,6 +78,11 @@ def test_a_box_is_a_mask(sample, folder):
     (masked,), said = sample(PROMPT, image, f"--mask={folder / 'box.png'}", out="masked")
     np.testing.assert_array_equal(masked["image_drawn"], line["image_drawn"])
     assert "the model draws" not in said
+    # Another mask of that name makes other pictures: the folder is not gone on with.
+    Image.fromarray(hole[::-1]).save(folder / "box.png")
+    words = [f"--workdir={generator_run}", f"--out={tmp_path / 'masked'}", PROMPT, image]
+    status, _, said = cli("sample", *words, f"--mask={folder / 'box.png'}")
+    assert status == 2 and "holds pictures with edited " in said
 
 
 @pytest.fixture(scope="module")
