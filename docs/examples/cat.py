@@ -182,10 +182,7 @@ def records_of(
 
 def errors_cell(args: argparse.Namespace) -> Figures:
     whole, by = listed(args), judges(weights("alexnet_lpips", args))
-    train = [row for row in whole if row["file"].startswith(TRAIN)]
-    train = [
-        train[i] for i in np.linspace(0, len(train) - 1, min(MEASURED, len(train))).astype(int)
-    ]
+    train = some(whole, TRAIN, MEASURED)
     tested = [row for row in whole if row["file"].startswith(TESTED)]
     first = TokenizerRun.open(str(args.workdir / "nested"))
     names, tokenizer = first.tokenizer.levels, first.tokenizer
