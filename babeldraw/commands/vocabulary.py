@@ -12,9 +12,11 @@ Examples:
 """
 
 from absl import flags
+from etils import epath
 from ml_collections import config_flags
 
 from babeldraw.commands.flags import required
+from babeldraw.config import require
 from babeldraw.data.captions import CAPTIONS
 from babeldraw.data.config import DataConfig
 from babeldraw.data.sources import open_texts
@@ -29,6 +31,10 @@ from babeldraw.data.text import (
 from babeldraw.errors import UserError
 from babeldraw.runs.folder import RunFolder
 from babeldraw.train.experiment import parse
+
+# Flags of the data, by the names of their fields, and those that --show reads.
+OF_DATA = ("source", "path", "split", "data_dir", "captions", "language")
+OF_SHOW = ("model", "workdir", "length")
 
 
 def define(values: flags.FlagValues, argv: list[str]) -> None:
@@ -88,22 +94,32 @@ def run(values: flags.FlagValues) -> int:
     if values.show is not None:
         _show(values)
         return 0
+    for name in OF_SHOW:
+        require(not values[name].present, f"--{name} is of --show, which is missing: give a text")
     out = required(values, "out")
-    if values.config is None:
-        data = DataConfig(
-            source=values.source,
-            path=values.path,
-            split=values.split,
-            data_dir=values.data_dir,
-            captions=values.captions,
-            language=values.language,
-        )
-    else:
-        data = parse(required(values, "config")).data
+    require(
+        not (epath.Path(out).parent / "checkpoints").exists(),
+        f"--out={out} lies in a run that is trained, whose vocabulary stays; name another file",
+    )
     recipe = VocabularyConfig(values.size, values.model_type, values.bytes, values.normalization)
+    data = _data(values)
     size = train_vocabulary(open_texts(data, data.split, seed=0).captions(), out, recipe)
-    print(f"{out}: {size} pieces, {_how(Vocabulary(out))}")
+    fewer = "" if size >= values.size else f" (of {values.size}: the texts carry no more)"
+    print(f"{out}: {size} pieces{fewer}, {_how(Vocabulary(out))}")
     return 0
+
+
+def _data(values: flags.FlagValues) -> DataConfig:
+    """Which texts are read, by flags or by a config."""
+    if values.config is None:
+        return DataConfig(**{name: values[name].value for name in OF_DATA})
+    for name in OF_DATA:
+        require(
+            not values[name].present,
+            f"--{name}={values[name].value} and --config, whose data are read: set "
+            f"--config.data.{name}",
+        )
+    return parse(required(values, "config")).data
 
 
 def _how(vocabulary: Vocabulary) -> str:
@@ -133,8 +149,8 @@ def _opened(values: flags.FlagValues) -> tuple[Vocabulary, int]:
     """The vocabulary that is asked, and how many pieces are read of a text; 0: all."""
     if bool(values.model) == bool(values.workdir):
         raise UserError(
-            f"--model={values.model} and --workdir={values.workdir}: --show asks the vocabulary of "
-            "one of them"
+            f"--model={values.model!r} and --workdir={values.workdir!r}: --show asks the "
+            "vocabulary of one of them, a file or a run"
         )
     if values.model:
         return Vocabulary(values.model), values.length

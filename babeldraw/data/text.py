@@ -10,6 +10,7 @@ import io
 import itertools
 import os
 import random
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ import sentencepiece
 from absl import logging
 from etils import epath
 
-from babeldraw.config import require_choice
+from babeldraw.config import require, require_choice
 from babeldraw.data.image import write_whole
 from babeldraw.errors import UserError
 from babeldraw.runs.folder import RunFolder
@@ -65,6 +66,7 @@ class VocabularyConfig:
     normalization: str = "nmt_nfkc"
 
     def __post_init__(self):
+        require(self.size > SPECIAL, f"size is {self.size}; more than {SPECIAL} pieces are needed")
         require_choice(self, "model", MODELS)
         require_choice(self, "bytes", BYTES_OF)
         require_choice(self, "normalization", NORMALIZATIONS)
@@ -144,11 +146,20 @@ def _train(texts: list[str], config: VocabularyConfig) -> bytes:
             minloglevel=2,
         )
     except RuntimeError as error:
-        reason = str(error).splitlines()[0]
         raise UserError(
-            f"no vocabulary of size={config.size} from these captions: {reason}"
+            f"no vocabulary of size={config.size} from these captions: {_reason(error, in_bytes)}"
         ) from error
     return model.getvalue()
+
+
+def _reason(error: RuntimeError, in_bytes: bool) -> str:
+    """Why SentencePiece makes none, in words of a user where it is a matter of room."""
+    said = str(error).splitlines()[0]
+    needed = re.search(r"smaller than required_chars\. \d+ vs (\d+)", said)
+    if needed is None:
+        return said
+    bytes_too = f", {BYTES} of them for bytes" if in_bytes else ""
+    return f"their characters alone take {needed[1]} pieces{bytes_too}; ask for more than that"
 
 
 def _parts(text: str) -> Iterator[str]:

@@ -61,6 +61,30 @@ def test_an_empty_source_is_one_line(cli, tmp_path):
     assert status == 2 and "no captions" in said and not (tmp_path / "text.model").exists()
 
 
+def test_a_size_without_room_says_what_is_needed(cli, tmp_path):
+    corpus, out = tmp_path / "corpus.txt", tmp_path / "text.model"
+    corpus.write_text("\n".join(CAPTIONS * 20), encoding="utf-8")
+    words = ["vocabulary", "--source=texts", f"--path={corpus}", "--split=all", f"--out={out}"]
+    # The characters, the mark of a space, and both special ids.
+    need = len(set("".join(CAPTIONS)) - {" "}) + 1 + 2
+    status, _, said = cli(*words, f"--size={need - 1}", "--bytes=never")
+    assert status == 2 and f"characters alone take {need} pieces; ask for more than that" in said
+    status, _, said = cli(*words, "--size=100", "--bytes=always")
+    assert status == 2 and f"take {need + 256} pieces, 256 of them for bytes" in said
+    status, _, said = cli(*words, "--size=0")
+    assert status == 2 and "size is 0; more than 2 pieces are needed" in said
+    assert "pieces (of 16000: the texts carry no more), byte_pair" in cli(*words)[1]
+
+
+def test_what_would_not_be_read_or_be_lost_is_one_line(cli, tmp_path):
+    config, out = "--config=configs/demo/text_to_image.py", f"--out={tmp_path / 'text.model'}"
+    status, _, said = cli("vocabulary", config, f"--path={tmp_path}", out)
+    assert status == 2 and "whose data are read: set --config.data.path" in said
+    (tmp_path / "checkpoints").mkdir()
+    status, _, said = cli("vocabulary", "--source=shapes", out)
+    assert status == 2 and "lies in a run that is trained, whose vocabulary stays" in said
+
+
 # ------------------------------------------------------------------ looking
 
 
@@ -103,6 +127,7 @@ def test_a_run_shows_where_it_cuts(cli, generator_run):
         (["--show=a", "--workdir=TOKENIZER"], "is a run that reads no texts"),
         (["--show=a", "--model=nowhere"], "nowhere cannot be read"),
         (["--path=x"], "--out is missing"),
+        (["--model=x"], "--model is of --show, which is missing"),
     ],
 )
 def test_what_cannot_be_shown_is_one_line(cli, words, line, tokenizer_run):
