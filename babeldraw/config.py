@@ -146,9 +146,13 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
 
 
 def _convert_tuple(hint: Any, value: Any, path: str) -> tuple:
+    hints = typing.get_args(hint)
+    if dataclasses.is_dataclass(hints[0]) and _is_one_section(value):
+        # `({...})` is what a tuple of one is without its comma.
+        shown = " ".join(repr(value).split())
+        raise UserError(f"{path} is {shown}; sections are needed, one as ({{...}},) with the comma")
     if not isinstance(value, (tuple, list)):
         raise UserError(f"{path} is {value!r}; a value of type {_say(hint)} is needed")
-    hints = typing.get_args(hint)
     if len(hints) == 2 and hints[1] is Ellipsis:
         hints = (hints[0],) * len(value)
     if len(hints) != len(value):
@@ -156,6 +160,12 @@ def _convert_tuple(hint: Any, value: Any, path: str) -> tuple:
     return tuple(
         _convert(h, v, f"{path}[{i}]") for i, (h, v) in enumerate(zip(hints, value, strict=True))
     )
+
+
+def _is_one_section(value: Any) -> bool:
+    """Whether a section, or the names of its fields alone, stands where several are wanted."""
+    names = isinstance(value, (tuple, list)) and any(isinstance(one, str) for one in value)
+    return names or isinstance(value, str) or hasattr(value, "items")
 
 
 def _is_optional(hint: Any) -> bool:

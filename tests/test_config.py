@@ -28,6 +28,7 @@ class Outer:
     pair: tuple[int, float] = (1, 0.5)
     limit: int | None = None
     spare: Inner | None = None
+    more: tuple[Inner, ...] = ()
 
 
 def complaint(config, cls=Outer, path="config"):
@@ -134,3 +135,19 @@ def test_what_a_dataclass_finds_wrong_itself_is_told():
 def test_plain_values_go_through_json_and_come_back(spare):
     outer = Outer(Inner(3), "large", True, (4,), (5, 1.5), 6, spare)
     assert build(Outer, json.loads(json.dumps(to_dict(outer)))) == outer
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        # As a flag gives `({"width": 3})`: the names of its fields.
+        (("width",), "('width',)"),
+        ({"width": 3}, "{'width': 3}"),
+        (ml_collections.ConfigDict({"width": 3}), "width: 3"),
+        ("a/run", "'a/run'"),
+    ],
+)
+def test_a_section_where_several_are_wanted_is_told_of_its_comma(value, shown):
+    said = complaint({"inner": {"width": 1}, "more": value})
+    assert said == f"config.more is {shown}; sections are needed, one as ({{...}},) with the comma"
+    assert build(Outer, {"inner": {"width": 1}, "more": ({"width": 3},)}).more == (Inner(3),)
