@@ -161,7 +161,9 @@ class TextProbe:
         try:
             source = open_texts(self._config.data, split, self._context.seed)
         except UserError as error:
+            where = "split" if split == self._config.split else "eval_split"
             said = str(error).replace("data.caption_fields names", f"{PATH}.text names")
+            said = said.replace("data.split=", f"{PATH}.{where}=")
             raise UserError(said.replace("data.path=", f"{PATH}.path=")) from error
         require(
             len(classes_of(source)) > 1,

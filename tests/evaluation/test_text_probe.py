@@ -124,7 +124,12 @@ def test_what_a_task_does_not_have_is_one_line(data_dir, context):
     config = TextProbeConfig(path="babeldraw_glue", data_dir=data_dir)
     for field, value, line in (
         ("text", "premise", r"text_probe.text names 'premise', which no record of babeldraw_glue"),
-        ("split", "dev", r"'dev' is not a split of babeldraw_glue; use one of"),
+        ("split", "dev", r"text_probe.split='dev' is not a split of babeldraw_glue; use one of"),
+        (
+            "eval_split",
+            "dev",
+            r"text_probe.eval_split='dev' is not a split of babeldraw_glue; use one of",
+        ),
         ("path", "no_such_task", r"text_probe.path='no_such_task' is no TFDS dataset"),
     ):
         other = dataclasses.replace(config, **{field: value})
