@@ -6,6 +6,7 @@ From texts by masked language modelling (BERT), from pairs by which text belongs
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -41,7 +42,10 @@ class TextEncoderLossConfig:
     def __post_init__(self):
         for name in ("masked", "contrastive"):
             value = getattr(self, name)
-            require(value >= 0, f"config.loss.{name} is {value}; a weight of at least 0 is needed")
+            require(
+                0 <= value < math.inf,
+                f"config.loss.{name} is {value}; a weight of at least 0, and finite, is needed",
+            )
         require(
             self.masked + self.contrastive > 0,
             "config.loss.masked and contrastive are both 0; there is nothing to learn",

@@ -252,6 +252,7 @@ def test_the_axes_are_the_state_s_and_what_has_no_weight_has_no_network():
     [
         ({"masked": -1.0}, "config.loss.masked is -1.0; a weight of at least 0"),
         ({"contrastive": -0.5}, "config.loss.contrastive is -0.5; a weight of at least 0"),
+        ({"masked": float("inf")}, "config.loss.masked is inf; a weight of at least 0, and finite"),
         ({"masked": 0.0, "contrastive": 0.0}, "masked and contrastive are both 0"),
         ({"share": 0.0}, "config.loss.share is 0.0; a share above 0"),
         ({"min_temperature": 0.0}, "config.loss.min_temperature is 0.0; a positive"),
