@@ -20,6 +20,9 @@ from babeldraw.data.tokens import TokenSource
 from babeldraw.data.webdataset import WebDatasetSource
 from babeldraw.errors import UserError
 
+# Sources that are drawn, or come with a package.
+WITHOUT_PATH = ("shapes", "shape_pairs", "digits")
+
 
 def open_source(
     config: DataConfig, split: str, image_size: int, seed: int, require_captions: bool = True

@@ -14,8 +14,9 @@ from babeldraw.errors import UserError
 class TextFileSource:
     """The lines of a .txt file, or of all those in a folder and below it, as UTF-8 texts.
 
-    Lines without a text are left out. One line in twenty is of the split 'test'. Files are read
-    through once when they are opened, afterwards line by line; 8 bytes a line stay in memory.
+    Lines without a text are left out, and a mark of byte order before the first. One line in
+    twenty is of the split 'test'. Files are read through once when they are opened, afterwards line
+    by line; 8 bytes a line stay in memory.
 
     Args:
         path: the file or the folder.
@@ -55,18 +56,30 @@ class TextFileSource:
         with file.open("rb") as stream:
             stream.seek(start)
             data = stream.readline()
+        # UTF-16 is mostly such bytes, which UTF-8 would let through.
+        if b"\0" in data:
+            raise BadRecord(f"{file} at byte {start}", "the line is not UTF-8: it has bytes of 0")
         try:
-            return data.decode("utf-8").strip()
+            return data.decode("utf-8" if start else "utf-8-sig").strip()
         except UnicodeDecodeError as error:
             raise BadRecord(f"{file} at byte {start}", "the line is not UTF-8") from error
 
     def captions(self) -> Iterator[str]:
-        """The texts in order."""
+        """The texts in order; lines that are no UTF-8 are left out, and told in one line.
+
+        Raises:
+            UserError: there is no other line.
+        """
+        bad: list[BadRecord] = []
         for index in range(len(self)):
             try:
                 yield self.caption(index)
             except BadRecord as error:
-                logging.warning("text skipped: %s", error)
+                bad.append(error)
+        if bad and len(bad) == len(self):
+            raise UserError(f"{self.name} holds no line in UTF-8, such as {bad[0]}; convert it")
+        if bad:
+            logging.warning("%d of %d texts skipped, such as %s", len(bad), len(self), bad[0])
 
 
 def _text_files(path: str) -> list[pathlib.Path]:

@@ -119,7 +119,8 @@ class GeneratorExperiment(Experiment):
             evaluators.prompts is None or (self.data.source == "shapes" and self.condition.of_text),
             "config.evaluators.prompts judges the texts of the shapes world only and "
             f"config.data.source is {self.data.source!r}, config.condition.kind "
-            f"{self.condition.kind!r}; take a config without it: configs/folder/text_to_image.py",
+            f"{self.condition.kind!r}; set it to None, or take a config without it: "
+            "configs/folder/text_to_image.py",
         )
         require(
             evaluators.concepts is None

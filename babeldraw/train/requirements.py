@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from babeldraw.config import require
 from babeldraw.data.config import DataConfig
+from babeldraw.data.sources import WITHOUT_PATH
 from babeldraw.layers.block import TransformerConfig
 from babeldraw.sharding.layout import Layout, platform, use
 from babeldraw.sharding.mesh import MeshConfig
@@ -11,6 +12,20 @@ from babeldraw.train.settings import TrainConfig
 
 # Layouts in which a network of convolutions does the same on all chips of `model`.
 WITH_CONVOLUTIONS = ("data_parallel", "fsdp", "in_layer")
+
+
+def need_read_path(data: DataConfig, where: str) -> None:
+    """Raises `UserError` for a path that the source, by default the shapes world, passes over.
+
+    Args:
+      data: the section.
+      where: what the user calls it.
+    """
+    require(
+        not data.path or data.source not in WITHOUT_PATH,
+        f"{where}.path is {data.path!r} and {where}.source {data.source!r}, which reads no files; "
+        f"set {where}.source to that of the path, such as 'folder' or 'texts', or leave it out",
+    )
 
 
 def need_pictures(data: DataConfig) -> None:

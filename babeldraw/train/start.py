@@ -28,6 +28,7 @@ from babeldraw.train.base_experiment import Experiment
 from babeldraw.train.built_on import check_tokenizers, check_tokenizers_moved
 from babeldraw.train.code_scale import with_code_scale, with_code_scale_kept
 from babeldraw.train.experiment import parse
+from babeldraw.train.requirements import need_read_path
 from babeldraw.train.starts import begun, check_fits, check_start
 from babeldraw.train.words import check_vocabulary, take_vocabulary
 
@@ -272,6 +273,7 @@ def open_train_source(experiment: Experiment) -> Source:
       UserError: pictures are needed and it has none.
     """
     data, seed = experiment.data, experiment.train.seed
+    need_read_path(data, "config.data")
     if not experiment.reads_pictures:
         return open_texts(data, data.split, seed)
     source = open_source(
@@ -287,7 +289,18 @@ def open_train_source(experiment: Experiment) -> Source:
         f"objective={experiment.objective} learns from pictures; name data that have some",
     )
     source, beside = experiment.arranged(source), experiment.texts_beside
-    return source if beside is None else Beside(source, open_texts(beside, beside.split, seed))
+    return source if beside is None else Beside(source, _open_beside(beside, seed))
+
+
+def _open_beside(texts: DataConfig, seed: int) -> Source:
+    need_read_path(texts, "config.text_data")
+    try:
+        return open_texts(texts, texts.split, seed)
+    except UserError as error:
+        # The fields of a section know that of most runs.
+        said = str(error).replace("data.", "config.text_data.")
+        said = said if "config.text_data." in said else f"config.text_data: {said}"
+        raise UserError(said) from error
 
 
 def open_batches(

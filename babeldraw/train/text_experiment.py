@@ -72,6 +72,12 @@ class TextEncoderExperiment(Experiment):
             "config.text_data is set, texts to be masked beside pairs, and one of "
             "config.loss.masked and contrastive is 0; name the data in config.data alone",
         )
+        require(
+            self.data.source != "texts" or not self.reads_pictures,
+            "config.data.source is 'texts', texts without pictures, and config.loss.contrastive "
+            f"{self.loss.contrastive}; set the weight to 0, or name pairs in config.data and the "
+            "texts in config.text_data",
+        )
         need_whole_batches(self.train, "the losses of a text encoder, which are of a whole batch,")
 
     @property

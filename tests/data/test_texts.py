@@ -50,6 +50,22 @@ def test_a_line_that_is_no_utf8_is_a_bad_record(tmp_path):
     assert [*source.captions()] == ["good", "also good"]
 
 
+def test_a_mark_of_byte_order_is_no_text_and_bad_lines_are_told_once(tmp_path, caplog):
+    file = tmp_path / "a.txt"
+    file.write_bytes(b"\xef\xbb\xbfgood\n" + b"caf\xe9\n" * 3 + b"also good\n")
+    with caplog.at_level("WARNING"):
+        assert [*TextFileSource(str(file), "all").captions()] == ["good", "also good"]
+    told = [record.getMessage() for record in caplog.records if "skipped" in record.getMessage()]
+    assert len(told) == 1 and told[0].startswith("3 of 5 texts skipped, such as ")
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le"])
+def test_a_file_of_another_encoding_is_one_line(tmp_path, encoding):
+    (tmp_path / "a.txt").write_text("a red ring\n" * 30, encoding=encoding)
+    with pytest.raises(UserError, match="holds no line in UTF-8, such as .*; convert it"):
+        [*TextFileSource(str(tmp_path), "all").captions()]
+
+
 @pytest.mark.parametrize(
     ("content", "line"),
     [
@@ -118,7 +134,7 @@ def test_a_run_of_pictures_refuses_texts_and_one_of_masked_texts_takes_them(runl
     config = runlocal("demo/text_encoder.py").to_dict()
     config["data"] = {"source": "texts", "path": str(folder)}
     with pytest.raises(UserError, match="config.data.source is 'texts', texts without pictures"):
-        open_train_source(parse(config))
+        parse(config)
     config["loss"]["contrastive"] = 0.0
     assert open_train_source(parse(config))[0].caption in LINES
     config["text_data"] = config["data"]
@@ -127,6 +143,22 @@ def test_a_run_of_pictures_refuses_texts_and_one_of_masked_texts_takes_them(runl
     config["loss"] |= {"contrastive": 1.0, "masked": 0.0}
     with pytest.raises(UserError, match="config.text_data is set"):
         parse(config)
+
+
+def test_texts_beside_pairs_that_are_none_are_told_by_their_own_name(runlocal, tmp_path):
+    config = runlocal("demo/text_encoder.py").to_dict()
+    config["text_data"] = {"source": "texts", "path": str(tmp_path / "nowhere")}
+    with pytest.raises(UserError, match="^config.text_data.path='.*nowhere' is no file of texts"):
+        open_train_source(parse(config))
+
+
+@pytest.mark.parametrize("section", ["data", "text_data"])
+def test_a_path_that_nobody_would_read_is_refused(runlocal, section):
+    config = runlocal("demo/text_encoder.py").to_dict()
+    config[section] = {**(config[section] or {}), "path": "mine"}
+    line = f"config.{section}.path is 'mine' and config.{section}.source 'shapes', which reads no"
+    with pytest.raises(UserError, match=line):
+        open_train_source(parse(config))
 
 
 def test_what_is_judged_by_texts_says_which(folder):
