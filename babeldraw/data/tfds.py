@@ -1,5 +1,6 @@
 """Datasets prepared by TensorFlow Datasets as array_record files, read by random access."""
 
+import pathlib
 from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
@@ -143,16 +144,17 @@ class TfdsSource:
 def _builder(name: str, data_dir: str) -> Any:
     import tensorflow_datasets as tfds
 
+    folder = "; of a folder the data.source is 'folder'" if pathlib.Path(name).is_dir() else ""
     try:
         return tfds.builder(name, data_dir=data_dir or None)
     except tfds.core.DatasetNotFoundError:
         where = data_dir or "its default folder"
         raise UserError(
             f"data.path={name!r} is no TFDS dataset and none is prepared under that name in "
-            f"{where}; see tensorflow.org/datasets/catalog, or set data.data_dir"
+            f"{where}; see tensorflow.org/datasets/catalog, or set data.data_dir{folder}"
         ) from None
     except (ValueError, AssertionError) as error:
-        raise UserError(f"data.path={name!r} cannot be opened: {_line(error)}") from error
+        raise UserError(f"data.path={name!r} cannot be opened: {_line(error)}{folder}") from error
 
 
 def _open(builder: Any, name: str, split: str, data_dir: str) -> Any:

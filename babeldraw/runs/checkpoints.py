@@ -264,7 +264,12 @@ def stored_shapes(directory: epath.Path, step: int | None = None) -> dict[str, A
     stored = _newest_whole(directory, read, step)
     if stored is None:
         raise UserError(f"{directory} holds no checkpoint; train the run first")
-    leaves = jax.tree_util.tree_leaves_with_path(stored)
+    return by_name(stored)
+
+
+def by_name(tree: Any) -> dict[str, Any]:
+    """The arrays of a tree, or their shapes, by the names that they have in a checkpoint."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {"/".join(_names(at)): leaf for at, leaf in leaves if hasattr(leaf, "shape")}
 
 

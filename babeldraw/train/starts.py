@@ -16,7 +16,7 @@ import numpy as np
 from babeldraw.config import require
 from babeldraw.errors import UserError
 from babeldraw.objectives.base import TrainState
-from babeldraw.runs.checkpoints import placed, restore_subset, stored_shapes
+from babeldraw.runs.checkpoints import by_name, placed, restore_subset, stored_shapes
 from babeldraw.runs.folder import RunFolder, weights_in
 from babeldraw.runs.weights import check_finite, few, flatten, read_weights
 from babeldraw.say import say
@@ -131,31 +131,37 @@ def begun(state: TrainState, start: StartConfig, quiet: bool = False) -> TrainSt
 
 
 def check_fits(state: TrainState, start: StartConfig) -> None:
-    """Raises what `begun` would of a state that is not made yet, all shapes.
-
-    But of an optimizer that is another: that is told when it is read.
-    """
-    if start.into != OPTIMIZER:
+    """Raises what `begun` would of a state that is not made yet, all shapes."""
+    if start.into == OPTIMIZER:
+        _check_optimizer(state, start)
+    else:
         _matched(state, start)
 
 
 def _with_optimizer(state: TrainState, start: StartConfig, quiet: bool) -> TrainState:
     """`state` with the optimizer's state of another run in place of its own."""
-    # Of an import there is none.
-    check_start(start)
+    _check_optimizer(state, start)
     folder, _ = _held(start)
     places = jax.tree.map(lambda leaf: leaf.sharding, state.opt_state)
     wanted = {OPTIMIZER: placed(state.opt_state, places)}
-    try:
-        _, found = restore_subset(folder.checkpoints, wanted, folder.step)
-    except UserError as error:
-        raise UserError(
-            f"config.starts takes the optimizer of {start.run}, which is another one: {error}"
-        ) from error
+    _, found = restore_subset(folder.checkpoints, wanted, folder.step)
     if not quiet:
         say(f"{OPTIMIZER}: the optimizer goes on as in {start.run}, its count of steps too")
     # Orbax gives tuples and dataclasses back as they were asked for.
     return state.replace(opt_state=found[OPTIMIZER])
+
+
+def _check_optimizer(state: TrainState, start: StartConfig) -> None:
+    """Raises `UserError`: the run has no optimizer, as an import, or another one."""
+    there = _shapes(start)
+    for name, leaf in by_name(state.opt_state).items():
+        found = there.get(name)
+        require(
+            found is not None and tuple(found.shape) == leaf.shape,
+            f"config.starts takes the optimizer of {start.run}, which is another one: its state "
+            + (f"has no {name}" if found is None else f"{name} is {found.shape}, not {leaf.shape}")
+            + "; take config.optimizer and config.model as they were there",
+        )
 
 
 def _matched(

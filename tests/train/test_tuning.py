@@ -18,7 +18,7 @@ from babeldraw.runs.weights import flatten
 from babeldraw.train.evaluation import TrainedRun
 from babeldraw.train.experiment import parse
 from babeldraw.train.presets import load_config
-from babeldraw.train.starts import StartConfig, begun
+from babeldraw.train.starts import StartConfig, begun, check_fits
 from babeldraw.train.tuning import named_run, slower
 
 GENERATORS = ("folder/tune_generator.py", "babeldraw/tune_guidance.py", "babeldraw/tune_coco.py")
@@ -162,6 +162,9 @@ def test_another_optimizer_or_none_is_one_line(generator_run, tmp_path):
     state = filled(jax.eval_shape(other.make_objective().init, jax.random.key(0)), 0)
     with pytest.raises(UserError, match=f"optimizer of {generator_run}, which is another one"):
         begun(state, start)
+    # Before anything is compiled.
+    with pytest.raises(UserError, match="its state has no .*; take config.optimizer and config."):
+        check_fits(jax.eval_shape(other.make_objective().init, jax.random.key(0)), start)
     imported = tmp_path / "imported"
     write_run(str(imported), to_dict(experiment), {"a": np.zeros(1, np.float32)})
     with pytest.raises(UserError, match="has no opt_state, which config.starts.into names"):
