@@ -154,7 +154,8 @@ def _builder(name: str, data_dir: str) -> Any:
             f"{where}; see tensorflow.org/datasets/catalog, or set data.data_dir{folder}"
         ) from None
     except (ValueError, AssertionError) as error:
-        raise UserError(f"data.path={name!r} cannot be opened: {_line(error)}{folder}") from error
+        said = _line(error).rstrip(".")
+        raise UserError(f"data.path={name!r} cannot be opened: {said}{folder}") from error
 
 
 def _open(builder: Any, name: str, split: str, data_dir: str) -> Any:

@@ -9,31 +9,32 @@ bit. Without one the sizes are those of tokenizer.py:
     babeldraw train --config=configs/folder/tune_tokenizer.py --workdir=runs/tuned_tokenizer \\
         --config.data.path=my_pictures --config.tokenizer_run=runs/my_tokenizer
 
-All parts learn, so codes change and a generator of the old ones cannot use them. The decoder alone
-gives a generator of the old codes better pictures (`sample --tokenizer_run=runs/tuned_tokenizer`):
-
-        --config.train_groups="('decoder',)" --config.start_groups="('decoder',)"
+All parts learn, so codes change and a generator of the old ones cannot use them. With `,decoder`
+behind the run the decoder alone learns, which gives a generator of the old codes better pictures
+(`sample --tokenizer_run=runs/tuned_tokenizer`).
 """
 
 from ml_collections import ConfigDict
 
 from babeldraw.tokenizers.base import PARTS
 from babeldraw.train.presets import complete, load_config
-from babeldraw.train.tuning import config_of, named_run, slower
+from babeldraw.train.tuning import LOCAL, config_of, named_run, slower
 
 # Of the run's own peak.
 SHARE, STEPS, BATCH = 0.2, 1000, 32
+DECODER = "decoder"
 
 
 def get_config(argument: str = "") -> ConfigDict:
-    """`argument`: the folder of a tokenizer's run; runlocal for a few quick steps."""
-    run, word = named_run(argument)
+    """`argument`: a tokenizer's run, with or without `,decoder`; runlocal for a few quick steps."""
+    run, word = named_run(argument, DECODER)
     base = config_of(run, "image_tokenizer", lambda: load_config("tokenizer.py", beside=__file__))
     kept = ("objective", "tokenizer", "proxy_run", "loss", "discriminator", "adversarial")
+    parts = (DECODER,) if word == DECODER else PARTS
     config = {
         **{name: base[name] for name in (*kept, "perceptual")},
-        "train_groups": PARTS,
-        "start_groups": PARTS,
+        "train_groups": parts,
+        "start_groups": parts,
         "tokenizer_run": run,
         "train": {
             "steps": STEPS,
@@ -47,4 +48,7 @@ def get_config(argument: str = "") -> ConfigDict:
         "discriminator_optimizer": slower(base["discriminator_optimizer"], STEPS, 1.0),
         "evaluators": {"reconstruction": {"num_examples": 256, "batch_size": 64}},
     }
-    return complete(config, word)
+    if word == DECODER:
+        # Codes that are kept are not moved either.
+        config["loss"] = {**base["loss"], "restart_below": 0.0}
+    return complete(config, LOCAL if word == LOCAL else "")

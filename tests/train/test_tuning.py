@@ -1,6 +1,7 @@
 """A trained run is trained on: its sizes, words and weights; what stays frozen; what misfits."""
 
 import dataclasses
+import json
 from pathlib import Path
 
 import jax
@@ -74,6 +75,16 @@ def test_a_tokenizer_s_losses_are_taken_and_all_of_it_begins_there(tokenizer_run
     assert (found.tokenizer, found.loss) == (trained.tokenizer, trained.loss)
     assert found.tokenizer_run == str(tokenizer_run)
     assert set(found.taken) == {"encoder", "quantizer", "decoder"} == set(found.train_groups)
+
+
+def test_the_decoder_alone_learns_of_a_tokenizer_that_moves_its_codes(tokenizer_run, tmp_path):
+    config = json.loads((tokenizer_run / "config.json").read_text())
+    config["loss"]["restart_below"] = 0.05
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    found = parse(config_for("folder/tune_tokenizer.py", str(tmp_path), "decoder"))
+    assert found.train_groups == found.start_groups == ("decoder",)
+    trained = parse(RunFolder.of(str(tmp_path)).read_config())
+    assert found.loss == dataclasses.replace(trained.loss, restart_below=0.0) != trained.loss
 
 
 def test_the_published_steps_and_a_share_without_words():
