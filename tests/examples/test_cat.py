@@ -2,7 +2,6 @@
 
 import argparse
 import dataclasses
-import importlib.util
 import json
 import sys
 from pathlib import Path
@@ -12,18 +11,10 @@ import pytest
 
 from babeldraw.train.experiment import parse
 
-SCRIPT = Path(__file__).parents[2] / "docs" / "examples" / "cat.py"
-
 
 @pytest.fixture(scope="module")
-def script():
-    # It imports its neighbours, as a script does.
-    sys.path.insert(0, str(SCRIPT.parent))
-    spec = importlib.util.spec_from_file_location("cat", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    yield module
-    sys.path.remove(str(SCRIPT.parent))
+def script(load_script):
+    return load_script("cat")
 
 
 def neighbour(name):

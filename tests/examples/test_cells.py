@@ -1,24 +1,17 @@
 """docs/examples/cells.py: cells are made once, runs have their minutes, tables their intervals."""
 
 import argparse
-import importlib.util
 import json
-from pathlib import Path
 
 import pytest
 
 from babeldraw.errors import UserError
 from babeldraw.train.presets import load_config
 
-SCRIPT = Path(__file__).parents[2] / "docs" / "examples" / "cells.py"
-
 
 @pytest.fixture(scope="module")
-def script():
-    spec = importlib.util.spec_from_file_location("cells", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def script(load_script):
+    return load_script("cells")
 
 
 def asked(tmp_path, **more):

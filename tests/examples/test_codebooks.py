@@ -2,11 +2,9 @@
 
 import argparse
 import dataclasses
-import importlib.util
 import json
 import sys
 import types
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,18 +15,10 @@ from babeldraw.data.image import save_png
 from babeldraw.tokenizers.base import Codes
 from babeldraw.train.experiment import parse
 
-SCRIPT = Path(__file__).parents[2] / "docs" / "examples" / "codebooks.py"
-
 
 @pytest.fixture(scope="module")
-def script():
-    # It imports its neighbours, as a script does.
-    sys.path.insert(0, str(SCRIPT.parent))
-    spec = importlib.util.spec_from_file_location("codebooks", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    sys.path.remove(str(SCRIPT.parent))
-    return module
+def script(load_script):
+    return load_script("codebooks")
 
 
 def small_world(script, folder):

@@ -1,8 +1,5 @@
 """docs/examples/damage.py: damages grow with their strength, and paired figures tell of them."""
 
-import importlib.util
-from pathlib import Path
-
 import numpy as np
 import pytest
 from scipy import ndimage
@@ -10,15 +7,10 @@ from scipy import ndimage
 from babeldraw.evaluation import measures
 from babeldraw.judges import similarity
 
-SCRIPT = Path(__file__).parents[2] / "docs" / "examples" / "damage.py"
-
 
 @pytest.fixture(scope="module")
-def script():
-    spec = importlib.util.spec_from_file_location("damage", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def script(load_script):
+    return load_script("damage")
 
 
 @pytest.fixture(scope="module")

@@ -1,10 +1,8 @@
 """docs/examples/editing.py: what is masked is one object, and what is counted is what changed."""
 
 import argparse
-import importlib.util
 import json
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,18 +10,10 @@ import pytest
 from babeldraw.data import shapes
 from babeldraw.evaluation.shapes_scorer import find_objects
 
-SCRIPT = Path(__file__).parents[2] / "docs" / "examples" / "editing.py"
-
 
 @pytest.fixture(scope="module")
-def script():
-    # It imports its neighbours, as a script does.
-    sys.path.insert(0, str(SCRIPT.parent))
-    spec = importlib.util.spec_from_file_location("editing", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    sys.path.remove(str(SCRIPT.parent))
-    return module
+def script(load_script):
+    return load_script("editing")
 
 
 def without(case):

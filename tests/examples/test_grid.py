@@ -2,7 +2,6 @@
 
 import argparse
 import dataclasses
-import importlib.util
 import json
 import math
 import sys
@@ -16,18 +15,10 @@ from babeldraw.data import shapes
 from babeldraw.train.experiment import parse
 from tests.networks import abstract_params
 
-SCRIPT = Path(__file__).parents[2] / "docs" / "examples" / "grid.py"
-
 
 @pytest.fixture(scope="module")
-def script():
-    # It imports its neighbours, as a script does.
-    sys.path.insert(0, str(SCRIPT.parent))
-    spec = importlib.util.spec_from_file_location("grid", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    sys.path.remove(str(SCRIPT.parent))
-    return module
+def script(load_script):
+    return load_script("grid")
 
 
 @pytest.fixture

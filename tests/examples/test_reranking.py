@@ -1,24 +1,17 @@
 """docs/examples/reranking.py: what is counted, and its table, on scores that are constructed."""
 
-import importlib.util
-from pathlib import Path
-
 import numpy as np
 import pytest
 
 from babeldraw.data import shapes
 from babeldraw.data.image import decode
 
-SCRIPT = Path(__file__).parents[2] / "docs" / "examples" / "reranking.py"
 RNG = np.random.default_rng(0)
 
 
 @pytest.fixture(scope="module")
-def script():
-    spec = importlib.util.spec_from_file_location("reranking", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def script(load_script):
+    return load_script("reranking")
 
 
 def test_a_scorer_that_knows_gains_all_and_one_that_guesses_nothing(script):

@@ -1,24 +1,12 @@
 """docs/examples/sharpening.py: its figures of sharpness."""
 
-import importlib.util
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 
-SCRIPT = Path(__file__).parents[2] / "docs" / "examples" / "sharpening.py"
-
 
 @pytest.fixture(scope="module")
-def script():
-    # It imports its neighbours, as a script does.
-    sys.path.insert(0, str(SCRIPT.parent))
-    spec = importlib.util.spec_from_file_location("sharpening", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    sys.path.remove(str(SCRIPT.parent))
-    return module
+def script(load_script):
+    return load_script("sharpening")
 
 
 def test_a_blur_lowers_both_figures_and_the_original_has_one_of_each(script):

@@ -1,22 +1,14 @@
 """docs/examples/table4.py: three runs that differ in the codebook alone, and their table."""
 
-import importlib.util
-from pathlib import Path
-
 import pytest
 
 from babeldraw.config import to_dict
 from babeldraw.train.experiment import parse
 
-SCRIPT = Path(__file__).parents[2] / "docs" / "examples" / "table4.py"
-
 
 @pytest.fixture(scope="module")
-def script():
-    spec = importlib.util.spec_from_file_location("table4", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def script(load_script):
+    return load_script("table4")
 
 
 def test_the_variants_differ_in_the_codebook_alone(script):

@@ -3,12 +3,10 @@
 import argparse
 import dataclasses
 import gzip
-import importlib.util
 import io
 import json
 import sys
 import tarfile
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,19 +16,12 @@ from babeldraw.data.emoji_packs import Icon
 from babeldraw.data.image import save_png
 from babeldraw.train.experiment import parse
 
-SCRIPT = Path(__file__).parents[2] / "docs" / "examples" / "tokens.py"
 GROUPS = ("Animals", "Food", "Flags")
 
 
 @pytest.fixture(scope="module")
-def script():
-    # It imports its neighbours, as a script does.
-    sys.path.insert(0, str(SCRIPT.parent))
-    spec = importlib.util.spec_from_file_location("tokens", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    sys.path.remove(str(SCRIPT.parent))
-    return module
+def script(load_script):
+    return load_script("tokens")
 
 
 def small_world(script, folder):
