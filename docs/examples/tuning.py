@@ -77,13 +77,13 @@ def all_cells() -> dict[str, tuple[Cell, float]]:
 
 def write_pictures(args: argparse.Namespace) -> None:
     """The demo's folder once more, the 200 in a split of their own."""
-    new = new_pictures(read_entries(args.demo / PICTURES))
+    new = new_pictures(read_entries(args.demo / PICTURES), COUNT)
     write_world(
         args.demo, args.workdir / "emoji", lambda e: at_split(e, NEW) if e.file in new else e
     )
 
 
-def new_pictures(entries: list[Entry], count: int = COUNT) -> set[str]:
+def new_pictures(entries: list[Entry], count: int) -> set[str]:
     """Files of those never seen: all of held-out concepts, then of held-out pairs by seed 0."""
     whole = [entry.file for entry in entries if entry.split == UNSEEN_CONCEPTS]
     pairs = [entry.file for entry in entries if entry.split == UNSEEN_PAIRS]

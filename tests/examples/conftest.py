@@ -14,7 +14,8 @@ from babeldraw.data.image import save_png
 from babeldraw.runs.folder import RunFolder
 
 EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
-SIDE = 48
+# That of the toy generator.
+SIDE = 32
 
 
 @pytest.fixture(scope="session")

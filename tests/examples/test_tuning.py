@@ -73,13 +73,14 @@ def test_cells_go_on_from_the_demo_and_differ_as_they_say(
 @pytest.mark.slow
 @pytest.mark.budget(180)
 def test_the_quick_variant_goes_all_the_way(
-    script, few, emoji_demo, generator_run, tmp_path, monkeypatch
+    script, few, emoji_demo, tokenizer_run, generator_run, tmp_path, monkeypatch
 ):
     demo = tmp_path / "demo"
     demo.mkdir()
     for name in ("emoji", "alexnet_lpips.safetensors"):
         (demo / name).symlink_to(emoji_demo / name)
     (demo / "text_to_image").symlink_to(generator_run)
+    (demo / "tokenizer").symlink_to(tokenizer_run)
 
     def mean_colour(images):
         return images.mean(axis=(1, 2)).astype(np.float16)
