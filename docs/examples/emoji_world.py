@@ -9,11 +9,21 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from babeldraw.commands.demo_emoji import PICTURES
 from babeldraw.data.emoji import LIST, SEEN, SETTINGS, Entry, read_entries
 from babeldraw.drawing.sampler import Sampler
 from babeldraw.evaluation.concepts import Gallery
+from babeldraw.runs.folder import RunFolder
+
+# Names that captions have beside English.
+LANGUAGES = ("de", "es", "fr", "it", "pt")
+# The split of pictures that are not trained on, and that nobody is asked for.
+REST = "rest"
+# Of generators on some 2,000 pictures: the demo's in all else.
+SMALL = {"heads": 4, "dim": 128, "hidden": 512}
+BATCH, PIECES = 32, 4096
 
 
 def write_world(
@@ -50,6 +60,21 @@ def write_world(
 def at_split(entry: Entry, split: str) -> Entry:
     """The same picture in another split."""
     return replace(entry, file=f"{split}/{pathlib.PurePosixPath(entry.file).name}")
+
+
+def smaller(config: ConfigDict) -> None:
+    """Makes all stacks of a config's network of the size of these experiments."""
+    for name in ("encoder", "decoder", "image_encoder"):
+        if name in config.model:
+            config.model[name].update(SMALL)
+
+
+def copy_vocabulary(words: pathlib.Path, folder: pathlib.Path) -> None:
+    """Gives a run that has none yet the pieces of `words`, a SentencePiece model."""
+    its_own = RunFolder.of(str(folder)).vocabulary_file
+    if not its_own.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        its_own.write_bytes(words.read_bytes())
 
 
 def stored_tokens(

@@ -4,9 +4,10 @@
     python docs/examples/languages.py --demo=runs/emoji --workdir=runs/languages
 
 A generator is trained on 2,500 of the demo's pictures, whole concepts by seed 0, each told in
-English, German, Spanish, French, Italian and Portuguese, one of them drawn anew at each step. Of
-every other concept one of the five is left out, in every style, chosen by a hash of the concept.
-Cells, each of which leaves its figures in docs/reports/languages and is not made again:
+English (four wordings), German, Spanish, French, Italian and Portuguese; one of these lines is drawn
+anew at each step. Of every other concept one of the five is left out, in every style, chosen by a
+hash of the concept. Cells, each of which leaves its figures in docs/reports/languages and is not
+made again:
 
   fresh     the generator
   encoder   a text encoder that reads names side by side, `owl = Eule`, those left out among them,
@@ -49,7 +50,18 @@ from cells import (
     share,
     trained_and_judged,
 )
-from emoji_world import at_split, concepts_right, stored_tokens, write_world
+from emoji_world import (
+    BATCH,
+    LANGUAGES,
+    PIECES,
+    REST,
+    at_split,
+    concepts_right,
+    copy_vocabulary,
+    smaller,
+    stored_tokens,
+    write_world,
+)
 
 from babeldraw.commands.demo_emoji import PACKAGES, PICTURES
 from babeldraw.data.config import DataConfig
@@ -66,15 +78,10 @@ from babeldraw.runs.folder import RunFolder
 from babeldraw.train.loop import train
 from babeldraw.train.presets import load_config
 
-LANGUAGES = ("de", "es", "fr", "it", "pt")
-ENGLISH = "en"
 # Of the concepts every other one lacks a language.
 LACKS_ONE_IN = 2
 STEPS, ENCODER_STEPS, QUICK_STEPS = 2500, 1000, 2
-TRAINED_ON, REST = 2500, "rest"
-PIECES = 4096
-SMALL = {"heads": 4, "dim": 128, "hidden": 512}
-BATCH = 32
+TRAINED_ON = 2500
 ASKED, SHOWN = 512, 12
 MINUTES = {"fresh": 15, "encoder": 4, "warm": 15}
 
@@ -166,9 +173,7 @@ def give_vocabulary(folder: pathlib.Path, args: argparse.Namespace) -> None:
         texts = (open_texts(DataConfig(**one), one.get("split", "train"), 0) for one in sections)
         told = itertools.chain.from_iterable(source.captions() for source in texts)
         train_vocabulary(told, words, PIECES)
-    if not (folder / words.name).exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / words.name).write_bytes(words.read_bytes())
+    copy_vocabulary(words, folder)
 
 
 # ------------------------------------------------------------------ cells
@@ -179,9 +184,7 @@ def load(file: str, args: argparse.Namespace) -> Any:
     config = load_config(file, ROOT / "configs" / "emoji" / "README", QUICK if args.quick else "")
     config = config.unlock()
     if not args.quick:
-        for name in ("encoder", "decoder", "image_encoder"):
-            if name in config.model:
-                config.model[name].update(SMALL)
+        smaller(config)
         config.train.batch_size = BATCH
     return config
 

@@ -45,7 +45,18 @@ from cells import (
     share,
     trained_and_judged,
 )
-from emoji_world import at_split, concepts_right, stored_tokens, write_world
+from emoji_world import (
+    BATCH,
+    LANGUAGES,
+    PIECES,
+    REST,
+    at_split,
+    concepts_right,
+    copy_vocabulary,
+    smaller,
+    stored_tokens,
+    write_world,
+)
 from ml_collections import ConfigDict
 
 from babeldraw.commands.demo_emoji import PACKAGES, PICTURES
@@ -66,13 +77,6 @@ WAYS = {"none": (0.0, 0.0), "masked": (1.0, 0.0), "contrastive": (0.0, 1.0), "bo
 SEEDS = (0, 1, 2)
 PAIRS, CAPTIONS, HELD_OUT = 2000, 50_000, 256
 MINUTES = {"tokenizer": 5, "encoder": 4, "generator": 5}
-# Of a generator on 2,000 pairs of emoji: the demo's in all else.
-SMALL = {"heads": 4, "dim": 128, "hidden": 512}
-BATCH, PIECES = 32, 4096
-# Of the captions of emoji, beside English; of shapes there are no more pieces than words.
-LANGUAGES = ("de", "es", "fr", "it", "pt")
-# Pictures of emoji that no text and no pair is of.
-REST = "rest"
 # Student's t of 95 % for two degrees of freedom, those of three seeds.
 T = 4.303
 
@@ -151,7 +155,7 @@ def emoji_folder(args: argparse.Namespace) -> pathlib.Path:
 
 
 def write_emoji(args: argparse.Namespace) -> None:
-    """The demo's pictures, 2,000 of them to train on; and 50,000 captions of others as well."""
+    """The demo's pictures, 2,000 of them to train on; and 50,000 captions of all not judged by."""
     world = emoji_folder(args)
     split_of = split_emoji(read_entries(args.demo / PICTURES))
     entries = write_world(args.demo, world, lambda e: at_split(e, split_of[e.file]))
@@ -188,9 +192,7 @@ def split_emoji(entries: Sequence[Entry]) -> dict[str, str]:
 def small_emoji(config: ConfigDict, args: argparse.Namespace) -> None:
     tokenizer = RunFolder.of(str(args.demo / "tokenizer")).read_config()["tokenizer"]
     if not args.quick:
-        for name in ("encoder", "decoder", "image_encoder"):
-            if name in config.model:
-                config.model[name].update(SMALL)
+        smaller(config)
     if config.objective == "text_encoder":
         config.model.image_size = tuple(tokenizer["image_size"])
         config.model.patch_size = tokenizer["patch_size"]
@@ -359,9 +361,7 @@ def give_vocabulary(name: str, folder: pathlib.Path, args: argparse.Namespace) -
     if not words.exists():
         data = DataConfig(**WORLDS[name].captions(args))
         train_vocabulary(open_texts(data, data.split, seed=0).captions(), words, PIECES)
-    if not (folder / "text.model").exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "text.model").write_bytes(words.read_bytes())
+    copy_vocabulary(words, folder)
 
 
 # ------------------------------------------------------------------ the tables
