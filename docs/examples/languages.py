@@ -5,9 +5,9 @@
 
 A generator is trained on 2,500 of the demo's pictures, whole concepts by seed 0, each told in
 English (four wordings), German, Spanish, French, Italian and Portuguese; one of these lines is
-drawn anew at each step. Of every other concept one of the five is left out, in every style, chosen by a
-hash of the concept. Cells, each of which leaves its figures in docs/reports/languages and is not
-made again:
+drawn anew at each step. Of every other concept one of the five is left out, in every style, chosen
+by a hash of the concept. Cells, each of which leaves its figures in docs/reports/languages and is
+not made again:
 
   fresh     the generator
   encoder   a text encoder that reads names side by side, `owl = Eule`, those left out among them,
