@@ -39,6 +39,8 @@ NOISE = 64
 class ConceptsConfig:
     """Attributes:
     file: safetensors file that `babeldraw import --kind=alexnet_lpips` wrote.
+    path: folder of `babeldraw emoji`; empty for `config.data.path`. A run on stored tokens names
+        the one that they were made of.
     num_prompts: of each kind, seen and unseen, at most.
     batch_size: pictures drawn at a time.
     sampling: fields of `config.sampling` that are others here.
@@ -46,6 +48,7 @@ class ConceptsConfig:
     """
 
     file: str = ""
+    path: str = ""
     num_prompts: int = 256
     batch_size: int = 64
     sampling: Any = None
@@ -85,7 +88,11 @@ class Concepts:
             "--kind=alexnet_lpips` wrote, or leave the evaluator out",
         )
         _load(self._config.file)
-        read_entries(Path(self._context.data.path))
+        read_entries(self._folder)
+
+    @property
+    def _folder(self) -> Path:
+        return Path(self._config.path or self._context.data.path)
 
     def run(self, state: TrainState) -> Iterator[tuple[str, Value]]:
         gallery, sampling = self._gallery(), self._config.sampling
@@ -125,7 +132,7 @@ class Concepts:
 
     def _gallery(self) -> "Gallery":
         if self._seen_before is None:
-            self._seen_before = Gallery.read(Path(self._context.data.path), self._config.file)
+            self._seen_before = Gallery.read(self._folder, self._config.file)
         return self._seen_before
 
     def _asked(self, gallery: "Gallery", split: str) -> np.ndarray:

@@ -124,10 +124,14 @@ class GeneratorExperiment(Experiment):
         )
         require(
             evaluators.concepts is None
-            or (self.data.source == "folder" and self.condition.of_text),
+            or (
+                (evaluators.concepts.path or self.data.source == "folder")
+                and self.condition.of_text
+            ),
             "config.evaluators.concepts judges the texts of a folder of `babeldraw emoji` only and "
             f"config.data.source is {self.data.source!r}, config.condition.kind "
-            f"{self.condition.kind!r}; leave it out",
+            f"{self.condition.kind!r}; name the folder by config.evaluators.concepts.path, or "
+            "leave it out",
         )
         drawing = [n for n, one in vars(evaluators).items() if hasattr(one, "sampling")]
         require(

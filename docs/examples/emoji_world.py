@@ -78,19 +78,21 @@ def copy_vocabulary(words: pathlib.Path, folder: pathlib.Path) -> None:
 
 
 def stored_tokens(
-    tokenizer: pathlib.Path, world: pathlib.Path, out: pathlib.Path
+    tokenizer: pathlib.Path, world: pathlib.Path, out: pathlib.Path, level: str = ""
 ) -> dict[str, str]:
     """The codes of a folder's training pictures, stored once.
 
     Args:
       tokenizer: its run.
-      world: folder that `write_world` wrote.
+      world: folder as `babeldraw emoji` and `write_world` write them.
       out: where the tokens go; whole ones stay.
+      level: of a tokenizer that has several.
 
     Returns:
       The config section `data` of all of them.
     """
     words = [f"--workdir={tokenizer}", f"--path={world}", f"--split={SEEN}/", f"--out={out}"]
+    words += [f"--level={level}"] if level else []
     subprocess.run([sys.executable, "-m", "babeldraw.cli", "tokenize", *words], check=True)
     splits = {"split": "all", "eval_split": "test"}
     return {"source": "tokens", "path": str(out), "crop": "center", **splits}

@@ -132,6 +132,8 @@ def test_what_is_missing_is_said_before_any_step(world, weights, tmp_path):
     Context.data.path = str(tmp_path)
     with pytest.raises(UserError, match="is no folder of `babeldraw emoji`"):
         check(Context, file=weights)
+    # As of a run on stored tokens.
+    check(Context, file=weights, path=str(world))
 
 
 def test_other_data_than_a_folder_are_refused(runlocal):
@@ -139,3 +141,5 @@ def test_other_data_than_a_folder_are_refused(runlocal):
     config.evaluators.concepts = to_dict(ConceptsConfig(file="x"))
     with pytest.raises(UserError, match="of a folder of `babeldraw emoji` only"):
         parse(config)
+    config.evaluators.concepts.path = "emoji"
+    parse(config)

@@ -50,6 +50,18 @@ def test_generators_are_of_one_size_and_learn_the_same(script, offline):
         assert max(sizes) < 1.06 * min(sizes), sizes
 
 
+def test_emoji_are_learnt_from_codes_and_judged_by_pictures(script, offline, monkeypatch):
+    data = {"source": "tokens", "path": "codes", "split": "all"}
+    monkeypatch.setattr(script, "stored_tokens", lambda *inputs: data)
+    args = argparse.Namespace(workdir=Path("runs"), emoji=Path("emoji"), quick=False)
+    config = script.generator_config("emoji", "titok", "maskgit", args)
+    config.evaluators.concepts = {"file": "alexnet.safetensors"}
+    script.use_stored_codes(config, args)
+    found = parse(config)
+    assert (found.data.source, found.data.path) == ("tokens", "codes")
+    assert found.evaluators.concepts.path == str(Path("emoji/emoji").resolve())
+
+
 def test_what_lies_outside_the_hole_counts_for_nothing(script):
     images = np.full((2, 8, 8, 3), 100, np.uint8)
     mask = np.zeros((8, 8), bool)
