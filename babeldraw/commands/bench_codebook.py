@@ -26,6 +26,8 @@ from babeldraw.say import say
 from babeldraw.tokenizers import streamed
 
 MIB = 2**20
+# Of the entropy, the published one.
+TEMPERATURE = 0.01
 Arrays = tuple[jax.Array, jax.Array]
 
 
@@ -96,18 +98,19 @@ def drawn(codes: int, tokens: int, dim: int) -> Arrays:
 
 def in_blocks(z_NQ: jax.Array, codes_VQ: jax.Array, entropy: bool) -> jax.Array:
     """A loss of the codes, and the entropy term where it is asked for; as this library has them."""
-    found = _loss(streamed.indexed(z_NQ, codes_VQ)[0])
-    return found + streamed.entropy(z_NQ, codes_VQ) if entropy else found
+    found = streamed.indexed(z_NQ, codes_VQ, TEMPERATURE if entropy else None)
+    return _loss(found.soft_NQ) + found.entropy
 
 
 def at_once(z_NQ: jax.Array, codes_VQ: jax.Array, entropy: bool) -> jax.Array:
     """The same as the published code has them: arrays of tokens times codes."""
-    p_NV = jax.nn.softmax(z_NQ @ codes_VQ.T)
+    logits_NV = z_NQ @ codes_VQ.T
+    p_NV = jax.nn.softmax(logits_NV)
     hard_NV = jax.nn.one_hot(jnp.argmax(p_NV, axis=-1), codes_VQ.shape[0])
     found = _loss((hard_NV - jax.lax.stop_gradient(p_NV) + p_NV) @ codes_VQ)
     if not entropy:
         return found
-    log_NV = jax.nn.log_softmax(z_NQ @ codes_VQ.T)
+    log_NV = jax.nn.log_softmax(logits_NV / TEMPERATURE)
     of_each = -jnp.mean(jnp.sum(jnp.exp(log_NV) * log_NV, axis=-1))
     return found + of_each - streamed.entropy_of_mean(jnp.mean(jnp.exp(log_NV), axis=0))
 

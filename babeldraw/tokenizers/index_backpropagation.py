@@ -76,17 +76,16 @@ class IndexCodebook(Codebook):
         """Quantizes float32 [..., Q]."""
         z_NQ = z.reshape(-1, z.shape[-1])
         with jax.named_scope("quantize"):
-            soft_NQ, ids_N = streamed.indexed(z_NQ, self.table)
-            hard_NQ = jnp.take(self.table, ids_N, axis=0)
-        more = {"index": jnp.mean(jnp.square(soft_NQ - z_NQ))}
+            found = streamed.indexed(z_NQ, self.table, self.temperature if with_entropy else None)
+        more = {"index": jnp.mean(jnp.square(found.soft_NQ - z_NQ))}
         if with_entropy:
-            with jax.named_scope("entropy"):
-                more["entropy"] = streamed.entropy(z_NQ / self.temperature, self.table)
+            more["entropy"] = found.entropy
+        hard_NQ, fixed_NQ = found.hard_NQ, jax.lax.stop_gradient(found.hard_NQ)
         return Quantized(
-            codes=soft_NQ.reshape(z.shape),
-            ids=ids_N.reshape(z.shape[:-1]),
+            codes=found.soft_NQ.reshape(z.shape),
+            ids=found.ids_N.reshape(z.shape[:-1]),
             latents=z,
             codebook_loss=jnp.mean(jnp.square(hard_NQ - jax.lax.stop_gradient(z_NQ))),
-            commitment_loss=jnp.mean(jnp.square(jax.lax.stop_gradient(hard_NQ) - z_NQ)),
+            commitment_loss=jnp.mean(jnp.square(fixed_NQ - z_NQ)),
             more=more,
         )

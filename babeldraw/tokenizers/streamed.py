@@ -1,180 +1,136 @@
-"""Softmax over a codebook in blocks of codes: nothing here is as large as tokens times codes.
+"""Softmax over a codebook in tiles: nothing here is as large as tokens times codes.
 
 The logits of N tokens are the products z.e with all V codes. What a loss needs of their softmax is
-summed over blocks of codes, and probabilities are computed again, block by block, for the gradient.
-Where the layout in force splits a codebook over the mesh axis `model`, each device goes through its
-own codes. 2^18 codes for 256 tokens would be 268 MB for each picture, several times over.
+summed tile by tile, and probabilities are computed again for the gradient. While codes are not too
+many a tile has all of them and some tokens: each logit is computed twice, forward and backward, and
+every sum over codes is a tile's own. Of more codes a tile has some, and all tokens: sums over codes
+take passes of their own. Where the layout in force splits the batch or the codebook, each device
+goes through its own. 2^18 codes for 256 tokens would be 268 MB for each picture, several times.
 """
 
-from collections.abc import Callable
+import dataclasses
+import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from babeldraw.sharding.layout import Layout, current
+from babeldraw.tokenizers.tiles import Arrays, Split, numbered, on_devices, over_tiles, own_places
 
-# Codes of a block.
+# Logits of a tile with all codes, and the fewest tokens that it is to have: all codes are read for
+# each tile.
+TILE, FEWEST = 2**21, 32
+# Codes of a tile with all tokens.
 BLOCK = 1024
 # Added to a mean probability before its logarithm: of a code that is nobody's that has no gradient.
 # MAGVIT's.
 FLOOR = 1e-5
-AXIS = "model"
-
-Arrays = tuple[jax.Array, ...]
+LOWEST, NOBODY = jnp.finfo(jnp.float32).min, jnp.iinfo(jnp.int32).max
 
 
-# ------------------------------------------------------------------ index backpropagation
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Indexed:
+    """Attributes:
+    soft_NQ: the likeliest codes, float32; towards the logits with the gradient of the softmax.
+    hard_NQ: the same codes, of which only the codebook has a gradient, that of a lookup.
+    ids_N: int32; of equal logits the first.
+    entropy: H(p) of each token, in the mean, less H of the mean p, with p = softmax(z.e / T); 0
+        without T. Means are over all tokens, whatever devices they are split over.
+    """
+
+    soft_NQ: jax.Array
+    hard_NQ: jax.Array
+    ids_N: jax.Array
+    entropy: jax.Array
 
 
-@jax.custom_vjp
-def indexed(z_NQ: jax.Array, codes_VQ: jax.Array) -> tuple[jax.Array, jax.Array]:
+def indexed(z_NQ: jax.Array, codes_VQ: jax.Array, temperature: float | None = None) -> Indexed:
     """The likeliest code of each token, with the gradient of the whole softmax over codes.
 
     The value is one-hot(argmax) times the codebook E; towards the logits l = z.e the gradient is
-    that of p = softmax(l) in place of one-hot, straight through (Shi et al., "Scalable Image
+    that of q = softmax(l) in place of one-hot, straight through (Shi et al., "Scalable Image
     Tokenization with Index Backpropagation Quantization", 2024). With g the gradient at the output,
-    dl = p (E g - <p, E g>), dz = E^T dl and dE = onehot^T g + dl^T z: every code gets one.
+    dl = q (E g - <q, E g>), dz = E^T dl and dE = onehot^T g + dl^T z: every code gets one.
 
     Args:
       z_NQ: float32, of the tokens.
       codes_VQ: float32.
-
-    Returns:
-      float32 [N, Q] and int32 [N], of equal logits the first.
+      temperature: T of the entropy; None: there is none.
     """
-    return _indexed(z_NQ, codes_VQ)[0]
+    return _indexed(temperature, z_NQ, codes_VQ)
 
 
-def _indexed(z_NQ: jax.Array, codes_VQ: jax.Array) -> tuple[Arrays, Arrays]:
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _indexed(temperature: float | None, z_NQ: jax.Array, codes_VQ: jax.Array) -> Indexed:
+    return _forward(temperature, z_NQ, codes_VQ)[0]
+
+
+def _forward(
+    temperature: float | None, z_NQ: jax.Array, codes_VQ: jax.Array
+) -> tuple[Indexed, Any]:
     """The outputs, and what the gradient needs."""
 
-    def body(shards: "_Shards", rows: Arrays, whole: Arrays) -> tuple[Arrays, Arrays]:
-        (z_NQ,), tokens = whole, whole[0].shape[:1]
+    def body(split: Split, rows: Arrays, tokens: Arrays, _: Any) -> tuple[Arrays, Arrays, Any]:
+        forward = _forward_by_tokens if _fits(rows[0], tokens[0]) else _forward_by_codes
+        ids_N, of_tokens, of_entropy, p_V = forward(split, temperature, *rows, *tokens)
+        own_NQ = jnp.take(rows[0], own_places(ids_N, rows[1]), axis=0, mode="fill", fill_value=0)
+        found = (split.sum(own_NQ), ids_N, *of_tokens)
+        if temperature is None:
+            return found, (), jnp.zeros(())
+        (sum_N, lean_N), count = of_entropy, len(ids_N) * split.parts
+        p_V = split.total(p_V) / count
+        of_each = split.total(jnp.sum(jnp.log(sum_N) - lean_N / temperature)) / count
+        return (*found, sum_N, lean_N), (p_V,), of_each - split.sum(entropy_of_mean(p_V))
 
-        def step(carry, codes_bQ, numbers_b):
-            top_N, sum_N, mean_NQ, ids_N = carry
-            logits_Nb = z_NQ @ codes_bQ.T
-            here_N = jnp.max(logits_Nb, axis=-1)
-            ids_N = jnp.where(here_N > top_N, numbers_b[jnp.argmax(logits_Nb, axis=-1)], ids_N)
-            new_N = jnp.maximum(top_N, here_N)
-            p_Nb, shrunk_N = jnp.exp(logits_Nb - new_N[:, None]), jnp.exp(top_N - new_N)
-            sum_N = shrunk_N * sum_N + jnp.sum(p_Nb, axis=-1)
-            return (new_N, sum_N, shrunk_N[:, None] * mean_NQ + p_Nb @ codes_bQ, ids_N), ()
+    (chosen_NQ, ids_N, *kept), p_V, entropy = on_devices(body, numbered(codes_VQ), (z_NQ,), ())
+    found = Indexed(chosen_NQ, chosen_NQ, ids_N, entropy)
+    return found, (z_NQ, codes_VQ, ids_N, tuple(kept), p_V)
 
-        none = (jnp.full(tokens, -jnp.inf), jnp.zeros(tokens), jnp.zeros_like(z_NQ))
-        (own_N, sum_N, mean_NQ, ids_N), _ = _over_blocks(
-            step, (*none, jnp.zeros(tokens, jnp.int32)), rows
+
+def _backward(temperature: float | None, kept: Any, gradient: Indexed) -> Arrays:
+    def body(split: Split, rows: Arrays, tokens: Arrays, whole: Any) -> tuple[Arrays, Arrays, Any]:
+        (codes_VQ, numbers_V, *slope_V), (ids_N, to_hard_NQ, z_NQ, g_NQ, *of_tokens) = rows, tokens
+        pull = None
+        if temperature is not None:
+            scale = whole / (len(ids_N) * split.parts * temperature)
+            pull = _Pull(temperature, scale, *slope_V)
+        backward = _backward_by_tokens if _fits(codes_VQ, z_NQ) else _backward_by_codes
+        to_z_NQ, to_codes_VQ = backward(split, pull, codes_VQ, z_NQ, g_NQ, of_tokens)
+        to_codes_VQ = to_codes_VQ.at[own_places(ids_N, numbers_V)].add(
+            g_NQ + to_hard_NQ, mode="drop"
         )
-        top_N = shards.largest(own_N)
-        ids_N = shards.least(jnp.where(own_N == top_N, ids_N, jnp.iinfo(jnp.int32).max))
-        share_N = jnp.exp(own_N - top_N)
-        sum_N = shards.sum(sum_N * share_N)
-        mean_NQ = shards.sum(mean_NQ * share_N[:, None]) / sum_N[:, None]
-        chosen_NQ = jnp.take(rows[0], _own(ids_N, rows[1]), axis=0, mode="fill", fill_value=0)
-        return (shards.sum(chosen_NQ), ids_N, top_N + jnp.log(sum_N), mean_NQ), ()
+        return (split.sum(to_z_NQ),), (split.total(to_codes_VQ),), ()
 
-    (chosen_NQ, ids_N, norm_N, mean_NQ), _ = _by_shards(body, _numbered(codes_VQ), (z_NQ,))
-    return (chosen_NQ, ids_N), (z_NQ, codes_VQ, ids_N, norm_N, mean_NQ)
-
-
-def _indexed_backward(kept: Arrays, gradients: Arrays) -> Arrays:
-    def body(shards: "_Shards", rows: Arrays, whole: Arrays) -> tuple[Arrays, Arrays]:
-        z_NQ, ids_N, norm_N, mean_NQ, g_NQ = whole
-        mean_N = jnp.sum(mean_NQ * g_NQ, axis=-1)
-
-        def step(to_z_NQ, codes_bQ, _):
-            p_Nb = jnp.exp(z_NQ @ codes_bQ.T - norm_N[:, None])
-            slope_Nb = p_Nb * (g_NQ @ codes_bQ.T - mean_N[:, None])
-            return to_z_NQ + slope_Nb @ codes_bQ, (slope_Nb.T @ z_NQ,)
-
-        to_z_NQ, (to_codes_VQ,) = _over_blocks(step, jnp.zeros_like(z_NQ), rows)
-        to_codes_VQ = to_codes_VQ.at[_own(ids_N, rows[1])].add(g_NQ, mode="drop")
-        return (shards.sum(to_z_NQ),), (to_codes_VQ,)
-
-    (z_NQ, codes_VQ, ids_N, norm_N, mean_NQ), (g_NQ, _) = kept, gradients
+    z_NQ, codes_VQ, ids_N, of_tokens, mean = kept
+    slope = tuple(jnp.log(p_V + FLOOR) + p_V / (p_V + FLOOR) for p_V in mean)
+    tokens = (ids_N, gradient.hard_NQ, z_NQ, gradient.soft_NQ, *of_tokens)
     with jax.named_scope("quantize"):
-        (to_z_NQ,), (to_codes_VQ,) = _by_shards(
-            body, _numbered(codes_VQ), (z_NQ, ids_N, norm_N, mean_NQ, g_NQ)
+        (to_z_NQ,), (to_codes_VQ,), _ = on_devices(
+            body, (*numbered(codes_VQ), *slope), tokens, gradient.entropy
         )
     return to_z_NQ, to_codes_VQ
 
 
-indexed.defvjp(_indexed, _indexed_backward)
+_indexed.defvjp(_forward, _backward)
 
 
-# ------------------------------------------------------------------ entropy
+@dataclasses.dataclass(frozen=True)
+class _Pull:
+    """What the entropy's gradient is made of, beside what is kept of each token.
 
+    Towards a logit l of a token with the probabilities p it is scale p (slope - <p, slope> - l / T
+    + <p, l> / T).
 
-@jax.custom_vjp
-def entropy(z_NQ: jax.Array, codes_VQ: jax.Array) -> jax.Array:
-    """H(p) of each token, in the mean, less H of the mean p; p = softmax(z.e) over V.
-
-    The mean is over all tokens, whatever devices they are split over.
+    Attributes:
+      temperature: T.
+      scale: the gradient at the entropy, over T and the number of tokens.
+      slope_V: the derivative of mean p log(mean p) by mean p.
     """
-    return _entropy(z_NQ, codes_VQ)[0]
 
-
-def _entropy(z_NQ: jax.Array, codes_VQ: jax.Array) -> tuple[jax.Array, Arrays]:
-    def body(shards: "_Shards", rows: Arrays, whole: Arrays) -> tuple[Arrays, Arrays]:
-        (z_NQ,), tokens = whole, whole[0].shape[:1]
-
-        def step(carry, codes_bQ, _):
-            top_N, sum_N, logit_N = carry
-            logits_Nb = z_NQ @ codes_bQ.T
-            new_N = jnp.maximum(top_N, jnp.max(logits_Nb, axis=-1))
-            p_Nb, shrunk_N = jnp.exp(logits_Nb - new_N[:, None]), jnp.exp(top_N - new_N)
-            sum_N = shrunk_N * sum_N + jnp.sum(p_Nb, axis=-1)
-            return (new_N, sum_N, shrunk_N * logit_N + jnp.sum(p_Nb * logits_Nb, axis=-1)), ()
-
-        none = (jnp.full(tokens, -jnp.inf), jnp.zeros(tokens), jnp.zeros(tokens))
-        (own_N, sum_N, logit_N), _ = _over_blocks(step, none, rows)
-        top_N = shards.largest(own_N)
-        share_N = jnp.exp(own_N - top_N)
-        sum_N = shards.sum(sum_N * share_N)
-        logit_N = shards.sum(logit_N * share_N) / sum_N
-        norm_N = top_N + jnp.log(sum_N)
-
-        def mean(carry, codes_bQ, _):
-            return carry, (jnp.mean(jnp.exp(z_NQ @ codes_bQ.T - norm_N[:, None]), axis=0),)
-
-        return (norm_N, logit_N), _over_blocks(mean, (), rows)[1]
-
-    (norm_N, logit_N), (p_V,) = _by_shards(body, _numbered(codes_VQ), (z_NQ,))
-    found = jnp.mean(norm_N - logit_N) - entropy_of_mean(p_V)
-    return found, (z_NQ, codes_VQ, norm_N, logit_N, p_V)
-
-
-def _entropy_backward(kept: Arrays, gradient: jax.Array) -> Arrays:
-    def body(shards: "_Shards", rows: Arrays, whole: Arrays) -> tuple[Arrays, Arrays]:
-        z_NQ, norm_N, logit_N, scale = whole
-
-        def mean(pull_N, codes_bQ, _, slope_b):
-            p_Nb = jnp.exp(z_NQ @ codes_bQ.T - norm_N[:, None])
-            return pull_N + p_Nb @ slope_b, ()
-
-        def step(to_z_NQ, codes_bQ, _, slope_b):
-            logits_Nb = z_NQ @ codes_bQ.T
-            p_Nb = scale * jnp.exp(logits_Nb - norm_N[:, None])
-            to_logits_Nb = p_Nb * (slope_b[None] - logits_Nb + (logit_N - pull_N)[:, None])
-            return to_z_NQ + to_logits_Nb @ codes_bQ, (to_logits_Nb.T @ z_NQ,)
-
-        pull_N = shards.sum(_over_blocks(mean, jnp.zeros_like(norm_N), rows)[0])
-        to_z_NQ, to_codes = _over_blocks(step, jnp.zeros_like(z_NQ), rows)
-        return (shards.sum(to_z_NQ),), to_codes
-
-    z_NQ, codes_VQ, norm_N, logit_N, p_V = kept
-    slope_V = jnp.log(p_V + FLOOR) + p_V / (p_V + FLOOR)
-    with jax.named_scope("entropy"):
-        (to_z_NQ,), (to_codes_VQ,) = _by_shards(
-            body,
-            (*_numbered(codes_VQ), slope_V),
-            (z_NQ, norm_N, logit_N, gradient / z_NQ.shape[0]),
-        )
-    return to_z_NQ, to_codes_VQ
-
-
-entropy.defvjp(_entropy, _entropy_backward)
+    temperature: float
+    scale: jax.Array
+    slope_V: jax.Array
 
 
 def entropy_of_mean(p_V: jax.Array) -> jax.Array:
@@ -182,92 +138,161 @@ def entropy_of_mean(p_V: jax.Array) -> jax.Array:
     return -jnp.sum(p_V * jnp.log(p_V + FLOOR))
 
 
-# ------------------------------------------------------------------ blocks and shards
+# ------------------------------------------------------------------ all codes, some tokens
 
 
-def _numbered(codes_VQ: jax.Array) -> Arrays:
-    """Codes and their numbers, which go with them into blocks and shards."""
-    return codes_VQ, jnp.arange(codes_VQ.shape[0], dtype=jnp.int32)
+def _forward_by_tokens(
+    split: Split,
+    temperature: float | None,
+    codes_VQ: jax.Array,
+    numbers_V: jax.Array,
+    z_NQ: jax.Array,
+) -> tuple[jax.Array, Arrays, Arrays, jax.Array]:
+    """The ids; the largest logits; sum and mean of l - largest by exp((l - largest) / T); sum p."""
+
+    def step(p_V, z_nQ):
+        logits_Vn = codes_VQ @ z_nQ.T
+        top_n = split.largest(jnp.max(logits_Vn, axis=0))
+        # `argmax` takes several times as long on a CPU.
+        chosen_Vn = jnp.where(logits_Vn == top_n[None], numbers_V[:, None], NOBODY)
+        ids_n = split.least(jnp.min(chosen_Vn, axis=0))
+        if temperature is None:
+            return p_V, (ids_n, top_n)
+        below_Vn = logits_Vn - top_n[None]
+        p_Vn = jnp.exp(below_Vn / temperature)
+        sum_n = split.sum(jnp.sum(p_Vn, axis=0))
+        lean_n = split.sum(jnp.sum(p_Vn * below_Vn, axis=0)) / sum_n
+        return p_V + p_Vn @ (1 / sum_n), (ids_n, top_n, sum_n, lean_n)
+
+    p_V, found = over_tiles(step, jnp.zeros(len(codes_VQ)), (z_NQ,), _tokens_of_tile(codes_VQ))
+    return found[0], found[1:2], found[2:], p_V
 
 
-def _own(ids_N: jax.Array, numbers_V: jax.Array) -> jax.Array:
-    """Where codes lie among these; behind the last one where they lie elsewhere."""
-    size = numbers_V.shape[0]
-    places_N = ids_N - numbers_V[0]
-    return jnp.where((places_N >= 0) & (places_N < size), places_N, size)
+def _backward_by_tokens(
+    split: Split,
+    pull: _Pull | None,
+    codes_VQ: jax.Array,
+    z_NQ: jax.Array,
+    g_NQ: jax.Array,
+    of_tokens: Arrays,
+) -> Arrays:
+    def step(to_codes_VQ, z_nQ, g_nQ, top_n, *of_entropy):
+        below_Vn, along_Vn = codes_VQ @ z_nQ.T - top_n[None], codes_VQ @ g_nQ.T
+        q_Vn = jnp.exp(below_Vn)
+        share_n = 1 / split.sum(jnp.sum(q_Vn, axis=0))
+        mean_n = share_n * split.sum(jnp.sum(q_Vn * along_Vn, axis=0))
+        to_logits_Vn = q_Vn * (share_n[None] * (along_Vn - mean_n[None]))
+        if pull is not None:
+            (sum_n, lean_n), slope_V = of_entropy, pull.slope_V
+            p_Vn = jnp.exp(below_Vn / pull.temperature)
+            mean_n = split.sum(slope_V @ p_Vn) / sum_n
+            away_Vn = slope_V[:, None] - (below_Vn - lean_n[None]) / pull.temperature
+            to_logits_Vn += p_Vn * (pull.scale / sum_n)[None] * (away_Vn - mean_n[None])
+        return to_codes_VQ + to_logits_Vn @ z_nQ, (to_logits_Vn.T @ codes_VQ,)
+
+    rows = (z_NQ, g_NQ, *of_tokens)
+    nothing_VQ = jnp.zeros_like(codes_VQ)
+    to_codes_VQ, (to_z_NQ,) = over_tiles(step, nothing_VQ, rows, _tokens_of_tile(codes_VQ))
+    return to_z_NQ, to_codes_VQ
 
 
-def _over_blocks(step: Callable, carry: Any, rows: Arrays) -> tuple[Any, Arrays]:
-    """`step(carry, *block) -> (carry, made)` from block to block.
-
-    Args:
-      step: its `made` has a row for each of the block's.
-      carry: of the first step.
-      rows: arrays of V rows; the last block is what is left of whole ones.
-
-    Returns:
-      The last carry, and what was made of all rows.
-    """
-    size, made = rows[0].shape[0], []
-    whole = size // BLOCK * BLOCK
-    if whole:
-        blocks = [row[:whole].reshape(-1, BLOCK, *row.shape[1:]) for row in rows]
-        carry, found = jax.lax.scan(lambda carry, block: step(carry, *block), carry, blocks)
-        made.append([array.reshape(whole, *array.shape[2:]) for array in found])
-    if whole < size:
-        carry, found = step(carry, *(row[whole:] for row in rows))
-        made.append(found)
-    return carry, tuple(jnp.concatenate(parts) for parts in zip(*made, strict=True))
+def _tokens_of_tile(codes_VQ: jax.Array) -> int:
+    return max(1, TILE // len(codes_VQ))
 
 
-class _Shards:
-    """All codes on this device: what shards would combine is whole already."""
-
-    def sum(self, x: jax.Array) -> jax.Array:
-        return x
-
-    largest = least = sum
+def _fits(codes_VQ: jax.Array, z_NQ: jax.Array) -> bool:
+    """Whether tiles of all codes have tokens enough."""
+    return _tokens_of_tile(codes_VQ) >= min(FEWEST, len(z_NQ))
 
 
-class _OverModel(_Shards):
-    """The codes of this device are a part of them."""
-
-    def sum(self, x: jax.Array) -> jax.Array:
-        return jax.lax.psum(x, AXIS)
-
-    def largest(self, x: jax.Array) -> jax.Array:
-        return jax.lax.pmax(x, AXIS)
-
-    def least(self, x: jax.Array) -> jax.Array:
-        return jax.lax.pmin(x, AXIS)
+# ------------------------------------------------------------------ some codes, all tokens
 
 
-def _by_shards(body: Callable, rows: Arrays, whole: Arrays) -> tuple[Arrays, Arrays]:
-    """`body(shards, rows, whole)`, by hand where the layout in force splits a codebook.
+def _forward_by_codes(
+    split: Split,
+    temperature: float | None,
+    codes_VQ: jax.Array,
+    numbers_V: jax.Array,
+    z_NQ: jax.Array,
+) -> tuple[jax.Array, Arrays, Arrays, Arrays]:
+    """As by tokens; beside the largest logits the sums of exp(l - largest) and the mean codes."""
 
-    Args:
-      body: gives arrays that are the same on all shards, and arrays with a row for each code.
-      rows: with a row for each code.
-      whole: what all shards read.
-    """
-    layout = _splitting(rows[0].shape[0])
-    if layout is None:
-        return body(_Shards(), rows, whole)
-    return jax.shard_map(
-        lambda rows, whole: body(_OverModel(), rows, whole),
-        # Inside another shard_map the mesh is the one in force there.
-        mesh=None if layout.manual else layout.mesh,
-        in_specs=(jax.P(AXIS), jax.P()),
-        out_specs=(jax.P(), jax.P(AXIS)),
-        axis_names={AXIS},
-        check_vma=False,
-    )(rows, whole)
+    def step(carry, codes_bQ, numbers_b):
+        top_N, ids_N, sum_N, mean_NQ, *of_entropy = carry
+        logits_bN = codes_bQ @ z_NQ.T
+        here_N = jnp.max(logits_bN, axis=0)
+        chosen_bN = jnp.where(logits_bN == here_N[None], numbers_b[:, None], NOBODY)
+        ids_N = jnp.where(here_N > top_N, jnp.min(chosen_bN, axis=0), ids_N)
+        new_N = jnp.maximum(top_N, here_N)
+        below_bN, shrunk_N = logits_bN - new_N[None], jnp.exp(top_N - new_N)
+        q_bN = jnp.exp(below_bN)
+        sum_N = shrunk_N * sum_N + jnp.sum(q_bN, axis=0)
+        mean_NQ = shrunk_N[:, None] * mean_NQ + q_bN.T @ codes_bQ
+        if temperature is not None:
+            p_bN = jnp.exp(below_bN / temperature)
+            before = _lowered(of_entropy, top_N - new_N, temperature)
+            here = (jnp.sum(p_bN, axis=0), jnp.sum(p_bN * below_bN, axis=0))
+            of_entropy = jax.tree.map(jnp.add, before, here)
+        return (new_N, ids_N, sum_N, mean_NQ, *of_entropy), ()
+
+    none_N = jnp.zeros(len(z_NQ))
+    begin = (none_N + LOWEST, jnp.full(len(z_NQ), NOBODY), none_N, jnp.zeros_like(z_NQ))
+    begin += () if temperature is None else (none_N, none_N)
+    (own_N, ids_N, sum_N, mean_NQ, *of_entropy), _ = over_tiles(
+        step, begin, (codes_VQ, numbers_V), BLOCK
+    )
+    top_N = split.largest(own_N)
+    ids_N = split.least(jnp.where(own_N == top_N, ids_N, NOBODY))
+    share_N = jnp.exp(own_N - top_N)
+    sum_N = split.sum(sum_N * share_N)
+    mean_NQ = split.sum(mean_NQ * share_N[:, None]) / sum_N[:, None]
+    if temperature is None:
+        return ids_N, (top_N, sum_N, mean_NQ), (), ()
+    at_N, lean_N = map(split.sum, _lowered(of_entropy, own_N - top_N, temperature))
+
+    def sums(carry, codes_bQ):
+        return carry, (jnp.exp((codes_bQ @ z_NQ.T - top_N[None]) / temperature) @ (1 / at_N),)
+
+    _, (p_V,) = over_tiles(sums, (), (codes_VQ,), BLOCK)
+    return ids_N, (top_N, sum_N, mean_NQ), (at_N, lean_N / at_N), p_V
 
 
-def _splitting(size: int) -> Layout | None:
-    """The layout in force, if it splits so many codes."""
-    layout = current()
-    if layout is None or AXIS in layout.manual or layout.preset.used["vocab"] != AXIS:
-        return None
-    devices = layout.mesh.shape[AXIS]
-    return layout if devices > 1 and size % devices == 0 else None
+def _lowered(of_entropy: Arrays, by_N: jax.Array, temperature: float) -> Arrays:
+    """Sums of p and of p l, whose l are lower by `-by_N` now that the largest is another."""
+    sum_N, lean_N = of_entropy
+    share_N = jnp.exp(by_N / temperature)
+    return share_N * sum_N, share_N * (lean_N + sum_N * by_N)
+
+
+def _backward_by_codes(
+    split: Split,
+    pull: _Pull | None,
+    codes_VQ: jax.Array,
+    z_NQ: jax.Array,
+    g_NQ: jax.Array,
+    of_tokens: Arrays,
+) -> Arrays:
+    top_N, sum_N, mean_NQ, *of_entropy = of_tokens
+    along_N = jnp.sum(mean_NQ * g_NQ, axis=-1)
+    rows = (codes_VQ,) if pull is None else (codes_VQ, pull.slope_V)
+
+    def mean(mean_N, codes_bQ, slope_b):
+        p_bN = jnp.exp((codes_bQ @ z_NQ.T - top_N[None]) / pull.temperature)
+        return mean_N + slope_b @ p_bN, ()
+
+    if pull is not None:
+        at_N, lean_N = of_entropy
+        slope_N = split.sum(over_tiles(mean, jnp.zeros_like(at_N), rows, BLOCK)[0]) / at_N
+
+    def step(to_z_NQ, codes_bQ, *slope_b):
+        below_bN = codes_bQ @ z_NQ.T - top_N[None]
+        q_bN = jnp.exp(below_bN) / sum_N[None]
+        to_logits_bN = q_bN * (codes_bQ @ g_NQ.T - along_N[None])
+        if pull is not None:
+            p_bN = jnp.exp(below_bN / pull.temperature)
+            away_bN = slope_b[0][:, None] - (below_bN - lean_N[None]) / pull.temperature
+            to_logits_bN += p_bN * (pull.scale / at_N)[None] * (away_bN - slope_N[None])
+        return to_z_NQ + to_logits_bN.T @ codes_bQ, (to_logits_bN @ z_NQ,)
+
+    to_z_NQ, (to_codes_VQ,) = over_tiles(step, jnp.zeros_like(z_NQ), rows, BLOCK)
+    return to_z_NQ, to_codes_VQ

@@ -23,5 +23,5 @@ def get_config(variant: str = "") -> ConfigDict:
         "stack": {"blocks": 5, "hidden": 848, **STACK},
     }
     config["prediction"] = {"kind": "masked"}
-    config["sampling"] = {"guidance": 3.0, "choice_temperature": 3.0}
+    config["sampling"] = {"guidance": 1.5, "temperature": 0.3, "choice_temperature": 2.0}
     return complete(config, variant)
