@@ -7,7 +7,8 @@ minutes of training each; on emoji Babeldraw and MaskGIT x both, 25 minutes each
 steps as fit into its minutes by the pace of 60 of them on this machine. Emoji are seen whole and
 always alike, so their generators learn from codes that are stored once. Cells:
 
-  WORLD_TOKENIZER              the tokenizer: 7 minutes on shapes, 25 on emoji
+  WORLD_TOKENIZER              the tokenizer: 7 minutes on shapes, 25 on emoji; of shapes how many
+                               are exact once encoded and decoded, which no generator can exceed
   WORLD_TOKENIZER_GENERATOR    quality, pictures per second at batches 1 and 16 from a text to
                                pixels, operations of drawing one, minutes, peak memory
   shapes_orders                MaskGIT's next codes by confidence or in Halton's order, at 4, 8 and
@@ -43,6 +44,7 @@ from cells import (
 from emoji_world import stored_tokens
 from grid_measures import (
     errors,
+    exact_again,
     exactness,
     fill,
     held_out,
@@ -52,13 +54,14 @@ from grid_measures import (
     parameters_of,
     speed,
 )
-from grid_tables import hole_table, orders_table, world_rows
+from grid_tables import hole_table, orders_table, tokenizers_table, world_rows
 
 from babeldraw.commands.demo_emoji import EMOJI, PICTURES
 from babeldraw.commands.demo_shapes import SHAPES
 from babeldraw.commands.demo_world import World
 from babeldraw.data.image import decode, save_png
 from babeldraw.drawing.sampler import Sampler
+from babeldraw.drawing.tokenizer_run import TokenizerRun
 from babeldraw.pages import render
 from babeldraw.train.evaluation import TrainedRun, evaluated
 from babeldraw.train.presets import complete, load_config
@@ -184,7 +187,12 @@ def tokenizer_trained(name: str, tokenizer: str, config: Any, args: argparse.Nam
     """The figures of a tokenizer in a world, by its config as `load` gives it."""
     config = configured(name, config, "tokenizer", args)
     folder, minutes = args.workdir / f"{name}_{tokenizer}", PARTS[name].tokenizer_minutes
-    return trained_and_judged(config, folder, ["reconstruction"], 0 if args.quick else minutes)[0]
+    minutes = 0 if args.quick else minutes
+    figures = trained_and_judged(config, folder, ["reconstruction"], minutes)[0]
+    if name == "shapes":
+        run = TokenizerRun.open(str(folder))
+        figures["exact_again"] = exact_again(run, 2 if args.quick else 256)
+    return figures
 
 
 def generator_config(name: str, tokenizer: str, generator: str, args: argparse.Namespace) -> Any:
@@ -288,6 +296,9 @@ def write_pages(found: dict[str, Figures], args: argparse.Namespace) -> str:
         for name in PARTS
         if (there := {cell: found[cell] for cell in generator_cells(name) if cell in found})
     ]
+    trained = {f"{n}_{t}": f"{n}, {TITLES[t]}" for n in PARTS for t in TOKENIZERS}
+    if there := {title: found[cell] for cell, title in trained.items() if cell in found}:
+        tables.append(tokenizers_table(there))
     if "shapes_orders" in found:
         tables.append(orders_table(found["shapes_orders"]))
     if "shapes_hole" in found:

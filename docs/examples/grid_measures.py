@@ -7,7 +7,9 @@ import jax
 import numpy as np
 
 from babeldraw.data import shapes
+from babeldraw.data.image import to_uint8
 from babeldraw.drawing.sampler import Sampler
+from babeldraw.drawing.tokenizer_run import TokenizerRun
 from babeldraw.evaluation.intervals import mean_figure
 from babeldraw.evaluation.protocol import figures_json
 from babeldraw.evaluation.shapes_scorer import score
@@ -63,6 +65,13 @@ def fill(
         filled.append(picture.image)
         tokens.append(canvas.tokens)
     return np.stack(filled), sampler.drawer.pixels(np.stack(tokens))
+
+
+def exact_again(run: TokenizerRun, count: int) -> dict[str, Any]:
+    """The share of exact ones of scenes that training never shows, encoded and decoded."""
+    scenes, images = held_out(count, run.image_size[0])
+    pictures = to_uint8(np.asarray(run.reconstruct(images)[0]))
+    return figures_json({"exact": mean_figure(exactness(pictures, scenes))})["exact"]
 
 
 def exactness(pictures: np.ndarray, scenes: list[shapes.Scene]) -> np.ndarray:

@@ -38,6 +38,27 @@ def world_rows(
     ]
 
 
+def tokenizers_table(found: Mapping[str, Figures]) -> str:
+    """Markdown: what the tokenizers of a title each have learnt."""
+    rows = []
+    for title, figures in found.items():
+        quality = figures["quality"]["reconstruction"]
+        psnr, again = quality["psnr_db"], figures.get("exact_again")
+        rows.append(
+            [
+                title,
+                f"{psnr['value']:.1f} dB [{psnr['interval'][0]:.1f}, {psnr['interval'][1]:.1f}]",
+                share(quality["codebook_usage"]),
+                share(again) if again else "",
+                f"{figures['parameters'] / 1e6:.2f}",
+                f"{figures['steps']:,}",
+                f"{figures['minutes']:.1f}",
+            ]
+        )
+    heads = ["tokenizer", "PSNR", "codes in use", "exact, encoded and decoded", "parameters, M"]
+    return markdown([*heads, "steps", "minutes"], rows)
+
+
 def orders_table(found: Mapping[str, Figures]) -> str:
     """Markdown: by order and number of steps."""
     names = {"exact_seen": "exact, seen", "exact_unseen": "exact, unseen", "crisp_seen": "crisp"}

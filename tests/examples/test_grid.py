@@ -114,7 +114,18 @@ def test_pages_hold_what_there_is(script, tmp_path):
         "maskgit_less_it": {"exact": figure(0.2)},
     }
     found = {
-        "shapes_vit_vqgan": {"minutes": 7.0},
+        "shapes_vit_vqgan": {
+            "quality": {
+                "reconstruction": {
+                    "psnr_db": {"value": 30.0, "interval": [29.0, 31.0]},
+                    "codebook_usage": {"value": 0.5},
+                }
+            },
+            "exact_again": figure(0.95),
+            "parameters": 1_100_000,
+            "steps": 3000,
+            "minutes": 7.0,
+        },
         "shapes_vit_vqgan_maskgit": cell(0.9),
         "shapes_titok_maskgit": cell(0.8),
         "shapes_orders": {"halton_8": cell(0.7)["quality"]["prompts"]},
@@ -123,6 +134,8 @@ def test_pages_hold_what_there_is(script, tmp_path):
     text = script.write_pages(found, args)
     assert "| MaskGIT + ViT-VQGAN | 64 | 90.0 % [80.0, 100.0] |" in text
     assert "| MaskGIT + TiTok |" in text and "| 3.00 | 20.00 | 3.00 |" in text
+    line = "| shapes, ViT-VQGAN | 30.0 dB [29.0, 31.0] | 50.0 % | 95.0 % [85.0, 105.0] | 1.10 |"
+    assert line in text
     assert "| halton | 8 | 70.0 % [60.0, 80.0] |" in text
     line = "| VIM, text prefix | 1.00 | 90.0 % [80.0, 100.0] | 20.0 dB [19.0, 21.0] | +20.0 "
     assert line in text and "| nothing drawn anew |  |" in text
