@@ -16,6 +16,7 @@ from typing import Any
 import jax
 
 from babeldraw.errors import UserError
+from babeldraw.runs.compiled import use_compilation_cache
 from babeldraw.runs.folder import RunFolder, write_json
 from babeldraw.train.evaluation import Evaluated, TrainedRun, evaluated
 from babeldraw.train.loop import train
@@ -70,6 +71,8 @@ def run_cells(
     Raises:
       UserError: there is no such cell.
     """
+    # Else a run's pace, its training, its judges and each stop would compile anew.
+    use_compilation_cache(None, str(args.workdir / name))
     folder, asked = folder_of_figures(args, name), chosen(cells, args.cells)
     open_cells = [cell for cell in asked if not (folder / f"{cell}.json").exists()]
     if open_cells and not args.quick:

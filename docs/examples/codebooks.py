@@ -20,8 +20,8 @@ rendered into it where they are missing.
 import argparse
 import functools
 import itertools
+import json
 import pathlib
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -43,7 +43,7 @@ from babeldraw.data.emoji import read_entries
 from babeldraw.data.image import center_crop, decode
 from babeldraw.drawing.tokenizer_run import TokenizerRun
 from babeldraw.evaluation.measures import uniform_usage
-from babeldraw.runs.folder import RunFolder
+from babeldraw.runs.folder import RunFolder, write_json
 from babeldraw.train.loop import train
 from babeldraw.train.presets import load_config
 
@@ -63,7 +63,8 @@ CELLS = (
 )
 # After which shares of the steps the use is counted.
 PARTS = (0.05, 0.15, 0.4, 1.0)
-BATCH = 64
+# As in training, so that memory is that of training.
+BATCH = 16
 # Of the pictures, in a quick run.
 FEW = 128
 
@@ -102,15 +103,20 @@ def configured(quantizer: str, codes: str, args: argparse.Namespace) -> Any:
 
 def cell(quantizer: str, codes: str, args: argparse.Namespace) -> Figures:
     config, folder = configured(quantizer, codes, args), args.workdir / f"{quantizer}_{codes}"
-    whole, usage = config.train.steps, []
-    for part in PARTS:
+    whole, judge = config.train.steps, {"reconstruction": config.evaluators.reconstruction}
+    config.evaluators = dict.fromkeys(config.evaluators)
+    images, kept = pictures(args, config.tokenizer.image_size), folder / "usage.json"
+    # What was counted before a stop was of the weights of then.
+    usage = json.loads(kept.read_text()) if kept.exists() else []
+    for part in PARTS[len(usage) :]:
         # Only the run's length: the schedule is that of all steps.
         config.train.steps = max(1, round(part * whole))
         train(config, str(folder), label=folder.name)
-        usage.append([config.train.steps, used(TokenizerRun.open(str(folder)), args)])
+        usage.append([config.train.steps, used(TokenizerRun.open(str(folder)), images)])
+        write_json(kept, usage)
     run = TokenizerRun.open(str(folder))
-    quality = judged(folder, {"reconstruction": config.evaluators.reconstruction})
-    draws = run.codes.length * len([*training_files(args)])
+    quality = judged(folder, judge)
+    draws = run.codes.length * len(images)
     return {
         **cost(RunFolder.of(str(folder))),
         "codes": run.codes.vocab_size,
@@ -120,20 +126,20 @@ def cell(quantizer: str, codes: str, args: argparse.Namespace) -> Figures:
     }
 
 
-def training_files(args: argparse.Namespace) -> Iterator[pathlib.Path]:
-    entries = [entry for entry in read_entries(args.emoji / PICTURES) if entry.split == "train"]
-    for entry in entries[: FEW if args.quick else None]:
-        yield args.emoji / PICTURES / entry.file
+def pictures(args: argparse.Namespace, size: tuple[int, int]) -> np.ndarray:
+    """All that is trained on, uint8 [N, height, width, 3]."""
+    files = [e.file for e in read_entries(args.emoji / PICTURES) if e.split == "train"]
+    files = files[: FEW if args.quick else None]
+    return np.stack([center_crop(decode(args.emoji / PICTURES / file), size) for file in files])
 
 
-def used(run: TokenizerRun, args: argparse.Namespace) -> float:
-    """The share of the codes that occur in all training pictures."""
-    seen, files = np.zeros(run.codes.vocab_size, bool), [*training_files(args)]
-    for start in range(0, len(files), BATCH):
+def used(run: TokenizerRun, images: np.ndarray) -> float:
+    """The share of the codes that occur in all pictures."""
+    seen = np.zeros(run.codes.vocab_size, bool)
+    for start in range(0, len(images), BATCH):
         # The last batch is filled up: another shape would be another compilation.
-        rows = (files[i % len(files)] for i in range(start, start + BATCH))
-        images = np.stack([center_crop(decode(file), run.image_size) for file in rows])
-        seen[np.asarray(run.encode(images))] = True
+        rows = np.arange(start, start + BATCH) % len(images)
+        seen[np.asarray(run.encode(images[rows]))] = True
     return float(seen.mean())
 
 

@@ -82,8 +82,30 @@ def test_use_is_that_of_all_training_pictures_and_no_others(script, tmp_path, mo
         return np.arange(len(shown) - 7, len(shown))[:, None] % len(training)
 
     run = types.SimpleNamespace(codes=Codes((1,), (500,)), image_size=(64, 64), encode=encode)
-    assert script.used(run, asked(tmp_path)) == len(training) / 500
+    images = script.pictures(asked(tmp_path), (64, 64))
+    assert script.used(run, images) == len(training) / 500
     assert len(shown) == -(-len(training) // 7) * 7 and shown[0].shape == (64, 64, 3)
+
+
+def test_what_was_counted_before_a_stop_is_kept(script, tmp_path, monkeypatch):
+    (tmp_path / "emoji").mkdir()
+    small_world(script, tmp_path / "emoji")
+    args, trained = asked(tmp_path, quick=True), []
+    (tmp_path / "ibq_1k").mkdir()
+    (tmp_path / "ibq_1k" / "usage.json").write_text("[[1, 0.25], [2, 0.5]]")
+
+    class Stop(Exception):
+        pass
+
+    def stopped(config, folder, label):
+        trained.append(config.train.steps)
+        raise Stop
+
+    monkeypatch.setattr(script, "train", stopped)
+    with pytest.raises(Stop):
+        script.cell("ibq", "1k", args)
+    whole = script.configured("ibq", "1k", args).train.steps
+    assert trained == [max(1, round(0.4 * whole))]
 
 
 @pytest.mark.slow
@@ -96,9 +118,9 @@ def test_the_quick_variant_goes_all_the_way(script, tmp_path, monkeypatch):
     script.main()
     folder = tmp_path / "figures" / "codebooks"
     found = {file.stem: json.loads(file.read_text()) for file in folder.iterdir()}
-    assert {*found} == {"ibq_1k", "lfq_1k"}
+    assert {name: one["codes"] for name, one in found.items()} == {"ibq_1k": 64, "lfq_1k": 256}
     for one in found.values():
-        assert 0 < one["usage"][-1][1] <= 1 and one["codes"] == 64
+        assert 0 < one["usage"][-1][1] <= 1
         steps = [step for step, _ in one["usage"]]
         assert steps == sorted(steps) and one["steps"] == steps[-1]
     assert "| IBQ | 64 |" in (tmp_path / "codebooks.md").read_text()
