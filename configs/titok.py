@@ -66,6 +66,9 @@ PERCEPTUAL = {
     "stage1": ("vgg16", 0.0),
     "stage2": ("convnext_s", 0.1),
 }
+# Pictures of a step on each of the authors' GPUs. Their schedules count a step once for each GPU,
+# and the discriminator's ends by as many counts early as it starts late.
+ON_A_GPU = 32
 # Biases, norms, embeddings and whatever is learned as such: none decays.
 UNDECAYED = r"bias|norm|table|^patches|^from_code"
 
@@ -125,7 +128,8 @@ def get_config(argument: str = "") -> ConfigDict:
             "lecam": 0.002,
             "lecam_of_means": True,
         }
-        config["discriminator_optimizer"] = optimizer
+        schedule = optimizer["schedule"] | {"decay_end": steps - start // (batch_size // ON_A_GPU)}
+        config["discriminator_optimizer"] = optimizer | {"schedule": schedule}
     if way == "stage2":
         config |= {"train_groups": ("decoder",), "start_groups": ("decoder",)}
         config["loss"]["commitment"] = 0.0
