@@ -22,7 +22,9 @@ as published on ImageNet (Yu et al., 2024, Tables 1 and 2; the authors' README f
 | tatitok_bl32_vae, ... | | of 16 channels | 390M | 1.53, 1.47, 0.90 |
 
 The paper's stages: 64 A100 for 74 hours (L-32), 32 for 41 (B-64). What differs here: linear layers
-begin by their fan-in, theirs with a deviation of 0.02. At 512 px the patch is not told in what we
+begin by their fan-in, theirs with a deviation of 0.02; a picture's crop is 0.8 to 1 of the largest
+one and never mirrored, where theirs is a window of the shorter edge's length, mirrored half of the
+time. At 512 px the patch is not told in what we
 read: 16 is taken, whose grid is MaskGIT's. docs/stage1.md tells how the file of the perceptual term
 is made, of kind `vgg_convnext_s` for `single` and `convnext_s` for `stage2`.
 """
