@@ -32,6 +32,8 @@ CONDITIONS = {
     "text": {"kind": "text", "length": 77, "dropout": 0.1},
     "features": {"kind": "features", "length": 77, "dim": 768, "dropout": 0.1},
 }
+# What the authors' names leave out: norms with what moves them, tables, the text's projection.
+UNDECAYED = r"bias|norm|modulation|table|^text/"
 
 
 def get_config(argument: str = "") -> ConfigDict:
@@ -81,6 +83,7 @@ def get_config(argument: str = "") -> ConfigDict:
                 "final_ratio": 0.025,
                 "kind": "cosine",
             },
+            "groups": ({"names": UNDECAYED, "decay": False},),
         },
         "sampling": {
             "steps": 16,

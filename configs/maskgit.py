@@ -38,6 +38,8 @@ from ml_collections import ConfigDict
 
 from babeldraw.train.presets import chosen, complete, load_config
 
+# Of TiTok's; Google's rule is not told, and there all matrices decay.
+UNDECAYED = r"bias|norm|table"
 STACK = {
     "blocks": 24,
     "heads": 16,
@@ -94,6 +96,7 @@ TITOK = {
             "final_ratio": 0.05,
             "kind": "cosine",
         },
+        "groups": ({"names": UNDECAYED, "decay": False},),
     },
 }
 

@@ -37,6 +37,8 @@ ROWS = {
     "xl": ((1280, 32, 5120), (6.9, 1.5, 1.02)),
     "xxl": ((1408, 40, 6144), (8.0, 1.2, 1.02)),
 }
+# What the authors' names leave out: the last norm's modulation too, those of the blocks not.
+UNDECAYED = r"bias|norm|table"
 
 
 def get_config(variant: str = "") -> ConfigDict:
@@ -91,6 +93,11 @@ def get_config(variant: str = "") -> ConfigDict:
                 "final_ratio": 1 / 40,
                 "kind": "cosine",
             },
+            # A vector of ours, of three dimensions there: it decays.
+            "groups": (
+                {"names": "^start$", "decay": True},
+                {"names": UNDECAYED, "decay": False},
+            ),
         },
         "evaluators": {"samples": {"num": 10, "each": 8}},
     }

@@ -22,7 +22,9 @@ as published on ImageNet (Yu et al., 2024, Tables 1 and 2; the authors' README f
 | tatitok_bl32_vae, ... | | of 16 channels | 390M | 1.53, 1.47, 0.90 |
 
 The paper's stages: 64 A100 for 74 hours (L-32), 32 for 41 (B-64). What differs here: linear layers
-begin by their fan-in, theirs with a deviation of 0.02. At 512 px the patch is not told in what we
+begin by their fan-in, theirs with a deviation of 0.02; a picture's crop is 0.8 to 1 of the largest
+one and never mirrored, where theirs is a window of the shorter edge's length, mirrored half of the
+time. At 512 px the patch is not told in what we
 read: 16 is taken, whose grid is MaskGIT's. docs/stage1.md tells how the file of the perceptual term
 is made, of kind `vgg_convnext_s` for `single` and `convnext_s` for `stage2`.
 """
@@ -66,6 +68,9 @@ PERCEPTUAL = {
     "stage1": ("vgg16", 0.0),
     "stage2": ("convnext_s", 0.1),
 }
+# Pictures of a step on each of the authors' GPUs. Their schedules count a step once for each GPU,
+# and the discriminator's ends by as many counts early as it starts late.
+ON_A_GPU = 32
 # Biases, norms, embeddings and whatever is learned as such: none decays.
 UNDECAYED = r"bias|norm|table|^patches|^from_code"
 
@@ -125,7 +130,8 @@ def get_config(argument: str = "") -> ConfigDict:
             "lecam": 0.002,
             "lecam_of_means": True,
         }
-        config["discriminator_optimizer"] = optimizer
+        schedule = optimizer["schedule"] | {"decay_end": steps - start // (batch_size // ON_A_GPU)}
+        config["discriminator_optimizer"] = optimizer | {"schedule": schedule}
     if way == "stage2":
         config |= {"train_groups": ("decoder",), "start_groups": ("decoder",)}
         config["loss"]["commitment"] = 0.0

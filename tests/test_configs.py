@@ -328,6 +328,20 @@ def test_titok_s128_is_drawn_as_published():
     assert (drawing.guidance_schedule, drawing.guidance_power) == schedule
 
 
+@pytest.mark.parametrize(("way", "ends"), [("single", 643_750), ("stage2", 497_500)])
+def test_titok_s_discriminator_ends_as_published(way, ends):
+    """A schedule's count is of steps times GPUs, of 32 pictures each, less the first step alone."""
+    experiment = parse(load("titok.py", f"l32,{way}"))
+    steps, batch_size = experiment.train.steps, experiment.train.batch_size
+    gpus, start = batch_size // 32, experiment.adversarial.start_step
+    schedule = experiment.discriminator_optimizer.schedule
+    assert schedule.decay_end == ends == (steps * gpus - start) / gpus
+    assert schedule.peak == experiment.optimizer.schedule.peak
+    # It counts its own steps: what it still has of its rate when the run ends.
+    left = float(make_schedule(schedule)(steps - start)) / schedule.peak
+    assert left > 0.1 and experiment.optimizer.schedule.decay_end == steps
+
+
 MASKGEN = {"l": (16, 16, 1024, 4096), "xl": (20, 16, 1280, 5120)}
 
 

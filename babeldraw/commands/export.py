@@ -3,7 +3,8 @@
 --weights is a file that `babeldraw import` made; each flag of the kind's files names one to write,
 and a file that is already there is refused, for the same flags name the originals to `import`.
 
---kind=maskgit_vqgan and the like: of a run's weights, all of a network.
+--kind=maskgit_vqgan and the like: of a run's weights, all of a network; --flax=FILE.msgpack writes
+Google's layouts as Flax serializes them.
 
 --kind=run: the newest weights of a run as plain files, with its config and vocabulary; --half
 rounds them to float16, and `import` gives float32 again.
@@ -19,7 +20,7 @@ from pathlib import Path
 from absl import flags
 
 from babeldraw.commands.flags import make_folder, required
-from babeldraw.commands.import_network import export_network
+from babeldraw.commands.import_network import FLAX, export_network
 from babeldraw.commands.import_weights import (
     RUN,
     check_flags,
@@ -62,7 +63,11 @@ def run(values: flags.FlagValues) -> int:
     if not files:
         takes = ", ".join(f"--{flag}" for flag in kind.flags)
         raise UserError(f"no file to write is named; --kind={name} takes {takes}")
-    outs = {flag: safetensors_file(flag, file) for flag, file in files.items()}
+    outs = {
+        # Google's layouts go back as they came.
+        flag: Path(file) if flag == "flax" and file.endswith(FLAX) else safetensors_file(flag, file)
+        for flag, file in files.items()
+    }
     for flag, out in outs.items():
         if out.exists():
             raise UserError(f"--{flag}={out} is there already; give another name, or remove it")

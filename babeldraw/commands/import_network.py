@@ -10,7 +10,7 @@ from absl import flags
 
 from babeldraw.commands.flags import make_folder, required
 from babeldraw.config import to_dict
-from babeldraw.convert.files import sha256
+from babeldraw.convert.files import sha256, write_flax
 from babeldraw.convert.networks import NETWORKS
 from babeldraw.errors import UserError
 from babeldraw.objectives.base import TrainState
@@ -24,6 +24,9 @@ from babeldraw.train.built_on import check_frozen_tokenizers
 from babeldraw.train.experiment import parse
 from babeldraw.train.starts import begun
 from babeldraw.train.words import vocabulary_beside
+
+# How Flax's files end.
+FLAX = ".msgpack"
 
 
 def import_network(name: str, values: flags.FlagValues, files: dict[str, str]) -> None:
@@ -45,11 +48,17 @@ def import_network(name: str, values: flags.FlagValues, files: dict[str, str]) -
     vocabulary = vocabulary_beside(experiment)
     objective = experiment.make_objective()
     abstract = jax.eval_shape(lambda key: nn.unbox(objective.init(key)), jax.random.key(0))
-    params, spare = network.read(flag, file, section, abstract.params)
+    params, spare, buffers = network.read(flag, file, section, abstract.params)
     frozen = _frozen(experiment, abstract.frozen)
     source = f"{file}, sha256 {sha256(file)}"
     write_run(
-        workdir, to_dict(experiment), params, frozen=frozen, source=source, vocabulary=vocabulary
+        workdir,
+        to_dict(experiment),
+        params,
+        frozen=frozen,
+        extra=buffers,
+        source=source,
+        vocabulary=vocabulary,
     )
     for why, keys in spare.items():
         say(f"--{flag}: {len(keys)} arrays left out: {why}")
@@ -63,7 +72,7 @@ def export_network(name: str, values: flags.FlagValues, outs: dict[str, Path]) -
     Args:
       name: of NETWORKS.
       values: of all flags; --workdir and --weights are read.
-      outs: the .safetensors files to write, by flag.
+      outs: the files to write, by flag: .safetensors, or Flax's .msgpack.
 
     Raises:
       UserError: no run there, or one of another network.
@@ -71,11 +80,14 @@ def export_network(name: str, values: flags.FlagValues, outs: dict[str, Path]) -
     run, network = RunFolder.to_read(required(values, "workdir")), NETWORKS[name]
     config = run.read_config()
     held, section = weights_in(config, values.weights or ""), network.of(parse(config))
-    step, state = restore_parts(run.checkpoints, (held,), run.step)
+    step, state = restore_parts(run.checkpoints, (held, "extra"), run.step)
     for flag, out in outs.items():
-        tensors = network.write(flag, section, state[held])
+        tensors = network.write(flag, section, state[held], state.get("extra"))
         make_folder(out.parent, f"--{flag}={out}")
-        write_weights(out, tensors, {"kind": name, "step": str(step), "weights": held})
+        if out.suffix == FLAX:
+            write_flax(out, tensors, network.layouts[flag].inside)
+        else:
+            write_weights(out, tensors, {"kind": name, "step": str(step), "weights": held})
         say(f"sha256 {sha256(str(out))}  --{flag}={out}: {len(tensors)} arrays")
 
 

@@ -7,6 +7,7 @@ import re
 import tarfile
 import zipfile
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,19 @@ def read_arrays(file: str, flag: str, inside: str = "") -> dict[str, np.ndarray]
         return _read_packed(file, flag, inside)
     known = ".safetensors, .npz, .bin, .pth, .msgpack, .ckpt, .pb or .tar.gz"
     raise UserError(f"{flag}={file} is of no known kind; use {known}")
+
+
+def write_flax(file: Path, arrays: Mapping[str, np.ndarray], inside: str = "") -> None:
+    """Writes a .msgpack file of Flax that `read_arrays` reads; names are sorted at each depth."""
+    ordered = {name: arrays[name] for name in sorted(arrays, key=lambda name: name.split("/"))}
+    tree = flax.traverse_util.unflatten_dict(ordered, sep="/")
+    tree = {inside: tree} if inside else tree
+    partial = file.with_name(f".{file.name}")
+    try:
+        partial.write_bytes(flax.serialization.msgpack_serialize(tree))
+        partial.replace(file)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def sha256(file: str) -> str:

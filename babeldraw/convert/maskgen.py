@@ -4,7 +4,7 @@ The parameters are those of `models.maskgen.MaskGenGenerator` that draws from fe
 `spare=1001`; blocks are named as diffusers names its JointTransformerBlock.
 """
 
-from babeldraw.convert.table import Ignored, Row, Table
+from babeldraw.convert.table import Row, Table, Tied
 from babeldraw.models.maskgen import MaskGenConfig
 
 # Of each stream: its projections, the way out, the feed-forward and what moves its norms.
@@ -18,7 +18,7 @@ def maskgen(config: MaskGenConfig) -> Table:
     return (
         # Codes, the mask, and rows that none reads.
         Row("embed/table", "embeddings.weight"),
-        Ignored("lm_head.weight", "the codes' vectors once more"),
+        Tied("lm_head.weight", "embeddings.weight"),
         Row("positions/table", "pos_embed", "1 t d -> t d"),
         *_linear("text", "text_embed_proj"),
         *_linear("vector", "cond_pooled_proj"),

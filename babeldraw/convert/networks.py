@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from babeldraw.convert.icetk import icetk_image
 from babeldraw.convert.maskgen import maskgen
 from babeldraw.convert.partitions import Partitions, read_partitions
 from babeldraw.convert.rar import rar
-from babeldraw.convert.table import Table, left_out, read, write
+from babeldraw.convert.table import Table, left_out, read, read_buffers, write
 from babeldraw.convert.titok import titok
 from babeldraw.convert.uvit import uvit
 from babeldraw.runs.weights import check_finite, flatten
@@ -41,6 +41,18 @@ class Layout:
         if self.partitions is None:
             return read_arrays(file, flag, self.inside)
         return read_partitions(self.partitions, file, flag, self.inside)
+
+
+class Found(NamedTuple):
+    """Attributes:
+    params: ours, a tree of NumPy arrays.
+    left: {why: names} of the tensors that are left out.
+    buffers: what a run keeps beside its parameters, by name.
+    """
+
+    params: Any
+    left: dict[str, list[str]]
+    buffers: dict[str, np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,10 +87,8 @@ class Network:
         )
         return section
 
-    def read(
-        self, flag: str, file: str, section: Any, abstract: Any
-    ) -> tuple[Any, dict[str, list[str]]]:
-        """Our parameters of one of their files, and {why: names} of what is left out.
+    def read(self, flag: str, file: str, section: Any, abstract: Any) -> Found:
+        """Our parameters, and what stands beside them, of one of their files.
 
         Args:
           flag: of the layout.
@@ -92,13 +102,15 @@ class Network:
         layout, name = self.layouts[flag], f"--{flag}={file}"
         tensors = layout.read(file, f"--{flag}")
         table = layout.table(section)
-        params = read(table, tensors, abstract, name)
-        check_finite(flatten(params), name)
-        return params, left_out(table, tensors, abstract)
+        params, buffers = read(table, tensors, abstract, name), read_buffers(table, tensors, name)
+        check_finite(flatten(params) | buffers, name)
+        return Found(params, left_out(table, tensors, abstract), buffers)
 
-    def write(self, flag: str, section: Any, params: Any) -> dict[str, np.ndarray]:
-        """Their tensors, float32, of our parameters."""
-        return write(self.layouts[flag].table(section), params)
+    def write(
+        self, flag: str, section: Any, params: Any, buffers: Mapping[str, np.ndarray] | None = None
+    ) -> dict[str, np.ndarray]:
+        """Their tensors, float32, of our parameters and what a run keeps beside them."""
+        return write(self.layouts[flag].table(section), params, buffers=buffers)
 
 
 NETWORKS: dict[str, Network] = {

@@ -94,7 +94,38 @@ class Ignored:
     why: str
 
 
-Table = Sequence[Row | Ignored]
+@dataclasses.dataclass(frozen=True)
+class Tied:
+    """A tensor of theirs that is another of theirs once more, where tied weights are told twice.
+
+    `read` refuses a file in which the two differ, and takes one without it; `write` writes both.
+    """
+
+    theirs: str
+    of: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Buffer:
+    """A tensor of theirs that is no parameter, and that a run keeps beside its parameters.
+
+    `read_buffers` takes it where a file has it; `write` writes it always, zeros where a run has
+    none, for its authors' code refuses a file without it.
+
+    Attributes:
+      ours: name of the array in `TrainState.extra`.
+      theirs: name of their tensor.
+      shape: of both.
+      scale: ours over theirs; by a power of two the bits come back.
+    """
+
+    ours: str
+    theirs: str
+    shape: tuple[int, ...]
+    scale: float = 1.0
+
+
+Table = Sequence[Row | Ignored | Tied | Buffer]
 
 
 def read(
@@ -113,7 +144,7 @@ def read(
 
     Raises:
       UserError: a tensor is missing, has another shape or another kind of type, or is neither read
-        nor ignored; or the table does not fit our parameters.
+        nor ignored; two that are tied differ; or the table does not fit our parameters.
     """
     wanted = flatten(abstract)
     links = _links(table, wanted)
@@ -121,6 +152,7 @@ def read(
     missing = [key for key in taken if key not in tensors]
     require(not missing, f"{name} holds no {few(missing)}: it is of another network")
     named = {key for keys in _left_out(table, taken, tensors).values() for key in keys}
+    named |= {row.theirs for row in table if isinstance(row, Tied | Buffer)}
     extra = sorted(set(tensors) - set(taken) - named)
     require(
         not extra,
@@ -128,6 +160,7 @@ def read(
     )
     for key, shape in taken.items():
         check_shape(tensors[key], shape, f"{name}: {key}")
+    _check_tied(table, tensors, name)
     found = {key: np.empty(leaf.shape, leaf.dtype) for key, leaf in wanted.items()}
     for link in links:
         for key in link.theirs:
@@ -138,8 +171,31 @@ def read(
     return jax.tree.unflatten(jax.tree.structure(abstract), list(found.values()))
 
 
-def write(table: Table, params: Any, dtype: Any = np.float32) -> dict[str, np.ndarray]:
+def read_buffers(
+    table: Table, tensors: Mapping[str, np.ndarray], name: str = "the state dict"
+) -> dict[str, np.ndarray]:
+    """What a run keeps beside its parameters of their tensors: float32, by our name.
+
+    Raises:
+      UserError: one has another shape.
+    """
+    found = {}
+    for row in table:
+        if isinstance(row, Buffer) and row.theirs in tensors:
+            check_shape(tensors[row.theirs], row.shape, f"{name}: {row.theirs}")
+            found[row.ours] = np.float32(row.scale) * tensors[row.theirs].astype(np.float32)
+    return found
+
+
+def write(
+    table: Table,
+    params: Any,
+    dtype: Any = np.float32,
+    buffers: Mapping[str, np.ndarray] | None = None,
+) -> dict[str, np.ndarray]:
     """Their tensors from our parameters, each floating one in `dtype`.
+
+    `buffers`: as `read_buffers` gives them; others are passed over.
 
     Raises:
       UserError: the table does not fit our parameters.
@@ -152,6 +208,12 @@ def write(table: Table, params: Any, dtype: Any = np.float32) -> dict[str, np.nd
         kept = dtype if jnp.issubdtype(tensors.dtype, jnp.floating) else tensors.dtype
         for key, tensor in zip(link.theirs, tensors, strict=True):
             found.setdefault(key, np.empty(shapes[key], kept))[link.rows] = tensor
+    for row in table:
+        if isinstance(row, Tied):
+            found[row.theirs] = found[row.of]
+        elif isinstance(row, Buffer):
+            array = (buffers or {}).get(row.ours, np.zeros(row.shape, np.float32))
+            found[row.theirs] = (np.asarray(array) / np.float32(row.scale)).astype(dtype)
     return found
 
 
@@ -167,6 +229,16 @@ def shapes(table: Table, abstract: Any) -> dict[str, tuple[int, ...]]:
 def left_out(table: Table, names: Iterable[str], abstract: Any) -> dict[str, list[str]]:
     """{why: names}: which of their tensors `read` leaves out, as the table says."""
     return _left_out(table, _shapes(_links(table, flatten(abstract))), names)
+
+
+def _check_tied(table: Table, tensors: Mapping[str, np.ndarray], name: str) -> None:
+    for row in table:
+        if isinstance(row, Tied) and row.theirs in tensors:
+            require(
+                np.array_equal(tensors[row.theirs], tensors[row.of]),
+                f"{name} holds a {row.theirs} that is not its {row.of}; this network has one for "
+                "both, so weights trained apart cannot be read",
+            )
 
 
 def _left_out(table: Table, taken: Iterable[str], names: Iterable[str]) -> dict[str, list[str]]:

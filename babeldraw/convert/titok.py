@@ -4,9 +4,11 @@ The parameters are those of `tokenizers.titok`; the table is that of a section `
 """
 
 from babeldraw.config import require
-from babeldraw.convert.table import Ignored, Row, Table
+from babeldraw.convert.table import Buffer, Ignored, Row, Table
 from babeldraw.convert.vqgan import maskgit_decoder
+from babeldraw.tokenizers.gaussian import BottleneckConfig
 from babeldraw.tokenizers.titok import PIXELS, TiTokConfig
+from babeldraw.tokenizers.vector_quantizers import VQConfig
 from babeldraw.tokenizers.vqgan import VQGANConfig
 
 # Of blocks, per head: one matrix of queries, keys and values.
@@ -24,7 +26,7 @@ def titok(config: TiTokConfig) -> Table:
         *_transformer("encoder"),
         Row("to_code/weight", "encoder.conv_out.weight", "q d 1 1 -> d q"),
         Row("to_code/bias", "encoder.conv_out.bias"),
-        *(_codebook() if config.quantizer.vocab else ()),
+        *(_codebook(config.quantizer) if config.quantizer.vocab else ()),
         *_linear("from_code", "decoder.decoder_embed"),
         Row("mask/table", "decoder.mask_token", "1 1 d -> 1 d"),
         *_transformer("decoder"),
@@ -52,11 +54,14 @@ def _proxy(config: TiTokConfig) -> Table:
     )
 
 
-def _codebook() -> Table:
-    return (
-        Row("codebook/table", "quantize.embedding.weight"),
-        Ignored(r"quantize\.embed_prob", "how much codes were used of late, for moving idle ones"),
-    )
+def _codebook(quantizer: BottleneckConfig) -> Table:
+    """With how much each code was used of late, where idle ones are moved by it, as TA-TiTok's."""
+    table = Row("codebook/table", "quantize.embedding.weight")
+    if not (isinstance(quantizer, VQConfig) and quantizer.restart_how == "clustered"):
+        return (table, Ignored(r"quantize\.embed_prob", "how much codes were used of late"))
+    # Theirs are shares of all tokens, ours are in units of an equal one.
+    size = quantizer.codebook_size
+    return (table, Buffer("code_share", "quantize.embed_prob", (size,), scale=size))
 
 
 def _transformer(side: str) -> Table:

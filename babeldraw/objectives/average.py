@@ -15,8 +15,9 @@ from babeldraw.objectives.base import Batch, Metrics, Objective, TrainState
 class AverageConfig:
     """Attributes:
     decay: share of the average that a step keeps.
-    warmup: begins with less, min(decay, (1 + s) / (10 + s)) after s steps, so that the first
-      weights are soon forgotten (TiTok's, and that of many before).
+    warmup: begins with less: the first step keeps nothing, and one that s steps went before keeps
+      min(decay, (1 + s) / (10 + s)), so that the first weights are soon forgotten (TiTok's, and
+      that of many before).
     """
 
     decay: float = 0.999
@@ -34,7 +35,7 @@ class AverageConfig:
         if not self.warmup:
             return decay
         done = step.astype(jnp.float32)
-        return jnp.minimum(decay, (1 + done) / (10 + done))
+        return jnp.where(done > 0, jnp.minimum(decay, (1 + done) / (10 + done)), 0.0)
 
 
 @dataclasses.dataclass(frozen=True)

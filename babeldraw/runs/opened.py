@@ -39,6 +39,7 @@ def write_run(
     params: Any,
     *,
     frozen: Any = None,
+    extra: Mapping[str, Any] | None = None,
     source: str = "",
     vocabulary: bytes | None = None,
     classes: tuple[str, ...] = (),
@@ -54,6 +55,7 @@ def write_run(
       config: whole, as config.json holds it.
       params: of the network, a tree of dicts.
       frozen: of the networks that it builds on, by name.
+      extra: other arrays of the state, as an objective names them.
       source: where the weights are from, for people.
       vocabulary: content of `text.model`, of a run that reads texts.
       classes: names of the classes.
@@ -67,7 +69,7 @@ def write_run(
         raise UserError(f"{workdir} is not empty; name another folder")
     # An average of weights that came alone is the weights.
     plain = {**config, "train": {**config["train"], "ema": None}}
-    state = {"params": params, "frozen": frozen or {}}
+    state = {"params": params, "frozen": frozen or {}, "extra": dict(extra or {})}
     checkpoints = Checkpoints(folder.checkpoints, keep=1)
     checkpoints.save_surely(step, state, {"source": source})
     checkpoints.close()

@@ -120,23 +120,27 @@ def restart_idle(
 def restart_clustered(
     table_VQ: jax.Array, share_V: jax.Array, q: Quantized, below: float, key: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """Moves each code a part of the way, exp(-share / below), to a latent drawn by its nearness.
+    """Moves each code a part of the way, exp(-share / below), to the latent that is closest to it.
 
-    Zheng and Vedaldi, "Online Clustered Codebook" (CVQ-VAE), 2023, equations 4 to 6; `below` is
-    their (1 - 0.99) / 10 = 0.001. A code in use does not move. Shares begin at 1 and not, as
-    theirs, at 0: the codes drawn first are given the time to be used.
+    Zheng and Vedaldi, "Online Clustered Codebook" (CVQ-VAE), 2023, equations 4 to 6, with the
+    closest latent as in TA-TiTok; `below` is their (1 - 0.99) / 10 = 0.001. A code in use does not
+    move. Idle codes that lie together, as where they begin near 0, move to one and the same latent:
+    of them the first is in use from then on and stays, and the others go on with later batches.
+    Shares begin at 1 and not, as theirs, at 0: codes drawn first are given the time to be used.
 
-    Args and returns are those of `restart_idle`; the shares remember a hundred batches, and moved
-    codes keep theirs.
+    Args and returns are those of `restart_idle`; the shares remember a hundred batches, moved
+    codes keep theirs, and nothing is drawn.
     """
+    del key
     size, latents_NQ = table_VQ.shape[0], jax.lax.stop_gradient(q.latents)
     latents_NQ = latents_NQ.reshape(-1, table_VQ.shape[1])
     counts_V = jnp.zeros(size, jnp.float32).at[q.ids.reshape(-1)].add(1.0)
     share_V = 0.99 * share_V + 0.01 * counts_V * (size / q.ids.size)
-    # A code's distances to all latents: the roles of the two are exchanged.
-    drawn_V = jax.random.categorical(key, 2 * closeness(table_VQ, latents_NQ))
-    part_VQ = jnp.broadcast_to(jnp.exp(-share_V / below)[:, None], table_VQ.shape)
-    return (1 - part_VQ) * table_VQ + part_VQ * latents_NQ[drawn_V], share_V
+    # The roles of the two are exchanged.
+    closest_VQ = latents_NQ[nearest(table_VQ, latents_NQ)]
+    # Never all of the way: 0.001 is theirs.
+    part_VQ = jnp.broadcast_to(jnp.exp(-share_V / below - 1e-3)[:, None], table_VQ.shape)
+    return (1 - part_VQ) * table_VQ + part_VQ * closest_VQ, share_V
 
 
 RESTARTS: dict[str, Callable] = {"idle": restart_idle, "clustered": restart_clustered}

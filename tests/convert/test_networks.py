@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import flax.linen as nn
+import jax
 import numpy as np
 import pytest
 from flax.serialization import msgpack_serialize
@@ -12,12 +14,13 @@ from babeldraw.convert.networks import NETWORKS
 from babeldraw.convert.table import shapes
 from babeldraw.drawing.tokenizer_run import TokenizerRun
 from babeldraw.runs.opened import open_part
-from babeldraw.tokenizers.kinds import read_tokenizer
+from babeldraw.tokenizers.kinds import make_tokenizer, read_tokenizer
 from babeldraw.train.experiment import parse
 from babeldraw.train.presets import load_config
 from tests.convert.test_torch_file import state as as_torch
 from tests.convert.test_torch_file import write as write_torch
 from tests.convert.test_vqgan import abstract
+from tests.statements import random_tensors
 from tests.tokenizers.convolutions import drawn
 
 CONFIG = "configs/maskgit_vqgan.py:runlocal"
@@ -62,6 +65,10 @@ def test_there_and_back_are_the_same_bytes(cli, imported, tmp_path):
     (tmp_path / "tree.msgpack").write_bytes(msgpack_serialize(tree))
     words = [f"--flax={tmp_path / 'tree.msgpack'}", f"--workdir={tmp_path / 'second'}"]
     assert cli(*WORDS, *words)[0] == 0
+    words = [f"--flax={tmp_path / 'again.msgpack'}", f"--workdir={tmp_path / 'second'}"]
+    assert cli("export", "--kind=maskgit_vqgan", *words)[0] == 0
+    written = (tmp_path / "again.msgpack").read_bytes()
+    assert written == (tmp_path / "tree.msgpack").read_bytes()
     first, second = (
         open_part(str(folder), ("image_tokenizer",), read_tokenizer).params
         for folder in (imported, tmp_path / "second")
@@ -70,6 +77,26 @@ def test_there_and_back_are_the_same_bytes(cli, imported, tmp_path):
     np.testing.assert_array_equal(*table)
     last = (params["decoder"]["last"]["weight"] for params in (first, second))
     np.testing.assert_array_equal(*last)
+
+
+def test_how_much_codes_were_used_goes_through_a_run(cli, tmp_path):
+    """TA-TiTok's buffer, without which its authors' code refuses a file."""
+    config = load_config("configs/titok.py", "pyproject.toml", "tatitok_bl32,runlocal")
+    section = parse(config).tokenizer
+    table, size = NETWORKS["titok"].layouts["torch"].table(section), section.quantizer.codebook_size
+    params = jax.eval_shape(make_tokenizer(section).init, jax.random.key(0))
+    theirs = random_tensors(shapes(table, nn.unbox(params)))
+    theirs["quantize.embed_prob"] = np.linspace(0, 2 / size, size, dtype=np.float32)
+    save_file(theirs, tmp_path / "theirs.safetensors")
+    words = [f"--torch={tmp_path / 'theirs.safetensors'}", f"--workdir={tmp_path / 'run'}"]
+    config = "--config=configs/titok.py:tatitok_bl32,runlocal"
+    status, _, said = cli("import", "--kind=titok", config, *words)
+    assert status == 0, said
+    words = [f"--torch={tmp_path / 'ours.safetensors'}", f"--workdir={tmp_path / 'run'}"]
+    assert cli("export", "--kind=titok", *words)[0] == 0
+    found = load_file(tmp_path / "ours.safetensors")
+    assert found.keys() == theirs.keys()
+    assert all(found[name].tobytes() == tensor.tobytes() for name, tensor in theirs.items())
 
 
 def test_an_import_is_a_run_like_others(imported):

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from babeldraw.convert.table import left_out, read, shapes, write
+from babeldraw.convert.table import left_out, read, read_buffers, shapes, write
 from babeldraw.convert.titok import titok
 from babeldraw.errors import UserError
 from babeldraw.layers.block import TransformerConfig
@@ -72,6 +72,7 @@ SMALLER = {
     "continuous": dataclasses.replace(SMALL, quantizer=GaussianConfig(6)),
     "beside a text": dataclasses.replace(SMALL, text=GuidanceConfig(3, 7)),
 }
+RNG = np.random.default_rng(0)
 IMAGES = np.random.default_rng(1).random((2, 8, 12, 3), np.float32)
 TEXTS = np.random.default_rng(2).normal(size=(2, 3, 7)).astype(np.float32)
 
@@ -119,9 +120,27 @@ def test_tensors_are_the_published_ones(name):
     assert shapes(titok(config), params) == shapes_of(config)
 
 
-def test_how_much_codes_were_used_is_left_out():
+def test_how_much_codes_were_used_is_left_out_where_none_is_moved_by_it():
     (names,) = left_out(titok(SMALL), ["quantize.embed_prob"], abstract(SMALL)).values()
     assert names == ["quantize.embed_prob"]
+
+
+def test_how_much_codes_were_used_is_given_back_where_idle_ones_are_moved_by_it():
+    quantizer = VQConfig(16, 6, l2_normalized=False, restart_how="clustered")
+    config = dataclasses.replace(SMALL, quantizer=quantizer)
+    table, params = titok(config), theirs.drawn(shapes_of(config))
+    used = {"quantize.embed_prob": RNG.dirichlet(np.ones(16)).astype(np.float32)}
+    ours, buffers = read(table, params | used, abstract(config)), read_buffers(table, used)
+    # In units of an equal share.
+    np.testing.assert_allclose(buffers["code_share"], 16 * used["quantize.embed_prob"], rtol=1e-6)
+    back = write(table, ours, buffers=buffers)
+    assert back.keys() == (params | used).keys()
+    assert all(back[key].tobytes() == array.tobytes() for key, array in (params | used).items())
+    # Of a run that was never moved, and of a file from before.
+    assert not write(table, ours)["quantize.embed_prob"].any()
+    assert not read_buffers(table, params)
+    with pytest.raises(UserError, match=r"quantize.embed_prob has the shape \(3,\) and \(16,\)"):
+        read_buffers(table, {"quantize.embed_prob": np.zeros(3)})
 
 
 @pytest.mark.parametrize("name", SMALLER)

@@ -101,8 +101,8 @@ def test_it_is_the_published_network_and_is_given_back_bit_for_bit():
     generator = network()
     table, abstract = maskgen(generator.config), abstract_params(generator)
     weights = random_tensors(shapes(table, abstract))
-    tied = {"lm_head.weight": weights["embeddings.weight"]}
-    params = read(table, weights | tied, abstract)
+    weights |= {"lm_head.weight": weights["embeddings.weight"]}
+    params = read(table, weights, abstract)
     again = write(table, params)
     assert again.keys() == weights.keys()
     for name, tensor in weights.items():
@@ -121,6 +121,16 @@ def test_it_is_the_published_network_and_is_given_back_bit_for_bit():
     found = logits(params)
     expected = stated(weights, np.where(known, codes, V), states, pooled, 6.5)
     np.testing.assert_allclose(found, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_a_head_that_is_not_the_table_once_more_is_refused():
+    generator = network(blocks=2)
+    table, abstract = maskgen(generator.config), abstract_params(generator)
+    weights = random_tensors(shapes(table, abstract))
+    # As an earlier export of ours wrote it.
+    read(table, weights, abstract)
+    with pytest.raises(UserError, match=r"lm_head.weight that is not its embeddings.weight; this"):
+        read(table, weights | {"lm_head.weight": weights["embeddings.weight"] + 1}, abstract)
 
 
 CONDITIONS = {"class": ClassCondition(5, 0.1), "text": TextCondition(20, S)}

@@ -65,7 +65,7 @@ def test_it_is_the_recursion_of_its_definition(config):
     jax.tree.map(np.testing.assert_array_equal, begun, first)
     expected = jax.tree.map(lambda leaf: leaf.astype(np.float64), first)
     for done, (params, average) in enumerate(after):
-        decay = min(0.9, (1 + done) / (10 + done)) if config.warmup else 0.9
+        decay = (min(0.9, (1 + done) / (10 + done)) if done else 0.0) if config.warmup else 0.9
         expected = jax.tree.map(
             lambda old, new, decay=decay: decay * old + (1 - decay) * new, expected, params
         )

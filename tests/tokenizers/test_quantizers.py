@@ -156,20 +156,33 @@ def test_the_gradient_goes_past_the_normalisation_where_it_is_asked_to():
 # ------------------------------------------------------------------ restarts
 
 
-def test_a_clustered_restart_moves_idle_codes_a_part_of_the_way():
-    table, below = jnp.asarray(CODES), 0.5
-    q = quantize(Z, CODES)
+# Codes near 0 beside latents of any size, as without l2: nearness has no scale of its own.
+@pytest.mark.parametrize(("codes", "latents"), [(1.0, 1.0), (1e-4, 1.0), (1e-4, 1e-2)])
+def test_a_clustered_restart_moves_idle_codes_a_part_of_the_way_to_the_closest_latent(
+    codes, latents
+):
+    table, z, below = codes * CODES, latents * Z, 0.5
+    q = quantize(z, table)
     before = np.linspace(0, 2, V).astype(np.float32)
-    moved, share = restart_clustered(table, before, q, below, jax.random.key(0))
-    counts = np.bincount(IDS, minlength=V) * V / N
+    moved, share = restart_clustered(jnp.asarray(table), before, q, below, jax.random.key(0))
+    counts = np.bincount(np.asarray(q.ids), minlength=V) * V / N
     np.testing.assert_allclose(share, 0.99 * before + 0.01 * counts, atol=1e-5)
-    part = np.exp(-np.asarray(share) / below)[:, None]
-    target = (np.asarray(moved) - (1 - part) * CODES) / part
-    # What each is drawn to is one of the latents.
-    assert np.abs(target[:, None] - Z).max(-1).min(1).max() < 1e-3
-    # Far from all, a code is drawn to the nearest.
-    distances = np.sum((Z - CODES[-1]) ** 2, axis=1)
-    np.testing.assert_allclose(target[-1], Z[distances.argmin()], atol=1e-3)
+    distances_VN = np.sum((z[None].astype(np.float64) - table[:, None]) ** 2, axis=-1)
+    closest = z[distances_VN.argmin(axis=1)]
+    part = np.exp(-np.asarray(share, np.float64) / below - 1e-3)[:, None]
+    expected = (1 - part) * table + part * closest
+    np.testing.assert_allclose(moved, expected, atol=1e-5 * latents)
+
+
+def test_idle_codes_that_lie_together_come_apart_batch_by_batch():
+    """All begin at one place: each batch brings one more into use, and those in use stay."""
+    table, share, used = jnp.full((V, Q), 1e-4), jnp.zeros(V), []
+    for batch in range(6):
+        z = np.random.default_rng(batch).normal(size=(N, Q)).astype(np.float32)
+        q = quantize(z, table)
+        used.append(len(np.unique(q.ids)))
+        table, share = restart_clustered(table, share, q, 0.001, jax.random.key(0))
+    assert used[0] == 1 and used[-1] >= 3 and used == sorted(used)
 
 
 @pytest.mark.parametrize("shared", [True, False])
