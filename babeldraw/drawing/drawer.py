@@ -173,17 +173,31 @@ class Drawer:
         )
         return np.asarray(codes)
 
-    def pixels(self, tokens: np.ndarray) -> np.ndarray:
-        """Codes [N, ...] -> uint8 [N, height, width, 3], a few pictures at a time."""
+    def pixels(self, tokens: np.ndarray, conditions: Sequence[Any] = ()) -> np.ndarray:
+        """Codes [N, ...] -> uint8 [N, height, width, 3], a few pictures at a time.
+
+        Args:
+          tokens: the codes.
+          conditions: of each picture a row as `Condition.ask` gives it; read by a decoder that
+            draws beside a text alone.
+        """
         count = min(power_of_two(len(tokens)), PIXELS_AT_A_TIME)
         parts = []
         for start in range(0, len(tokens), count):
-            rows = tokens[np.arange(start, start + count) % len(tokens)]
-            images = self._pixels(self.params["tokenizer"], rows)
+            rows = np.arange(start, start + count) % len(tokens)
+            beside = self._beside(conditions, rows)
+            images = self._pixels(self.params["tokenizer"], tokens[rows], beside)
             for stage in self.stages:
                 images = stage.apply(images)
             parts.append(to_uint8(np.asarray(images)))
         return np.concatenate(parts)[: len(tokens)]
+
+    def _beside(self, conditions: Sequence[Any], rows: np.ndarray) -> Any:
+        """The states of the text of each row, where the decoder draws beside them, else None."""
+        if not (self.tokenizer.condition and conditions):
+            return None
+        condition = stacked([conditions[row] for row in rows])
+        return self.generator.condition.states(self._as_read(condition))
 
     def canvas(
         self,
@@ -295,6 +309,7 @@ def open_drawer(
     own = identity(tokenizer, decoder)
     if tokenizer_run:
         other = TokenizerRun.open(tokenizer_run, codes_of=own, level=tokenizer.level)
+        _check_beside(generator, other.tokenizer, tokenizer_run)
         tokenizer, decoder = other.tokenizer, other.params
     # Once, here: inside the program it would be done anew for every batch.
     params = {**opened.frozen, "tokenizer": decoder}
@@ -302,6 +317,17 @@ def open_drawer(
     found, clusters = open_stages(stages, own), read_clusters(opened.folder, generator.codes.vocab)
     drawer = Drawer(generator, prediction, tokenizer, params, found, layout, clusters)
     return drawer, opened
+
+
+def _check_beside(generator: Generator, tokenizer: Tokenizer, name: str) -> None:
+    """Refuses a decoder beside a text for a run that has no such states of one."""
+    condition = generator.condition
+    require(
+        tokenizer.condition in ((), condition.states_shape),
+        f"the tokenizer {name} draws beside states of a text, {tokenizer.condition}, and the run "
+        f"draws from {condition.drawn_from} (kind={condition.kind}), which has none; name a "
+        "decoder without tokenizer.text",
+    )
 
 
 def read_lexicon(folder: RunFolder, condition: Condition) -> Lexicon:

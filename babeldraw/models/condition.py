@@ -128,6 +128,15 @@ class Condition:
         del frozen
         return said
 
+    @property
+    def states_shape(self) -> tuple[int, ...]:
+        """(S, E) of the states of a text that a decoder may draw beside; (): it has none."""
+        return ()
+
+    def states(self, encoded: Any) -> jax.Array:
+        """These of what networks read, float32 [B, S, E]; TA-TiTok's decoder draws beside them."""
+        raise NotImplementedError
+
     def example(self, rows: int) -> Any:
         """What networks read of so many examples, all zeros, to make parameters with."""
         shapes = self.spec(rows) or {"rows": jax.ShapeDtypeStruct((rows,), jnp.int32)}

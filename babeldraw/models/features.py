@@ -65,6 +65,13 @@ class FeaturesCondition(Condition):
         return {**jax.tree.map(jnp.zeros_like, dict(like)), **kept}
 
     @property
+    def states_shape(self) -> tuple[int, ...]:
+        return self.length, self.dim
+
+    def states(self, encoded: Mapping[str, jax.Array]) -> jax.Array:
+        return encoded["states"]
+
+    @property
     def padded(self) -> bool:
         return self.encoder == "t5"
 

@@ -18,6 +18,8 @@ from babeldraw.config import require
 from babeldraw.judges.discriminators import DiscriminatorConfig, NoDiscriminatorConfig
 from babeldraw.judges.perceptual import PerceptualConfig, PerceptualNetwork
 from babeldraw.judges.similarity import SSIM_WINDOW, scales
+from babeldraw.models.condition import Condition
+from babeldraw.models.conditions import NoCondition
 from babeldraw.objectives import losses
 from babeldraw.objectives.adversarial import (
     STAGE_1_OPTIMIZER,
@@ -33,8 +35,8 @@ from babeldraw.tokenizers.base import PARTS, Tokenizer
 from babeldraw.tokenizers.kinds import TokenizerConfig, make_tokenizer
 from babeldraw.tokenizers.pixels import logit_laplace_parameters, to_float
 
-# In a batch, what the tokenizer's decoder draws by.
-CONDITION = "condition"
+# What a step's key is folded with to drop conditions.
+CONDITION = (1 << 30) + 3
 # The terms that look at pictures; the others look at codes.
 PICTURE_TERMS = ("l2", "l1", "gradient", "ms_ssim", "perceptual", "adversarial", "logit_laplace")
 
@@ -104,6 +106,7 @@ class ImageTokenizerObjective:
       where the discriminator looks at its features.
     train_groups: the parts that learn; the others stay as they are, bit for bit. The decoder alone
       is Babeldraw's second phase of stage 1.
+    condition: the texts whose states the decoder draws beside, where it does.
     """
 
     tokenizer: TokenizerConfig
@@ -115,6 +118,7 @@ class ImageTokenizerObjective:
     discriminator_optimizer: OptimizerConfig = STAGE_1_OPTIMIZER
     perceptual: PerceptualConfig = PerceptualConfig()
     train_groups: tuple[str, ...] = PARTS
+    condition: Condition = NoCondition()
 
     def __post_init__(self):
         output, of_pictures = self._tokenizer.output, self.loss.of_pictures
@@ -199,17 +203,14 @@ class ImageTokenizerObjective:
 
     def batch_spec(self) -> dict[str, jax.ShapeDtypeStruct]:
         shape = (self.batch_size, *self.tokenizer.image_size, 3)
-        spec = {"image": jax.ShapeDtypeStruct(shape, jnp.uint8)}
-        if self._tokenizer.condition:
-            shape = (self.batch_size, *self._tokenizer.condition)
-            spec[CONDITION] = jax.ShapeDtypeStruct(shape, jnp.float32)
-        return spec
+        image = {"image": jax.ShapeDtypeStruct(shape, jnp.uint8)}
+        return {**image, **self.condition.spec(self.batch_size)}
 
     def update(self, state: TrainState, batch: Batch, key: jax.Array) -> tuple[TrainState, Metrics]:
         """batch["image"]: uint8, or float32 in [0, 1], [B, height, width, 3].
 
         One forward pass of the tokenizer; its output meets each loss by itself, and the sum of
-        their gradients goes back once. batch["condition"]: where the decoder draws by one.
+        their gradients goes back once. Beside the picture what the condition is read from.
         """
         dropout_key, restart_key = jax.random.split(key)
         grads, metrics, out, state = self._backward(state, batch, dropout_key)
@@ -264,7 +265,7 @@ class ImageTokenizerObjective:
         def reconstruct(level: str, state: TrainState, batch: Batch) -> tuple[jax.Array, jax.Array]:
             images, frozen = to_float(batch["image"]), self._needed(state)
             return self._tokenizer.at(level).reconstruct(
-                state.params, images, frozen, **self._condition(batch)
+                state.params, images, frozen, **self._said(state.frozen, batch)
             )
 
         def distance(state: TrainState, images: jax.Array, originals: jax.Array) -> jax.Array:
@@ -280,16 +281,24 @@ class ImageTokenizerObjective:
         """One pass through the tokenizer, with `trained` in place of what learns."""
         with jax.named_scope("tokenizer"):
             params, images = {**state.params, **trained}, to_float(batch["image"])
-            asked = self._asked() | self._condition(batch)
+            asked = self._asked() | self._said(state.frozen, batch, key)
             return self._tokenizer.forward(params, images, key, self._needed(state), **asked)
 
     def _needed(self, state: TrainState) -> dict[str, Any]:
         """Of the frozen networks those that the tokenizer asks for."""
         return {name: state.frozen[name] for name in self._tokenizer.needs}
 
-    def _condition(self, batch: Batch) -> dict[str, jax.Array]:
-        """The tokenizer's argument of what its decoder draws by."""
-        return {"condition": batch[CONDITION]} if CONDITION in batch else {}
+    def _said(
+        self, frozen: Any, batch: Batch, key: jax.Array | None = None
+    ) -> dict[str, jax.Array]:
+        """The tokenizer's argument of what its decoder draws beside; with a key not said to all."""
+        if not self._tokenizer.condition:
+            return {}
+        with jax.named_scope("condition"):
+            said = self.condition.encoded(frozen, self.condition.of_batch(batch))
+            if key is not None and self.condition.dropout > 0:
+                said = self.condition.dropped(said, jax.random.fold_in(key, CONDITION))
+            return {"condition": self.condition.states(said)}
 
     def _backward(self, state: TrainState, batch: Batch, key: jax.Array):
         """Gradients of what learns, the metrics, the pass that they are of, and the state.
@@ -437,7 +446,8 @@ class ImageTokenizerObjective:
     @property
     def _frozen(self) -> dict[str, Callable[[jax.Array], Any]]:
         """What makes each of the networks that stay as they are."""
-        found = {name: needed.init for name, needed in self._tokenizer.needs.items()}
+        needs = {**self._tokenizer.needs, **self.condition.needs}
+        found = {name: needed.init for name, needed in needs.items()}
         return found if self._perceptual is None else {**found, "perceptual": self._perceptual.init}
 
     @functools.cached_property

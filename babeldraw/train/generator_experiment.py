@@ -32,6 +32,7 @@ from babeldraw.sharding.layout import Layout
 from babeldraw.tokenizers.base import Tokenizer
 from babeldraw.tokenizers.kinds import TokenizerConfig, make_tokenizer
 from babeldraw.train.base_experiment import Experiment
+from babeldraw.train.beside_text import check_states
 from babeldraw.train.flops import ModelFlops, image_spec, traced
 from babeldraw.train.requirements import check_layout
 from babeldraw.train.starts import StartConfig
@@ -83,6 +84,7 @@ class GeneratorExperiment(Experiment):
     def __post_init__(self):
         if self.levels is not None:
             self._check_levels()
+        check_states(self.made_codes_by, self.condition)
         self.prediction.check(self.generator)
         require(
             not self.prediction.sampled or self.data.source != "tokens",
@@ -188,6 +190,10 @@ class GeneratorExperiment(Experiment):
     @property
     def vocab_size(self) -> int:
         return self.condition.vocabulary
+
+    @property
+    def states_shape(self) -> tuple[int, ...]:
+        return self.condition.states_shape
 
     @property
     def word_table(self) -> str:

@@ -25,6 +25,7 @@ from babeldraw.runs.folder import RunFolder
 from babeldraw.say import say
 from babeldraw.sharding.layout import Layout
 from babeldraw.train.base_experiment import Experiment
+from babeldraw.train.beside_text import check_same_encoder
 from babeldraw.train.built_on import check_tokenizers, check_tokenizers_moved
 from babeldraw.train.code_scale import with_code_scale, with_code_scale_kept
 from babeldraw.train.experiment import parse
@@ -348,6 +349,7 @@ def initial_state(
         state = begun(state, start, quiet=True)
     for start in experiment.starts:
         state = begun(state, start)
+    check_same_encoder(experiment, state)
     return state if state.ema is None else begin_average(state)
 
 
