@@ -21,6 +21,13 @@ as published on ImageNet (Yu et al., 2024, Tables 1 and 2; the authors' README f
 | tatitok_bl32, _bl64, _bl128 | base, large | 32, 64, 128 of 8,192 x 64 | 391M | 3.95, 2.43, 1.53 |
 | tatitok_bl32_vae, ... | | of 16 channels | 390M | 1.53, 1.47, 0.90 |
 
+TA-TiTok's decoder draws beside the states that CLIP makes of a picture's caption, so its rows need
+pictures with captions and CLIP's two files (docs/titok.md):
+
+    babeldraw train --config=configs/titok.py:tatitok_bl128 --workdir=runs/tatitok_bl128 \\
+        --config.data.path=laion400m --config.perceptual.file=vgg_convnext_s.safetensors \\
+        --config.condition.weights=clip_text.safetensors --config.condition.words=merges.txt
+
 The paper's stages: 64 A100 for 74 hours (L-32), 32 for 41 (B-64). What differs here: linear layers
 begin by their fan-in, theirs with a deviation of 0.02. At 512 px the patch is not told in what we
 read: 16 is taken, whose grid is MaskGIT's. docs/stage1.md tells how the file of the perceptual term
@@ -66,6 +73,11 @@ PERCEPTUAL = {
     "stage1": ("vgg16", 0.0),
     "stage2": ("convnext_s", 0.1),
 }
+# Pictures, and pictures with captions: theirs is DataComp, of 685.8 million pairs.
+DATA = {
+    False: {"path": "imagenet2012", "eval_split": "validation"},
+    True: {"path": "laion400m", "split": "train[1%:]", "eval_split": "train[:1%]"},
+}
 # Biases, norms, embeddings and whatever is learned as such: none decays.
 UNDECAYED = r"bias|norm|table|^patches|^from_code"
 
@@ -99,12 +111,7 @@ def get_config(argument: str = "") -> ConfigDict:
             "checkpoint_every": 5000,
             "ema": {"decay": 0.999},
         },
-        "data": {
-            "source": "tfds",
-            "path": "imagenet2012",
-            "eval_split": "validation",
-            "workers": 64,
-        },
+        "data": {"source": "tfds", "workers": 64, **DATA["text" in ROWS[row][3]]},
         "tokenizer": tokenizer(row, way),
         "loss": {
             "l2": float(judged),
@@ -126,6 +133,9 @@ def get_config(argument: str = "") -> ConfigDict:
             "lecam_of_means": True,
         }
         config["discriminator_optimizer"] = optimizer
+    if "text" in ROWS[row][3]:
+        # All of them are told: what we read says nothing of texts that are left out.
+        config["condition"] = {"kind": "clip", "dropout": 0.0}
     if way == "stage2":
         config |= {"train_groups": ("decoder",), "start_groups": ("decoder",)}
         config["loss"]["commitment"] = 0.0

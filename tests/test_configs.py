@@ -27,6 +27,8 @@ NAMES = sorted(path.relative_to(CONFIGS).as_posix() for path in CONFIGS.rglob("*
 # Configs by their first row; and rows of tokenizers that others begin from.
 ROWS = [
     ("titok.py", "bl128"),
+    ("titok.py", "tatitok_bl128"),
+    ("demo/titok.py", "text"),
     ("vqgan.py", "llamagen_16"),
     ("vqgan.py", "magvit2"),
     ("demo/titok.py", "vae"),
@@ -78,7 +80,7 @@ def reads_text(name):
 
 def makes_pictures(name):
     experiment = parse(load(name))
-    if not hasattr(experiment, "condition"):
+    if not hasattr(experiment, "prediction"):
         return experiment.objective != "image_classifier"
     return experiment.condition.in_words and experiment.prediction.begins
 
@@ -298,6 +300,9 @@ MASKGIT = {
     "google_512": ((32, 32), 173.0, 12, 1.0, 4.5),
     "titok_l32": ((32,), 177.2, 8, 5.5, 9.5),
     "titok_b64": ((64,), 177.2, 8, 4.0, 11.0),
+    # Of 512 px; the papers tell no number of parameters and no way of drawing.
+    "titok_l64_512": ((64,), 177.2, 8, 5.5, 9.5),
+    "titok_b128_512": ((128,), 177.3, 8, 4.0, 11.0),
 }
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from babeldraw.config import require
 from babeldraw.data.image import center_crop, to_uint8
-from babeldraw.data.text import Vocabulary
+from babeldraw.data.vocabularies import vocabulary_of
 from babeldraw.drawing.canvas import Canvas, keep_first, keep_rows, keep_unmasked
 from babeldraw.drawing.clusters import read_clusters
 from babeldraw.drawing.stages import Stage, open_stages
@@ -334,7 +334,7 @@ def read_lexicon(folder: RunFolder, condition: Condition) -> Lexicon:
     """What a run that draws from such a condition knows of words."""
     vocabulary = None
     if condition.text_length:
-        vocabulary = Vocabulary.of_run(folder, condition.vocabulary)
+        vocabulary = vocabulary_of(folder, condition.vocabulary)
     return Lexicon(vocabulary, folder.read_classes())
 
 

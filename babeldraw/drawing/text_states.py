@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from babeldraw.data.text import Vocabulary
+from babeldraw.data.vocabularies import vocabulary_of
 from babeldraw.models.condition import Condition
 from babeldraw.models.kinds import read_condition
 from babeldraw.runs.opened import Opened
@@ -33,7 +34,7 @@ class TextStates:
         condition = condition_of(opened.config)
         if condition is None or not condition.text_length:
             return None
-        vocabulary = Vocabulary.of_run(opened.folder, condition.vocabulary)
+        vocabulary = vocabulary_of(opened.folder, condition.vocabulary)
         return cls(condition, opened.frozen, vocabulary)
 
     def __call__(self, captions: Sequence[str]) -> jax.Array:

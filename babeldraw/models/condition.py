@@ -65,6 +65,7 @@ class Condition:
       padded: slots of its prefix may be empty; see `seen`.
       of_text: what a user says is one text, as captions are.
       in_words: words say all of it, so that evaluators can ask for pictures.
+      weights_part: where in its `files` the names of its weights begin; `params`: at once.
     """
 
     kind: str
@@ -74,6 +75,7 @@ class Condition:
     padded = False
     of_text = False
     in_words = True
+    weights_part = "params"
 
     @property
     def text_length(self) -> int:

@@ -35,7 +35,7 @@ from babeldraw.train.base_experiment import Experiment
 from babeldraw.train.beside_text import check_states
 from babeldraw.train.flops import ModelFlops, image_spec, traced
 from babeldraw.train.requirements import check_layout
-from babeldraw.train.starts import StartConfig
+from babeldraw.train.starts import StartConfig, starts_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -224,9 +224,7 @@ class GeneratorExperiment(Experiment):
 
     @property
     def frozen_starts(self) -> tuple[StartConfig, ...]:
-        files = self.condition.files.items()
-        frozen = (StartConfig(file=file, into=f"frozen/{name}") for name, file in files)
-        return (*super().frozen_starts, *frozen)
+        return (*super().frozen_starts, *starts_of(self.condition))
 
     @property
     def stacks(self) -> dict[str, TransformerConfig]:

@@ -40,7 +40,7 @@ from babeldraw.train.requirements import (
     need_rules_alone,
     need_whole_batches,
 )
-from babeldraw.train.starts import StartConfig
+from babeldraw.train.starts import StartConfig, starts_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,9 +136,7 @@ class TokenizerExperiment(Experiment):
         proxies = tuple(
             StartConfig(run=self.proxy_run, into=f"frozen/{name}") for name in self._tokenizer.needs
         )
-        files = self.condition.files.items()
-        encoders = tuple(StartConfig(file=file, into=f"frozen/{name}") for name, file in files)
-        return (*proxies, *encoders, *super().frozen_starts)
+        return (*proxies, *starts_of(self.condition), *super().frozen_starts)
 
     @property
     def _taken_starts(self) -> tuple[StartConfig, ...]:
