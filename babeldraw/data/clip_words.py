@@ -220,7 +220,8 @@ def _merges(data: bytes, path: Any) -> list[tuple[str, str]]:
       UserError: it cannot be read, or a line is none.
     """
     try:
-        data = gzip.decompress(data) if data.startswith(PACKED) else data
+        packed = data.startswith(PACKED) or str(path).endswith(".gz")
+        data = gzip.decompress(data) if packed else data
         lines = data.decode("utf-8").split("\n")[1:]
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise UserError(f"{path} cannot be read: {error}") from error

@@ -24,7 +24,8 @@ from babeldraw.models.conditions import NoCondition
 from babeldraw.models.kinds import ConditionConfig
 from babeldraw.objectives.adversarial import STAGE_1_OPTIMIZER, AdversarialConfig
 from babeldraw.objectives.base import Objective
-from babeldraw.objectives.image_tokenizer import ImageTokenizerObjective, TokenizerLossConfig
+from babeldraw.objectives.image_tokenizer import ImageTokenizerObjective
+from babeldraw.objectives.tokenizer_loss import TokenizerLossConfig
 from babeldraw.optim.optimizer import OptimizerConfig
 from babeldraw.runs.folder import RunFolder
 from babeldraw.sharding.layout import Layout
