@@ -224,6 +224,11 @@ def _open_tokens(path: str, split: str, tokenizer: TokenizerRun, workdir: str) -
             f"--path={path} holds tokens of the tokenizer {source.tokenizer} and "
             f"--workdir={workdir} is {own}; name the run that made them"
         )
+    if tokenizer.text is not None and not any(source.captions()):
+        raise UserError(
+            f"--path={path} holds no captions and the decoder of {workdir} draws beside "
+            "a text; make them of pictures that have captions"
+        )
     return source
 
 

@@ -136,12 +136,12 @@ def test_a_generator_without_text_may_draw_through_a_decoder_without():
             "are (20, 32); set config.tokenizer.text.words=20 and dim=32",
         ),
         (
-            ["configs/titok.py:tatitok_bl32", "perceptual.file=none.safetensors"],
+            ["configs/titok.py:tatitok_bl32", "loss.perceptual=0"],
             "config.condition.weights is empty; name what `babeldraw import",
         ),
         (
-            ["configs/demo/titok.py:text", "condition.kind=features", "tokenizer.text.words=77"]
-            + ["tokenizer.text.dim=768", "condition.length=77"],
+            ["configs/demo/titok.py:text", "condition.kind=features", "condition.encoder=clip"]
+            + ["condition.dim=32"],
             "config.condition.kind=features is read from states and pooled of a batch, which",
         ),
     ],
@@ -159,22 +159,22 @@ def test_a_text_that_is_not_there_is_one_line_of_the_command(cli, tmp_path, word
 
 @pytest.fixture(scope="module")
 def small():
-    """An experiment with a decoder beside a text, and two batches of which only texts differ."""
+    """An experiment with a decoder beside a text, its state, and batches that differ by texts."""
     config = load_config("configs/demo/titok.py", "pyproject.toml", "text,runlocal").to_dict()
     config["train"]["batch_size"] = 2
     experiment = parse(config)
     rng = np.random.default_rng(0)
     image = rng.integers(0, 256, (2, *experiment.image_size, 3), np.uint8)
     texts = [np.full((2, WORDS), number, np.int32) for number in (3, 4)]
-    return experiment, [{"image": image, "text": text} for text in texts]
+    state = jax.jit(experiment.make_objective().init)(jax.random.key(0))
+    return experiment, state, [{"image": image, "text": text} for text in texts]
 
 
 def test_training_and_figures_read_the_pictures_own_texts(small):
-    experiment, batches = small
+    experiment, state, batches = small
     objective = experiment.make_objective()
     spec = objective.batch_spec()
     assert {name: leaf.shape for name, leaf in spec.items()}["text"] == (2, WORDS)
-    state = jax.jit(objective.init)(jax.random.key(0))
     assert set(state.frozen) == {"text_encoder"}
     losses = [jax.jit(objective.forward)(state, batch, jax.random.key(1)) for batch in batches]
     assert losses[0]["l2"] != losses[1]["l2"]
@@ -185,17 +185,15 @@ def test_training_and_figures_read_the_pictures_own_texts(small):
 
 
 def test_a_share_of_the_pictures_is_not_told_its_text(small):
-    experiment, batches = small
+    experiment, state, batches = small
     condition = dataclasses.replace(experiment.condition, dropout=1.0)
     objective = dataclasses.replace(experiment, condition=condition).make_objective()
-    state = jax.jit(objective.init)(jax.random.key(0))
     losses = [jax.jit(objective.forward)(state, batch, jax.random.key(1)) for batch in batches]
     assert losses[0]["l2"] == losses[1]["l2"]
 
 
 def test_another_encoder_than_the_tokenizer_s_is_refused(small, monkeypatch):
-    experiment, _ = small
-    state = jax.jit(experiment.make_objective().init)(jax.random.key(0))
+    _, state, _ = small
 
     class Run:
         text = dataclasses.make_dataclass("Text", ["frozen"])(state.frozen)
@@ -243,7 +241,7 @@ def test_a_tokenizer_its_generator_and_its_commands_read_one_text(trained_once, 
 
     tokens, again = tmp_path / "tokens", tmp_path / "again"
     words = ["tokenize", f"--workdir={run}", "--batch_size=2"]
-    assert cli(*words, "--source=shapes", "--num=2", f"--out={tokens}")[0] == 0
+    assert cli(*words, "--source=shapes", "--split=test", "--num=2", f"--out={tokens}")[0] == 0
     assert cli(*words, "--decode", f"--path={tokens}", f"--out={again}")[0] == 0
     assert len([*again.glob("*.png")]) == 2
 
