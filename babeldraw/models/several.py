@@ -98,7 +98,7 @@ class SeveralConditions(Condition):
     @property
     def weights_part(self) -> str:
         # One reads a text, and that alone has files.
-        return next((p.weights_part for p in self.parts.values() if p.needs), "params")
+        return next((p.weights_part for p in self.parts.values() if p.kind in READERS), "params")
 
     @property
     def states_shape(self) -> tuple[int, ...]:

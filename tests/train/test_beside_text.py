@@ -14,7 +14,9 @@ from babeldraw.drawing.tokenizer_run import TokenizerRun
 from babeldraw.errors import UserError
 from babeldraw.models.clip_condition import ClipCondition
 from babeldraw.models.condition import Lexicon
+from babeldraw.models.conditions import ClassCondition, NoCondition, TextCondition
 from babeldraw.models.features import FeaturesCondition
+from babeldraw.models.several import SeveralConditions
 from babeldraw.tokenizers.kinds import make_tokenizer
 from babeldraw.tokenizers.titok import GuidanceConfig
 from babeldraw.train.beside_text import check_read, check_same_encoder, check_states
@@ -67,6 +69,16 @@ def test_the_untrained_tower_is_the_same_for_every_key():
     init = ClipCondition(encoder="untrained").needs["text_encoder"].init
     one, other = (jax.jit(init)(jax.random.key(seed)) for seed in (1, 2))
     jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
+def test_a_text_may_be_one_of_several():
+    words = ClipCondition(5, encoder="untrained")
+    several = SeveralConditions({"label": ClassCondition(3), "words": words})
+    assert (several.states_shape, several.weights_part) == ((5, 32), "clip/text")
+    assert several.states(several.example(2)).shape == (2, 5, 32)
+    assert SeveralConditions({"label": ClassCondition(3), "none": NoCondition()}).states_shape == ()
+    with pytest.raises(UserError, match="are text and clip, which are ways to read one text"):
+        SeveralConditions({"text": TextCondition(), "words": words})
 
 
 @pytest.mark.parametrize(
