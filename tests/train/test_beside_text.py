@@ -3,10 +3,12 @@
 import dataclasses
 import json
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from babeldraw.data.vocabularies import open_vocabulary
 from babeldraw.drawing.sampler import Sampler
@@ -17,12 +19,13 @@ from babeldraw.models.condition import Lexicon
 from babeldraw.models.conditions import ClassCondition, NoCondition, TextCondition
 from babeldraw.models.features import FeaturesCondition
 from babeldraw.models.several import SeveralConditions
+from babeldraw.objectives.base import TrainState
 from babeldraw.tokenizers.kinds import make_tokenizer
 from babeldraw.tokenizers.titok import GuidanceConfig
 from babeldraw.train.beside_text import check_read, check_same_encoder, check_states
 from babeldraw.train.experiment import parse
 from babeldraw.train.presets import load_config
-from babeldraw.train.starts import starts_of
+from babeldraw.train.starts import begun, starts_of
 from tests.clip_file import SMALL, clip_file
 
 WORDS = 16
@@ -46,10 +49,12 @@ def test_a_condition_of_clip_reads_states_embedding_and_what_an_empty_text_is(
     (start,) = starts_of(condition)
     assert (start.into, start.part) == ("frozen/text_encoder", "clip/text")
     init = condition.needs["text_encoder"].init
-    frozen = {"text_encoder": jax.jit(init)(jax.random.key(0))}
-    frozen = jax.tree.map(
-        lambda box: box.value, frozen, is_leaf=lambda leaf: hasattr(leaf, "value")
-    )
+    abstract = nn.unbox(jax.eval_shape(init, jax.random.key(0)))
+    empty = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), abstract)
+    fresh = TrainState(jnp.int32(0), {}, None, {"text_encoder": empty}, {})
+    frozen = begun(fresh, start, quiet=True).frozen
+    table = load_file(file)["clip/text/words/table"]
+    np.testing.assert_array_equal(frozen["text_encoder"]["words"]["table"], table)
     lexicon = Lexicon(vocabulary)
     rows = np.stack([condition.ask(text, lexicon).row for text in ("red", "")])
     # The two marks are the last of all tokens; "red" is one merge of two.
