@@ -309,7 +309,7 @@ def open_drawer(
     own = identity(tokenizer, decoder)
     if tokenizer_run:
         other = TokenizerRun.open(tokenizer_run, codes_of=own, level=tokenizer.level)
-        _check_beside(generator, other.tokenizer, tokenizer_run)
+        _check_beside(generator.condition, opened.frozen, other, tokenizer_run)
         tokenizer, decoder = other.tokenizer, other.params
     # Once, here: inside the program it would be done anew for every batch.
     params = {**opened.frozen, "tokenizer": decoder}
@@ -319,14 +319,15 @@ def open_drawer(
     return drawer, opened
 
 
-def _check_beside(generator: Generator, tokenizer: Tokenizer, name: str) -> None:
-    """Refuses a decoder beside a text for a run that has no such states of one."""
-    condition = generator.condition
+def _check_beside(condition: Condition, frozen: Any, other: TokenizerRun, name: str) -> None:
+    """Refuses a decoder that draws beside a text for a run that has not the same states of one."""
+    wanted = other.tokenizer.condition
+    alike = other.text is None or other.text.read_alike(frozen)
     require(
-        tokenizer.condition in ((), condition.states_shape),
-        f"the tokenizer {name} draws beside states of a text, {tokenizer.condition}, and the run "
-        f"draws from {condition.drawn_from} (kind={condition.kind}), which has none; name a "
-        "decoder without tokenizer.text",
+        not wanted or (wanted == condition.states_shape and alike),
+        f"the tokenizer {name} draws beside states of a text, {wanted}, which the run, drawing "
+        f"from {condition.drawn_from} (kind={condition.kind}), has not; name a decoder without "
+        "tokenizer.text, or of the same encoder",
     )
 
 

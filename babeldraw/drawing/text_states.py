@@ -13,6 +13,7 @@ from babeldraw.data.text import Vocabulary
 from babeldraw.data.vocabularies import vocabulary_of
 from babeldraw.models.condition import Condition
 from babeldraw.models.kinds import read_condition
+from babeldraw.runs.digest import digests
 from babeldraw.runs.opened import Opened
 
 
@@ -42,12 +43,23 @@ class TextStates:
         ids = self.vocabulary.encode(captions, self.condition.text_length)
         return self._states(self.frozen, ids)
 
+    def read_alike(self, frozen: Mapping[str, Any]) -> bool:
+        """Whether another run's frozen networks, by name, have the weights that read texts here."""
+        return all(
+            name in frozen and _numbers(own) == _numbers(frozen[name])
+            for name, own in self.frozen.items()
+        )
+
     @functools.cached_property
     def _states(self):
         def states(frozen: Any, ids: np.ndarray) -> jax.Array:
             return self.condition.states(self.condition.encoded(frozen, ids))
 
         return jax.jit(states)
+
+
+def _numbers(tree: Any) -> list[int]:
+    return [int(number) for number in digests(tree)]
 
 
 def condition_of(config: Mapping[str, Any]) -> Condition | None:

@@ -1,13 +1,11 @@
 """Of a tokenizer whose decoder draws beside the states of a text: whether there are such states."""
 
-from typing import Any
-
 from babeldraw.config import require
 from babeldraw.drawing.tokenizer_run import TokenizerRun
 from babeldraw.models.condition import Condition
 from babeldraw.objectives.base import TrainState
-from babeldraw.runs.digest import digests
 from babeldraw.tokenizers.base import Tokenizer
+from babeldraw.tokenizers.kinds import make_tokenizer
 from babeldraw.train.base_experiment import Experiment
 
 
@@ -63,18 +61,11 @@ def check_same_encoder(experiment: Experiment, state: TrainState) -> None:
     Raises:
       UserError: the weights that make them are others.
     """
-    if not (experiment.frozen_tokenizer and experiment.states_shape):
+    if not (experiment.frozen_tokenizer and make_tokenizer(experiment.tokenizer).condition):
         return
-    trained = TokenizerRun.open(experiment.tokenizer_run)
-    if trained.text is None:
-        return
-    for name, frozen in trained.text.frozen.items():
-        require(
-            name in state.frozen and _numbers(frozen) == _numbers(state.frozen[name]),
-            f"config.tokenizer_run={experiment.tokenizer_run} was trained beside a text that other "
-            "weights read than config.condition.weights; name those that the tokenizer has",
-        )
-
-
-def _numbers(tree: Any) -> list[int]:
-    return [int(number) for number in digests(tree)]
+    text = TokenizerRun.open(experiment.tokenizer_run).text
+    require(
+        text is None or text.read_alike(state.frozen),
+        f"config.tokenizer_run={experiment.tokenizer_run} was trained beside a text that other "
+        "weights read than config.condition.weights; name those that the tokenizer has",
+    )

@@ -11,7 +11,9 @@ import pytest
 from safetensors.numpy import load_file
 
 from babeldraw.data.vocabularies import open_vocabulary
+from babeldraw.drawing.drawer import _check_beside
 from babeldraw.drawing.sampler import Sampler
+from babeldraw.drawing.text_states import TextStates
 from babeldraw.drawing.tokenizer_run import TokenizerRun
 from babeldraw.errors import UserError
 from babeldraw.models.clip_condition import ClipCondition
@@ -210,17 +212,20 @@ def test_a_share_of_the_pictures_is_not_told_its_text(small):
 
 
 def test_another_encoder_than_the_tokenizer_s_is_refused(small, monkeypatch):
-    _, state, _ = small
-
-    class Run:
-        text = dataclasses.make_dataclass("Text", ["frozen"])(state.frozen)
-
-    monkeypatch.setattr(TokenizerRun, "open", lambda workdir: Run)
+    experiment, state, _ = small
+    own = TextStates(experiment.condition, state.frozen, None)
+    run = TokenizerRun(tokenizer(GuidanceConfig(WORDS, 32)), {}, "", text=own)
+    monkeypatch.setattr(TokenizerRun, "open", lambda workdir: run)
     asked = parse(load_config("configs/demo/maskgit.py", "pyproject.toml", "text,runlocal"))
     check_same_encoder(asked, state)
     moved = jax.tree.map(lambda leaf: leaf + 1, state.frozen)
     with pytest.raises(UserError, match="was trained beside a text that other weights read"):
         check_same_encoder(asked, state.replace(frozen=moved))
+    # The same of a decoder in place of a run's own.
+    _check_beside(asked.condition, state.frozen, run, "other")
+    for condition, frozen in ((asked.condition, moved), (NoCondition(), state.frozen)):
+        with pytest.raises(UserError, match=r"the tokenizer other draws beside states of a text"):
+            _check_beside(condition, frozen, run, "other")
 
 
 # ------------------------------------------------------------------ all of it
