@@ -1,7 +1,8 @@
 """MaskGen: a text drawn by masked prediction of two streams, into TiTok's 128 tokens at 256 px.
 
     babeldraw train --config=configs/maskgen.py --workdir=runs/maskgen_l \\
-        --config.tokenizer_run=runs/titok_bl128 --config.data.path=laion400m
+        --config.tokenizer_run=runs/tatitok_bl128 --config.data.path=laion400m \\
+        --config.condition.weights=clip_text.safetensors --config.condition.words=merges.txt
 
 Kim et al., "Democratizing Text-to-Image Masked Generative Models with Compact Text-Aware
 One-Dimensional Tokens", 2025. Not trained here. As published, of 500,000 steps of 4,096 at a rate
@@ -12,14 +13,15 @@ of 4e-4 and 250,000 at 1e-4, on MJHQ-30K:
 | l | 7.74 | 0.53 | 604.3M |
 | xl | 7.51 | 0.57 | 1,176.6M |
 
-What differs: the text is read by pieces of its own, from the beginning, in place of OpenCLIP's
-states; `configs/maskgen.py:l,features` takes those, and published weights, in Python alone. The
-tokenizer is configs/titok.py:bl128, whose decoder needs no text, where theirs is guided by one. The
-first of the two rates is this config's. docs/masked.md tells more of both.
+CLIP reads the text once for both: the states before its last block and its embedding go to this
+network, those of all its blocks to the decoder of configs/titok.py:tatitok_bl128. Where nothing is
+said stands an empty text. With `text` the pieces are the run's own, learned from the beginning, and
+with `features` states are given in Python; the tokenizer is bl128 then, whose decoder needs no
+text. The first of the two rates is this config's. docs/masked.md and docs/titok.md tell more.
 
-    babeldraw import --kind=maskgen --torch=maskgen_vq_l.bin \\
-        --config=configs/maskgen.py:l,features --config.tokenizer_run=runs/titok_bl128 \\
-        --workdir=runs/maskgen_l
+    babeldraw import --kind=maskgen --torch=maskgen_vq_l.bin --config=configs/maskgen.py \\
+        --config.tokenizer_run=runs/tatitok_bl128 --workdir=runs/maskgen_l \\
+        --config.condition.weights=clip_text.safetensors --config.condition.words=merges.txt
 """
 
 from ml_collections import ConfigDict
@@ -28,9 +30,11 @@ from babeldraw.train.presets import chosen, complete, load_config
 
 # Blocks and width.
 ROWS = {"l": (16, 1024), "xl": (20, 1280)}
+# And the tokenizer of each.
 CONDITIONS = {
-    "text": {"kind": "text", "length": 77, "dropout": 0.1},
-    "features": {"kind": "features", "length": 77, "dim": 768, "dropout": 0.1},
+    "clip": ({"kind": "clip", "dropout": 0.1}, "tatitok_bl128"),
+    "text": ({"kind": "text", "length": 77, "dropout": 0.1}, "bl128"),
+    "features": ({"kind": "features", "length": 77, "dim": 768, "dropout": 0.1}, "bl128"),
 }
 # What the authors' names leave out: norms with what moves them, tables, the text's projection.
 UNDECAYED = r"bias|norm|modulation|table|^text/"
@@ -40,6 +44,7 @@ def get_config(argument: str = "") -> ConfigDict:
     """`argument`: a row, what is drawn from, and runlocal, with commas between them."""
     asked = chosen(argument, row=(*ROWS,), condition=(*CONDITIONS,))
     blocks, dim = ROWS[asked["row"]]
+    condition, tokenizer = CONDITIONS[asked["condition"]]
     stack = {
         "blocks": blocks,
         "heads": 16,
@@ -65,8 +70,8 @@ def get_config(argument: str = "") -> ConfigDict:
             "crop": "center",
             "workers": 64,
         },
-        "tokenizer": load_config("titok.py", __file__, "bl128")["tokenizer"],
-        "condition": CONDITIONS[asked["condition"]],
+        "tokenizer": load_config("titok.py", __file__, tokenizer)["tokenizer"],
+        "condition": condition,
         # Rows of the codes' table beyond the mask are kept by the authors and read by none.
         "model": {"kind": "maskgen", "stack": stack, "spare": 1001},
         "prediction": {"kind": "masked"},

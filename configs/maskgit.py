@@ -15,6 +15,11 @@ Worth 32 Tokens for Reconstruction and Generation", 2024. Not trained here. As p
 | titok_l32 | configs/titok.py:l32,stage2, 32 | 8 | 2.77 | | 101.6 | 177.2M |
 | titok_b64 | configs/titok.py:b64,stage2, 64 | 8 | 2.48 | 262.5 | 89.8 | 177.2M |
 | titok_s128 | configs/titok.py:s128,stage2, 128 | 64 | 1.97 | 281.8 | 7.8 | 295.0M |
+| titok_l64_512 | configs/titok.py:l64_512,stage2, 64 | 8 | 2.74 | | 41.0 | 177.2M |
+| titok_b128_512 | configs/titok.py:b128_512,stage2, 128 | 8 | 2.13 | | 33.3 | 177.3M |
+
+Of 512 px neither the parameters nor the way of drawing are told in what we read: network and number
+of steps are those of 256 px, l64_512 draws as titok_l32 and b128_512 as titok_b64 does, a guess.
 
 TiTok's authors: 500,000 steps of 2,048 center crops, mirrored half the time, which ours are not.
 Google published no training code: batch, steps, rates and the masks' schedule are those of the
@@ -143,6 +148,8 @@ ROWS = {
     "titok_l32": ("titok.py", "l32,stage2", TITOK, titok(4.5, 9.5)),
     "titok_b64": ("titok.py", "b64,stage2", TITOK, titok(3.0, 11.0)),
     "titok_s128": ("titok.py", "s128,stage2", TITOK | {"model": UVIT}, S128),
+    "titok_l64_512": ("titok.py", "l64_512,stage2", TITOK, titok(4.5, 9.5)),
+    "titok_b128_512": ("titok.py", "b128_512,stage2", TITOK, titok(3.0, 11.0)),
 }
 
 

@@ -21,6 +21,13 @@ as published on ImageNet (Yu et al., 2024, Tables 1 and 2; the authors' README f
 | tatitok_bl32, _bl64, _bl128 | base, large | 32, 64, 128 of 8,192 x 64 | 391M | 3.95, 2.43, 1.53 |
 | tatitok_bl32_vae, ... | | of 16 channels | 390M | 1.53, 1.47, 0.90 |
 
+TA-TiTok's decoder draws beside the states that CLIP makes of a picture's caption, so its rows need
+pictures with captions and CLIP's two files (docs/titok.md):
+
+    babeldraw train --config=configs/titok.py:tatitok_bl128 --workdir=runs/tatitok_bl128 \\
+        --config.data.path=laion400m --config.perceptual.file=vgg_convnext_s.safetensors \\
+        --config.condition.weights=clip_text.safetensors --config.condition.words=merges.txt
+
 The paper's stages: 64 A100 for 74 hours (L-32), 32 for 41 (B-64). What differs here: linear layers
 begin by their fan-in, theirs with a deviation of 0.02; a picture's crop is 0.8 to 1 of the largest
 one and never mirrored, where theirs is a window of the shorter edge's length, mirrored half of the
@@ -71,6 +78,11 @@ PERCEPTUAL = {
 # Pictures of a step on each of the authors' GPUs. Their schedules count a step once for each GPU,
 # and the discriminator's ends by as many counts early as it starts late.
 ON_A_GPU = 32
+# Pictures, and pictures with captions: theirs is DataComp, of 685.8 million pairs.
+DATA = {
+    False: {"path": "imagenet2012", "eval_split": "validation"},
+    True: {"path": "laion400m", "split": "train[1%:]", "eval_split": "train[:1%]"},
+}
 # Biases, norms, embeddings and whatever is learned as such: none decays.
 UNDECAYED = r"bias|norm|table|^patches|^from_code"
 
@@ -104,12 +116,7 @@ def get_config(argument: str = "") -> ConfigDict:
             "checkpoint_every": 5000,
             "ema": {"decay": 0.999},
         },
-        "data": {
-            "source": "tfds",
-            "path": "imagenet2012",
-            "eval_split": "validation",
-            "workers": 64,
-        },
+        "data": {"source": "tfds", "workers": 64, **DATA["text" in ROWS[row][3]]},
         "tokenizer": tokenizer(row, way),
         "loss": {
             "l2": float(judged),
@@ -132,6 +139,9 @@ def get_config(argument: str = "") -> ConfigDict:
         }
         schedule = optimizer["schedule"] | {"decay_end": steps - start // (batch_size // ON_A_GPU)}
         config["discriminator_optimizer"] = optimizer | {"schedule": schedule}
+    if "text" in ROWS[row][3]:
+        # All of them are told: what we read says nothing of texts that are left out.
+        config["condition"] = {"kind": "clip", "dropout": 0.0}
     if way == "stage2":
         config |= {"train_groups": ("decoder",), "start_groups": ("decoder",)}
         config["loss"]["commitment"] = 0.0

@@ -5,8 +5,8 @@ import gzip
 
 from babeldraw.convert import clip
 from babeldraw.convert.table import read, shapes
+from babeldraw.data.clip_words import OPENAI
 from babeldraw.judges.clip import CLIPS, clip_shapes
-from babeldraw.judges.clip_words import OPENAI
 from babeldraw.judges.vit import ViTConfig
 from babeldraw.runs.weights import flatten, write_weights
 from tests.statements import even_tensors

@@ -18,7 +18,9 @@ TensorFlow's graph, read without TensorFlow; for the networks inception and ince
 the evaluators fd and rfd (docs/evaluation.md).
 
 --kind=clip_b32, clip_b16, clip_l14, dinov2_s14, dinov2_b14, dinov2_l14: further networks of these
-evaluators; CLIP is also a judge of pictures by their texts, with its words beside --out.
+evaluators; CLIP is also a judge of pictures by their texts, with its words beside --out, and its
+tower of texts, alone of the kind clip_l14_336_text, is for config.condition.weights of the
+condition clip (docs/titok.md).
 
 --kind=t5_v1_1_base and other sizes: T5's encoder, of transformers' state dict of google/t5-v1_1-*
 or FLAN-T5; for config.condition.weights of the condition t5 (docs/text.md).

@@ -23,6 +23,7 @@ from babeldraw.data.image import save_png, to_uint8, write_whole
 from babeldraw.data.pipeline import fitted
 from babeldraw.data.records import Record, RecordReader, Source
 from babeldraw.data.sources import open_source
+from babeldraw.data.text import caption_at
 from babeldraw.drawing.tokenizer_run import TokenizerRun
 from babeldraw.errors import UserError
 from babeldraw.evaluation import measures
@@ -75,7 +76,7 @@ def run(values: flags.FlagValues) -> int:
     workdir, out = required(values, "workdir"), Path(required(values, "out"))
     use_cache(values)
     tokenizer = TokenizerRun.open(workdir, level=values.level)
-    source = _open(workdir, values.images, tokenizer.image_size)
+    source = _open(workdir, values.images, tokenizer)
     measure = _measures(tokenizer.image_size, values.perceptual, values.network)
     make_folder(out, f"--out={out}")
     total = min(values.num or len(source), len(source))
@@ -97,15 +98,20 @@ def run(values: flags.FlagValues) -> int:
 # ------------------------------------------------------------------ what goes in
 
 
-def _open(workdir: str, images: str, size: tuple[int, int]) -> Source:
-    """The pictures of a folder, or those that the run holds out."""
+def _open(workdir: str, images: str, tokenizer: TokenizerRun) -> Source:
+    """The pictures of a folder, or those that the run holds out; with captions where it needs some.
+
+    Raises:
+      UserError: the decoder draws beside a text and no picture has one.
+    """
     if images:
         data, split, seed = DataConfig(source="folder", path=images), "all", 0
     else:
         config = RunFolder.to_read(workdir).read_config()
         data = build(DataConfig, config["data"], "config.data")
         split, seed = data.eval_split, config["train"]["seed"]
-    return open_source(data, split, max(size), seed, require_captions=False)
+    size, read = max(tokenizer.image_size), tokenizer.text is not None
+    return open_source(data, split, size, seed, require_captions=read)
 
 
 def _batches(
@@ -161,7 +167,9 @@ def _write_pictures(
     originals = np.zeros((batch_size, *tokenizer.image_size, 3), np.uint8)
     for slot, record in zip(originals, records, strict=False):
         slot[:] = record.image
-    images, ids = map(np.asarray, jax.device_get(tokenizer.reconstruct(originals)))
+    captions = [record.caption for record in records]
+    captions = [caption_at(caption, 0) for caption in captions] + [""] * (batch_size - len(records))
+    images, ids = map(np.asarray, jax.device_get(tokenizer.reconstruct(originals, captions)))
     expected = originals.astype(np.float32) / 255
     found, rows = measure(images, expected), []
     for index, record in enumerate(records):

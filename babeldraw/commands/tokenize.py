@@ -31,6 +31,7 @@ from babeldraw.data.config import DataConfig
 from babeldraw.data.image import save_png, write_whole
 from babeldraw.data.records import Record, RecordReader, Source
 from babeldraw.data.sources import open_source
+from babeldraw.data.text import caption_at
 from babeldraw.data.tokens import MANIFEST, TokenSource, is_whole, read_manifest, write_shard
 from babeldraw.data.views import check_views, cut_views, frame_size, framed
 from babeldraw.drawing.tokenizer_run import AllLevels, TokenizerRun
@@ -223,6 +224,11 @@ def _open_tokens(path: str, split: str, tokenizer: TokenizerRun, workdir: str) -
             f"--path={path} holds tokens of the tokenizer {source.tokenizer} and "
             f"--workdir={workdir} is {own}; name the run that made them"
         )
+    if tokenizer.text is not None and not any(source.captions()):
+        raise UserError(
+            f"--path={path} holds no captions and the decoder of {workdir} draws beside "
+            "a text; make them of pictures that have captions"
+        )
     return source
 
 
@@ -237,13 +243,13 @@ def _decode(
     for start in range(0, len(missing), batch_size):
         part = missing[start : start + batch_size]
         shape, dtype = source.token_spec
-        codes = np.zeros((batch_size, *shape), dtype)
-        for slot, index in zip(codes, part, strict=False):
-            slot[...] = source[index].tokens
+        codes, captions = np.zeros((batch_size, *shape), dtype), [""] * batch_size
+        for number, record in enumerate(source[index] for index in part):
+            codes[number], captions[number] = record.tokens, caption_at(record.caption, 0)
         if source.stored_levels:
             levels = CodesOfLevels.of(tokenizer.tokenizer)
             codes = levels.of_level(codes, tokenizer.tokenizer.level)
-        images = np.asarray(jax.device_get(tokenizer.decode(codes)))
+        images = np.asarray(jax.device_get(tokenizer.decode(codes, captions)))
         for index, image in zip(part, images, strict=False):
             save_png(out / names[index], image)
         report.update(count - len(missing) + start + len(part))

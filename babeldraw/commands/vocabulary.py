@@ -28,6 +28,7 @@ from babeldraw.data.text import (
     VocabularyConfig,
     train_vocabulary,
 )
+from babeldraw.data.vocabularies import vocabulary_of
 from babeldraw.errors import UserError
 from babeldraw.runs.folder import RunFolder
 from babeldraw.train.experiment import parse
@@ -158,5 +159,5 @@ def _opened(values: flags.FlagValues) -> tuple[Vocabulary, int]:
     experiment = parse(folder.read_config())
     if not experiment.text_length:
         raise UserError(f"--workdir={values.workdir} is a run that reads no texts")
-    vocabulary = Vocabulary.of_run(folder, experiment.vocab_size)
+    vocabulary = vocabulary_of(folder, experiment.vocab_size)
     return vocabulary, values.length or experiment.text_length

@@ -20,6 +20,7 @@ from babeldraw.complexity.base import LEAST, MOST, NO_SCORE, Score
 from babeldraw.config import build, require_positive, to_dict
 from babeldraw.data.records import Record
 from babeldraw.data.text import Vocabulary, VocabularyConfig, train_vocabulary
+from babeldraw.data.vocabularies import vocabulary_of
 from babeldraw.errors import UserError
 from babeldraw.runs.opened import open_part, write_run
 
@@ -87,7 +88,7 @@ class RegressorRun:
 
         opened = open_part(workdir, (OBJECTIVE,), make)
         config = opened.part.config
-        vocabulary = Vocabulary.of_run(opened.folder, config.vocabulary_size)
+        vocabulary = vocabulary_of(opened.folder, config.vocabulary_size)
         return cls(config, jax.device_get(opened.params), vocabulary)
 
     @property

@@ -112,3 +112,10 @@ OPENAI: Table = (
     Row(f"{TEXT}/projection/weight", "text_projection"),
     *LEFT_OUT,
 )
+
+
+def of_text(table: Table) -> Table:
+    """The rows of the tower of texts; what the other one has is left out."""
+    kept = [row for row in table if isinstance(row, Ignored) or row.ours.startswith(TEXT)]
+    others = r"vision_model\..*|visual\..*|visual_projection\..*"
+    return (*kept, Ignored(others, "the tower of pictures"))

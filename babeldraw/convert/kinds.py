@@ -20,7 +20,7 @@ from babeldraw.convert.perceptual import (
 from babeldraw.convert.t5 import T5
 from babeldraw.convert.table import Table, left_out, read, write
 from babeldraw.judges.backbones import BACKBONES
-from babeldraw.judges.clip import CLIPS, clip_shapes
+from babeldraw.judges.clip import CLIPS, TEXT_ALONE, clip_shapes, text_shapes
 from babeldraw.judges.dinov2 import DINOS, dinov2_shapes
 from babeldraw.judges.inception import inception_shapes
 from babeldraw.judges.perceptual import PerceptualConfig, PerceptualNetwork, check_linear
@@ -153,6 +153,14 @@ def _clip(name: str) -> Kind:
     )
 
 
+def _clip_text(name: str) -> Kind:
+    return Kind(
+        {"transformers": File("transformers' CLIPModel", clip.of_text(clip.TRANSFORMERS))},
+        functools.partial(text_shapes, TEXT_ALONE[name]),
+        whole={"openai": File("OpenAI's state dict", clip.of_text(clip.OPENAI))},
+    )
+
+
 def _dinov2(name: str) -> Kind:
     return Kind(
         {"transformers": File("transformers' Dinov2Model", dinov2.TRANSFORMERS)},
@@ -191,5 +199,7 @@ KINDS: dict[str, Kind] = {
     },
     # For the networks of these names of evaluators, and CLIP for scores of prompts.
     **{name: _clip(name) for name in CLIPS},
+    # For config.condition.weights of the kind clip, as those of CLIPS too.
+    **{name: _clip_text(name) for name in TEXT_ALONE},
     **{name: _dinov2(name) for name in DINOS},
 }

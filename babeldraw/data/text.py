@@ -23,7 +23,6 @@ from etils import epath
 from babeldraw.config import require, require_choice
 from babeldraw.data.image import write_whole
 from babeldraw.errors import UserError
-from babeldraw.runs.folder import RunFolder
 
 PAD_ID = 0
 UNKNOWN_ID = 1
@@ -237,23 +236,6 @@ class Vocabulary:
         # Of the file, one of which is the other's here; equal where there is nothing to exchange.
         self._exchanged = (PAD_ID, PAD_ID if ids in (OWN_IDS, T5_IDS) else ICETK_PAD)
 
-    @classmethod
-    def of_run(cls, folder: RunFolder, size: int) -> "Vocabulary":
-        """That of a run whose table has `size` pieces.
-
-        Raises:
-            UserError: the file is another one than the run was trained with, or none.
-        """
-        vocabulary = cls(folder.vocabulary_file)
-        folder.check_vocabulary()
-        # T5's table has some to spare.
-        if vocabulary.size > size:
-            raise UserError(
-                f"{folder.vocabulary_file} has {vocabulary.size} pieces and the run knows {size}: "
-                "it is another run's; put that of the run back"
-            )
-        return vocabulary
-
     def encode(self, texts: Sequence[str], length: int) -> np.ndarray:
         """Texts to int32 [len(texts), length], cut at `length` and padded with 0 on the right.
 
@@ -307,7 +289,7 @@ class Vocabulary:
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
         """One row of ids, int [length], to its text; padding gives nothing.
 
-        Nor does what a network's table has beyond the vocabulary, see `of_run`.
+        Nor does what a network's table has beyond the vocabulary, see `vocabulary_of`.
         """
         own = [int(i) for i in ids if PAD_ID != i < self.size]
         return self._pieces.decode([self._exchange(i) for i in own])

@@ -10,6 +10,7 @@ import numpy as np
 
 from babeldraw.config import build
 from babeldraw.data.text import Vocabulary
+from babeldraw.data.vocabularies import vocabulary_of
 from babeldraw.drawing.text_judge import TextJudge
 from babeldraw.models.coca import CoCaConfig, ContrastiveCaptioner
 from babeldraw.runs.opened import open_part
@@ -41,7 +42,7 @@ class CaptionerJudge(TextJudge):
     def open(cls, workdir: str) -> "CaptionerJudge":
         """Reads a run folder. Raises `UserError` when it is none of a contrastive captioner."""
         opened = open_part(workdir, ("contrastive_captioner",), read_captioner)
-        vocabulary = Vocabulary.of_run(opened.folder, opened.part.config.text_vocab_size)
+        vocabulary = vocabulary_of(opened.folder, opened.part.config.text_vocab_size)
         return cls(opened.part, opened.params, vocabulary)
 
     @property

@@ -10,6 +10,7 @@ import numpy as np
 
 from babeldraw.config import build, require
 from babeldraw.data.text import Vocabulary
+from babeldraw.data.vocabularies import vocabulary_of
 from babeldraw.drawing.drawer import power_of_two
 from babeldraw.drawing.teller_judge import TellerJudge
 from babeldraw.models.coca import Captioner, CoCaConfig
@@ -85,7 +86,7 @@ class CaptionerRun:
 
         opened = open_part(workdir, ("contrastive_captioner",), make, weights=weights)
         params = opened.part.for_decoding(opened.params)
-        vocabulary = Vocabulary.of_run(opened.folder, opened.part.config.text_vocab_size)
+        vocabulary = vocabulary_of(opened.folder, opened.part.config.text_vocab_size)
         return cls(opened.part, params, vocabulary, opened.step)
 
     def caption(

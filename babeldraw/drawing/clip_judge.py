@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from babeldraw.config import require
+from babeldraw.data.clip_words import ClipWords
 from babeldraw.drawing.text_judge import TextJudge
 from babeldraw.judges.clip import CLIP, CLIPS, CLIPConfig, clip_shapes, prepared
-from babeldraw.judges.clip_words import ClipWords
 from babeldraw.layers.linear import l2_normalize
 from babeldraw.runs.weights import read_metadata, read_params
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from babeldraw.config import require
 from babeldraw.data.image import center_crop, to_uint8
-from babeldraw.data.text import Vocabulary
+from babeldraw.data.vocabularies import vocabulary_of
 from babeldraw.drawing.canvas import Canvas, keep_first, keep_rows, keep_unmasked
 from babeldraw.drawing.clusters import read_clusters
 from babeldraw.drawing.stages import Stage, open_stages
@@ -173,17 +173,31 @@ class Drawer:
         )
         return np.asarray(codes)
 
-    def pixels(self, tokens: np.ndarray) -> np.ndarray:
-        """Codes [N, ...] -> uint8 [N, height, width, 3], a few pictures at a time."""
+    def pixels(self, tokens: np.ndarray, conditions: Sequence[Any] = ()) -> np.ndarray:
+        """Codes [N, ...] -> uint8 [N, height, width, 3], a few pictures at a time.
+
+        Args:
+          tokens: the codes.
+          conditions: of each picture a row as `Condition.ask` gives it; read by a decoder that
+            draws beside a text alone.
+        """
         count = min(power_of_two(len(tokens)), PIXELS_AT_A_TIME)
         parts = []
         for start in range(0, len(tokens), count):
-            rows = tokens[np.arange(start, start + count) % len(tokens)]
-            images = self._pixels(self.params["tokenizer"], rows)
+            rows = np.arange(start, start + count) % len(tokens)
+            beside = self._beside(conditions, rows)
+            images = self._pixels(self.params["tokenizer"], tokens[rows], beside)
             for stage in self.stages:
                 images = stage.apply(images)
             parts.append(to_uint8(np.asarray(images)))
         return np.concatenate(parts)[: len(tokens)]
+
+    def _beside(self, conditions: Sequence[Any], rows: np.ndarray) -> Any:
+        """The states of the text of each row, where the decoder draws beside them, else None."""
+        if not (self.tokenizer.condition and conditions):
+            return None
+        condition = stacked([conditions[row] for row in rows])
+        return self.generator.condition.states(self._as_read(condition))
 
     def canvas(
         self,
@@ -295,6 +309,7 @@ def open_drawer(
     own = identity(tokenizer, decoder)
     if tokenizer_run:
         other = TokenizerRun.open(tokenizer_run, codes_of=own, level=tokenizer.level)
+        _check_beside(generator.condition, opened.frozen, other, tokenizer_run)
         tokenizer, decoder = other.tokenizer, other.params
     # Once, here: inside the program it would be done anew for every batch.
     params = {**opened.frozen, "tokenizer": decoder}
@@ -304,11 +319,23 @@ def open_drawer(
     return drawer, opened
 
 
+def _check_beside(condition: Condition, frozen: Any, other: TokenizerRun, name: str) -> None:
+    """Refuses a decoder that draws beside a text for a run that has not the same states of one."""
+    wanted = other.tokenizer.condition
+    alike = other.text is None or other.text.read_alike(frozen)
+    require(
+        not wanted or (wanted == condition.states_shape and alike),
+        f"the tokenizer {name} draws beside states of a text, {wanted}, which the run, drawing "
+        f"from {condition.drawn_from} (kind={condition.kind}), has not; name a decoder without "
+        "tokenizer.text, or of the same encoder",
+    )
+
+
 def read_lexicon(folder: RunFolder, condition: Condition) -> Lexicon:
     """What a run that draws from such a condition knows of words."""
     vocabulary = None
     if condition.text_length:
-        vocabulary = Vocabulary.of_run(folder, condition.vocabulary)
+        vocabulary = vocabulary_of(folder, condition.vocabulary)
     return Lexicon(vocabulary, folder.read_classes())
 
 

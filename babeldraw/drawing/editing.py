@@ -155,5 +155,6 @@ def _filled(
         image = hole.filled(picture.image, editing)
         if editing.encode_again:
             codes = _encoded(sampler, hole, image)
-            image = hole.filled(sampler.drawer.pixels(codes[None])[0], editing)
+            again = sampler.drawer.pixels(codes[None], [picture.asked.row])
+            image = hole.filled(again[0], editing)
         yield dataclasses.replace(picture, image=image)

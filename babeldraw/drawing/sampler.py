@@ -340,7 +340,8 @@ class Sampler:
         flat, level = tokens.reshape(-1, *tokens.shape[2:]), self.drawer.tokenizer.level
         # Small pictures of a cascade are seen by a judge alone.
         unseen = self.cascade is not None and self.judge is None
-        images = [None] * len(flat) if unseen else self.drawer.pixels(flat)
+        said = [one.row for one in asked for _ in seeds]
+        images = [None] * len(flat) if unseen else self.drawer.pixels(flat, said)
         for i, (image, codes) in enumerate(zip(images, flat, strict=True)):
             which, number = divmod(i, len(seeds))
             yield Picture(asked[which], int(seeds[number]), image, codes, level=level)

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from babeldraw.data.text import Vocabulary
+from babeldraw.data.vocabularies import vocabulary_of
 from babeldraw.drawing.drawer import open_drawer
 from babeldraw.drawing.text_judge import TextJudge
 from babeldraw.errors import UserError
@@ -55,7 +56,7 @@ class TellerJudge(TextJudge):
                 f"{workdir} is a run of config.model.kind={drawer.generator.config.kind}, which "
                 "tells no pictures; name one of coglm, or of a contrastive captioner"
             )
-        vocabulary = Vocabulary.of_run(opened.folder, drawer.generator.condition.vocabulary)
+        vocabulary = vocabulary_of(opened.folder, drawer.generator.condition.vocabulary)
         return cls(captioner, drawer.tokenizer, drawer.params, vocabulary, opened.step)
 
     @property

@@ -2,11 +2,14 @@
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
+from babeldraw.drawing import text_states
+from babeldraw.drawing.text_states import TextStates
 from babeldraw.errors import UserError
 from babeldraw.runs.opened import open_part
 from babeldraw.tokenizers.all_levels import CodesOfLevels
@@ -22,12 +25,15 @@ class TokenizerRun:
     params: of the newest checkpoint.
     identity: of what makes its codes; equal identities give equal codes.
     weights: `ema`, the average of the run's weights, or `params`.
+    text: what makes of captions the states that the decoder draws beside; None where it needs none,
+      or where Python alone has them: then take `tokenizer.decode`.
     """
 
     tokenizer: Tokenizer
     params: Any
     identity: str
     weights: str = "params"
+    text: TextStates | None = None
 
     @classmethod
     def open(
@@ -45,14 +51,16 @@ class TokenizerRun:
           UserError: it is none of a tokenizer, its codes are others, no such weights or level.
         """
         read = functools.partial(read_tokenizer, level=level)
-        opened = open_part(workdir, ("image_tokenizer",), read, weights=weights)
+        opened = open_part(
+            workdir, ("image_tokenizer",), read, frozen=text_states.shapes, weights=weights
+        )
         own = identity(opened.part, opened.params)
         if codes_of not in ("", own):
             raise UserError(
                 f"the tokenizer {workdir} has the encoder and codebook {own} and the generator was "
                 f"trained on {codes_of}; name a run whose decoder was trained for the same"
             )
-        return cls(opened.part, opened.params, own, opened.weights)
+        return cls(opened.part, opened.params, own, opened.weights, TextStates.of(opened))
 
     @property
     def codes(self) -> Codes:
@@ -70,13 +78,32 @@ class TokenizerRun:
         """The same of continuous codes, drawn in place of their means."""
         return self._sampled(self.params, images, key)
 
-    def decode(self, ids: np.ndarray) -> jax.Array:
-        """Codes -> float32 [B, height, width, 3] in [0, 1]."""
-        return self._decode(self.params, ids)
+    def decode(self, ids: np.ndarray, captions: Sequence[str] | None = None) -> jax.Array:
+        """Codes -> float32 [B, height, width, 3] in [0, 1].
 
-    def reconstruct(self, images: np.ndarray) -> tuple[jax.Array, jax.Array]:
-        """As `encode` takes them -> float32 [B, height, width, 3] in [0, 1], and codes."""
-        return self._reconstruct(self.params, images)
+        Args:
+          ids: the codes.
+          captions: of each picture; read by a decoder that draws beside a text alone.
+
+        Raises:
+          UserError: there are none, and the decoder needs them.
+        """
+        return self._decode(self.params, ids, self._beside(captions))
+
+    def reconstruct(
+        self, images: np.ndarray, captions: Sequence[str] | None = None
+    ) -> tuple[jax.Array, jax.Array]:
+        """As `encode` takes them -> float32 [B, height, width, 3] in [0, 1], and codes.
+
+        `captions` as in `decode`.
+        """
+        return self._reconstruct(self.params, images, self._beside(captions))
+
+    def _beside(self, captions: Sequence[str] | None) -> jax.Array | None:
+        if self.text is None or captions is None:
+            # Of a decoder that needs some the tokenizer says so.
+            return None
+        return self.text(captions)
 
     @functools.cached_property
     def _encode(self):
@@ -94,7 +121,11 @@ class TokenizerRun:
 
     @functools.cached_property
     def _reconstruct(self):
-        return jax.jit(lambda params, images: self.tokenizer.reconstruct(params, to_float(images)))
+        def reconstruct(params: Any, images: jax.Array, states: jax.Array | None) -> Any:
+            beside = {} if states is None else {"condition": states}
+            return self.tokenizer.reconstruct(params, to_float(images), **beside)
+
+        return jax.jit(reconstruct)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,7 +140,7 @@ class AllLevels(TokenizerRun):
     def of(cls, run: TokenizerRun) -> "AllLevels":
         """Of a run at its first level, whose identity is also that of all."""
         CodesOfLevels.of(run.tokenizer)
-        return cls(run.tokenizer, run.params, run.identity, run.weights)
+        return cls(run.tokenizer, run.params, run.identity, run.weights, run.text)
 
     @property
     def levels(self) -> CodesOfLevels:

@@ -57,6 +57,8 @@ class Context:
       condition: what a generator draws from; None of other runs.
       pictures: whether held-out data are opened with them, or as texts alone.
       half_done: where long evaluations keep what they have; None: they do not.
+      beside_text: whether pictures are given back beside their captions, whose pieces stand in
+        their batches then.
     """
 
     data: DataConfig
@@ -69,6 +71,7 @@ class Context:
     condition: Condition | None = None
     pictures: bool = True
     half_done: HalfDone | None = None
+    beside_text: bool = False
     # Opened once for all evaluators and all evaluations.
     _opened: dict[bool, Source] = dataclasses.field(default_factory=dict, compare=False)
 
@@ -93,6 +96,11 @@ def of_level(context: Context, level: str, image_size: tuple[int, int]) -> Conte
     if image_size != context.image_size:
         opened = {}
     return dataclasses.replace(context, image_size=image_size, half_done=half_done, _opened=opened)
+
+
+def with_texts(context: Context) -> Context:
+    """The same of pictures that are given back beside their captions."""
+    return dataclasses.replace(context, beside_text=True, _opened={})
 
 
 def of_texts(context: Context, data: DataConfig) -> Context:

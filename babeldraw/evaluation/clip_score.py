@@ -27,7 +27,7 @@ FORMULA = "100 max(cos, 0), mean over pictures; Hessel et al. 2021, equation 1, 
 class ClipScoreConfig:
     """Attributes:
     file: weights that `babeldraw import --kind=clip_b32`, or another size's, wrote, CLIP's words
-      beside it (`judges.clip_words`); empty leaves the evaluator out.
+      beside it (`data.clip_words`); empty leaves the evaluator out.
     num_examples: captions, at most, a picture of each.
     batch_size: pictures at a time.
     split: of the data the captions are of; empty: `data.eval_split`.

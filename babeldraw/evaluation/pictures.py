@@ -25,14 +25,15 @@ Distance = jax.tree_util.Partial
 
 
 def open_pictures(context: Context) -> Source:
-    """The held-out pictures, captions or not."""
-    return open_held_out(context, captions=False)
+    """The held-out pictures, captions or not; with them where the run reads them beside."""
+    return open_held_out(context, captions=context.beside_text)
 
 
 def picture_batches(
     source: Source, config: Any, context: Context, first_batch: int = 0
 ) -> Iterator[dict]:
     """This host's share of held-out pictures, `config.batch_size` of `config.num_examples` each."""
+    text = {"vocabulary": context.vocabulary, "text_length": context.text_length}
     return eval_batches(
         source,
         batch_size=config.batch_size,
@@ -41,12 +42,14 @@ def picture_batches(
         process_index=jax.process_index(),
         process_count=jax.process_count(),
         first_batch=first_batch,
+        **(text if context.beside_text else {}),
     )
 
 
 def place_pictures(batch: dict, context: Context) -> Batch:
-    """The pictures and the mask of a batch, split over the mesh."""
-    return place_batch({name: batch[name] for name in ("image", "mask")}, context.mesh)
+    """The pictures, their texts where they are read, and the mask, split over the mesh."""
+    names = [name for name in ("image", "text", "mask") if name in batch]
+    return place_batch({name: batch[name] for name in names}, context.mesh)
 
 
 def perceptual_distances(fns: dict[str, Callable], config: PerceptualConfig) -> dict[str, Distance]:

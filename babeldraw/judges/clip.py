@@ -36,6 +36,7 @@ class CLIPConfig:
     dim: E, of both embeddings.
     words: entries of the table of tokens; the last is a text's end.
     length: tokens of a text, its start and end among them.
+    stddev: of the tokens' vectors before training.
     """
 
     image: ViTConfig
@@ -43,6 +44,7 @@ class CLIPConfig:
     dim: int
     words: int = 49_408
     length: int = 77
+    stddev: float = 0.02
 
 
 class ImageTower(nn.Module):
@@ -57,22 +59,46 @@ class ImageTower(nn.Module):
 
 
 class TextTower(nn.Module):
-    """int32 [B, length], from a text's start to its end and then 0 -> float32 [B, E]."""
+    """int32 [B, S], from a text's start to its end and then 0, S up to `length`."""
 
     config: CLIPConfig
 
-    @nn.compact
-    def __call__(self, ids_BS: jax.Array) -> jax.Array:
+    def setup(self):
         config, stack = self.config, self.config.text
-        x_BSD = Embedding(config.words, stack.dim, name="words")(ids_BS)
-        positions_SD = LearnedPositions(config.length, stack.dim, name="positions")()
-        x_BSD = x_BSD + jnp.broadcast_to(positions_SD[None], x_BSD.shape)
         norm = functools.partial(LayerNorm, EPSILON)
-        parts = encoder_parts(stack, Causal(), norm, bias=True)
-        x_BSD = norm(name="norm")(make_stack(parts, stack, "stack")(x_BSD))
+        self.words = Embedding(config.words, stack.dim, stddev=config.stddev)
+        self.positions = LearnedPositions(config.length, stack.dim)
+        self.stack = make_stack(encoder_parts(stack, Causal(), norm, bias=True), stack)
+        self.norm = norm()
+        self.projection = Einsum("BD,DE->BE", (stack.dim, config.dim), ("embed", None))
+
+    def __call__(self, ids_BS: jax.Array) -> jax.Array:
+        """The embedding, float32 [B, E]."""
+        return self._pooled(ids_BS, self.norm(self.stack(self._embedded(ids_BS))))
+
+    def states(self, ids_BS: jax.Array) -> dict[str, jax.Array]:
+        """What is made of each token, float32 [B, S, D], and of the whole.
+
+        `states` are the output of the last block but one, without norm; `last` that of all blocks,
+        normed; `pooled` is the embedding, [B, E].
+        """
+        x_BSD, block = self._embedded(ids_BS).astype(self.stack.dtype), self.stack.block
+        before_BSD = x_BSD
+        for params in self.stack.layers():
+            before_BSD, x_BSD = x_BSD, block.apply({"params": params}, x_BSD)
+        last_BSD = self.norm(x_BSD)
+        found = {"states": before_BSD, "last": last_BSD, "pooled": self._pooled(ids_BS, last_BSD)}
+        return {name: array.astype(jnp.float32) for name, array in found.items()}
+
+    def _embedded(self, ids_BS: jax.Array) -> jax.Array:
+        x_BSD = self.words(ids_BS)
+        positions_SD = self.positions()[: ids_BS.shape[1]]
+        return x_BSD + jnp.broadcast_to(positions_SD[None], x_BSD.shape)
+
+    def _pooled(self, ids_BS: jax.Array, x_BSD: jax.Array) -> jax.Array:
         # The end is the highest of all tokens, and what stands behind it is seen by none.
         end_B11 = jnp.argmax(ids_BS, axis=1)[:, None, None]
-        return _projection(jnp.take_along_axis(x_BSD, end_B11, axis=1)[:, 0], config.dim)
+        return self.projection(jnp.take_along_axis(x_BSD, end_B11, axis=1)[:, 0])
 
 
 class CLIP(nn.Module):
@@ -126,3 +152,16 @@ CLIPS: dict[str, CLIPConfig] = {
     "clip_b16": _clip(16, _stack(12, 768), 512, 512),
     "clip_l14": _clip(14, _stack(24, 1024), 768, 768),
 }
+# Of which the tower of texts alone is read, by the kind of the weights: that of the L/14 which was
+# trained on for pictures of 336 px, by whose states TA-TiTok and MaskGen were trained.
+TEXT_ALONE: dict[str, CLIPConfig] = {"clip_l14_336_text": CLIPS["clip_l14"]}
+# A small tower that nothing was learned by, of random weights: for first runs, without any file.
+# Words weigh more than their places, so that each is told from the others.
+UNTRAINED = CLIPConfig(
+    CLIPS["clip_b32"].image, dataclasses.replace(_stack(2, 64), heads=2, dim=32), 32, 1024, 77, 1.0
+)
+
+
+def text_shapes(config: CLIPConfig) -> dict[str, Any]:
+    """Of the parameters of the tower of texts, as `clip_shapes`."""
+    return {"clip": {"text": clip_shapes(config)["clip"]["text"]}}

@@ -65,6 +65,7 @@ class Condition:
       padded: slots of its prefix may be empty; see `seen`.
       of_text: what a user says is one text, as captions are.
       in_words: words say all of it, so that evaluators can ask for pictures.
+      weights_part: where in its `files` the names of its weights begin; `params`: at once.
     """
 
     kind: str
@@ -74,6 +75,7 @@ class Condition:
     padded = False
     of_text = False
     in_words = True
+    weights_part = "params"
 
     @property
     def text_length(self) -> int:
@@ -127,6 +129,15 @@ class Condition:
         """
         del frozen
         return said
+
+    @property
+    def states_shape(self) -> tuple[int, ...]:
+        """(S, E) of the states of a text that a decoder may draw beside; (): it has none."""
+        return ()
+
+    def states(self, encoded: Any) -> jax.Array:
+        """These of what networks read, float32 [B, S, E]; TA-TiTok's decoder draws beside them."""
+        raise NotImplementedError
 
     def example(self, rows: int) -> Any:
         """What networks read of so many examples, all zeros, to make parameters with."""

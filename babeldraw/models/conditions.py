@@ -16,6 +16,7 @@ from babeldraw.data.shapes import PAIRS
 from babeldraw.errors import UserError
 from babeldraw.layers.linear import Embedding
 from babeldraw.layers.positions import LearnedPositions
+from babeldraw.models.clip_condition import ClipCondition
 from babeldraw.models.codes_condition import CodesCondition
 from babeldraw.models.condition import Asked, Condition, Lexicon, asked_text, check_share
 from babeldraw.models.features import FeaturesCondition
@@ -311,5 +312,6 @@ SINGLE: dict[str, tuple[type[Condition]]] = {
     "nothing": (NoCondition,),
     "features": (FeaturesCondition,),
     "t5": (T5Condition,),
+    "clip": (ClipCondition,),
     "codes": (CodesCondition,),
 }

@@ -22,7 +22,8 @@ class FeaturesCondition(Condition):
 
     A tree of `states`, float32 [B, S, C], and of CLIP `pooled`, [B, C], one vector of all; of T5
     `count`, int32 [B], how many of the first states are words. States of zeros say nothing. No
-    source of data has them and no encoder is here: batches of one's own hold what the tree does.
+    source of data has them: batches of one's own hold what the tree does. The conditions `clip` and
+    `t5` have the encoder in the run.
 
     T5's are read as LlamaGen does: by two products with a GELU between, the words as the prefix's
     last slots, those before them empty; where nothing is said, learned states stand in place of
@@ -63,6 +64,13 @@ class FeaturesCondition(Condition):
     def nothing(self, like: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
         kept = {name: like[name] for name in like if name == "count"}
         return {**jax.tree.map(jnp.zeros_like, dict(like)), **kept}
+
+    @property
+    def states_shape(self) -> tuple[int, ...]:
+        return self.length, self.dim
+
+    def states(self, encoded: Mapping[str, jax.Array]) -> jax.Array:
+        return encoded["states"]
 
     @property
     def padded(self) -> bool:

@@ -180,6 +180,18 @@ class MaskGenGenerator(Masked):
     condition: Condition
     codes: Codes
 
+    def check(self) -> None:
+        super().check()
+        before, dim = self.condition.prefix_length, self.config.text_dim
+        prefix = jax.ShapeDtypeStruct((1, before, dim), jnp.float32)
+        said = jax.eval_shape(lambda: self.condition.example(1))
+        width = jax.eval_shape(self.condition.pooled, said, prefix).shape[-1]
+        require(
+            width == dim,
+            f"config.model.text_dim is {dim} and the vector of config.condition.kind="
+            f"{self.condition.kind} has {width} numbers; set text_dim={width}",
+        )
+
     @property
     def network(self) -> MaskGen:
         return MaskGen(self.config, self.condition, self.codes)

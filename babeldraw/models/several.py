@@ -14,6 +14,9 @@ from babeldraw.models.condition import Asked, Condition, Lexicon, check_share
 from babeldraw.models.conditions import SINGLE
 from babeldraw.tokenizers.base import Tokenizer
 
+# Kinds that read the one text that batches have.
+READERS = ("text", "t5", "clip")
+
 
 @dataclasses.dataclass(frozen=True)
 class SeveralConditions(Condition):
@@ -41,10 +44,11 @@ class SeveralConditions(Condition):
             len(set(kinds)) == len(kinds) and "several" not in kinds,
             f"config.condition.parts are {', '.join(kinds)}; one of each kind may stand there",
         )
+        texts = [kind for kind in kinds if kind in READERS]
         require(
-            not {"text", "t5"} <= set(kinds),
-            "config.condition.parts are a text and a t5, which are two ways to read one text; take "
-            "one of them",
+            len(texts) < 2,
+            f"config.condition.parts are {' and '.join(texts)}, which are ways to read one text; "
+            "take one of them",
         )
         object.__setattr__(self, "parts", made)
 
@@ -90,6 +94,19 @@ class SeveralConditions(Condition):
     @property
     def files(self) -> dict[str, str]:
         return {name: file for part in self.parts.values() for name, file in part.files.items()}
+
+    @property
+    def weights_part(self) -> str:
+        # One reads a text, and that alone has files.
+        return next((p.weights_part for p in self.parts.values() if p.kind in READERS), "params")
+
+    @property
+    def states_shape(self) -> tuple[int, ...]:
+        return next(filter(None, (part.states_shape for part in self.parts.values())), ())
+
+    def states(self, encoded: Mapping[str, Any]) -> jax.Array:
+        name = next(name for name, part in self.parts.items() if part.states_shape)
+        return self.parts[name].states(encoded[name])
 
     @property
     def vocabulary_file(self) -> str:

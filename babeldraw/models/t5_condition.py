@@ -124,6 +124,13 @@ class T5Condition(Condition):
             "count": jnp.maximum(count_B, 1),
         }
 
+    @property
+    def states_shape(self) -> tuple[int, ...]:
+        return self._features.states_shape
+
+    def states(self, encoded: Mapping[str, jax.Array]) -> jax.Array:
+        return self._features.states(encoded)
+
     def example(self, rows: int) -> dict[str, jax.Array]:
         return self._features.example(rows)
 

@@ -167,7 +167,12 @@ class GeneratorObjective:
             codes = self.prediction.draw(
                 self.generator, state.params, condition, keys_B, settings, guided=guided
             )
-            return self.tokenizer.decode(state.frozen["tokenizer"], codes)
+            params = state.frozen["tokenizer"]
+            if not self.tokenizer.condition:
+                return self.tokenizer.decode(params, codes)
+            states = self.generator.condition.states(condition)
+            each = len(codes) // len(states)
+            return self.tokenizer.decode(params, codes, jnp.repeat(states, each, axis=0))
 
         def features(state: TrainState, batch: Batch) -> jax.Array:
             """Of every block, float32 [B, L + 1, D]; the condition is not told."""

@@ -18,6 +18,8 @@ from babeldraw.config import require
 from babeldraw.judges.discriminators import DiscriminatorConfig, NoDiscriminatorConfig
 from babeldraw.judges.perceptual import PerceptualConfig, PerceptualNetwork
 from babeldraw.judges.similarity import SSIM_WINDOW, scales
+from babeldraw.models.condition import Condition
+from babeldraw.models.conditions import NoCondition
 from babeldraw.objectives import losses
 from babeldraw.objectives.adversarial import (
     STAGE_1_OPTIMIZER,
@@ -27,69 +29,15 @@ from babeldraw.objectives.adversarial import (
     uses_perceptual,
 )
 from babeldraw.objectives.base import Batch, Metrics, TrainState
+from babeldraw.objectives.tokenizer_loss import TokenizerLossConfig
 from babeldraw.optim.optimizer import OptimizerConfig, make_optimizer, optimizer_axes
 from babeldraw.sharding.constraint import logical_axes
 from babeldraw.tokenizers.base import PARTS, Tokenizer
 from babeldraw.tokenizers.kinds import TokenizerConfig, make_tokenizer
 from babeldraw.tokenizers.pixels import logit_laplace_parameters, to_float
 
-# In a batch, what the tokenizer's decoder draws by.
-CONDITION = "condition"
-# The terms that look at pictures; the others look at codes.
-PICTURE_TERMS = ("l2", "l1", "gradient", "ms_ssim", "perceptual", "adversarial", "logit_laplace")
-
-
-@dataclasses.dataclass(frozen=True)
-class TokenizerLossConfig:
-    """Weights of the terms; see `babeldraw.objectives.losses`.
-
-    Attributes:
-      l2: of the mean squared error, 1 in the paper.
-      l1: of the mean absolute error, in place of l2 in VQGAN and IBQ; edges come out sharper.
-      gradient: of the absolute error between neighbours' differences (Mathieu et al., 2016), which
-        an edge that is blurred or ragged has the most of.
-      ms_ssim: of 1 - multi-scale structural similarity (Wang et al., 2003), beside l1 in Zhao et
-        al., 2017; pictures of 11 pixels or more, of 176 for all five scales.
-      commitment: beta of the quantizer's loss, 0.25 in the paper. Which term it weighs is the
-        tokenizer's to say; its other terms have the weight 1.
-      kl: of continuous codes' divergence from a standard normal, 1e-6 in latent diffusion and in
-        TA-TiTok.
-      entropy: of the quantizer's entropy term, 0 in the paper, 0.1 in MaskGIT; 0 computes none.
-      perceptual, adversarial, logit_laplace: 0.1 each in the paper. They need
-        `config.perceptual.file`, a `config.discriminator.kind` and
-        `config.tokenizer.output=logit_laplace`.
-      restart_below: a code whose running share of the tokens falls under this fraction of an equal
-        share is replaced by a latent that the codebook serves badly, where the kind can do so, or
-        as its `restart_how` says. 0 (the paper) never does; small data needs it, or a handful of
-        codes takes everything.
-    """
-
-    l2: float = 1.0
-    commitment: float = 0.25
-    perceptual: float = 0.0
-    adversarial: float = 0.0
-    logit_laplace: float = 0.0
-    restart_below: float = 0.0
-    entropy: float = 0.0
-    l1: float = 0.0
-    gradient: float = 0.0
-    ms_ssim: float = 0.0
-    kl: float = 1e-6
-
-    def __post_init__(self):
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            require(value >= 0, f"config.loss.{field.name} is {value}; at least 0 is needed")
-
-    @property
-    def of_pictures(self) -> tuple[str, ...]:
-        """Names of the terms with a weight that look at reconstructed pictures."""
-        return tuple(name for name in PICTURE_TERMS if getattr(self, name) > 0)
-
-    def tiny(self) -> "TokenizerLossConfig":
-        """The same for a first run."""
-        # The perceptual term would need a file of weights.
-        return dataclasses.replace(self, perceptual=0.0)
+# What a step's key is folded with to drop conditions.
+CONDITION = (1 << 30) + 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,6 +52,7 @@ class ImageTokenizerObjective:
       where the discriminator looks at its features.
     train_groups: the parts that learn; the others stay as they are, bit for bit. The decoder alone
       is Babeldraw's second phase of stage 1.
+    condition: the texts whose states the decoder draws beside, where it does.
     """
 
     tokenizer: TokenizerConfig
@@ -115,6 +64,7 @@ class ImageTokenizerObjective:
     discriminator_optimizer: OptimizerConfig = STAGE_1_OPTIMIZER
     perceptual: PerceptualConfig = PerceptualConfig()
     train_groups: tuple[str, ...] = PARTS
+    condition: Condition = NoCondition()
 
     def __post_init__(self):
         output, of_pictures = self._tokenizer.output, self.loss.of_pictures
@@ -199,17 +149,14 @@ class ImageTokenizerObjective:
 
     def batch_spec(self) -> dict[str, jax.ShapeDtypeStruct]:
         shape = (self.batch_size, *self.tokenizer.image_size, 3)
-        spec = {"image": jax.ShapeDtypeStruct(shape, jnp.uint8)}
-        if self._tokenizer.condition:
-            shape = (self.batch_size, *self._tokenizer.condition)
-            spec[CONDITION] = jax.ShapeDtypeStruct(shape, jnp.float32)
-        return spec
+        image = {"image": jax.ShapeDtypeStruct(shape, jnp.uint8)}
+        return {**image, **self.condition.spec(self.batch_size)}
 
     def update(self, state: TrainState, batch: Batch, key: jax.Array) -> tuple[TrainState, Metrics]:
         """batch["image"]: uint8, or float32 in [0, 1], [B, height, width, 3].
 
         One forward pass of the tokenizer; its output meets each loss by itself, and the sum of
-        their gradients goes back once. batch["condition"]: where the decoder draws by one.
+        their gradients goes back once. Beside the picture what the condition is read from.
         """
         dropout_key, restart_key = jax.random.split(key)
         grads, metrics, out, state = self._backward(state, batch, dropout_key)
@@ -264,7 +211,7 @@ class ImageTokenizerObjective:
         def reconstruct(level: str, state: TrainState, batch: Batch) -> tuple[jax.Array, jax.Array]:
             images, frozen = to_float(batch["image"]), self._needed(state)
             return self._tokenizer.at(level).reconstruct(
-                state.params, images, frozen, **self._condition(batch)
+                state.params, images, frozen, **self._said(state.frozen, batch)
             )
 
         def distance(state: TrainState, images: jax.Array, originals: jax.Array) -> jax.Array:
@@ -280,16 +227,24 @@ class ImageTokenizerObjective:
         """One pass through the tokenizer, with `trained` in place of what learns."""
         with jax.named_scope("tokenizer"):
             params, images = {**state.params, **trained}, to_float(batch["image"])
-            asked = self._asked() | self._condition(batch)
+            asked = self._asked() | self._said(state.frozen, batch, key)
             return self._tokenizer.forward(params, images, key, self._needed(state), **asked)
 
     def _needed(self, state: TrainState) -> dict[str, Any]:
         """Of the frozen networks those that the tokenizer asks for."""
         return {name: state.frozen[name] for name in self._tokenizer.needs}
 
-    def _condition(self, batch: Batch) -> dict[str, jax.Array]:
-        """The tokenizer's argument of what its decoder draws by."""
-        return {"condition": batch[CONDITION]} if CONDITION in batch else {}
+    def _said(
+        self, frozen: Any, batch: Batch, key: jax.Array | None = None
+    ) -> dict[str, jax.Array]:
+        """The tokenizer's argument of what its decoder draws beside; with a key not said to all."""
+        if not self._tokenizer.condition:
+            return {}
+        with jax.named_scope("condition"):
+            said = self.condition.encoded(frozen, self.condition.of_batch(batch))
+            if key is not None and self.condition.dropout > 0:
+                said = self.condition.dropped(said, jax.random.fold_in(key, CONDITION))
+            return {"condition": self.condition.states(said)}
 
     def _backward(self, state: TrainState, batch: Batch, key: jax.Array):
         """Gradients of what learns, the metrics, the pass that they are of, and the state.
@@ -437,7 +392,8 @@ class ImageTokenizerObjective:
     @property
     def _frozen(self) -> dict[str, Callable[[jax.Array], Any]]:
         """What makes each of the networks that stay as they are."""
-        found = {name: needed.init for name, needed in self._tokenizer.needs.items()}
+        needs = {**self._tokenizer.needs, **self.condition.needs}
+        found = {name: needed.init for name, needed in needs.items()}
         return found if self._perceptual is None else {**found, "perceptual": self._perceptual.init}
 
     @functools.cached_property

@@ -135,6 +135,8 @@ class TiTokConfig:
             quantizer=self.quantizer.tiny(),
             proxy=proxy,
             nested=nested,
+            # Those of the small encoder that a first run reads texts by.
+            text=self.text and GuidanceConfig(16, 32),
         )
 
     @property

@@ -55,6 +55,11 @@ class Experiment:
         return 0
 
     @property
+    def states_shape(self) -> tuple[int, ...]:
+        """(S, E) of the states of texts that a tokenizer's decoder may draw beside; (): none."""
+        return ()
+
+    @property
     def texts_beside(self) -> DataConfig | None:
         """Data of which batches hold as many texts besides, as `masked_text`; None: none."""
         return None

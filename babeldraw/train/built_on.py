@@ -67,7 +67,7 @@ def tokenizer_folder(experiment: Experiment) -> RunFolder:
         "trained as it was on another one's codes; train its second stage and name that",
     )
     require(
-        not own.condition or not experiment.frozen_tokenizer,
+        not own.condition or not experiment.frozen_tokenizer or bool(experiment.states_shape),
         f"config.tokenizer_run is {experiment.tokenizer_run}, whose decoder draws beside states of "
         f"a text, and objective={experiment.objective} has none; name one without tokenizer.text",
     )

@@ -14,7 +14,7 @@ import numpy as np
 
 from babeldraw.config import build, to_dict
 from babeldraw.data.image import save_png
-from babeldraw.data.text import Vocabulary
+from babeldraw.data.vocabularies import vocabulary_of
 from babeldraw.errors import UserError
 from babeldraw.evaluation import protocol
 from babeldraw.evaluation.base import Context, Evaluator, HalfDone
@@ -87,7 +87,7 @@ class TrainedRun:
         objective, layout = experiment.make_objective(), _layout(experiment.mesh)
         vocabulary = None
         if experiment.text_length:
-            vocabulary = Vocabulary.of_run(folder, experiment.vocab_size)
+            vocabulary = vocabulary_of(folder, experiment.vocab_size)
         context = evaluation_context(experiment, layout.mesh, vocabulary, folder.read_classes())
         abstract = jax.eval_shape(objective.init, jax.random.key(0))
         abstract = placed(abstract, state_shardings(objective, layout))

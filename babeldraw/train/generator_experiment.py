@@ -32,9 +32,10 @@ from babeldraw.sharding.layout import Layout
 from babeldraw.tokenizers.base import Tokenizer
 from babeldraw.tokenizers.kinds import TokenizerConfig, make_tokenizer
 from babeldraw.train.base_experiment import Experiment
+from babeldraw.train.beside_text import check_states
 from babeldraw.train.flops import ModelFlops, image_spec, traced
 from babeldraw.train.requirements import check_layout
-from babeldraw.train.starts import StartConfig
+from babeldraw.train.starts import StartConfig, starts_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,6 +84,7 @@ class GeneratorExperiment(Experiment):
     def __post_init__(self):
         if self.levels is not None:
             self._check_levels()
+        check_states(self.made_codes_by, self.condition)
         self.prediction.check(self.generator)
         require(
             not self.prediction.sampled or self.data.source != "tokens",
@@ -190,6 +192,10 @@ class GeneratorExperiment(Experiment):
         return self.condition.vocabulary
 
     @property
+    def states_shape(self) -> tuple[int, ...]:
+        return self.condition.states_shape
+
+    @property
     def word_table(self) -> str:
         return self.generator.word_table if self.text_length else ""
 
@@ -218,9 +224,7 @@ class GeneratorExperiment(Experiment):
 
     @property
     def frozen_starts(self) -> tuple[StartConfig, ...]:
-        files = self.condition.files.items()
-        frozen = (StartConfig(file=file, into=f"frozen/{name}") for name, file in files)
-        return (*super().frozen_starts, *frozen)
+        return (*super().frozen_starts, *starts_of(self.condition))
 
     @property
     def stacks(self) -> dict[str, TransformerConfig]:

@@ -68,7 +68,7 @@ def tiny(experiment: Experiment) -> Experiment:
     each = {field.name: _small(getattr(evaluators, field.name)) for field in fields(evaluators)}
     # What learns classes, or nothing, has the world that has them; its pictures have captions too.
     classes = experiment.num_classes or (
-        hasattr(experiment, "condition") and not experiment.text_length
+        hasattr(experiment, "prediction") and not experiment.text_length
     )
     small["data"] = DataConfig(source="shape_pairs" if classes else "shapes", num_examples=1000)
     small["mesh"] = MeshConfig()

@@ -13,6 +13,7 @@ from babeldraw.data.pipeline import TrainBatches
 from babeldraw.data.records import Source, classes_of, has_pictures
 from babeldraw.data.sources import open_source, open_texts
 from babeldraw.data.text import Vocabulary, captions_in, train_vocabulary
+from babeldraw.data.vocabularies import open_vocabulary
 from babeldraw.errors import UserError
 from babeldraw.evaluation.base import Context
 from babeldraw.evaluation.pictures import perceptual_distances
@@ -25,6 +26,7 @@ from babeldraw.runs.folder import RunFolder
 from babeldraw.say import say
 from babeldraw.sharding.layout import Layout
 from babeldraw.train.base_experiment import Experiment
+from babeldraw.train.beside_text import check_same_encoder
 from babeldraw.train.built_on import check_tokenizers, check_tokenizers_moved
 from babeldraw.train.code_scale import with_code_scale, with_code_scale_kept
 from babeldraw.train.experiment import parse
@@ -87,7 +89,7 @@ def check_resume(folder: RunFolder, experiment: Experiment) -> None:
     if experiment.text_length and folder.vocabulary_file.exists():
         folder.check_vocabulary()
         # It may have fewer pieces than were asked for.
-        size = Vocabulary(folder.vocabulary_file).size
+        size = open_vocabulary(folder.vocabulary_file).size
         now = to_dict(experiment.with_vocabulary(size)) | {"data": now["data"]}
         for _, name in MOVABLE[1:]:
             if name in before and name in now:
@@ -229,7 +231,7 @@ def resolve(
         if not take_vocabulary(experiment, folder):
             _train_vocabulary(experiment, folder, source)
     hosts.meet("vocabulary")
-    vocabulary = Vocabulary(folder.vocabulary_file)
+    vocabulary = open_vocabulary(folder.vocabulary_file)
     _check_captions(experiment, source, vocabulary)
     return experiment.with_vocabulary(vocabulary.size), vocabulary
 
@@ -348,6 +350,7 @@ def initial_state(
         state = begun(state, start, quiet=True)
     for start in experiment.starts:
         state = begun(state, start)
+    check_same_encoder(experiment, state)
     return state if state.ema is None else begin_average(state)
 
 

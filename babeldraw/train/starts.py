@@ -15,6 +15,7 @@ import numpy as np
 
 from babeldraw.config import require
 from babeldraw.errors import UserError
+from babeldraw.models.condition import Condition
 from babeldraw.objectives.base import TrainState
 from babeldraw.runs.checkpoints import by_name, placed, restore_subset, stored_shapes
 from babeldraw.runs.folder import RunFolder, weights_in
@@ -95,6 +96,14 @@ class StartConfig:
                 f"config.starts.theirs is {self.theirs!r}, which does not go with names="
                 f"{self.names!r}: {error}"
             ) from None
+
+
+def starts_of(condition: Condition) -> tuple[StartConfig, ...]:
+    """Where the frozen networks begin that a condition is encoded by."""
+    return tuple(
+        StartConfig(file=file, into=f"frozen/{name}", part=condition.weights_part)
+        for name, file in condition.files.items()
+    )
 
 
 def begun(state: TrainState, start: StartConfig, quiet: bool = False) -> TrainState:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from babeldraw.config import require
 from babeldraw.data.records import Source
-from babeldraw.evaluation.base import Context, Evaluator, of_level
+from babeldraw.evaluation.base import Context, Evaluator, of_level, with_texts
 from babeldraw.evaluation.feature_sets import open_features
 from babeldraw.evaluation.outlines import Outlines, OutlinesConfig
 from babeldraw.evaluation.pictures import perceptual_distances
@@ -20,15 +20,19 @@ from babeldraw.evaluation.reconstruction_distance import (
 from babeldraw.judges.discriminators import DiscriminatorConfig, NoDiscriminatorConfig
 from babeldraw.judges.perceptual import PerceptualConfig
 from babeldraw.layers.block import TransformerConfig
+from babeldraw.models.conditions import NoCondition
+from babeldraw.models.kinds import ConditionConfig
 from babeldraw.objectives.adversarial import STAGE_1_OPTIMIZER, AdversarialConfig
 from babeldraw.objectives.base import Objective
-from babeldraw.objectives.image_tokenizer import ImageTokenizerObjective, TokenizerLossConfig
+from babeldraw.objectives.image_tokenizer import ImageTokenizerObjective
+from babeldraw.objectives.tokenizer_loss import TokenizerLossConfig
 from babeldraw.optim.optimizer import OptimizerConfig
 from babeldraw.runs.folder import RunFolder
 from babeldraw.sharding.layout import Layout
 from babeldraw.tokenizers.base import PARTS, Tokenizer
 from babeldraw.tokenizers.kinds import TokenizerConfig, make_tokenizer, read_tokenizer
 from babeldraw.train.base_experiment import Experiment
+from babeldraw.train.beside_text import check_read
 from babeldraw.train.flops import ModelFlops, image_spec, traced, with_judges
 from babeldraw.train.requirements import (
     check_layout,
@@ -37,7 +41,7 @@ from babeldraw.train.requirements import (
     need_rules_alone,
     need_whole_batches,
 )
-from babeldraw.train.starts import StartConfig
+from babeldraw.train.starts import StartConfig, starts_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +63,8 @@ class TokenizerExperiment(Experiment):
     tokenizer_run: run folder of a trained tokenizer; empty where all is fresh.
     proxy_run: run folder of the tokenizer on whose codes the loss is, which is then
       `tokenizer.proxy`; empty where the loss is on pictures.
+    condition: what reads the captions beside which the decoder draws, where `tokenizer.text` is
+      set. Its `dropout` is the share of the pictures whose text the decoder does not see.
     """
 
     tokenizer: TokenizerConfig
@@ -66,6 +72,7 @@ class TokenizerExperiment(Experiment):
     start_groups: tuple[str, ...] = ()
     tokenizer_run: str = ""
     proxy_run: str = ""
+    condition: ConditionConfig = NoCondition()
     loss: TokenizerLossConfig = TokenizerLossConfig()
     discriminator: DiscriminatorConfig = NoDiscriminatorConfig()
     adversarial: AdversarialConfig = AdversarialConfig()
@@ -77,6 +84,7 @@ class TokenizerExperiment(Experiment):
         need_pictures(self.data)
         need_whole_batches(self.train, "a tokenizer, whose losses look at a batch as a whole,")
         self._check_groups()
+        check_read(self._tokenizer, self.condition)
         require(
             self.evaluators.outlines is None or self.data.source in ("shapes", "shape_pairs"),
             "config.evaluators.outlines judges pictures of the shapes world only and "
@@ -129,7 +137,7 @@ class TokenizerExperiment(Experiment):
         proxies = tuple(
             StartConfig(run=self.proxy_run, into=f"frozen/{name}") for name in self._tokenizer.needs
         )
-        return (*proxies, *super().frozen_starts)
+        return (*proxies, *starts_of(self.condition), *super().frozen_starts)
 
     @property
     def _taken_starts(self) -> tuple[StartConfig, ...]:
@@ -170,12 +178,27 @@ class TokenizerExperiment(Experiment):
     def _tokenizer(self) -> Tokenizer:
         return make_tokenizer(self.tokenizer)
 
+    @property
+    def text_length(self) -> int:
+        return self.condition.text_length
+
+    @property
+    def vocab_size(self) -> int:
+        return self.condition.vocabulary
+
+    @property
+    def vocabulary_file(self) -> str:
+        return self.condition.vocabulary_file
+
+    def with_vocabulary(self, size: int) -> "TokenizerExperiment":
+        return dataclasses.replace(self, condition=self.condition.with_vocabulary(size))
+
     def check_data(self, source: Source) -> None:
         require(
-            not self._tokenizer.condition,
-            "config.tokenizer.text is set: training needs states of texts, "
-            f"{self._tokenizer.condition} of each picture, which {source.name} does not have; "
-            "set it to None, or give the objective batches of your own with `condition`",
+            self.condition.in_data,
+            f"config.condition.kind={self.condition.kind} is read from "
+            f"{' and '.join(self.condition.spec(1))} of a batch, which {source.name} does not "
+            "have; take kind=clip or t5, or give the objective batches of your own",
         )
 
     def make_objective(self) -> Objective:
@@ -189,10 +212,13 @@ class TokenizerExperiment(Experiment):
             self.discriminator_optimizer,
             self.perceptual,
             self.train_groups,
+            self.condition,
         )
 
     def make_evaluators(self, objective: Objective, context: Context) -> dict[str, Evaluator]:
         """Of each level of the tokenizer one; those behind the first bear its name."""
+        if self.text_length:
+            context = with_texts(context)
         first, *others = self._tokenizer.levels
         made = self._evaluators_at(first, "reconstruct", objective, context)
         for level in others:

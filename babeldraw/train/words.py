@@ -4,9 +4,10 @@ from etils import epath
 
 from babeldraw.config import require
 from babeldraw.data.image import write_whole
-from babeldraw.data.text import Vocabulary
+from babeldraw.data.vocabularies import open_vocabulary
 from babeldraw.runs.folder import RunFolder
 from babeldraw.say import say
+from babeldraw.tokenizers.kinds import make_tokenizer
 from babeldraw.train.base_experiment import Experiment
 
 
@@ -34,7 +35,7 @@ def vocabulary_beside(experiment: Experiment) -> bytes | None:
         "config.condition.words is empty and a vocabulary belongs to the weights: name it, such as "
         "icetk's ice_text.model",
     )
-    experiment.with_vocabulary(Vocabulary(given).size)
+    experiment.with_vocabulary(open_vocabulary(given).size)
     return given.read_bytes()
 
 
@@ -48,7 +49,7 @@ def check_vocabulary(experiment: Experiment, folder: RunFolder) -> None:
     if given is None:
         return
     # One that cannot be read, or has too many pieces, is told here.
-    experiment.with_vocabulary(Vocabulary(given).size)
+    experiment.with_vocabulary(open_vocabulary(given).size)
     require(
         not folder.vocabulary_file.exists()
         or folder.vocabulary_file.read_bytes() == given.read_bytes(),
@@ -61,6 +62,10 @@ def _given(experiment: Experiment) -> epath.Path | None:
     """The vocabulary that the vectors of words come with; None: they are the run's own."""
     if experiment.vocabulary_file:
         return epath.Path(experiment.vocabulary_file).expanduser()
+    if experiment.frozen_tokenizer and make_tokenizer(experiment.tokenizer).condition:
+        # Beside words of its own the decoder was trained.
+        file = RunFolder.to_read(experiment.tokenizer_run).vocabulary_file
+        return file if file.exists() else None
     table = experiment.word_table
     for start in reversed(experiment.starts):
         if table and start.run and start.into == "params" and start.chosen([table]):

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from babeldraw.data.clip_words import OPENAI
 from babeldraw.drawing.clip_judge import CLIPJudge
 from babeldraw.drawing.judging import open_judge
 from babeldraw.drawing.text_judge import BATCH_SIZE
 from babeldraw.errors import UserError
 from babeldraw.judges.clip import CLIP, prepared
-from babeldraw.judges.clip_words import OPENAI
 from babeldraw.models.condition import Asked, Lexicon
 from babeldraw.models.conditions import ClassCondition
 from tests.clip_file import SMALL, clip_file

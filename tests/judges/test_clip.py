@@ -1,6 +1,7 @@
 """CLIP against a NumPy statement of transformers' layer order; its layouts, published sizes."""
 
 import dataclasses
+import functools
 
 import jax
 import numpy as np
@@ -10,7 +11,17 @@ from safetensors.numpy import save_file
 from babeldraw.convert import clip as tables
 from babeldraw.convert.table import left_out, read, shapes, write
 from babeldraw.errors import UserError
-from babeldraw.judges.clip import CLIP, CLIPS, DEVIATION, MEAN, CLIPConfig, clip_shapes, prepared
+from babeldraw.judges.clip import (
+    CLIP,
+    CLIPS,
+    DEVIATION,
+    MEAN,
+    CLIPConfig,
+    TextTower,
+    clip_shapes,
+    prepared,
+    text_shapes,
+)
 from babeldraw.judges.features import NETWORKS, network
 from babeldraw.judges.pillow import cropped
 from babeldraw.judges.vit import ViTConfig
@@ -60,12 +71,17 @@ def of_pictures(weights, images, config):
     return linear(weights, "visual_projection", x)
 
 
-def of_texts(weights, ids, config):
+def of_tokens(weights, ids, config, count):
+    """What `count` blocks make of tokens, and the last norm of that."""
     name, length = "text_model", ids.shape[1]
     x = weights[f"{name}.embeddings.token_embedding.weight"].astype(np.float64)[ids]
-    x = x + weights[f"{name}.embeddings.position_embedding.weight"]
-    x = blocks(weights, name, x, config.heads, config.blocks, np.tri(length, dtype=bool))
-    x = layer_norm(weights, f"{name}.final_layer_norm", x, 1e-5)
+    x = x + weights[f"{name}.embeddings.position_embedding.weight"][:length]
+    x = blocks(weights, name, x, config.heads, count, np.tri(length, dtype=bool))
+    return x, layer_norm(weights, f"{name}.final_layer_norm", x, 1e-5)
+
+
+def of_texts(weights, ids, config):
+    x = of_tokens(weights, ids, config, config.blocks)[1]
     ends = [list(row).index(SMALL.words - 1) for row in ids]
     return linear(weights, "text_projection", x[np.arange(len(ids)), ends])
 
@@ -81,6 +97,33 @@ def test_both_towers_are_those_of_transformers_layer_order():
     np.testing.assert_allclose(images, expected, atol=1e-4)
     np.testing.assert_allclose(texts, of_texts(weights, IDS, TEXT), atol=1e-4)
     assert expected.std() > 0.1 and np.std(texts) > 0.1
+
+
+def test_states_are_those_before_the_last_block_and_the_normed_last_ones():
+    weights = state()
+    tower = read(tables.TRANSFORMERS, weights, clip_shapes(SMALL))["clip"]["text"]
+    # Of shorter texts the first places are read.
+    ids = IDS[:2, :5]
+    run = jax.jit(functools.partial(TextTower(SMALL).apply, method="states"))
+    found = run({"params": tower}, ids)
+    before, last = of_tokens(weights, ids, TEXT, 1)[0], of_tokens(weights, ids, TEXT, 2)[1]
+    np.testing.assert_allclose(found["states"], before, atol=1e-4)
+    np.testing.assert_allclose(found["last"], last, atol=1e-4)
+    np.testing.assert_allclose(found["pooled"], of_texts(weights, ids, TEXT), atol=1e-4)
+    assert np.abs(before - last).max() > 0.1
+
+
+@pytest.mark.parametrize("layout", ["TRANSFORMERS", "OPENAI"])
+def test_the_tower_of_texts_is_read_alone_and_the_other_is_told(layout):
+    table, whole = getattr(tables, layout), clip_shapes(SMALL)
+    theirs = even_tensors(shapes(table, whole))
+    expected = flatten(read(table, theirs, whole)["clip"]["text"])
+    found = flatten(read(tables.of_text(table), theirs, text_shapes(SMALL))["clip"]["text"])
+    assert found.keys() == expected.keys()
+    for name, array in expected.items():
+        np.testing.assert_array_equal(found[name], array)
+    (why,) = left_out(tables.of_text(table), theirs, text_shapes(SMALL))
+    assert why == "the tower of pictures"
 
 
 def test_what_stands_behind_the_end_of_a_text_changes_nothing():

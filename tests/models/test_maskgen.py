@@ -174,6 +174,12 @@ def test_sizes_that_cannot_be_are_named(field, value, line):
     assert line in str(told.value)
 
 
+def test_a_vector_of_another_width_is_told():
+    line = "text_dim is 6 and the vector of config.condition.kind=features has 7 numbers; set"
+    with pytest.raises(UserError, match=line):
+        network(FeaturesCondition(S, C + 1))
+
+
 def test_features_are_given_whole_and_by_python_alone():
     row = {"states": np.ones((S, C)), "pooled": np.ones(C)}
     assert FEATURES.ask(row, None).row["states"].dtype == np.float32

@@ -11,7 +11,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from babeldraw.errors import UserError
 from babeldraw.layers.block import TransformerConfig
-from babeldraw.objectives.image_tokenizer import ImageTokenizerObjective, TokenizerLossConfig
+from babeldraw.objectives.image_tokenizer import ImageTokenizerObjective
+from babeldraw.objectives.tokenizer_loss import TokenizerLossConfig
 from babeldraw.optim.optimizer import OptimizerConfig
 from babeldraw.optim.schedules import ScheduleConfig
 from babeldraw.sharding.batch import place_batch

@@ -14,7 +14,8 @@ from babeldraw.judges.perceptual import PerceptualConfig, PerceptualNetwork
 from babeldraw.layers.block import TransformerConfig
 from babeldraw.objectives import losses
 from babeldraw.objectives.adversarial import AdversarialConfig
-from babeldraw.objectives.image_tokenizer import ImageTokenizerObjective, TokenizerLossConfig
+from babeldraw.objectives.image_tokenizer import ImageTokenizerObjective
+from babeldraw.objectives.tokenizer_loss import TokenizerLossConfig
 from babeldraw.optim.optimizer import OptimizerConfig
 from babeldraw.optim.schedules import ScheduleConfig
 from babeldraw.sharding.constraint import is_names

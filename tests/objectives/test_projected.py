@@ -11,7 +11,8 @@ from babeldraw.judges.discriminators import PatchGANConfig, ProjectedConfig
 from babeldraw.judges.perceptual import PerceptualConfig
 from babeldraw.layers.block import TransformerConfig
 from babeldraw.objectives.adversarial import AdversarialConfig
-from babeldraw.objectives.image_tokenizer import ImageTokenizerObjective, TokenizerLossConfig
+from babeldraw.objectives.image_tokenizer import ImageTokenizerObjective
+from babeldraw.objectives.tokenizer_loss import TokenizerLossConfig
 from babeldraw.optim.optimizer import OptimizerConfig
 from babeldraw.optim.schedules import ScheduleConfig
 from babeldraw.sharding.constraint import is_names

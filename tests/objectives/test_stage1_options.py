@@ -11,7 +11,8 @@ import pytest
 from babeldraw.judges.discriminators import NoDiscriminatorConfig, PatchGANConfig
 from babeldraw.layers.block import TransformerConfig
 from babeldraw.objectives.adversarial import AdversarialConfig
-from babeldraw.objectives.image_tokenizer import ImageTokenizerObjective, TokenizerLossConfig
+from babeldraw.objectives.image_tokenizer import ImageTokenizerObjective
+from babeldraw.objectives.tokenizer_loss import TokenizerLossConfig
 from babeldraw.optim.optimizer import OptimizerConfig
 from babeldraw.optim.schedules import ScheduleConfig
 from babeldraw.tokenizers.quantizers import (

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from babeldraw.errors import UserError
-from babeldraw.objectives.image_tokenizer import ImageTokenizerObjective, TokenizerLossConfig
+from babeldraw.objectives.image_tokenizer import ImageTokenizerObjective
+from babeldraw.objectives.tokenizer_loss import TokenizerLossConfig
 from babeldraw.optim.optimizer import OptimizerConfig
 from babeldraw.optim.schedules import ScheduleConfig
 from babeldraw.runs.weights import flatten

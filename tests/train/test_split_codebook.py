@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from babeldraw.errors import UserError
-from babeldraw.objectives.image_tokenizer import ImageTokenizerObjective, TokenizerLossConfig
+from babeldraw.objectives.image_tokenizer import ImageTokenizerObjective
+from babeldraw.objectives.tokenizer_loss import TokenizerLossConfig
 from babeldraw.optim.optimizer import OptimizerConfig
 from babeldraw.optim.schedules import ScheduleConfig
 from babeldraw.sharding.layout import make_layout

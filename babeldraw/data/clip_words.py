@@ -15,6 +15,7 @@ import unicodedata
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -22,6 +23,8 @@ from babeldraw.config import require
 from babeldraw.errors import UserError
 
 START, END = "<|startoftext|>", "<|endoftext|>"
+# How gzip's files begin.
+PACKED = b"\x1f\x8b"
 # Of the last letter of a word.
 LAST = "</w>"
 OPENAI, MERGES, VOCABULARY = "bpe_simple_vocab_16e6.txt.gz", "merges.txt", "vocab.json"
@@ -56,7 +59,20 @@ class ClipWords:
             path.is_file(),
             f"{folder} holds neither {MERGES} nor {OPENAI}, CLIP's words; copy one beside {file}",
         )
-        merges = _merges(path, path.name)[:COUNT]
+        return cls.of_merges(_read(path), path)
+
+    @classmethod
+    def of_merges(cls, data: bytes, path: Any) -> "ClipWords":
+        """Of what one of the two files of merges holds, from which OpenAI's numbers follow.
+
+        Args:
+          data: of merges.txt, or of OpenAI's file, packed.
+          path: what the user calls it.
+
+        Raises:
+          UserError: it holds no merges.
+        """
+        merges = _merges(data, path)[:COUNT]
         letters = [*byte_letters().values()]
         tokens = [*letters, *(letter + LAST for letter in letters), *map("".join, merges)]
         return cls._checked(
@@ -74,11 +90,11 @@ class ClipWords:
             isinstance(ids, dict) and all(type(number) is int for number in ids.values()),
             f"{vocabulary} is no object of tokens and their numbers",
         )
-        return cls._checked(ids, _merges(merges, merges.name), vocabulary)
+        return cls._checked(ids, _merges(_read(merges), merges), vocabulary)
 
     @classmethod
     def _checked(
-        cls, ids: Mapping[str, int], merges: Sequence[tuple[str, str]], path: Path
+        cls, ids: Mapping[str, int], merges: Sequence[tuple[str, str]], path: Any
     ) -> "ClipWords":
         letters = byte_letters().values()
         needed = [*letters, *(x + LAST for x in letters), *map("".join, merges), START, END]
@@ -185,15 +201,27 @@ def _joined(parts: list[str], pair: tuple[str, str]) -> list[str]:
     return found
 
 
-def _merges(path: Path, name: str) -> list[tuple[str, str]]:
+def holds_merges(data: bytes) -> bool:
+    """Whether a file is one of the two of merges, by how it begins."""
+    return data.startswith((PACKED, b"#version"))
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
+
+
+def _merges(data: bytes, path: Any) -> list[tuple[str, str]]:
     """The pairs of a file, whose first line names its version.
 
     Raises:
       UserError: it cannot be read, or a line is none.
     """
     try:
-        data = path.read_bytes()
-        data = gzip.decompress(data) if name.endswith(".gz") else data
+        packed = data.startswith(PACKED) or str(path).endswith(".gz")
+        data = gzip.decompress(data) if packed else data
         lines = data.decode("utf-8").split("\n")[1:]
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise UserError(f"{path} cannot be read: {error}") from error

@@ -6,8 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from babeldraw.errors import UserError
-from babeldraw.judges.clip_words import (
+from babeldraw.data.clip_words import (
     COUNT,
     END,
     MERGES,
@@ -18,6 +17,7 @@ from babeldraw.judges.clip_words import (
     byte_letters,
     cleaned,
 )
+from babeldraw.errors import UserError
 
 # The last pair, of a part that an earlier one makes, is merged after it.
 PAIRS = [("t", "h"), ("c", "a"), ("ca", "t</w>"), ("th", "e</w>"), ("e", "r</w>"), ("th", "er</w>")]
