@@ -37,6 +37,14 @@ class Generator:
     takes_levels = False
     levels: Any = None
 
+    @property
+    def class_rows(self) -> dict[str, int]:
+        """Of the parameters that end in the classes of the condition: in how many rows.
+
+        By name; a row for each class, then one for none.
+        """
+        return {f"prefix/{name}": rows for name, rows in self.condition.class_rows.items()}
+
     def init(self, key: jax.Array) -> Any:
         """Parameters, boxed with their logical axes."""
         raise NotImplementedError

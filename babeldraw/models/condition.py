@@ -168,6 +168,14 @@ class Condition:
     def prefix_length(self) -> int:
         raise NotImplementedError
 
+    @property
+    def class_rows(self) -> Mapping[str, int]:
+        """By name in its prefix, the tables that end in its classes: in how many rows.
+
+        A row for each class, then one for none.
+        """
+        return {}
+
     def pooled(self, condition: Any, prefix_BPD: jax.Array) -> jax.Array:
         """A vector of each example, float32 [B, D]: the mean over its prefix."""
         del condition

@@ -163,6 +163,10 @@ class ClassCondition(Condition):
     def prefix_length(self) -> int:
         return 1
 
+    @property
+    def class_rows(self) -> dict[str, int]:
+        return {"embed/table": self.num_classes + 1}
+
     def ask(self, words: str | int, lexicon: Lexicon) -> Asked:
         """A class by its name or number; `#3` is a number only, `none` says nothing."""
         label = self._label(str(words), lexicon.classes)

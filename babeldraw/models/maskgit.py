@@ -230,6 +230,14 @@ class MaskGITGenerator(Masked):
     def together(self) -> tuple[int, str]:
         return self.config.packed, "examples of config.model.packed"
 
+    @property
+    def class_rows(self) -> dict[str, int]:
+        rows, config = super().class_rows, self.config
+        if config.head == "mlm" and config.mask_is_no_class:
+            # Google's biases, of which those of classes have no effect.
+            rows["head/bias"] = self.condition.num_classes + 1
+        return rows
+
     def check(self) -> None:
         super().check()
         require(

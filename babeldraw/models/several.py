@@ -127,6 +127,14 @@ class SeveralConditions(Condition):
         said = {name: part.dropped(condition[name], own) for (name, part), own in each}
         return super().dropped(said, keys[0])
 
+    @property
+    def class_rows(self) -> dict[str, int]:
+        return {
+            f"{name}/{table}": rows
+            for name, part in self.parts.items()
+            for table, rows in part.class_rows.items()
+        }
+
     def prefix(self, dim: int, name: str | None = None) -> nn.Module:
         return SeveralPrefixes(self, dim, name=name)
 

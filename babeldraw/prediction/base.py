@@ -52,6 +52,10 @@ class Prediction:
     measures: bool = False
     sampling: type
 
+    def tuned(self) -> "Prediction":
+        """The same for a run that goes on from another's end and counts its steps from 0 again."""
+        return self
+
     def check(self, generator: Generator) -> None:
         """Raises `UserError` where a network lacks what this asks for."""
         missing = lacks(generator, self.needs)

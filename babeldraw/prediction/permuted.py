@@ -52,6 +52,13 @@ class PermutedNextToken(NextToken):
         """The same for a first run."""
         return dataclasses.replace(self, anneal_start=1, anneal_end=3)
 
+    def tuned(self) -> "PermutedNextToken":
+        """In raster order from the first step on, though the run stopped before its annealing did.
+
+        That is what drawing goes by; who wants random orders again sets `anneal_end`.
+        """
+        return dataclasses.replace(self, anneal_start=0, anneal_end=0)
+
     def random_share(self, step: jax.Array) -> jax.Array:
         """The chance of a random order after so many updates, float32 []."""
         left = (self.anneal_end - step).astype(jnp.float32)

@@ -78,6 +78,16 @@ class RunFolder:
         return self.path / "checkpoints"
 
     @property
+    def steps_done(self) -> int:
+        """By the name of the checkpoint that is read; 0 of an import, or where there is none."""
+        if self.step is not None:
+            return self.step
+        if not self.checkpoints.exists():
+            return 0
+        names = [path.name for path in self.checkpoints.iterdir()]
+        return max((int(name) for name in names if name.isdigit()), default=0)
+
+    @property
     def metrics(self) -> epath.Path:
         return self.path / "metrics"
 

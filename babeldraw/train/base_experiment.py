@@ -1,6 +1,7 @@
 """What every experiment is made of, and what it says of itself where a recipe says no other."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 from babeldraw.data.config import DataConfig
@@ -83,6 +84,14 @@ class Experiment:
         """How many classes the data must have; 0: any."""
         return 0
 
+    @property
+    def class_rows(self) -> Mapping[str, int]:
+        """Of the parameters that end in a row for each class and one for none, by name: how many.
+
+        A run that begins from one of other classes has fresh rows there, see `starts.begun`.
+        """
+        return {}
+
     # Where the config says these two, for messages.
     text_in = "condition.length"
     classes_in = "condition.num_classes"
@@ -128,6 +137,10 @@ class Experiment:
             reversed(stacks), key=lambda path: stacks[path].blocks * stacks[path].dim ** 2
         )
         return f"{largest}.dim"
+
+    def tuned(self) -> "Experiment":
+        """The same recipe for a run that goes on from this one's end, with steps from 0 again."""
+        return self
 
     def make_objective(self) -> Objective:
         raise NotImplementedError

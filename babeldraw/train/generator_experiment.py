@@ -34,7 +34,11 @@ from babeldraw.tokenizers.kinds import TokenizerConfig, make_tokenizer
 from babeldraw.train.base_experiment import Experiment
 from babeldraw.train.beside_text import check_states
 from babeldraw.train.flops import ModelFlops, image_spec, traced
-from babeldraw.train.requirements import check_layout
+from babeldraw.train.requirements import (
+    check_layout,
+    need_stored_levels,
+    need_stored_states,
+)
 from babeldraw.train.starts import StartConfig, starts_of
 
 
@@ -207,6 +211,10 @@ class GeneratorExperiment(Experiment):
         return self.condition.num_classes
 
     @property
+    def class_rows(self) -> dict[str, int]:
+        return self.generator.class_rows
+
+    @property
     def text_in(self) -> str:
         return self.condition.where("length")
 
@@ -229,6 +237,9 @@ class GeneratorExperiment(Experiment):
     @property
     def stacks(self) -> dict[str, TransformerConfig]:
         return {f"config.model.{path}": stack for path, stack in self.generator.stacks.items()}
+
+    def tuned(self) -> "GeneratorExperiment":
+        return dataclasses.replace(self, prediction=self.prediction.tuned())
 
     def make_objective(self) -> Objective:
         return GeneratorObjective(
@@ -261,8 +272,10 @@ class GeneratorExperiment(Experiment):
             f"{' and '.join(self.condition.spec(1))} of a batch, which {source.name} does not "
             "have; take kind=text, or give the objective batches of your own",
         )
-        self._check_stored_states(source)
-        self._check_stored_levels(source)
+        need_stored_states(self.condition, source)
+        if self.data.source == "tokens":
+            levels = self.generator.levels
+            need_stored_levels(levels and levels.names, self.made_codes_by.level, source)
         require(
             self.condition.in_words or self.data.source != "tokens",
             "config.data.source is 'tokens', which holds codes of one level, and the run draws "
@@ -275,36 +288,6 @@ class GeneratorExperiment(Experiment):
         )
         if evaluators.class_accuracy is not None and evaluators.class_accuracy.classifier_run:
             ClassifierJudge.open(evaluators.class_accuracy.classifier_run)
-
-    def _check_stored_levels(self, source: Source) -> None:
-        """Refuses stored tokens of one level where several are drawn into, or the reverse."""
-        if self.data.source != "tokens":
-            return
-        levels = self.generator.levels
-        stored, wanted = source.stored_levels, () if levels is None else levels.names
-        require(
-            bool(stored) == bool(wanted),
-            f"{source.name} holds codes of {'all levels' if stored else 'one level'} and "
-            f"config.levels is {'not set' if stored else 'set'}; make tokens by `babeldraw "
-            f"tokenize --level={'all' if wanted else self.made_codes_by.level}`",
-        )
-
-    def _check_stored_states(self, source: Source) -> None:
-        """Refuses a condition whose states are stored, of data that have none, or others."""
-        if not getattr(self.condition, "stored", False):
-            return
-        states = getattr(source, "states", None)
-        require(
-            states is not None,
-            f"config.condition.stored is True and {source.name} has no states beside its tokens; "
-            "make them with `babeldraw encode`, or set it to False",
-        )
-        wanted = self.condition.spec(1)["states"].shape[1:]
-        require(
-            states.spec["states"][0] == wanted,
-            f"{source.name} has states of the shape {states.spec['states'][0]} beside its tokens "
-            f"and config.condition asks for {wanted}; set length and encoder as they were encoded",
-        )
 
     def what_saw_labels(self) -> list[str]:
         """What makes a probe of this run less than unsupervised; empty where nothing does."""

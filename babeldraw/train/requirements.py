@@ -4,8 +4,10 @@ from collections.abc import Mapping
 
 from babeldraw.config import require
 from babeldraw.data.config import DataConfig
+from babeldraw.data.records import Source
 from babeldraw.data.sources import WITHOUT_PATH
 from babeldraw.layers.block import TransformerConfig
+from babeldraw.models.condition import Condition
 from babeldraw.sharding.layout import Layout, platform, use
 from babeldraw.sharding.mesh import MeshConfig
 from babeldraw.train.settings import TrainConfig
@@ -33,6 +35,41 @@ def need_pictures(data: DataConfig) -> None:
     require(
         data.source != "tokens",
         "config.data.source is 'tokens', which hold no pictures to learn from",
+    )
+
+
+def need_stored_states(condition: Condition, source: Source) -> None:
+    """Raises `UserError` for data without the states that a condition reads, or with others."""
+    if not getattr(condition, "stored", False):
+        return
+    states = getattr(source, "states", None)
+    require(
+        states is not None,
+        f"config.condition.stored is True and {source.name} has no states beside its tokens; "
+        "make them with `babeldraw encode`, or set it to False",
+    )
+    wanted = condition.spec(1)["states"].shape[1:]
+    require(
+        states.spec["states"][0] == wanted,
+        f"{source.name} has states of the shape {states.spec['states'][0]} beside its tokens "
+        f"and config.condition asks for {wanted}; set length and encoder as they were encoded",
+    )
+
+
+def need_stored_levels(levels: tuple[str, ...] | None, level: str, source: Source) -> None:
+    """Raises `UserError` for tokens of one level where several are drawn into, or the reverse.
+
+    Args:
+      levels: those that are drawn into; None: one alone.
+      level: that one.
+      source: of stored tokens.
+    """
+    stored = source.stored_levels
+    require(
+        bool(stored) == bool(levels),
+        f"{source.name} holds codes of {'all levels' if stored else 'one level'} and "
+        f"config.levels is {'not set' if stored else 'set'}; make tokens by `babeldraw "
+        f"tokenize --level={'all' if levels else level}`",
     )
 
 

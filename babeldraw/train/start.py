@@ -344,12 +344,12 @@ def initial_state(
     # Before anything is compiled.
     abstract = jax.eval_shape(objective.init, key)
     for start in (*experiment.own_starts, *experiment.starts):
-        check_fits(abstract, start)
+        check_fits(abstract, start, experiment.class_rows)
     state = jax.jit(objective.init, out_shardings=places)(key)
     for start in experiment.own_starts:
         state = begun(state, start, quiet=True)
     for start in experiment.starts:
-        state = begun(state, start)
+        state = begun(state, start, experiment.class_rows)
     check_same_encoder(experiment, state)
     return state if state.ema is None else begin_average(state)
 

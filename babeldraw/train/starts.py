@@ -8,22 +8,32 @@ import dataclasses
 import re
 from collections import Counter
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 
 from babeldraw.config import require
 from babeldraw.errors import UserError
 from babeldraw.models.condition import Condition
+from babeldraw.models.kinds import read_generator
 from babeldraw.objectives.base import TrainState
 from babeldraw.runs.checkpoints import by_name, placed, restore_subset, stored_shapes
 from babeldraw.runs.folder import RunFolder, weights_in
 from babeldraw.runs.weights import check_finite, few, flatten, read_weights
 from babeldraw.say import say
+from babeldraw.tokenizers.kinds import read_tokenizer
 
+NO_CLASSES: Mapping[str, int] = MappingProxyType({})
 # Where the optimizer keeps what it knows, in the state and in a checkpoint.
 OPTIMIZER = "opt_state"
+# And a recipe its discriminator, with an optimizer of its own.
+DISCRIMINATOR = "extra/discriminator"
+# What lies in a run's state where it lies in ours.
+ALIKE = (OPTIMIZER, DISCRIMINATOR)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,9 +43,10 @@ class StartConfig:
     Attributes:
       run: a run folder; its average of weights where it keeps one.
       file: a .safetensors file in place of a run.
-      into: what of the state they become: `params`, which are trained on, `frozen/NAME`, or
-        `opt_state`: the optimizer of a run of the same parameters and optimizer goes on, its count
-        of steps, by which the schedule goes, included.
+      into: what of the state they become: `params`, which are trained on, `frozen/NAME`,
+        `extra/discriminator`: that of a run goes on, whatever else comes from there, with a fresh
+        optimizer; or `opt_state`: the optimizer of a run of the same parameters and optimizer goes
+        on, its count of steps, by which the schedule goes, included.
       names: regular expression over the names of our parameters there, such as
         `text_encoder/.*`; those that it matches as a whole come from elsewhere.
       part: what of the run's state they are, as `into`; of a file the beginning of the names.
@@ -59,7 +70,7 @@ class StartConfig:
             require(
                 value == "params"
                 or re.fullmatch(r"frozen/\w+", value) is not None
-                or (name == "into" and value == OPTIMIZER)
+                or (name == "into" and value in ALIKE)
                 or (name == "part" and not self.run),
                 f"config.starts.{name} is {value!r}; params, or frozen/NAME, is needed",
             )
@@ -67,6 +78,11 @@ class StartConfig:
             self.into != OPTIMIZER or (self.file, self.names, self.theirs) == ("", ".*", ""),
             f"config.starts.into is {OPTIMIZER!r}, which comes whole and of a run; leave file, "
             "names and theirs out",
+        )
+        require(
+            self.into != DISCRIMINATOR or bool(self.run),
+            f"config.starts.into is {DISCRIMINATOR!r}, which comes of a run; name one in place of "
+            f"file={self.file!r}",
         )
         try:
             re.compile(self.names)
@@ -106,15 +122,22 @@ def starts_of(condition: Condition) -> tuple[StartConfig, ...]:
     )
 
 
-def begun(state: TrainState, start: StartConfig, quiet: bool = False) -> TrainState:
+def begun(
+    state: TrainState,
+    start: StartConfig,
+    class_rows: Mapping[str, int] = NO_CLASSES,
+    quiet: bool = False,
+) -> TrainState:
     """`state` with what comes from elsewhere in its place, where and as the state has it.
 
     Says how many parameters came, which of ours stayed as they were made, and which there are
-    of no use.
+    of no use. Where a run has another number of classes, the rows of classes stay as they were
+    made; that of no class, which both have learned, comes.
 
     Args:
       state: of fresh weights, placed.
       start: what comes from where.
+      class_rows: see `Experiment.class_rows`.
       quiet: says nothing.
 
     Raises:
@@ -123,28 +146,34 @@ def begun(state: TrainState, start: StartConfig, quiet: bool = False) -> TrainSt
     """
     if start.into == OPTIMIZER:
         return _with_optimizer(state, start, quiet)
-    ours, chosen, there = _matched(state, start)
-    arrays = _read(start, {theirs: ours[name] for name, theirs in chosen.items()})
+    ours, chosen, there = _matched(state, start, class_rows)
+    like = {theirs: _as_there(ours[name], there[theirs]) for name, theirs in chosen.items()}
+    arrays = _read(start, like)
+    new = {name: arrays[theirs] for name, theirs in chosen.items()}
+    other = [name for name, array in new.items() if array.shape != ours[name].shape]
+    new |= {name: _with_own_classes(ours[name], new[name], class_rows[name]) for name in other}
     kept = [name for name in ours if name not in chosen]
     unused = sorted(set(there) - set(chosen.values()))
     if not quiet:
         say(
             f"{start.into}: {len(chosen)} of {len(ours)} parameters begin as in {start.source}"
+            + (f"; other classes, so their rows are fresh: {few(other)}" if other else "")
             + (f"; fresh: {few(kept)}" if kept else "")
             + (f"; not taken: {few(unused)}" if unused else "")
         )
-    new = {name: arrays[theirs] for name, theirs in chosen.items()}
     leaves = [new.get(name, leaf) for name, leaf in ours.items()]
     structure = jax.tree.structure(_part(state, start.into))
     return _with_part(state, start.into, jax.tree.unflatten(structure, leaves))
 
 
-def check_fits(state: TrainState, start: StartConfig) -> None:
+def check_fits(
+    state: TrainState, start: StartConfig, class_rows: Mapping[str, int] = NO_CLASSES
+) -> None:
     """Raises what `begun` would of a state that is not made yet, all shapes."""
     if start.into == OPTIMIZER:
         _check_optimizer(state, start)
     else:
-        _matched(state, start)
+        _matched(state, start, class_rows)
 
 
 def _with_optimizer(state: TrainState, start: StartConfig, quiet: bool) -> TrainState:
@@ -174,7 +203,7 @@ def _check_optimizer(state: TrainState, start: StartConfig) -> None:
 
 
 def _matched(
-    state: TrainState, start: StartConfig
+    state: TrainState, start: StartConfig, class_rows: Mapping[str, int]
 ) -> tuple[dict[str, Any], dict[str, str], dict[str, Any]]:
     """Ours by name; of those that come from there their names there; what there is, by name.
 
@@ -189,6 +218,8 @@ def _matched(
         f"{start.into}: {few(sorted(ours))}",
     )
     there = _shapes(start)
+    by_class = class_rows if start.into == "params" else NO_CLASSES
+    by_class_there = _class_rows_there(start) if by_class else NO_CLASSES
     for name, theirs in chosen.items():
         found = there.get(theirs)
         require(
@@ -196,8 +227,12 @@ def _matched(
             f"{start.source} has no {theirs}, from which {start.into}/{name} was to begin; it has "
             f"{few(sorted(there))}",
         )
+        wanted, given = ours[name].shape, tuple(found.shape)
+        if name in by_class and theirs in by_class_there:
+            wanted = (wanted[0] - by_class[name], *wanted[1:])
+            given = (given[0] - by_class_there[theirs], *given[1:])
         require(
-            tuple(found.shape) == ours[name].shape,
+            wanted == given,
             f"{start.source}: {theirs} has the shape {tuple(found.shape)} and {start.into}/{name} "
             f"{ours[name].shape}; take the sizes of what it begins from, or other names",
         )
@@ -208,6 +243,36 @@ def _matched(
         "start for each",
     )
     return ours, chosen, there
+
+
+def _class_rows_there(start: StartConfig) -> Mapping[str, int]:
+    """The `class_rows` of the generator that the weights are of; none where they are of none."""
+    if not start.run or start.part != "params":
+        return NO_CLASSES
+    config = RunFolder.to_read(start.run).read_config()
+    if config["objective"] != "generator":
+        return NO_CLASSES
+    return read_generator(config, read_tokenizer(config)).class_rows
+
+
+def _as_there(ours: jax.Array, there: Any) -> Any:
+    """What is read for a parameter of ours: it, or as many rows as there, whole on each device."""
+    if tuple(there.shape) == ours.shape:
+        return ours
+    place = ours.sharding
+    if isinstance(place, NamedSharding):
+        place = NamedSharding(place.mesh, PartitionSpec())
+    return jax.ShapeDtypeStruct(there.shape, ours.dtype, sharding=place)
+
+
+def _with_own_classes(ours: jax.Array, theirs: jax.Array, rows: int) -> jax.Array:
+    """`theirs` but for the rows of classes, which are those of `ours`: its last `rows` but one."""
+    shared = ours.shape[0] - rows
+
+    def joined(ours: jax.Array, theirs: jax.Array) -> jax.Array:
+        return jnp.concatenate([theirs[:shared], ours[shared:-1], theirs[-1:]])
+
+    return jax.jit(joined, out_shardings=ours.sharding)(ours, theirs)
 
 
 def check_start(start: StartConfig) -> None:
@@ -224,16 +289,16 @@ def _shapes(start: StartConfig) -> dict[str, Any]:
     folder, held = _held(start)
     stored = stored_shapes(folder.checkpoints, folder.step)
     found = {n.removeprefix(f"{held}/"): s for n, s in stored.items() if n.startswith(f"{held}/")}
-    names = "into" if start.into == OPTIMIZER else "part"
-    require(bool(found), f"{start.run} has no {held}, which config.starts.{names} names")
+    field = "into" if start.into in ALIKE else "part"
+    require(bool(found), f"{start.run} has no {held}, which config.starts.{field} names")
     return found
 
 
 def _held(start: StartConfig) -> tuple[RunFolder, str]:
     folder = RunFolder.to_read(start.run)
     config = folder.read_config()
-    if start.into == OPTIMIZER:
-        return folder, OPTIMIZER
+    if start.into in ALIKE:
+        return folder, start.into
     return folder, weights_in(config) if start.part == "params" else start.part
 
 
@@ -268,17 +333,21 @@ def _in_order(wanted: Any, held: str) -> list[str]:
 
 
 def _part(state: TrainState, into: str) -> Any:
+    """What comes from elsewhere: of a discriminator all but its optimizer."""
     room, _, name = into.partition("/")
     tree = getattr(state, room)
     if not name:
         return tree
     if name not in tree:
         raise UserError(
-            f"config.starts.into is {into!r}; the run has {', '.join(tree) or 'nothing'} frozen"
+            f"config.starts.into is {into!r}; the run has {', '.join(tree) or 'nothing'} in {room}"
         )
-    return tree[name]
+    return {part: leaf for part, leaf in tree[name].items() if part != OPTIMIZER}
 
 
 def _with_part(state: TrainState, into: str, tree: Any) -> TrainState:
     room, _, name = into.partition("/")
-    return state.replace(**{room: {**getattr(state, room), name: tree} if name else tree})
+    if name:
+        others = getattr(state, room)
+        tree = {**others, name: {**others[name], **tree}}
+    return state.replace(**{room: tree})

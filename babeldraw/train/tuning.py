@@ -8,7 +8,10 @@ from ml_collections import ConfigDict
 from babeldraw.config import to_dict
 from babeldraw.errors import UserError
 from babeldraw.runs.folder import RunFolder
+from babeldraw.say import say
+from babeldraw.tokenizers.base import PARTS
 from babeldraw.train.experiment import parse
+from babeldraw.train.starts import DISCRIMINATOR
 
 LOCAL = "runlocal"
 
@@ -38,7 +41,9 @@ def named_run(argument: str, *words: str) -> tuple[str, str]:
 
 
 def config_of(run: str, objective: str, otherwise: Callable[[], ConfigDict]) -> dict[str, Any]:
-    """The config of a trained run, whole; where none is named, another.
+    """The config of a trained run, whole, as it is at its end; where none is named, another.
+
+    What training changes by the count of steps, RAR's orders, is as the last step had it.
 
     Raises:
       UserError: the folder holds no run, or one of another objective.
@@ -51,7 +56,56 @@ def config_of(run: str, objective: str, otherwise: Callable[[], ConfigDict]) -> 
             f"{run} is a run of {config['objective']} and this config goes on from one of "
             f"{objective}; name one, or take the config of that kind"
         )
-    return to_dict(parse(config))
+    return to_dict(parse(config).tuned())
+
+
+def parts_learning(run: str, base: Mapping[str, Any], asked: tuple[str, ...]) -> tuple[str, ...]:
+    """The parts of a tokenizer that learn on: those asked for, else those that the run trained.
+
+    Where these are not all of it, a line says so.
+    """
+    if asked:
+        return asked
+    parts = tuple(base["train_groups"])
+    if set(parts) != set(PARTS):
+        say(
+            f"{run} trained its {' and '.join(parts)} alone, and so does its tuning; with ,all "
+            "behind the run all parts learn"
+        )
+    return parts
+
+
+def adversary(run: str, base: Mapping[str, Any], steps: int, share: float) -> dict[str, Any]:
+    """A tokenizer's sections of the adversarial term, and the start of its discriminator.
+
+    One that has learned in the run begins as it is there, at the share of its peak, and the term is
+    on at once, where the run's own was. One that has not, or that an import does not have, is
+    fresh: it learns alone for a quarter of the steps, at the whole of its peak, and a line says so.
+
+    Args:
+      run: the run folder; empty: none.
+      base: its config.
+      steps: of the tuning.
+      share: as of `slower`.
+
+    Returns:
+      `adversarial`, `discriminator_optimizer` and `starts`.
+    """
+    section, starts = base["adversarial"], ()
+    if run and base["loss"]["adversarial"] > 0:
+        learned = RunFolder.to_read(run).steps_done - section["start_step"]
+        alone = steps // 4
+        if learned > 0:
+            starts = ({"run": run, "into": DISCRIMINATOR},)
+            alone = min(alone, max(0, section["head_start"] - learned))
+        section = {**section, "start_step": 0, "head_start": alone}
+        if alone:
+            say(
+                f"the discriminator of {run} has learned {'too little' if starts else 'nothing'}: "
+                f"the adversarial term comes on after {alone} steps (adversarial.head_start)"
+            )
+    optimizer = slower(base["discriminator_optimizer"], steps, share if starts else 1.0)
+    return {"adversarial": section, "discriminator_optimizer": optimizer, "starts": starts}
 
 
 def slower(optimizer: Mapping[str, Any], steps: int, share: float) -> dict[str, Any]:
