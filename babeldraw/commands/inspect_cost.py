@@ -13,8 +13,8 @@ from babeldraw.train.traced_flops import traced_flops
 GIB = 2**30
 # Of the peak: what large steps reach by the estimates of docs/compile.md, 0.35 to 0.53.
 RATE = 0.4
-# Of a chip's memory: what a compiler sets aside, with its gaps and padding, is 1.2 to 1.7 times what
-# the trace tells (docs/compile.md).
+# Of a chip's memory: what a compiler sets aside, with its gaps and padding, is 1.2 to 1.7 times
+# what the trace tells (docs/compile.md).
 SURE = 0.6
 
 
