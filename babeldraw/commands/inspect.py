@@ -1,10 +1,10 @@
-"""Shows a config's parameters, shapes, axes and memory, without allocating any.
+"""Shows a config's parameters, shapes, axes and memory, and what a step costs; allocates nothing.
 
 Example:
   babeldraw inspect --config=configs/babeldraw/3b.py
 
-What lies on one of 1,024 devices, none of which need exist:
-  babeldraw inspect --config=configs/babeldraw/20b.py --devices=1024
+What lies on one of 1,024 devices, none of which need exist, and whether a step fits there:
+  babeldraw inspect --config=configs/babeldraw/20b.py --devices=1024 --kind=v5p
 
 The data as they enter the model, on a page to look at:
   babeldraw inspect --config=configs/folder/text_to_image.py --config.data.path=my_pictures \
@@ -20,11 +20,14 @@ from absl import flags
 from ml_collections import config_flags
 
 from babeldraw.commands.flags import required
+from babeldraw.commands.inspect_cost import check_kind, describe_memory, describe_work, operations
 from babeldraw.commands.inspect_data import write_data_page
 from babeldraw.errors import UserError
-from babeldraw.objectives.base import Objective, TrainState
+from babeldraw.estimate.chips import CHIPS
+from babeldraw.objectives.base import TrainState
 from babeldraw.say import say
 from babeldraw.sharding.batch import batch_sharding
+from babeldraw.sharding.constraint import shardings
 from babeldraw.sharding.layout import Layout, make_layout
 from babeldraw.sharding.mesh import MeshConfig, abstract_mesh
 from babeldraw.sharding.pipeline import make_schedule
@@ -32,7 +35,6 @@ from babeldraw.sharding.rules import entry_axes
 from babeldraw.train.experiment import Experiment, parse
 from babeldraw.train.overview import count, nbytes, overview
 from babeldraw.train.start import whole_objective
-from babeldraw.train.step import state_shardings
 
 
 def define(values: flags.FlagValues, argv: list[str]) -> None:
@@ -48,6 +50,12 @@ def define(values: flags.FlagValues, argv: list[str]) -> None:
         "devices",
         0,
         "Shows what lies on each of so many devices, which need not exist; 0: nothing of that.",
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "kind",
+        "v4",
+        f"Kind of the devices whose time and memory are estimated: {', '.join(CHIPS)}.",
         flag_values=values,
     )
     flags.DEFINE_string(
@@ -68,10 +76,12 @@ def run(values: flags.FlagValues) -> int:
         return 0
     if values.devices < 0:
         raise UserError(f"--devices is {values.devices}; at least 1 is needed, or 0 for none")
+    check_kind(values.kind)
     layout = _layout(experiment, values.devices) if values.devices else None
     objective = whole_objective(experiment)
     abstract = jax.eval_shape(objective.init, jax.random.key(0))
-    print(overview(abstract, objective.axes(), values.depth))
+    axes = objective.axes()
+    print(overview(abstract, axes, values.depth))
     parts = _parts(abstract, objective.batch_spec())
     for name, tree in parts.items():
         print(f"{name:<16} {count(tree):>18,} values {nbytes(tree) / 2**20:>14,.1f} MiB")
@@ -79,8 +89,15 @@ def run(values: flags.FlagValues) -> int:
         abstract.params
     )
     print(f"{'bytes per trained parameter':<36} {per_parameter:>18.2f}")
+    flops = operations(experiment, objective, abstract)
+    batch_size = experiment.train.batch_size
+    print(describe_work(flops, batch_size, values.kind, max(values.devices, 1)))
+    at_rest = sum(map(nbytes, parts.values()))
     if layout is not None:
-        print(f"\n{_on_one_device(experiment, objective, layout, abstract, values.depth)}")
+        places = _places(layout, abstract, axes, objective.batch_spec())
+        print(f"\n{_on_one_device(experiment, layout, abstract, parts, places, values.depth)}")
+        at_rest = sum(_part_here(tree, places[name]) for name, tree in parts.items())
+    print(describe_memory(experiment, layout, abstract, axes, at_rest, values.kind))
     return 0
 
 
@@ -102,25 +119,37 @@ def _layout(experiment: Experiment, devices: int) -> Layout:
     return layout
 
 
+def _places(
+    layout: Layout, abstract: TrainState, axes: TrainState, batch: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Of each part of `_parts`, where its arrays lie."""
+    state = shardings(axes, abstract, layout.mesh, layout.preset.stored)
+    return _parts(
+        state, {name: batch_sharding(layout.mesh, leaf.shape) for name, leaf in batch.items()}
+    )
+
+
 def _on_one_device(
-    experiment: Experiment, objective: Objective, layout: Layout, abstract: TrainState, depth: int
+    experiment: Experiment,
+    layout: Layout,
+    abstract: TrainState,
+    parts: Mapping[str, Any],
+    places: Mapping[str, Any],
+    depth: int,
 ) -> str:
-    """The mesh, a table of what is stored, totals, and the schedule of each pipeline."""
-    places, batch = state_shardings(objective, layout), objective.batch_spec()
-    batch_places = {name: batch_sharding(layout.mesh, leaf.shape) for name, leaf in batch.items()}
+    """The mesh, a table of what is stored, the schedule of each pipeline, and totals."""
     rows = [("at rest", "largest array", "split over", "on one device", "MiB there")]
-    rows += _rows("trained", abstract.params, places.params, depth)
-    rows += _rows("frozen", abstract.frozen, places.frozen, depth)
+    rows += _rows("trained", abstract.params, places["parameters"], depth)
+    rows += _rows("frozen", abstract.frozen, places["frozen"], depth)
     lines = [_describe(experiment.mesh, layout), *_columns(rows)]
-    where = _parts(places, batch_places)
-    for name, tree in _parts(abstract, batch).items():
-        here = sum(map(_bytes_here, jax.tree.leaves(tree), jax.tree.leaves(where[name])))
-        lines.append(f"{name:<16} on one device {here / 2**20:>14,.1f} MiB")
     if layout.pipelined:
         share = experiment.train.batch_size // layout.mesh.shape["data"]
         share //= experiment.train.accumulation
         for path, stack in experiment.stacks.items():
             lines.append(f"{path}: {_schedule(stack.blocks, layout, share)}")
+    for name, tree in parts.items():
+        here = _part_here(tree, places[name])
+        lines.append(f"{name:<16} on one device {here / 2**20:>14,.1f} MiB")
     return "\n".join(lines)
 
 
@@ -168,6 +197,10 @@ def _rows(title: str, params: Any, places: Any, depth: int) -> list[tuple[str, .
 def _cutting(entry: Any, place: jax.sharding.NamedSharding) -> list[str]:
     """The axes of an entry of a spec that have more than one device."""
     return [axis for axis in entry_axes(entry) if place.mesh.shape[axis] > 1]
+
+
+def _part_here(tree: Any, places: Any) -> int:
+    return sum(map(_bytes_here, jax.tree.leaves(tree), jax.tree.leaves(places)))
 
 
 def _bytes_here(leaf: jax.ShapeDtypeStruct, place: jax.sharding.NamedSharding) -> int:

@@ -11,7 +11,7 @@ from jax.sharding import AbstractMesh, Mesh
 
 from babeldraw.config import require
 from babeldraw.errors import UserError
-from babeldraw.sharding.mesh import MeshConfig
+from babeldraw.sharding.mesh import AXES, MeshConfig, abstract_mesh
 from babeldraw.sharding.rules import (
     ACTIVATIONS,
     ALL_DATA,
@@ -29,12 +29,14 @@ class Layout:
     preset: how a step uses and stores arrays.
     microbatches: of each data group's batch, in a pipelined stack; a multiple of the stages.
     manual: mesh axes that the code being traced handles by itself (inside `shard_map`).
+    platform: of an abstract mesh's devices, cpu, gpu or tpu; empty: this machine's.
     """
 
     mesh: Mesh | AbstractMesh
     preset: Preset
     microbatches: int = 0
     manual: frozenset[str] = frozenset()
+    platform: str = ""
 
     @property
     def pipelined(self) -> bool:
@@ -71,6 +73,12 @@ def make_layout(config: MeshConfig, mesh: Mesh) -> Layout:
     chosen = check_mesh(config)
     microbatches = config.microbatches or mesh.shape["stage"]
     return Layout(mesh, chosen, microbatches if chosen.pipelined else 0)
+
+
+def on_one_device(platform: str) -> Layout:
+    """Of one device with its own share of a batch, by itself; it need not exist."""
+    mesh = abstract_mesh(MeshConfig(), 1)
+    return Layout(mesh, preset("data_parallel"), manual=frozenset(AXES), platform=platform)
 
 
 def check_mesh(config: MeshConfig) -> Preset:
@@ -151,6 +159,8 @@ def current() -> Layout | None:
 def platform() -> str:
     """Of the devices that a program is traced for: cpu, gpu or tpu."""
     layout = current()
+    if layout is not None and layout.platform:
+        return layout.platform
     if layout is not None and isinstance(layout.mesh, Mesh):
         return layout.mesh.devices.flat[0].platform
     return jax.default_backend()

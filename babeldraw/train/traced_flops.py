@@ -22,11 +22,11 @@ def _count(jaxpr: Any) -> int:
             total += _convolution(equation)
         else:
             turns = params["length"] if name == "scan" else 1
-            total += turns * sum(_count(inner) for inner in _inside(params))
+            total += turns * sum(_count(inner) for inner in inside(params))
     return total
 
 
-def _inside(params: dict[str, Any]) -> Iterator[Any]:
+def inside(params: dict[str, Any]) -> Iterator[Any]:
     """The jaxprs that an equation holds."""
     for value in params.values():
         for one in value if isinstance(value, (tuple, list)) else (value,):

@@ -3,7 +3,15 @@
 import re
 from pathlib import Path
 
+import jax
 import pytest
+
+from babeldraw.commands import inspect_cost
+from babeldraw.commands.inspect_cost import describe_memory, describe_work, operations
+from babeldraw.estimate.chips import CHIPS
+from babeldraw.train.experiment import parse
+from babeldraw.train.start import whole_objective
+from babeldraw.train.traced_memory import Held
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -75,7 +83,7 @@ def test_the_20b_on_a_thousand_devices(cli):
     )
     # 8,192 pictures of 256 x 256 x 3 bytes over all devices, and their text.
     assert on_one_device(printed, "one batch") == pytest.approx(8 * 3 * 2**16 / 2**20, rel=0.01)
-    encoder, decoder = printed.splitlines()[-2:]
+    encoder, decoder = re.findall(r"^config\.model\..*", printed, re.MULTILINE)
     # Parti, section 3.2.2: four rounds in the decoder. Iterations are R * M + G - 1.
     assert encoder == (
         "config.model.encoder: 16 stages, rounds 1, 32 microbatches of 4 examples, 47 iterations, "
@@ -152,3 +160,99 @@ def test_an_average_of_the_weights_is_counted(cli):
     assert status == 0 and rows["average"] == rows["parameters"]
     before, now = (float(text.split("per trained parameter")[1]) for text in (printed, averaged))
     assert now == pytest.approx(before + 4)
+
+
+# ------------------------------------------------------------------ what a step costs
+
+LOCAL = f"--config={CONFIGS}/demo/tokenizer.py:runlocal"
+
+
+def on_a_chip(cli, *words):
+    """MiB at rest and of a step on one device, GiB in all and of the chip; the verdict."""
+    status, printed, said = cli("inspect", LOCAL, *words)
+    assert status == 0, said
+    parts = [on_one_device(printed, name) for name in AT_REST if "--devices" in str(words)]
+    ours = r"^(?:gradients|activations) +on one device +([\d,.]+) MiB"
+    whole = r"^in all, on one device: ([\d,.]+) GiB of the ([\d.]+) of a .*$"
+    step, line = re.findall(ours, printed, re.MULTILINE), re.search(whole, printed, re.MULTILINE)
+    numbers = [float(n.replace(",", "")) for n in (*step, *line.groups())]
+    return sum(parts), *numbers, line[0]
+
+
+AT_REST = ("parameters", "optimizer state", "frozen", "extra", "one batch")
+
+
+def test_a_step_fits_a_chip_that_has_room(cli):
+    rest, gradients, kept, total, room, line = on_a_chip(cli, "--devices=1", "--kind=v5e")
+    assert total == pytest.approx((rest + gradients + kept) / 1024, abs=0.006)
+    assert room == CHIPS["v5e"].hbm_gib and line.endswith(" v5e chip: fits")
+
+
+def test_each_device_holds_the_activations_of_its_own_examples(cli):
+    *_, one, _, _, _ = on_a_chip(cli, "--devices=1", "--config.train.batch_size=512")
+    *_, four, _, _, _ = on_a_chip(cli, "--devices=4", "--config.train.batch_size=2048")
+    assert four == one > 0
+
+
+def test_what_does_not_fit_names_what_would_help(cli):
+    words = ["--config.train.batch_size=1048576", "--config.tokenizer.encoder.compute.remat=full"]
+    *_, total, room, line = on_a_chip(cli, *words)
+    assert total > room == 30.75
+    _, helps = line.split("does NOT fit; what helps: ")
+    assert helps == (
+        "a smaller config.train.batch_size (1048576); config.tokenizer.decoder.compute.remat=full "
+        "(none); more --devices; config.mesh.rules=fsdp (data_parallel)"
+    )
+
+
+def test_the_time_of_a_step_is_its_operations_over_a_usual_rate():
+    printed = describe_work(int(0.12 * 8 * 0.4 * 275e12), 256, "v4", 8)
+    assert printed.splitlines() == [
+        "a step of 256 examples: 105.6 TFLOP",
+        "a step at 40 % of the rate of 8 v4 chips: 0.12 s, 2,133 examples/s",
+    ]
+    assert "of 1 v6e chip: 2 ms, 1,000 examples/s" in describe_work(
+        int(0.8e-3 * CHIPS["v6e"].peak), 2, "v6e", 1
+    )
+
+
+def test_operations_are_those_of_the_formula_or_of_the_trace(runlocal):
+    def asked(name):
+        experiment = parse(runlocal(name))
+        objective = whole_objective(experiment)
+        abstract = jax.eval_shape(objective.init, jax.random.key(0))
+        return experiment, operations(experiment, objective, abstract)
+
+    experiment, flops = asked("demo/tokenizer.py")
+    assert flops == experiment.flops().per_example * experiment.train.batch_size
+    # A classifier has no formula.
+    experiment, flops = asked("demo/classifier.py")
+    assert experiment.flops() is None and flops > 0
+
+
+def test_a_kind_that_is_not_known(cli):
+    status, printed, said = cli("inspect", LOCAL, "--kind=h100")
+    assert (status, printed) == (2, "")
+    assert said == (
+        "babeldraw: error: --kind is 'h100'; the kinds of devices known are v4, v5p, v5e, v6e\n"
+    )
+
+
+def test_a_step_that_is_no_tpus_is_told_in_a_line(runlocal):
+    config = runlocal("demo/tokenizer.py")
+    objective = whole_objective(parse(config))
+    state = jax.eval_shape(objective.init, jax.random.key(0)), objective.axes()
+    for part in (config.tokenizer.encoder, config.tokenizer.decoder):
+        part.compute.kernel = "cudnn"
+    said = describe_memory(parse(config), None, *state, 0, "v4")
+    assert said.startswith("the memory of a step on a TPU is not estimated: kernel is 'cudnn'")
+
+
+@pytest.mark.parametrize(
+    ("at_rest", "verdict"), [(0, "fits"), (25, "near the limit"), (31, "does NOT fit")]
+)
+def test_what_is_in_use_leaves_room_for_gaps(runlocal, monkeypatch, at_rest, verdict):
+    monkeypatch.setattr(inspect_cost, "held_in_step", lambda *_: Held())
+    experiment = parse(runlocal("demo/tokenizer.py"))
+    said = describe_memory(experiment, None, None, None, at_rest * 2**30, "v4")
+    assert f"{at_rest}.00 GiB of the 30.75 of a v4 chip: {verdict}" in said
