@@ -11,6 +11,8 @@ always alike, so their generators learn from codes that are stored once. Cells:
                                are exact once encoded and decoded, which no generator can exceed
   WORLD_TOKENIZER_GENERATOR    quality, pictures per second at batches 1 and 16 from a text to
                                pixels, operations of drawing one, minutes, peak memory
+  WORLD_speed                  of all of them, in one run and in turn, pictures per second from a
+                               text to pixels at batches 1 and 16, beside operations of one
   shapes_orders                MaskGIT's next codes by confidence or in Halton's order, at 4, 8 and
                                16 steps, on ViT-VQGAN's grid
   shapes_hole                  the middle of a picture drawn anew, text given: by MaskGIT, which
@@ -53,8 +55,9 @@ from grid_measures import (
     operations,
     parameters_of,
     speed,
+    speeds,
 )
-from grid_tables import hole_table, orders_table, tokenizers_table, world_rows
+from grid_tables import hole_table, orders_table, speed_table, tokenizers_table, world_rows
 
 from babeldraw.commands.demo_emoji import EMOJI, PICTURES
 from babeldraw.commands.demo_shapes import SHAPES
@@ -160,6 +163,7 @@ def all_cells() -> dict[str, tuple[Cell, float]]:
             cells[f"{name}_{tokenizer}"] = cell, part.tokenizer_minutes + 1
         for key, choice in generator_cells(name).items():
             cells[key] = functools.partial(generator_cell, name, *choice), part.minutes + 4
+        cells[f"{name}_speed"] = functools.partial(speed_cell, name), 3
     return cells | {"shapes_orders": (orders_cell, 20), "shapes_hole": (hole_cell, 5)}
 
 
@@ -231,6 +235,22 @@ def generator_trained(name: str, cell: str, config: Any, args: argparse.Namespac
     }
 
 
+def speed_cell(name: str, args: argparse.Namespace) -> Figures:
+    """By cell of a world that is trained, pictures per second and operations of a picture."""
+    folders = {cell: args.workdir / cell for cell in generator_cells(name)}
+    trained = {cell: str(folder) for cell, folder in folders.items() if folder.exists()}
+    samplers = {cell: Sampler.from_run(folder) for cell, folder in trained.items()}
+    prompts = PARTS[name].world.prompts(args.emoji)
+    found = {str(n): speeds(samplers, prompts[:n]) for n in BATCHES}
+    return {
+        cell: {
+            "operations": operations(sampler),
+            "pictures_per_second": {n: of_all[cell] for n, of_all in found.items()},
+        }
+        for cell, sampler in samplers.items()
+    }
+
+
 def use_stored_codes(config: Any, args: argparse.Namespace) -> None:
     """Has a config learn from the codes of its tokenizer's run in place of the emoji themselves."""
     tokenizer, pictures = pathlib.Path(config.tokenizer_run), (args.emoji / PICTURES).resolve()
@@ -292,13 +312,14 @@ def hole_cell(args: argparse.Namespace) -> Figures:
 def write_pages(found: dict[str, Figures], args: argparse.Namespace) -> str:
     """Writes grid.md, and of each world a page and a picture. Returns the Markdown."""
     tables = [
-        write_world(name, there, args)
-        for name in PARTS
-        if (there := {cell: found[cell] for cell in generator_cells(name) if cell in found})
+        write_world(name, there, args) for name in PARTS if (there := generators_of(name, found))
     ]
     trained = {f"{n}_{t}": f"{n}, {TITLES[t]}" for n in PARTS for t in TOKENIZERS}
     if there := {title: found[cell] for cell, title in trained.items() if cell in found}:
         tables.append(tokenizers_table(there))
+    for name in PARTS:
+        if f"{name}_speed" in found:
+            tables.append(speed_table(found[f"{name}_speed"], cell_titles(name)))
     if "shapes_orders" in found:
         tables.append(orders_table(found["shapes_orders"]))
     if "shapes_hole" in found:
@@ -308,10 +329,22 @@ def write_pages(found: dict[str, Figures], args: argparse.Namespace) -> str:
     return text
 
 
+def generators_of(name: str, found: dict[str, Figures]) -> dict[str, Figures]:
+    """A world's generators, their speeds those of one run where there is one."""
+    speeds = found.get(f"{name}_speed", {})
+    cells = [cell for cell in generator_cells(name) if cell in found]
+    return {cell: found[cell] | speeds.get(cell, {}) for cell in cells}
+
+
+def cell_titles(name: str) -> dict[str, str]:
+    """Of a world's generators, by cell."""
+    cells = generator_cells(name).items()
+    return {cell: " + ".join(TITLES[one] for one in reversed(choice)) for cell, choice in cells}
+
+
 def write_world(name: str, found: dict[str, Figures], args: argparse.Namespace) -> str:
     """Writes NAME.html and NAME.png. Returns the table, in Markdown."""
-    part, choices = PARTS[name], generator_cells(name)
-    titles = {cell: " + ".join(TITLES[one] for one in reversed(choices[cell])) for cell in found}
+    part, titles = PARTS[name], {cell: cell_titles(name)[cell] for cell in found}
     rows = world_rows([*found.values()], part.world.evaluator, part.figures)
     # Figures outlive the runs, on another machine or in a fresh clone.
     files = {title: strip_of(cell, args) for cell, title in titles.items()}

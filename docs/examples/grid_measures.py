@@ -1,6 +1,7 @@
 """What grid.py measures of a trained cell: its speed, its operations, a hole that it fills."""
 
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -21,13 +22,19 @@ REPEATS = 3
 
 def speed(sampler: Sampler, prompts: list[str]) -> float:
     """Pictures per second, texts to pixels, of the quickest of some batches of all these."""
-    seconds = []
+    return speeds({"": sampler}, prompts)[""]
+
+
+def speeds(samplers: Mapping[str, Sampler], prompts: list[str]) -> dict[str, float]:
+    """The same of several, by name, which take turns: what else the machine does is shared."""
+    seconds: dict[str, list[float]] = {name: [] for name in samplers}
     for _ in range(1 + REPEATS):
-        began = time.perf_counter()
-        drawn = [*sampler.sample(prompts, batch_size=len(prompts))]
-        seconds.append(time.perf_counter() - began)
-    # The first one compiled.
-    return len(drawn) / min(seconds[1:])
+        for name, sampler in samplers.items():
+            began = time.perf_counter()
+            drawn = [*sampler.sample(prompts, batch_size=len(prompts))]
+            seconds[name].append(time.perf_counter() - began)
+    # The first turn compiled.
+    return {name: len(drawn) / min(one[1:]) for name, one in seconds.items()}
 
 
 def operations(sampler: Sampler) -> dict[str, int]:

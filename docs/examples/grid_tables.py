@@ -38,6 +38,21 @@ def world_rows(
     ]
 
 
+def speed_table(found: Mapping[str, Figures], titles: Mapping[str, str]) -> str:
+    """Markdown: how fast the generators of a world draw, and how many times the first one's."""
+    first, rows = next(iter(found.values())), []
+    for cell, figures in found.items():
+        operations = [sum(one["operations"].values()) for one in (figures, first)]
+        row = [titles[cell], f"{operations[0] / 1e9:.2f}", f"{operations[1] / operations[0]:.2f}"]
+        for batch, speed in figures["pictures_per_second"].items():
+            row += [f"{speed:.1f}", f"{speed / first['pictures_per_second'][batch]:.2f}"]
+        rows.append(row)
+    heads = ["in one run", "GFLOP a picture", "first one's to it"]
+    batches = next(iter(found.values()))["pictures_per_second"]
+    heads += [head for n in batches for head in (f"pictures/s, {n} at a time", "to the first")]
+    return markdown(heads, rows)
+
+
 def tokenizers_table(found: Mapping[str, Figures]) -> str:
     """Markdown: what the tokenizers of a title each have learnt."""
     rows = []

@@ -128,10 +128,16 @@ def test_pages_hold_what_there_is(script, tmp_path):
         },
         "shapes_vit_vqgan_maskgit": cell(0.9),
         "shapes_titok_maskgit": cell(0.8),
+        "shapes_speed": {
+            name: {k: cell(0.9)[k] for k in ("operations", "pictures_per_second")}
+            for name in ("shapes_vit_vqgan_maskgit", "shapes_titok_maskgit")
+        },
         "shapes_orders": {"halton_8": cell(0.7)["quality"]["prompts"]},
         "shapes_hole": {"vim": {**hole, "parameters": 10**6}, "tokenizer": hole},
     }
+    found["shapes_speed"]["shapes_titok_maskgit"]["pictures_per_second"]["16"] = 30.0
     text = script.write_pages(found, args)
+    assert "| MaskGIT + TiTok | 3.00 | 1.00 | 3.0 | 1.00 | 30.0 | 1.50 |" in text
     assert "| MaskGIT + ViT-VQGAN | 64 | 90.0 % [80.0, 100.0] |" in text
     assert "| MaskGIT + TiTok |" in text and "| 3.00 | 20.00 | 3.00 |" in text
     line = "| shapes, ViT-VQGAN | 30.0 dB [29.0, 31.0] | 50.0 % | 95.0 % [85.0, 105.0] | 1.10 |"
@@ -145,8 +151,14 @@ def test_pages_hold_what_there_is(script, tmp_path):
 @pytest.mark.slow
 @pytest.mark.budget(300)  # A tokenizer, four generators and both measurements.
 def test_the_quick_variant_goes_all_the_way(script, tmp_path, monkeypatch):
-    cells = ["shapes_vit_vqgan", "shapes_vit_vqgan_*", "shapes_titok", "shapes_titok_maskgit"]
-    words = ["--quick", f"--workdir={tmp_path}", f"--cells={','.join(cells)},shapes_[oh]*"]
+    cells = [
+        "shapes_vit_vqgan",
+        "shapes_vit_vqgan_*",
+        "shapes_titok",
+        "shapes_titok_maskgit",
+        "shapes_speed",
+    ]
+    words = ["--quick", f"--workdir={tmp_path}", f"--cells={','.join(cells)},shapes_[ohs]*"]
     monkeypatch.setattr(sys, "argv", ["grid.py", *words])
     script.main()
     found = {
@@ -154,7 +166,8 @@ def test_the_quick_variant_goes_all_the_way(script, tmp_path, monkeypatch):
         for file in (tmp_path / "figures").rglob("*")
         if file.is_file()
     }
-    assert len(found) == 9
+    assert len(found) == 10
+    assert len(found["shapes_speed"]) == 5
     assert found["shapes_titok_maskgit"]["pictures_per_second"]["16"] > 0
     assert {*found["shapes_hole"]} == {*script.GENERATORS, "tokenizer"}
     assert (tmp_path / "shapes.png").exists()
