@@ -61,6 +61,11 @@ def indexed(z_NQ: jax.Array, codes_VQ: jax.Array, temperature: float | None = No
     return _indexed(temperature, z_NQ, codes_VQ)
 
 
+def entropy(z_NQ: jax.Array, codes_VQ: jax.Array) -> jax.Array:
+    """`Indexed.entropy` alone, of T = 1."""
+    return indexed(z_NQ, codes_VQ, 1.0).entropy
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _indexed(temperature: float | None, z_NQ: jax.Array, codes_VQ: jax.Array) -> Indexed:
     return _forward(temperature, z_NQ, codes_VQ)[0]
