@@ -89,6 +89,8 @@ def test_how_much_codes_were_used_goes_through_a_run(cli, tmp_path):
     theirs["quantize.embed_prob"] = np.linspace(0, 2 / size, size, dtype=np.float32)
     save_file(theirs, tmp_path / "theirs.safetensors")
     words = [f"--torch={tmp_path / 'theirs.safetensors'}", f"--workdir={tmp_path / 'run'}"]
+    (tmp_path / "merges.txt").write_text("#version: 0.2\nt h\nth e</w>\n")
+    words += [f"--config.condition.words={tmp_path / 'merges.txt'}"]
     config = "--config=configs/titok.py:tatitok_bl32,runlocal"
     status, _, said = cli("import", "--kind=titok", config, *words)
     assert status == 0, said
