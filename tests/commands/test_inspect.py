@@ -158,7 +158,9 @@ def test_an_average_of_the_weights_is_counted(cli):
         line.split("  ")[0]: line.split()[1] for line in averaged.splitlines() if "values" in line
     }
     assert status == 0 and rows["average"] == rows["parameters"]
-    before, now = (float(text.split("per trained parameter")[1]) for text in (printed, averaged))
+    before, now = (
+        float(text.split("per trained parameter")[1].split()[0]) for text in (printed, averaged)
+    )
     assert now == pytest.approx(before + 4)
 
 
