@@ -50,6 +50,10 @@ class FeaturesCondition(Condition):
             require(value >= 1, f"config.condition.{name} is {value}; at least 1 is needed")
         check_share(self.dropout)
 
+    def tiny(self) -> "FeaturesCondition":
+        """The same for a first run, as wide as a small MaskGen reads."""
+        return dataclasses.replace(self, dim=32)
+
     def spec(self, batch: int) -> dict[str, jax.ShapeDtypeStruct]:
         states = jax.ShapeDtypeStruct((batch, self.length, self.dim), jnp.float32)
         if self.padded:

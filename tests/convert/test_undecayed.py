@@ -57,10 +57,7 @@ def decayed(optimizer, axes, params):
 def test_what_decays_is_what_the_authors_names_say(recipe):
     kind, decaying, resting = RECIPES[recipe]
     file, _, argument = recipe.partition(":")
-    config = load_config(f"configs/{file}.py", "pyproject.toml", f"{argument},runlocal")
-    if argument.endswith("features"):
-        config.condition.dim = config.model.text_dim
-    experiment = parse(config)
+    experiment = parse(load_config(f"configs/{file}.py", "pyproject.toml", f"{argument},runlocal"))
     objective = experiment.make_objective()
     params, axes = jax.eval_shape(objective.init, jax.random.key(0)).params, objective.axes().params
     network = NETWORKS[kind]
