@@ -3,8 +3,8 @@
     babeldraw train --config=configs/demo/titok.py --workdir=runs/titok
 
 Width, blocks, codebook, losses and steps are those of configs/demo/tokenizer.py, whose ViT-VQGAN
-gives 64 codes; its 8 x 8 patches are TiTok's cells. docs/examples/grid.py is to
-compare the two: not trained to its end yet.
+gives 64 codes; its 8 x 8 patches are TiTok's cells. docs/examples/grid.py compares
+the two: after seven minutes this one is far behind (docs/masked.md).
 
 With `text`, as in `configs/demo/titok.py:text`, the decoder draws beside the states of the caption
 (TA-TiTok), as configs/demo/maskgit.py:text does beside those of the prompt. They are an untrained
