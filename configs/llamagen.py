@@ -18,9 +18,9 @@ the figures of XL and larger are of models at 384 px, 576 codes, drawn there and
 | 3b | 3200 x 24, 32 | 3,096.7M | 2.18 | 1.65 |
 
 `text` reads a text by pieces of its own, `features` states of FLAN-T5-XL, as published (XL:
-777.7M), from batches given in Python; from data `condition.kind=t5` does. As published 50M pictures of LAION-COCO were
-learned at 256 px; top-k 1,000 and guidance 7.5 draw. docs/llamagen.md tells what differs and how
-published weights become a run.
+777.7M), from batches given in Python; from data `condition.kind=t5` does. As published 50M pictures
+of LAION-COCO were learned at 256 px; top-k 1,000 and guidance 7.5 draw. docs/llamagen.md tells what
+differs and how published weights become a run.
 """
 
 from ml_collections import ConfigDict
