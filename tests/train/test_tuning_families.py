@@ -345,7 +345,7 @@ def test_a_generator_learns_the_classes_of_one_s_own_folder(
 
 # A run.
 @pytest.mark.slow
-@pytest.mark.budget(30)
+@pytest.mark.budget(60)
 def test_a_titok_goes_on_with_its_discriminator(cli, kinds, tmp_path):
     config = load("demo/titok.py", "runlocal").to_dict()
     adversarial = load("demo/tokenizer_gan.py", "runlocal").to_dict()
