@@ -186,18 +186,18 @@ class Drawer:
         for start in range(0, len(tokens), count):
             rows = np.arange(start, start + count) % len(tokens)
             beside = self._beside(conditions, rows)
-            images = self._pixels(self.params["tokenizer"], tokens[rows], beside)
+            images = self._pixels(self.params["tokenizer"], tokens[rows], **beside)
             for stage in self.stages:
                 images = stage.apply(images)
             parts.append(to_uint8(np.asarray(images)))
         return np.concatenate(parts)[: len(tokens)]
 
-    def _beside(self, conditions: Sequence[Any], rows: np.ndarray) -> Any:
-        """The states of the text of each row, where the decoder draws beside them, else None."""
+    def _beside(self, conditions: Sequence[Any], rows: np.ndarray) -> dict[str, jax.Array]:
+        """`condition`, states of the text of each row, where the decoder draws beside them."""
         if not (self.tokenizer.condition and conditions):
-            return None
+            return {}
         condition = stacked([conditions[row] for row in rows])
-        return self.generator.condition.states(self._as_read(condition))
+        return {"condition": self.generator.condition.states(self._as_read(condition))}
 
     def canvas(
         self,

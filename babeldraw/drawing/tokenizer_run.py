@@ -88,7 +88,7 @@ class TokenizerRun:
         Raises:
           UserError: there are none, and the decoder needs them.
         """
-        return self._decode(self.params, ids, self._beside(captions))
+        return self._decode(self.params, ids, **self._beside(captions))
 
     def reconstruct(
         self, images: np.ndarray, captions: Sequence[str] | None = None
@@ -97,13 +97,13 @@ class TokenizerRun:
 
         `captions` as in `decode`.
         """
-        return self._reconstruct(self.params, images, self._beside(captions))
+        return self._reconstruct(self.params, images, **self._beside(captions))
 
-    def _beside(self, captions: Sequence[str] | None) -> jax.Array | None:
+    def _beside(self, captions: Sequence[str] | None) -> dict[str, jax.Array]:
         if self.text is None or captions is None:
-            # Of a decoder that needs some the tokenizer says so.
-            return None
-        return self.text(captions)
+            # Of a decoder that needs some the tokenizer says so; others need not know of any.
+            return {}
+        return {"condition": self.text(captions)}
 
     @functools.cached_property
     def _encode(self):
@@ -121,8 +121,7 @@ class TokenizerRun:
 
     @functools.cached_property
     def _reconstruct(self):
-        def reconstruct(params: Any, images: jax.Array, states: jax.Array | None) -> Any:
-            beside = {} if states is None else {"condition": states}
+        def reconstruct(params: Any, images: jax.Array, **beside: jax.Array) -> Any:
             return self.tokenizer.reconstruct(params, to_float(images), **beside)
 
         return jax.jit(reconstruct)
