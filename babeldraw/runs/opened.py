@@ -119,7 +119,9 @@ def open_part(
     boxed = jax.eval_shape(part.init, jax.random.key(0))
     held = weights_in(config, weights)
     abstract = {held: on_first_device(nn.unbox(boxed)) if place is None else place(boxed)}
-    if frozen is not None:
-        abstract["frozen"] = on_first_device(frozen(config))
+    wanted = None if frozen is None else frozen(config)
+    # Of an empty tree Orbax refuses what the checkpoint has there.
+    if wanted:
+        abstract["frozen"] = on_first_device(wanted)
     step, state = restore_subset(folder.checkpoints, abstract, folder.step)
-    return Opened(folder, config, part, state[held], state.get("frozen"), step, held)
+    return Opened(folder, config, part, state[held], state.get("frozen", wanted), step, held)
