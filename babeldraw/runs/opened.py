@@ -124,4 +124,5 @@ def open_part(
     if wanted:
         abstract["frozen"] = on_first_device(wanted)
     step, state = restore_subset(folder.checkpoints, abstract, folder.step)
-    return Opened(folder, config, part, state[held], state.get("frozen", wanted), step, held)
+    found = state["frozen"] if wanted else wanted
+    return Opened(folder, config, part, state[held], found, step, held)
