@@ -32,7 +32,7 @@ def section(file, pieces=100):
     config = load_config(file, "pyproject.toml", "runlocal")
     config.tokenizer.quantizer.codebook_size = 20_000
     config.tokenizer.network.middle_blocks = 2
-    if "condition" in config:
+    if "vocab_size" in config.condition:
         config.condition.vocab_size = pieces
     return parse(config)
 
