@@ -11,6 +11,7 @@ from absl import flags
 from babeldraw.commands.flags import make_folder, required
 from babeldraw.config import to_dict
 from babeldraw.convert.files import sha256, write_flax
+from babeldraw.convert.hub import check_beside, write_beside
 from babeldraw.convert.networks import NETWORKS
 from babeldraw.errors import UserError
 from babeldraw.objectives.base import TrainState
@@ -45,6 +46,7 @@ def import_network(name: str, values: flags.FlagValues, files: dict[str, str]) -
     flag, file = _only(name, files)
     network = NETWORKS[name]
     section = network.of(experiment)
+    beside = check_beside(file, flag, network.hub(experiment)) if network.hub else ""
     vocabulary = vocabulary_beside(experiment)
     objective = experiment.make_objective()
     abstract = jax.eval_shape(lambda key: nn.unbox(objective.init(key)), jax.random.key(0))
@@ -60,6 +62,8 @@ def import_network(name: str, values: flags.FlagValues, files: dict[str, str]) -
         source=source,
         vocabulary=vocabulary,
     )
+    if beside:
+        say(f"{beside} describes the same network as --config")
     for why, keys in spare.items():
         say(f"--{flag}: {len(keys)} arrays left out: {why}")
     count = sum(leaf.size for leaf in jax.tree.leaves(params))
@@ -79,16 +83,20 @@ def export_network(name: str, values: flags.FlagValues, outs: dict[str, Path]) -
     """
     run, network = RunFolder.to_read(required(values, "workdir")), NETWORKS[name]
     config = run.read_config()
-    held, section = weights_in(config, values.weights or ""), network.of(parse(config))
+    experiment = parse(config)
+    held, section = weights_in(config, values.weights or ""), network.of(experiment)
     step, state = restore_parts(run.checkpoints, (held, "extra"), run.step)
     for flag, out in outs.items():
         tensors = network.write(flag, section, state[held], state.get("extra"))
         make_folder(out.parent, f"--{flag}={out}")
+        beside = write_beside(out, network.hub(experiment)) if network.hub else None
         if out.suffix == FLAX:
             write_flax(out, tensors, network.layouts[flag].inside)
         else:
             write_weights(out, tensors, {"kind": name, "step": str(step), "weights": held})
         say(f"sha256 {sha256(str(out))}  --{flag}={out}: {len(tensors)} arrays")
+        if beside is not None:
+            say(f"{beside}: what {out.name} is, for from_pretrained of 1d-tokenizer's classes")
 
 
 def _only(name: str, files: dict[str, str]) -> tuple[str, str]:

@@ -10,6 +10,7 @@ from babeldraw.config import require
 from babeldraw.convert import autoencoder_kl, llama, maskgit, swiss_army, vqgan
 from babeldraw.convert.dit import dit
 from babeldraw.convert.files import read_arrays
+from babeldraw.convert.hub import Described, describe_masked, describe_maskgen, describe_titok
 from babeldraw.convert.icetk import icetk_image
 from babeldraw.convert.maskgen import maskgen
 from babeldraw.convert.partitions import Partitions, read_partitions
@@ -61,11 +62,13 @@ class Network:
     section: of a config, which describes the network.
     kind: of that section.
     layouts: by the flag that names a file, without its dashes.
+    hub: what the config.json beside such a file says, of a whole config; None: none lies there.
     """
 
     section: str
     kind: str
     layouts: Mapping[str, Layout]
+    hub: Callable[[Any], Described] | None = None
 
     @property
     def flags(self) -> Mapping[str, Layout]:
@@ -208,10 +211,14 @@ NETWORKS: dict[str, Network] = {
             "torch": Layout("TiTok's L-32 and B-64", maskgit.titok),
             "flax": Layout("Google's checkpoint, named .msgpack", maskgit.google, "params"),
         },
+        describe_masked,
     ),
-    "uvit": Network("model", "uvit", {"torch": Layout("TiTok's S-128", uvit)}),
+    "uvit": Network("model", "uvit", {"torch": Layout("TiTok's S-128", uvit)}, describe_masked),
     "maskgen": Network(
-        "model", "maskgen", {"torch": Layout("MaskGen's on discrete codes", maskgen)}
+        "model",
+        "maskgen",
+        {"torch": Layout("MaskGen's on discrete codes", maskgen)},
+        describe_maskgen,
     ),
     "llamagen": Network(
         "model",
@@ -238,5 +245,7 @@ NETWORKS: dict[str, Network] = {
         },
     ),
     "rar": Network("model", "rar", {"torch": Layout("1d-tokenizer's RAR", rar)}),
-    "titok": Network("tokenizer", "titok", {"torch": Layout("1d-tokenizer's", titok)}),
+    "titok": Network(
+        "tokenizer", "titok", {"torch": Layout("1d-tokenizer's", titok)}, describe_titok
+    ),
 }
