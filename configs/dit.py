@@ -50,6 +50,7 @@ def get_config(argument: str = "") -> ConfigDict:
             "source": "tfds",
             "path": "imagenet2012",
             "eval_split": "validation",
+            "crop": "center_mirrored",
             "workers": 64,
         },
         "tokenizer": TOKENIZER,

@@ -82,6 +82,7 @@ def get_config(argument: str = "") -> ConfigDict:
             "path": "imagenet2012",
             "eval_split": "validation",
             "workers": 64,
+            "crop": "window",
         },
         "tokenizer": tokenizer,
         "condition": {"kind": "class", "num_classes": 1000, "dropout": 0.1},

@@ -21,7 +21,7 @@ Worth 32 Tokens for Reconstruction and Generation", 2024. Not trained here. As p
 Of 512 px neither the parameters nor the way of drawing are told in what we read: network and number
 of steps are those of 256 px, l64_512 draws as titok_l32 and b128_512 as titok_b64 does, a guess.
 
-TiTok's authors: 500,000 steps of 2,048 center crops, mirrored half the time, which ours are not.
+TiTok's authors: 500,000 steps of 2,048 center crops, mirrored half the time.
 Google published no training code: batch, steps, rates and the masks' schedule are those of the
 config beside its sampling code, and how the rate falls is not told. Of both, attention's weights
 are dropped too, which no kernel does: docs/masked.md. titok_s128, 287M in its paper, has blocks
@@ -163,7 +163,7 @@ def get_config(variant: str = "") -> ConfigDict:
             "source": "tfds",
             "path": "imagenet2012",
             "eval_split": "validation",
-            "crop": "center",
+            "crop": "center" if sections is GOOGLE else "center_mirrored",
             "workers": 64,
         },
         "tokenizer": load_config(file, __file__, row)["tokenizer"],

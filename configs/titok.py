@@ -29,9 +29,7 @@ pictures with captions and CLIP's two files (docs/titok.md):
         --config.condition.weights=clip_text.safetensors --config.condition.words=merges.txt
 
 The paper's stages: 64 A100 for 74 hours (L-32), 32 for 41 (B-64). What differs here: linear layers
-begin by their fan-in, theirs with a deviation of 0.02; a picture's crop is 0.8 to 1 of the largest
-one and never mirrored, where theirs is a window of the shorter edge's length, mirrored half of the
-time. At 512 px the patch is not told in what we
+begin by their fan-in, theirs with a deviation of 0.02. At 512 px the patch is not told in what we
 read: 16 is taken, whose grid is MaskGIT's. docs/stage1.md tells how the file of the perceptual term
 is made, of kind `vgg_convnext_s` for `single` and `convnext_s` for `stage2`.
 """
@@ -80,7 +78,7 @@ PERCEPTUAL = {
 ON_A_GPU = 32
 # Pictures, and pictures with captions: theirs is DataComp, of 685.8 million pairs.
 DATA = {
-    False: {"path": "imagenet2012", "eval_split": "validation"},
+    False: {"path": "imagenet2012", "eval_split": "validation", "crop": "window_mirrored"},
     True: {"path": "laion400m", "split": "train[1%:]", "eval_split": "train[:1%]"},
 }
 # Biases, norms, embeddings and whatever is learned as such: none decays.

@@ -124,6 +124,8 @@ def get_config(argument: str = "") -> ConfigDict:
             "source": "tfds",
             "path": "imagenet2012",
             "eval_split": "validation",
+            # The shorter edge resized, then a window.
+            "crop": "random_mirrored" if asked["row"].startswith("llamagen") else "window",
             "workers": 64,
         },
         "discriminator": {"kind": "patchgan", "channels": 64, "layers": 3, "norm": "batch"},

@@ -55,8 +55,9 @@ class DataConfig:
         data_dir: where TFDS keeps prepared data; '' for its default.
         max_bad_share: stop when more than this share of the records read is bad, 0 to 1.
         workers: records read at the same time, at least 1.
-        crop: how training cuts its pictures: 'random', 'center', 'dalle_tokenizer' (mirrors) or
-            'dalle_generator' (see `crops`).
+        crop: how training cuts its pictures: 'random' (0.8 to 1 of the largest crop, anywhere),
+            'center', 'window' (the largest, anywhere), each also with '_mirrored' (half of the
+            time), 'dalle_tokenizer' (mirrors) or 'dalle_generator' (see `crops`).
         mixture: the sources of a 'mixture' with their weights.
         captions: of several captions of a picture, a line each, training takes the next one with
             each epoch ('in_turn'), one drawn anew by seed and step ('random'), the first alone

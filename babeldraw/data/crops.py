@@ -2,7 +2,8 @@
 
 A crop is a pure function of the picture's shape and a seed; only the box that it needs of a JPEG
 file is decoded. The two named after DALL-E are those of its published listings (arXiv:2102.12092,
-A.2 for the tokenizer, B.2 for the generator), which Parti uses (arXiv:2206.10789, 4.1).
+A.2 for the tokenizer, B.2 for the generator), which Parti uses (arXiv:2206.10789, 4.1). A window is
+the largest crop anywhere: what others make by resizing the shorter edge first.
 """
 
 import functools
@@ -15,7 +16,16 @@ from typing import Any
 from babeldraw.errors import UserError
 
 # How training cuts its pictures.
-CROPS = ("random", "center", "dalle_tokenizer", "dalle_generator")
+CROPS = (
+    "random",
+    "random_mirrored",
+    "center",
+    "center_mirrored",
+    "window",
+    "window_mirrored",
+    "dalle_tokenizer",
+    "dalle_generator",
+)
 # Side of a random crop, as a share of the largest crop's.
 MIN_CROP_SCALE = 0.8
 # A picture is resized to between these multiples of the wanted side before the last crop.
@@ -106,18 +116,24 @@ def make_plan(shape: Any, size: tuple[int, int], crop: str, seed: Any = None) ->
         return _generator_plan(shape, size[0], seed)
     tf = tensorflow()
     zero = tf.constant(0, tf.int64)
-    box = _box(shape, size, seed if crop == "random" else None)
+    window, _, mirrored = crop.partition("_")
+    box = _box(shape, size, seed if window != "center" else None, window == "window")
     whole = tf.reduce_all(tf.equal(shape, tf.constant(size, tf.int64)))
     # A picture that has the size already is taken as it is.
     box = tuple(
         tf.where(whole, tf.constant(same, tf.int64), cut)
         for same, cut in zip((0, 0, *size), box, strict=True)
     )
-    return Plan(box, tuple(tf.constant(side, tf.int64) for side in size), (zero, zero))
+    # Drawn after those of the box.
+    mirror = _uniforms(seed, 4)[3] < 0.5 if mirrored else None
+    return Plan(box, tuple(tf.constant(side, tf.int64) for side in size), (zero, zero), mirror)
 
 
-def _box(shape: Any, size: tuple[int, int], seed: Any) -> tuple[Any, Any, Any, Any]:
-    """(top, left, height, width) in int64 tensors; the centre box is `image.center_box`."""
+def _box(shape: Any, size: tuple[int, int], seed: Any, largest: bool) -> tuple[Any, Any, Any, Any]:
+    """(top, left, height, width) in int64 tensors; the centre box is `image.center_box`.
+
+    With a seed it lies anywhere, and has a random size unless it is to be the largest.
+    """
     tf = tensorflow()
     one = tf.constant(1, tf.int64)
     height = tf.maximum(one, tf.minimum(shape[0], shape[1] * size[0] // size[1]))
@@ -125,8 +141,9 @@ def _box(shape: Any, size: tuple[int, int], seed: Any) -> tuple[Any, Any, Any, A
     if seed is None:
         return (shape[0] - height) // 2, (shape[1] - width) // 2, height, width
     scale, down, right = _uniforms(seed, 3)
-    scale = MIN_CROP_SCALE + (1 - MIN_CROP_SCALE) * scale
-    height, width = (tf.maximum(one, _scaled(side, scale)) for side in (height, width))
+    if not largest:
+        scale = MIN_CROP_SCALE + (1 - MIN_CROP_SCALE) * scale
+        height, width = (tf.maximum(one, _scaled(side, scale)) for side in (height, width))
     # The uniform draws lie below 1, so an offset lies in [0, room].
     return _scaled(shape[0] - height + 1, down), _scaled(shape[1] - width + 1, right), height, width
 

@@ -53,8 +53,7 @@ class TrainBatches:
         process_index: which host this is, 0 to process_count - 1.
         process_count: how many hosts there are.
         start_step: the first step to give.
-        crop: 'random' (0.8 to 1 of the largest crop, anywhere), 'center', 'dalle_tokenizer' or
-            'dalle_generator' (see `crops`).
+        crop: of `crops.CROPS`; see `DataConfig`.
         workers: records read at the same time.
         max_bad_share: see `RecordReader`, which replaces bad records.
         captions: which of several captions is used: see `captions.CAPTIONS`.

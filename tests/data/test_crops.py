@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from babeldraw.data.crops import check_crop, crop_image, crop_jpeg, make_plan, tensorflow
+from babeldraw.data.crops import CROPS, check_crop, crop_image, crop_jpeg, make_plan, tensorflow
 from babeldraw.data.image import center_crop
 from babeldraw.errors import UserError
 
@@ -37,6 +37,23 @@ def plans(shape, size, crop, count=200):
 def test_the_centre_crop_is_the_middle():
     np.testing.assert_array_equal(cut(PLACES, (40, 40), "center", 0), PLACES[:, 10:50])
     np.testing.assert_array_equal(cut(PLACES, (40, 60), "random", 0), PLACES)
+
+
+def test_a_window_is_the_largest_crop_anywhere():
+    for crop in ("window", "window_mirrored"):
+        top, left, height, width, tall, wide, down, right, mirrored = plans((40, 60), (8, 8), crop)
+        assert set(height) == set(width) == {40} and set(tall) == set(wide) == {8}
+        assert set(top) == set(down) == set(right) == {0} and set(left) == set(range(21))
+        share = mirrored.mean()
+        assert 0.4 < share < 0.6 if crop == "window_mirrored" else share == 0
+
+
+def test_a_mirrored_centre_is_the_centre_from_either_side():
+    middle = PLACES[:, 10:50]
+    made = [cut(PLACES, (40, 40), "center_mirrored", seed) for seed in range(12)]
+    turned = [np.array_equal(one, middle[:, ::-1]) for one in made]
+    assert 0 < sum(turned) < 12
+    assert all(np.array_equal(one, middle) or t for one, t in zip(made, turned, strict=True))
 
 
 def test_the_tokenizers_listing():
@@ -98,7 +115,7 @@ def test_a_square_of_the_side_is_only_mirrored():
     assert all((cut(image, (16, 16), "dalle_generator", s) == image).all() for s in range(5))
 
 
-@pytest.mark.parametrize("crop", ["center", "random", "dalle_tokenizer", "dalle_generator"])
+@pytest.mark.parametrize("crop", CROPS)
 def test_a_jpeg_file_gives_what_its_pixels_give(crop):
     rng = np.random.default_rng(0)
     smooth = Image.fromarray(rng.integers(0, 256, (6, 9, 3), np.uint8)).resize((90, 60))

@@ -200,13 +200,13 @@ def test_random_crops_follow_the_seed_and_differ_between_epochs():
 def test_random_crops_stay_inside_and_lie_within_the_scale():
     """On a ramp a crop shows its own place: the first and last pixel give offset and side."""
     pytest.importorskip("tensorflow")
-    from babeldraw.data.crops import _box
+    from babeldraw.data.crops import make_plan
 
     boxes = []
     for position in range(300):
         seed = tensorflow().constant([7, position], "int64")
         shape = tensorflow().constant([100, 160], "int64")
-        boxes.append([int(v) for v in _box(shape, (8, 8), seed)])
+        boxes.append([int(v) for v in make_plan(shape, (8, 8), "random", seed).box])
     top, left, height, width = np.array(boxes).T
     assert (top >= 0).all() and (top + height <= 100).all()
     assert (left >= 0).all() and (left + width <= 160).all()
@@ -326,7 +326,7 @@ def test_python_ends_while_records_are_read(end, status):
         ({"batch_size": 0}, "batch_size=0"),
         ({"process_index": 2, "process_count": 2}, "process_index=2"),
         ({"image_size": (8, 0)}, r"image_size=\(8, 0\)"),
-        ({"crop": "left"}, "crop=.left.*.random., .center."),
+        ({"crop": "left"}, "crop=.left.*.random., .random_mirrored., .center."),
         ({"workers": 0}, "data.workers=0"),
     ],
 )
