@@ -59,7 +59,7 @@ BESIDE = "vit_vqgan"
 MINUTES, JUDGING = 7, 3
 FASHION = pathlib.Path("/usr/share/datasets/fashion-mnist")
 # Of each of the two sets that a probe learns from and is judged by.
-PROBED = 10_000
+PROBED = 5_000
 # Of the concepts one in so many is judged by; none of these teaches the probe, in any style.
 HELD_OUT_ONE_IN = 5
 WARMUP = 50
