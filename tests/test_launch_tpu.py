@@ -246,6 +246,7 @@ def test_a_run_without_trouble(cloud):
     assert len(cloud.calls("create")) == 1
 
 
+@pytest.mark.slow
 def test_a_preemption_leads_to_a_resumed_run_without_a_hand(cloud):
     """The TPUs are taken away at step 7: both hosts die with all that lies on them."""
     cloud.happen(7, 'echo SUSPENDED >"$CLOUD/state"')

@@ -298,6 +298,7 @@ def test_what_cannot_be_drawn(refused, generator_run, tmp_path, monkeypatch, wor
     assert sorted(path.name for path in tmp_path.iterdir()) == ["EMPTY", "FILE"]
 
 
+@pytest.mark.slow
 def test_a_prompt_that_is_too_long_is_cut_and_said_so(cli, generator_run, tmp_path):
     prompt = "a small red circle " * 40
     words = [f"--workdir={generator_run}", f"--prompt={prompt}", f"--out={tmp_path}"]

@@ -126,6 +126,7 @@ def test_a_mistake_is_one_line(cli, words, line):
     assert status == 2 and line in told.splitlines()[-1] and not printed
 
 
+@pytest.mark.slow
 def test_too_little_memory_is_said_before_the_run(cli, monkeypatch):
     monkeypatch.setattr(bench_train, "free_bytes", lambda device: 1000)
     monkeypatch.setattr(Bench, "begin", lambda bench: pytest.fail("it began"))
@@ -135,6 +136,7 @@ def test_too_little_memory_is_said_before_the_run(cli, monkeypatch):
 
 
 # The first to read data imports TensorFlow.
+@pytest.mark.slow
 @pytest.mark.budget(10)
 def test_a_config_s_own_data_are_read(cli, tmp_path):
     pytest.importorskip("tensorflow")

@@ -31,6 +31,7 @@ def picture():
     return shapes.pair_example(0, "test", 32, 0)[0]
 
 
+@pytest.mark.slow
 def test_pictures_of_classes_carry_how_to_draw_them_again(cli, vim_run, sampler, tmp_path):
     words = [f"--workdir={vim_run}", f"--out={tmp_path}", "--class=3,none", "--num=2", "--seed=5"]
     assert cli("sample", *words, "--temperature=0.5")[0] == 0
@@ -53,6 +54,7 @@ def _settings(sampler, **changes):
     return dataclasses.replace(sampler.defaults, **changes)
 
 
+@pytest.mark.slow
 def test_a_prefix_is_kept_exactly(cli, vim_run, sampler, picture, tmp_path):
     drawer = sampler.drawer
     length = drawer.generator.codes.length
@@ -157,6 +159,7 @@ def test_a_prefix_longer_than_the_picture_is_told(cli, vim_run, sampler, picture
     assert status == 2 and "rows is 9; a picture has 4 rows of tokens" in told
 
 
+@pytest.mark.slow
 def test_features_go_to_a_file(cli, vim_run, tmp_path):
     out = tmp_path / "new" / "features.npz"
     words = [f"--workdir={vim_run}", "--block=1", "--num=5", "--batch_size=2", f"--out={out}"]
@@ -174,6 +177,7 @@ def test_features_go_to_a_file(cli, vim_run, tmp_path):
         run.features(np.zeros((1, 32, 32, 3), np.uint8), 2)
 
 
+@pytest.mark.slow
 def test_a_probe_prints_a_line_per_block(cli, vim_run, tmp_path):
     out = tmp_path / "probe.json"
     words = [f"--workdir={vim_run}", "--num_train=64", "--num_test=32", "--epochs=2"]
@@ -214,6 +218,7 @@ def test_runs_of_another_kind_are_refused(cli, tokenizer_run):
         assert status == 2 and "is a run of image_tokenizer" in told
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "said"),
     [

@@ -43,6 +43,7 @@ def lines_of(folder):
 # ------------------------------------------------------------------ clusters, and drawing by them
 
 
+@pytest.mark.slow
 def test_clusters_are_found_kept_and_drawn_by(cli, runs, tmp_path):
     words = [f"--workdir={runs['coglm']}", f"--prompt={WORDS[0]}", f"--out={tmp_path}"]
     status, _, said = cli("clusters", f"--workdir={runs['coglm']}", "--count=6")
@@ -55,6 +56,7 @@ def test_clusters_are_found_kept_and_drawn_by(cli, runs, tmp_path):
     assert (line["clusters"], line["text_weight"], line["step"]) == (2, 1.4, 7)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("count", "line"),
     [
@@ -109,6 +111,7 @@ def test_pictures_are_told_alike_from_python_and_by_the_command(cli, runs, tmp_p
     np.testing.assert_allclose([line["score"] for line in lines], scores, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_generator_that_tells_nothing_is_refused(cli, runs, tmp_path):
     with pytest.raises(UserError, match="a run of config.model.kind=refiner, which tells no pict"):
         CaptionerRun.open(runs["refiner"])

@@ -111,6 +111,7 @@ def test_a_run_on_stored_codes(run, runlocal, tokenizer_run, cli, tmp_path):
     assert np.all(np.array(kept["scale"]) > whole["scale"])
 
 
+@pytest.mark.slow
 def test_drawing_compiles_for_a_tpu(runlocal):
     report, _ = compile_decode(parse(runlocal("demo/dit.py")), "v5e:1x1", 2)
     # Two steps of Heun's, each two passes over all places.

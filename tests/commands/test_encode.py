@@ -64,6 +64,7 @@ def words(folder, **more):
     return ["encode", *(f"--{name}={value}" for name, value in (given | more).items())]
 
 
+@pytest.mark.slow
 def test_what_is_stored_is_what_t5_makes_of_first_captions(cli, folder):
     assert cli(*words(folder))[0] == 0
     params = read_params(str(folder / "t5.safetensors"), "--t5", FrozenT5(CONFIG).shapes())

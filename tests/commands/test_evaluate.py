@@ -26,6 +26,7 @@ def test_the_figures_go_to_a_file(cli, tokenizer_run, report, tmp_path):
     assert json.loads(out.read_text()).keys() == report.keys()
 
 
+@pytest.mark.slow
 def test_a_step_may_be_named(cli, tokenizer_run):
     steps = sorted(int(path.name) for path in (tokenizer_run / "checkpoints").iterdir())
     words = ["evaluate", "--evaluators=reconstruction"]
@@ -36,6 +37,7 @@ def test_a_step_may_be_named(cli, tokenizer_run):
     assert status == 2 and f"holds no checkpoint of step 999; there are {there}" in said
 
 
+@pytest.mark.slow
 def test_only_the_named_evaluators_run(cli, generator_run):
     words = [f"--workdir={generator_run}", "--evaluators=validation_loss"]
     status, printed, _ = cli("evaluate", *words)
@@ -44,6 +46,7 @@ def test_only_the_named_evaluators_run(cli, generator_run):
     assert figures["validation/loss"] == pytest.approx(report["validation/loss"], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_run_of_a_mesh_that_is_not_here_is_evaluated_all_the_same(cli, tokenizer_run, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(tokenizer_run, folder)
@@ -79,6 +82,7 @@ def test_an_average_is_asked_of_a_run_without_in_vain(cli, vim_run):
     assert status == 2 and "weights is 'ema' and the run keeps no average of its weights" in said
 
 
+@pytest.mark.slow
 def test_a_result_says_how_it_came_about(cli, vim_run, tmp_path):
     folder = tmp_path / "run"
     # Without the results of other tests of the run.
@@ -102,6 +106,7 @@ def test_a_result_says_how_it_came_about(cli, vim_run, tmp_path):
     assert drawing["conditions"] == {"n": 3, "different": 3, "first": ["#0", "#1", "#2"]}
 
 
+@pytest.mark.slow
 def test_several_runs_make_a_table(cli, tokenizer_run, tmp_path):
     runs = [tmp_path / name for name in ("a", "b")]
     for run in runs:

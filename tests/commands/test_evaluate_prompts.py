@@ -52,6 +52,7 @@ def test_pages_show_the_pictures_of_each_run_in_a_row(table, tmp_path):
     assert "3 prompts, 2 runs: a, c" in index and index.count(".html") == 4
 
 
+@pytest.mark.slow
 def test_each_run_draws_all_and_goes_on(cli, generator_run, table, tmp_path):
     shutil.copytree(generator_run, tmp_path / "other")
     out = tmp_path / "parti"

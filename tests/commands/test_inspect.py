@@ -31,6 +31,7 @@ def test_the_parts_add_up(cli):
     assert "largest [1024 vocab, 8 code_dim]" in printed
 
 
+@pytest.mark.slow
 def test_depth_tells_more_parts_apart(cli):
     words = ["inspect", f"--config={CONFIGS}/demo/text_to_image.py"]
     few, many = (cli(*words, f"--depth={depth}")[1] for depth in (1, 4))
@@ -69,6 +70,7 @@ def on_one_device(printed, name):
     return float(number.replace(",", ""))
 
 
+@pytest.mark.slow
 def test_the_20b_on_a_thousand_devices(cli):
     printed = of_devices(cli, "babeldraw/20b.py", 1024, "--depth=5")
     assert printed.startswith(
@@ -92,6 +94,7 @@ def test_the_20b_on_a_thousand_devices(cli):
     assert decoder.endswith("rounds 4, 32 microbatches of 4 examples, 143 iterations, bubble 10%")
 
 
+@pytest.mark.slow
 def test_the_3b_has_a_quarter_of_each_split_weight(cli):
     printed = of_devices(cli, "babeldraw/3b.py", 512, "--depth=5")
     assert printed.startswith("mesh data 128 x stage 1 x model 4 = 512 devices; rules in_layer\n")
@@ -100,6 +103,7 @@ def test_the_3b_has_a_quarter_of_each_split_weight(cli):
     assert "bubble" not in printed
 
 
+@pytest.mark.slow
 def test_one_device_holds_everything(cli):
     whole = cli("inspect", f"--config={CONFIGS}/demo/tokenizer.py")[1]
     printed = of_devices(cli, "demo/tokenizer.py", 1)

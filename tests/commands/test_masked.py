@@ -22,6 +22,7 @@ def run(runlocal, tokenizer_run, trained_once):
     return trained_once("maskgit", config)
 
 
+@pytest.mark.slow
 @pytest.mark.budget(12)
 def test_a_hole_is_filled_and_what_a_mask_leaves_stays(run, cli, tmp_path):
     sampler = Sampler.from_run(str(run))
@@ -76,6 +77,7 @@ def test_a_config_that_makes_no_sense_is_told(runlocal, section, fields, line):
         parse(config)
 
 
+@pytest.mark.slow
 def test_drawing_compiles_for_a_tpu(runlocal):
     report, _ = compile_decode(parse(runlocal("demo/maskgit.py")), "v5e:1x1", 2)
     # Two steps, each a pass over all places.

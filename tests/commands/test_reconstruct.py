@@ -28,6 +28,7 @@ def reconstruct(cli, tokenizer_run, tmp_path):
     return run
 
 
+@pytest.mark.slow
 def test_the_files_are_the_tokenizer_s_and_the_figures_theirs(reconstruct, tokenizer_run):
     out, figures = reconstruct("--num=5", "--batch_size=2")
     run = TokenizerRun.open(str(tokenizer_run))

@@ -51,6 +51,7 @@ def assert_same(images, others):
     assert np.mean(images != others) < 1e-3
 
 
+@pytest.mark.slow
 def test_tokens_do_not_depend_on_the_batch_around_them(generator_run):
     sampler = Sampler.from_run(str(generator_run))
     drawn = [
@@ -62,6 +63,7 @@ def test_tokens_do_not_depend_on_the_batch_around_them(generator_run):
     assert len(np.unique(drawn[0], axis=0)) == 6
 
 
+@pytest.mark.slow
 def test_a_picture_does_not_depend_on_the_batch_around_it(sample):
     words = [f"--prompt={prompt}" for prompt in PROMPTS]
     one = sample(*words, "--num=2", "--seed=7", "--batch_size=2")
@@ -108,6 +110,7 @@ def test_the_manifest_and_the_files_say_how_to_draw_them_again(sample, generator
         assert line["image"].shape == (*config["tokenizer"]["image_size"], 3)
 
 
+@pytest.mark.slow
 def test_the_run_s_own_settings_are_taken_unless_others_are_given(sample, generator_run):
     own = json.loads((generator_run / "config.json").read_text())["sampling"]
     words = [f"--prompt={PROMPTS[0]}", "--num=2"]
@@ -126,6 +129,7 @@ def test_a_style_is_a_text_around_the_prompt_which_keeps_its_name(generator_run)
     assert (one.name, one.text) == ("circle", "circle")
 
 
+@pytest.mark.slow
 def test_the_python_interface_draws_the_same(sample, generator_run):
     lines = sample(f"--prompt={PROMPTS[0]}", "--num=2", "--seed=5", "--temperature=0.5")
     sampler = Sampler.from_run(str(generator_run))
@@ -146,6 +150,7 @@ def test_the_grid_holds_a_row_per_prompt(cli, generator_run, tmp_path):
     assert read_png_text(tmp_path / "grid.png")["prompts"] == "a\nb"
 
 
+@pytest.mark.slow
 def test_the_same_command_goes_on_where_it_stopped(cli, generator_run, tmp_path):
     words = [f"--workdir={generator_run}", f"--out={tmp_path}", "--num=2"]
     prompts = [f"--prompt={prompt}" for prompt in PROMPTS]
@@ -202,6 +207,7 @@ def test_kept_rows_and_what_a_mask_leaves_stay(generator_run, old):
         assert len({picture.tokens.tobytes() for picture in pictures}) > 1
 
 
+@pytest.mark.slow
 def test_the_command_goes_on_from_a_picture(sample, old):
     words = [f"--prompt={PROMPTS[0]}", f"--image={old / 'old.png'}", "--num=2"]
     rows, masked = sample(*words, "--rows=1"), sample(*words, f"--mask={old / 'mask.png'}")
@@ -251,6 +257,7 @@ def test_a_prompt_may_hold_what_else_ends_a_line(sample, tmp_path, name):
     assert [line["prompt"] for line in lines] == [text.strip() for text in prompts]
 
 
+@pytest.mark.slow
 def test_drawing_goes_on_after_such_a_prompt(cli, generator_run, tmp_path):
     (tmp_path / "p.txt").write_text("a red\u2028circle\na ring", encoding="utf-8")
     words = ["sample", f"--workdir={generator_run}", f"--out={tmp_path / 'out'}"]
@@ -293,5 +300,6 @@ def test_a_path_may_begin_at_home(cli, generator_run, tmp_path, monkeypatch):
     assert (tmp_path / "pictures" / "grid.png").exists() and not (tmp_path / "~").exists()
 
 
+@pytest.mark.slow
 def test_fewer_devices_than_there_are_will_do(sample):
     assert len(sample("--prompt=a ring", "--model_parallel=2")) == 1

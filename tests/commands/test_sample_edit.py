@@ -65,6 +65,7 @@ def test_what_a_mask_leaves_is_written_bit_by_bit(sample, folder, kind):
         assert line["picture"] == f"{kind}.png"
 
 
+@pytest.mark.slow
 def test_a_box_is_a_mask(sample, folder, cli, generator_run, tmp_path):
     image = f"--image={folder / 'rgb.png'}"
     lines, _ = sample(PROMPT, image, "--box=3,0,20,10")
@@ -100,6 +101,7 @@ def five(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.budget(8)
 def test_the_pictures_of_a_folder_are_completed(sample, five):
     (five / "images" / "notes.txt").write_text("no picture by its name")

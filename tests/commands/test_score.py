@@ -97,6 +97,7 @@ def test_a_key_is_sent_to_no_other_machine_in_plain_text(cli, folder, monkeypatc
     assert status == 2 and f"url={url} gave no answer at 1 attempts" in said
 
 
+@pytest.mark.slow
 def test_the_report_compares_scorers(cli, folder):
     assert cli(*words(folder))[0] == 0
     again = {"scorer": "squared_error", "scores": folder / "error.jsonl"}

@@ -73,6 +73,7 @@ def test_the_manifest_says_what_there_is(stored, tokenizer_run):
         assert (folder / entry["file"]).stat().st_size == entry["bytes"]
 
 
+@pytest.mark.slow
 def test_ten_views_are_corners_and_centre_at_a_larger_size(cli, words, tokenizer_run, tmp_path):
     out, run = tmp_path / "views", TokenizerRun.open(str(tokenizer_run))
     words = [*words, f"--out={out}", "--num=3", "--views=10", "--batch_size=7"]
@@ -119,6 +120,7 @@ def test_train_and_test_share_nothing_and_leave_nothing_out(stored):
     assert sorted(places) == list(range(NUM))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("before", [True, False], ids=["before", "after"])
 @pytest.mark.parametrize("name", ["write_shard", "write_json"])
 @pytest.mark.parametrize("call", [1, 2])
@@ -238,6 +240,7 @@ def decoded(cli, stored, tokenizer_run, tmp_path):
     return tmp_path / "pictures", words
 
 
+@pytest.mark.slow
 def test_decoded_pictures_are_the_tokenizer_s_with_their_captions(decoded, stored, tokenizer_run):
     run, tokens = TokenizerRun.open(str(tokenizer_run)), TokenSource(stored[0], "all")
     pictures = FolderSource(decoded[0], "all")
@@ -260,6 +263,7 @@ def test_decoding_goes_on_where_it_stopped(decoded, cli):
     assert content(folder) == before
 
 
+@pytest.mark.slow
 def test_decoding_elsewhere_or_by_another_tokenizer_is_refused(decoded, cli, stored, tmp_path):
     def refused(*words):
         status, _, said = cli(*words)

@@ -27,6 +27,7 @@ def test_a_folder_s_captions_become_a_vocabulary(cli, tmp_path):
         assert vocabulary.decode(ids) == caption
 
 
+@pytest.mark.slow
 def test_shapes_have_few_words(cli, tmp_path):
     out = tmp_path / "text.model"
     status, *_ = cli("vocabulary", "--source=shapes", "--size=80", f"--out={out}")
@@ -111,6 +112,7 @@ def test_the_pieces_of_a_text_are_shown_with_their_ids_and_the_cut(cli, model):
     assert "no pieces: it draws without" in cli("vocabulary", "--show=", f"--model={model}")[1]
 
 
+@pytest.mark.slow
 def test_a_run_shows_where_it_cuts(cli, generator_run):
     length = TrainedRun.open(str(generator_run)).experiment.text_length
     asked = ["vocabulary", f"--workdir={generator_run}"]

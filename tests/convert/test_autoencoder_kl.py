@@ -91,6 +91,7 @@ def decoded(codes, state):
 # ------------------------------------------------------------------ names, shapes, values
 
 
+@pytest.mark.slow
 def test_diffusers_tensors_are_the_published_ones():
     shapes = shapes_by(diffusers, KL_F8)
     assert len(shapes) == 248 and sum(map(np.prod, shapes.values())) == 83_653_863
@@ -107,6 +108,7 @@ def test_diffusers_tensors_are_the_published_ones():
     assert shapes["post_quant_conv.bias"] == (4,)
 
 
+@pytest.mark.slow
 def test_its_codes_and_pictures_are_those_of_its_layer_order_and_of_its_bytes():
     state = layers.drawn(shapes_by(diffusers, SMALL))
     params, tokenizer = ours(diffusers, SMALL, state), VQGANTokenizer(SMALL)
@@ -119,6 +121,7 @@ def test_its_codes_and_pictures_are_those_of_its_layer_order_and_of_its_bytes():
     assert all(back[key].tobytes() == array.tobytes() for key, array in state.items())
 
 
+@pytest.mark.slow
 def test_the_other_layouts_hold_the_same_parameters():
     params = ours(diffusers, SMALL, layers.drawn(shapes_by(diffusers, SMALL)))
     for table, name in (

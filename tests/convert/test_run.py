@@ -101,6 +101,7 @@ def test_a_run_that_is_written_keeps_no_average(tmp_path):
     assert json.loads(folder.config_file.read_text())["train"] == {"ema": None}
 
 
+@pytest.mark.slow
 def test_half_is_half_the_size_and_a_run_of_float32_again(generator_run, tmp_path):
     from babeldraw.convert.run import WEIGHTS, export_run, import_run
     from babeldraw.runs.weights import flatten

@@ -91,6 +91,7 @@ def test_maskgit_s_tensors_in_flax_are_counted_in_the_order_of_calls():
     assert "encoder/Conv_0/bias" not in shapes and shapes["encoder/Conv_1/bias"] == (256,)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("multipliers", "count"), [((1, 1, 2, 2, 4), 71_883_403), ((1, 2, 2, 4), 70_109_835)]
 )
@@ -111,6 +112,7 @@ def published(name):
     return {key: tuple(shape) for key, shape in names.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.budget(15)  # Tables of hundreds of tensors, several times.
 @pytest.mark.parametrize(
     ("name", "table", "average", "config", "count"),
@@ -190,6 +192,7 @@ def test_maskgit_s_codes_and_pictures_are_those_of_its_layer_order():
     np.testing.assert_array_equal(out[0].images, out[0].raw)
 
 
+@pytest.mark.slow
 def test_llamagen_s_codes_and_pictures_are_those_of_its_layer_order():
     state = theirs.drawn(SHAPES["llamagen"])
     params, tokenizer = ours(llamagen, LLAMAGEN_SMALL, state), VQGANTokenizer(LLAMAGEN_SMALL)
@@ -210,6 +213,7 @@ def test_llamagen_s_codes_and_pictures_are_those_of_its_layer_order():
     np.testing.assert_allclose(out.images, (pictures + 1) / 2, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_taming_s_names_and_their_average_are_two_ways_to_the_same_parameters():
     params = ours(llamagen, LLAMAGEN_SMALL, theirs.drawn(SHAPES["llamagen"]))
     for table in (taming, taming_average):
@@ -218,6 +222,7 @@ def test_taming_s_names_and_their_average_are_two_ways_to_the_same_parameters():
             np.testing.assert_array_equal(again[name], leaf)
 
 
+@pytest.mark.slow
 def test_open_magvit2_s_codes_and_pictures_are_those_of_its_layer_order():
     state = theirs.drawn(shapes_by(open_magvit2, MAGVIT2_SMALL))
     params, tokenizer = ours(open_magvit2, MAGVIT2_SMALL, state), VQGANTokenizer(MAGVIT2_SMALL)

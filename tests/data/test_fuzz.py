@@ -179,6 +179,7 @@ def fuzz(name, count, folder):
             assert "\n" not in str(error)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", READERS)
 def test_a_damaged_file_is_read_or_refused_in_a_line(name, tmp_path):
     fuzz(name, QUICK, tmp_path)

@@ -80,6 +80,7 @@ def test_each_source_gives_each_record_once_per_epoch():
         assert (epochs[0] != epochs[1]).any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hosts", [1, 2, 8])
 def test_hosts_together_hold_the_global_batch_and_go_on_as_another_number(hosts):
     whole = take(train_batches(), 6)

@@ -61,6 +61,7 @@ def test_nothing_is_drawn_behind_the_end(params):
         assert first.size == 0 or not row[first[0] :].any()
 
 
+@pytest.mark.slow
 def test_its_score_is_the_loss_that_it_was_trained_by(params):
     text = jnp.array([[3, 5, 0, 0, 0], [1, 2, 3, 4, 5], [0, 0, 0, 0, 0]], jnp.int32)
     expected = caption_losses(CAPTIONER.logits(params, IMAGES, text), text)
@@ -81,6 +82,7 @@ def pictures(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_pictures_are_told_whatever_the_batch(coca_run, pictures):
     run = CaptionerRun.open(str(coca_run))
     images = [shapes.pair_example(number, "test", 32, 0)[0] for number in range(3)]
@@ -96,6 +98,7 @@ def test_pictures_are_told_whatever_the_batch(coca_run, pictures):
         next(run.caption(images, settings=SamplingConfig(guidance=2.0)))
 
 
+@pytest.mark.slow
 def test_the_command_writes_a_line_per_caption(cli, coca_run, pictures, tmp_path):
     out = tmp_path / "new" / "captions.jsonl"
     words = [f"--workdir={coca_run}", f"--path={pictures}", "--num=2", "--temperature=0.7"]

@@ -86,6 +86,7 @@ def mixed(keys, text, codes, length, vocab):
     return (drawn + own) % vocab
 
 
+@pytest.mark.slow
 def test_the_small_codes_go_to_the_direct_run_and_its_codes_to_the_iterative_one(
     small, sampler, monkeypatch
 ):
@@ -120,6 +121,7 @@ def test_the_small_codes_go_to_the_direct_run_and_its_codes_to_the_iterative_one
     assert {one.level for one in large} == {"8x3"}
 
 
+@pytest.mark.slow
 def test_a_picture_is_its_own_and_all_batches_are_one_program(small, sampler, monkeypatch):
     traced, draw = [], RefinementPrediction.draw
 
@@ -208,6 +210,7 @@ def test_a_run_that_makes_no_codes_of_codes_is_refused(coglm, small):
         open_cascade(coglm, small.drawer, [coglm])
 
 
+@pytest.mark.slow
 def test_another_tokenizer_is_refused(coglm, stages, small):
     other = jax.tree.map(lambda leaf: leaf + 1, small.drawer.params["tokenizer"])
     first = dataclasses.replace(small.drawer, params={**small.drawer.params, "tokenizer": other})

@@ -29,6 +29,7 @@ def texts(*words):
     return [Asked(word, None, text=word) for word in words]
 
 
+@pytest.mark.slow
 def test_a_score_is_the_cosine_of_the_two_embeddings(file):
     judge = open_judge(str(file))
     images = RNG.integers(0, 256, (BATCH_SIZE + 1, 30, 40, 3), np.uint8)
@@ -78,6 +79,7 @@ def test_what_is_no_clip_is_one_line(file, tmp_path):
     fails(r"^judge=.*clip.safetensors is not there$")
 
 
+@pytest.mark.slow
 def test_the_best_are_kept_by_clip(cli, generator_run, file, tmp_path):
     words = [f"--workdir={generator_run}", "--prompt=a small red circle", "--num=4", "--keep=2"]
     status, _, said = cli("sample", *words, f"--judge={file}", f"--out={tmp_path / 'best'}")

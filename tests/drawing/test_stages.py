@@ -46,6 +46,7 @@ def test_larger_pictures_are_those_of_the_same_seeds(large_run, generator_run):
         np.testing.assert_allclose(picture.image.astype(np.float32), expected, atol=2.5)
 
 
+@pytest.mark.slow
 def test_the_command_appends_it(cli, large_run, generator_run, tmp_path):
     words = [f"--workdir={generator_run}", f"--super_resolution={large_run}", "--prompt=a"]
     status, _, said = cli("sample", *words, f"--out={tmp_path / 'out'}")

@@ -322,6 +322,7 @@ def test_a_scan_is_as_long_as_its_weights():
     assert found.flops == 12 * 2 * 512**3 and not found.unknown_loops
 
 
+@pytest.mark.slow
 @needs_libtpu
 def test_a_product_hides_some_of_a_permute_that_does_not_need_it():
     size, ring = 2048, [(i, (i + 1) % 4) for i in range(4)]

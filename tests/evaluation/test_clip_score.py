@@ -48,6 +48,7 @@ def test_held_out_captions_are_drawn_and_judged(cli, generator_run, tmp_path, mo
     record.unlink()
 
 
+@pytest.mark.slow
 def test_one_line_for_each_mistake(cli, generator_run):
     for field, line in (
         ("num_examples=0", "evaluators.clip_score.num_examples is 0; at least 1"),

@@ -22,6 +22,7 @@ def test_none_without_a_network_and_the_objective_s_before_the_config_s():
     assert own.func is max and own.args == ()
 
 
+@pytest.mark.slow
 def test_that_of_the_config_s_file_brings_its_weights_as_arguments(tmp_path):
     config = PerceptualConfig(str(tmp_path / "vgg.safetensors"), WIDTHS)
     network = PerceptualNetwork(config)
@@ -37,6 +38,7 @@ def test_that_of_the_config_s_file_brings_its_weights_as_arguments(tmp_path):
     assert (np.asarray(measured) > 0).all()
 
 
+@pytest.mark.slow
 def test_a_judge_measures_beside_the_network_of_the_loss(tmp_path):
     file, network = (
         tmp_path / "a.safetensors",

@@ -150,6 +150,7 @@ def test_a_setting_that_is_none_is_named(field, value):
 
 
 # A run's encoder, compiled.
+@pytest.mark.slow
 @pytest.mark.budget(20)
 def test_a_generator_s_encoder_is_asked_by_its_run_folder(generator_run, data_dir):
     fields = {"path": "babeldraw_glue", "data_dir": data_dir, "epochs": 2, "num_train": 64}

@@ -117,6 +117,7 @@ def spread(array):
     return [float(f"{value:.7g}") for value in array[places]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*TOKENIZERS, *GENERATORS])
 def test_the_outputs_are_those_on_record(name, request):
     tokenizer = TOKENIZERS.get(name)

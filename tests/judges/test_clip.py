@@ -214,6 +214,7 @@ def file(tmp_path, monkeypatch):
     return str(tmp_path / "clip.safetensors"), weights
 
 
+@pytest.mark.slow
 def test_features_are_embeddings_of_prepared_pictures(file):
     path, weights = file
     images = RNG.integers(0, 256, (2, 40, 60, 3), np.uint8)

@@ -124,6 +124,7 @@ def test_pictures_are_resized_as_torch_does_with_antialias():
 # ------------------------------------------------------------------ as a distance
 
 
+@pytest.mark.slow
 def test_the_distance_is_the_mean_squared_difference_of_logits(monkeypatch):
     def half(module, images):
         del module

@@ -141,6 +141,7 @@ def test_the_published_ones_have_their_tensors(kind, sizes, count):
     assert NETWORKS[kind].dim == sizes[0]
 
 
+@pytest.mark.slow
 def test_features_are_of_whole_pictures_at_224_px(tmp_path, monkeypatch):
     small = dataclasses.replace(SMALL, patch_size=56, side=224, trained_side=280)
     monkeypatch.setitem(DINOS, "dinov2_s14", small)

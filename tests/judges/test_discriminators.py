@@ -32,6 +32,7 @@ def logits(network, images):
     return np.asarray(compiled(network)[0](images))
 
 
+@pytest.mark.slow
 def test_a_logit_per_picture_and_a_logit_per_patch():
     assert logits(STYLEGAN, IMAGES).shape == (8,)
     assert logits(PATCHGAN, IMAGES).shape == (8, 2, 1)

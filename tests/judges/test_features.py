@@ -37,6 +37,7 @@ def file(request, tmp_path):
     return request.param, str(tmp_path / "weights.safetensors")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", ["vgg16", "alexnet"], indirect=True)
 def test_a_vector_is_the_mean_over_places_of_the_maps(file):
     name, path = file

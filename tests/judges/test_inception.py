@@ -149,6 +149,7 @@ def check(name):
     np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_network_is_its_stem_and_blocks_in_order():
     """Of a picture that is just large enough."""
     x = RNG.uniform(-1, 1, (1, 79, 75, 3)).astype(np.float32)

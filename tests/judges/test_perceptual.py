@@ -114,6 +114,7 @@ def test_the_distance_is_that_of_lpips(network):
     assert min(expected) > 0.01
 
 
+@pytest.mark.slow
 def test_the_loss_is_the_mean_over_every_so_many_pictures(load):
     params, first, second = load(), *RNG.random((2, 6, 16, 16, 3), np.float32)
     each = jax.jit(NETWORK.distance)(params, first, second)

@@ -40,6 +40,7 @@ def test_each_head_has_as_many_logits(side, stages, places):
     assert logits.shape == (2, len(stages) * places)
 
 
+@pytest.mark.slow
 def test_pictures_are_judged_one_by_one():
     _, variables, apply = made()
     given, other = maps(48), maps(48, seed=1)
@@ -49,6 +50,7 @@ def test_pictures_are_judged_one_by_one():
     assert np.abs(part[1] - whole[1]).max() > 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mixing", MIXINGS)
 def test_what_a_head_sees(mixing):
     _, variables, apply = made(mixing)

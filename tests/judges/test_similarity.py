@@ -110,6 +110,7 @@ def test_ms_ssim_is_that_of_the_paper(size, count):
         np.testing.assert_allclose(found, jax.jit(similarity.ssim)(spoiled, originals), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_its_gradient_is_the_slope_of_the_second_implementation():
     originals, direction = smooth((1, 48, 50, 3)), smooth((1, 48, 50, 3), seed=5) - 0.5
     spoiled = np.clip(originals + RNG.normal(0, 0.1, originals.shape), 0, 1).astype(np.float32)

@@ -114,6 +114,7 @@ def draw(path, leaf):
     return jnp.asarray(rng.normal(0.0, 0.5, leaf.shape), leaf.dtype)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", VARIANTS)
 def test_stepping_is_the_full_forward_at_one_place_or_many(name):
     stack = make_stack(VARIANTS[name], CONFIG)
@@ -152,6 +153,7 @@ PREFIXED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PREFIXED)
 def test_a_prefix_enters_the_cache_at_once(name):
     stack = make_stack(PREFIXED[name], CONFIG)
@@ -173,6 +175,7 @@ COGLM = ((NEVER,) * 3, (NEVER, ALWAYS, NEVER), (NEVER, ALWAYS, BY_PATTERN))
 ROLES = jnp.asarray([[1, 2] * 6, [1] * 4 + [2] * 8, [0, 0, 1, 1, 2, 2, 1, 2, 2, 1, 2, 2]])
 
 
+@pytest.mark.slow
 def test_roles_say_who_sees_whom_and_steps_keep_to_them():
     stack = make_stack(parts(ByRole(COGLM)), CONFIG)
     said = {"text": PerExample(TEXT), "roles": PerSlot(ROLES)}
@@ -218,6 +221,7 @@ def test_streams_of_equal_weights_are_one():
     np.testing.assert_allclose(found, expected, atol=2e-5)
 
 
+@pytest.mark.slow
 def test_a_slot_may_stand_elsewhere_than_in_its_order():
     stack = make_stack(parts(attention={"rotate": Rotary()}), CONFIG)
     shapes = nn.unbox(jax.eval_shape(stack.init, jax.random.key(0), X, SAID))
@@ -235,6 +239,7 @@ def test_a_slot_may_stand_elsewhere_than_in_its_order():
         np.testing.assert_allclose(y_B1D[:, 0], expected[:, index], atol=2e-5)
 
 
+@pytest.mark.slow
 def test_every_variant_is_another_function():
     outputs = []
     for variant in VARIANTS.values():

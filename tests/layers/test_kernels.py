@@ -34,6 +34,7 @@ def arrays(keys):
     return [jax.random.normal(k, shape) for k, shape in zip(made, shapes, strict=True)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kernel", ["short", "splash"])
 @pytest.mark.parametrize("name", MASKS)
 def test_a_kernel_gives_what_the_plain_form_gives(name, kernel):
@@ -187,6 +188,7 @@ needs_libtpu = pytest.mark.skipif(
 )
 
 
+@pytest.mark.slow
 @needs_libtpu
 @pytest.mark.parametrize(
     ("queries", "keys", "head_dim", "dtype", "mask"),

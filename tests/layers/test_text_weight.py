@@ -73,6 +73,7 @@ def test_whole_sequences(kernel):
     assert np.abs(np.asarray(found) - np.asarray(plain))[0].max() > 1e-2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("per_row", [False, True])
 def test_through_a_cache(per_row):
     past = apply("start", Inputs(CONTEXT), B, L)

@@ -133,6 +133,7 @@ def test_in_half_precision_the_sums_are_single():
     np.testing.assert_allclose(found.out.astype(jnp.float32), whole.out, atol=0.05)
 
 
+@pytest.mark.slow
 def test_at_3600_tokens_memory_is_a_twentieth_of_dense():
     """Forward and backward, four heads of 64; by the compiler, nothing is run."""
     window, like = Window((60, 60), (9, 5)), jax.ShapeDtypeStruct((1, 4, 3600, 64), jnp.float32)

@@ -133,6 +133,7 @@ def test_each_row_of_a_batch_is_alone(params):
     assert np.abs(logits(params, TEXT[::-1], IMAGE) - full).max() > 1e-2
 
 
+@pytest.mark.slow
 def test_dropout_is_the_same_scanned_and_unrolled(params):
     def forward(scan):
         network = BabeldrawGenerator(
@@ -204,6 +205,7 @@ def test_stacks_that_do_not_fit_are_named():
         dataclasses.replace(STACK, heads=3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("read", [GENERATOR, "prefix"])
 def test_words_start_with_the_deviation_asked_for(read):
     words = TextCondition(vocab_size=2000, length=6, stddev=0.5)

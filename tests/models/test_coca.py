@@ -114,6 +114,7 @@ def test_the_picture_reaches_its_embedding_and_each_prediction_but_not_the_text_
     np.testing.assert_array_equal(after.text_BQ, before.text_BQ)
 
 
+@pytest.mark.slow
 def test_dropout_hangs_on_the_example_s_key():
     stack = dataclasses.replace(STACK, dropout=0.5)
     config = dataclasses.replace(CONFIG, image_encoder=stack, unimodal=stack, multimodal=stack)

@@ -78,6 +78,7 @@ def test_drawing_step_by_step_is_the_whole_sequence(late):
     np.testing.assert_allclose(found, full, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("late", LATE)
 def test_telling_step_by_step_is_the_whole_sequence(late):
     def start(params):

@@ -37,6 +37,7 @@ def text_params():
     return random_params(TEXT)
 
 
+@pytest.mark.slow
 def test_it_begins_by_saying_nothing():
     params = jax.jit(CLASS.init)(jax.random.key(0))
     params = jax.tree.map(lambda box: box.unbox(), params, is_leaf=lambda x: hasattr(x, "unbox"))
@@ -56,6 +57,7 @@ def test_what_is_read_once_is_what_training_reads(text_params):
     np.testing.assert_allclose(in_two(text_params), whole, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_every_place_hears_of_all_that_it_depends_on(text_params):
     """Of the text, the time and every other place; by gradients."""
 

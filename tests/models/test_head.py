@@ -23,6 +23,7 @@ def random_like(tree):
     return jax.tree.map(lambda a: jnp.asarray(RNG.normal(size=a.shape), a.dtype), nn.unbox(tree))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("codes", [ONE, TWO], ids=["one factor", "two"])
 def test_the_nll_is_that_of_all_combinations(codes):
     head = Head(codes, D)

@@ -64,6 +64,7 @@ def params(case):
     return networks.random_params(generator(case))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_cached_decoding_is_the_full_forward_at_one_place_or_many(case):
     network, whole, condition = generator(case), params(case), CASES[case][2]
@@ -86,6 +87,7 @@ def test_cached_decoding_is_the_full_forward_at_one_place_or_many(case):
             np.testing.assert_allclose(found[begin : begin + T, row], full[row], atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", ["adaptive", "intra"])
 def test_a_code_is_predicted_from_those_before_it(case):
     network, first = generator(case), CASES[case][2][:1]
@@ -112,6 +114,7 @@ def test_what_is_no_word_has_no_effect():
     np.testing.assert_array_equal(nll(unsaid)[2], same[2])
 
 
+@pytest.mark.slow
 def test_dropout_is_of_each_example_and_off_without_keys():
     stack = dataclasses.replace(STACK, dropout=0.2)
     intra = dataclasses.replace(INTRA, dropout=0.2)
@@ -138,6 +141,7 @@ def test_a_code_s_factors_are_its_digits_the_first_the_lowest():
     np.testing.assert_array_equal(joined([factors[..., 0], factors[..., 1]], (64, 4096)), codes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", ["factors", "intra"])
 def test_factors_are_drawn_by_their_exact_joint_distribution(case):
     network, whole = generator(case), params(case)

@@ -48,6 +48,7 @@ def large(form):
     return dataclasses.replace(FORMS[form], stack=stack)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("form", "codes", "parameters", "tensors"),
     [
@@ -166,6 +167,7 @@ CODES = [Codes((2, 3), (V,)), Codes((T,), (5, 4))]
 PLAIN = dataclasses.replace(STACK, blocks=1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("asked", CONDITIONS)
 @pytest.mark.parametrize("encoder", [None, PLAIN], ids=["", "encoder"])
 def test_each_place_is_told_by_the_condition_and_what_is_known_alone(asked, encoder):
@@ -192,6 +194,7 @@ def test_each_place_is_told_by_the_condition_and_what_is_known_alone(asked, enco
     np.testing.assert_array_equal(moved(hidden(nothing, drawn)).any(axis=1), unsaid)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("style", ["pre_norm", "bert"])
 def test_dropout_hangs_on_the_example_and_decoding_reads_the_compute_type(style):
     compute = ComputeConfig(scan=False, dtype="bfloat16")
@@ -242,6 +245,7 @@ def test_what_does_not_go_together_is_told(fields, line):
         make_generator(MaskGITConfig(PLAIN, **fields), TEXT, CODES[0])
 
 
+@pytest.mark.slow
 def test_a_packed_stack_gives_what_each_row_by_itself_gives():
     one, three = (
         make_generator(dataclasses.replace(FORMS["titok"], packed=packed), *rest)

@@ -56,6 +56,7 @@ def one_by_one(generator, params, condition, noisy, time_RP):
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["class", pytest.param("text", marks=pytest.mark.slow)])
 def test_packed_equals_not_packed_in_values_and_gradients(kind):
     generator, given = GENERATORS[kind], inputs(kind)
@@ -79,6 +80,7 @@ def test_packed_equals_not_packed_in_values_and_gradients(kind):
         np.testing.assert_allclose(found, expected, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_picture_hears_of_no_other_in_its_row():
     generator, (condition, noisy, time_RP) = GENERATORS["text"], inputs("text")
     params = random_params(generator)

@@ -80,6 +80,7 @@ def step_by_step(case):
     return run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_cached_decoding_is_the_full_forward_at_one_place_or_many(case):
     whole, condition, image = inputs(case)
@@ -92,6 +93,7 @@ def test_cached_decoding_is_the_full_forward_at_one_place_or_many(case):
             np.testing.assert_allclose(own, full[row], atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", ["class", "text", "two factors"])
 def test_the_raster_permutation_is_plain_next_token(case):
     network, given = generator(case), inputs(case)
@@ -152,6 +154,7 @@ def test_drawing_is_that_of_the_next_token_in_raster_order():
     np.testing.assert_array_equal(found, best)
 
 
+@pytest.mark.slow
 def test_every_block_begins_as_the_identity():
     network, given = generator("class"), inputs("class")[1:]
     whole = jax.jit(lambda key: nn.unbox(network.init(key)))(jax.random.key(0))

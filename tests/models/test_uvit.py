@@ -127,6 +127,7 @@ def test_each_place_is_told_by_the_condition_and_what_is_known_alone(asked, code
     np.testing.assert_array_equal(moved(hidden(nothing, drawn)), [[1] * T, [1] * T, [0] * T])
 
 
+@pytest.mark.slow
 def test_dropout_hangs_on_the_example_and_decoding_reads_the_compute_type():
     generator = network(3, dropout=0.5, compute=ComputeConfig(dtype="bfloat16"))
     params = random_params(generator)

@@ -111,6 +111,7 @@ def test_rows_may_stand_at_different_places(kind):
         np.testing.assert_allclose(found[begin : begin + T, row], full[row], atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_scanned_is_unrolled_with_and_without_dropout():
     keys = example_keys(jax.random.key(3), 3)
     found = []

@@ -48,6 +48,7 @@ def made(**fields):
     return adversary, jax.jit(adversary.update), jax.jit(adversary.init)(jax.random.key(0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", ["non_saturating", "hinge", "least_squares"])
 def test_the_discriminator_learns_to_tell(loss):
     _, update, state = made(loss=loss)
@@ -61,6 +62,7 @@ def test_the_discriminator_learns_to_tell(loss):
         assert value.shape == () and value.dtype == jnp.float32, name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", ["non_saturating", "hinge", "least_squares"])
 def test_the_losses_are_those_of_the_logits(loss):
     adversary, update, state = made(loss=loss)
@@ -80,6 +82,7 @@ def test_the_losses_are_those_of_the_logits(loss):
     )
 
 
+@pytest.mark.slow
 def test_the_penalty_comes_at_every_nth_step_that_many_times():
     adversary, update, state = made(r1_gamma=10.0, r1_every=3)
     # Of pictures in [-1, 1], as StyleGAN2 has them.
@@ -108,6 +111,7 @@ def test_the_penalty_moves_the_discriminator_only_then():
     assert moved(1) < 1e-6
 
 
+@pytest.mark.slow
 def test_before_its_start_nothing_moves():
     adversary, update, state = made(start_step=5, r1_gamma=10.0)
     for step, moves in ((4, False), (5, True)):
@@ -120,6 +124,7 @@ def test_before_its_start_nothing_moves():
         assert (float(metrics["discriminator"]) > 0) == moves
 
 
+@pytest.mark.slow
 def test_a_head_start_is_the_discriminators_alone():
     adversary, update, state = made(start_step=5, head_start=3)
     for step, learns, pulls in ((4, 0, 0), (5, 1, 0), (7, 1, 0), (8, 1, 1)):
@@ -155,6 +160,7 @@ def test_lecam_is_its_recursion(of_means):
     assert found > 1e-3
 
 
+@pytest.mark.slow
 def test_lecam_holds_the_logits_together():
     apart = {}
     for weight in (0.0, 10.0):

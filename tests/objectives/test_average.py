@@ -59,6 +59,7 @@ def steps(config, mesh=None, count=20):
     return [*found, jax.device_get((state.params, state.ema))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", [AverageConfig(0.9), AverageConfig(0.9, warmup=False)])
 def test_it_is_the_recursion_of_its_definition(config):
     (first, begun), *after = steps(config)
@@ -74,6 +75,7 @@ def test_it_is_the_recursion_of_its_definition(config):
     assert max(jax.tree.leaves(moved)) > 1e-2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "mesh",
     [
@@ -91,6 +93,7 @@ def test_it_is_the_same_in_every_layout(mesh):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4), found, expected)
 
 
+@pytest.mark.slow
 def test_what_does_not_move_stays_bit_for_bit():
     state = nn.unbox(jax.jit(Averaged(OBJECTIVE, AverageConfig()).init)(jax.random.key(0)))
 

@@ -187,6 +187,7 @@ def test_both_losses_fall_and_the_temperature_is_learned():
     np.testing.assert_allclose(first["loss"], total, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_metrics_are_finite_float32_scalars_and_the_axes_are_the_state_s():
     step, mesh, places = compiled()
     state = jax.device_put(initial(), places)

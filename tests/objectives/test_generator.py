@@ -97,6 +97,7 @@ def tokens_of(state):
     return np.asarray(encode(state.frozen["tokenizer"], BATCH["image"].astype(np.float32) / 255))
 
 
+@pytest.mark.slow
 def test_the_loss_is_the_mean_cross_entropy_of_all_tokens():
     state = initial()
     tokens = tokens_of(state)
@@ -110,6 +111,7 @@ def test_the_loss_is_the_mean_cross_entropy_of_all_tokens():
     np.testing.assert_allclose(each, expected.mean(axis=1), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_metrics_are_finite_float32_scalars_and_steps_are_counted():
     state, metrics = compiled(OBJECTIVE)(initial(), BATCH, KEY)
     assert int(state.step) == 1 and state.step.dtype == jnp.int32

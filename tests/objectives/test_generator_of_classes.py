@@ -58,6 +58,7 @@ def tokens():
     return np.asarray(encode(state().frozen["tokenizer"], BATCH["image"].astype(np.float32) / 255))
 
 
+@pytest.mark.slow
 def test_the_loss_is_the_cross_entropy_given_the_class_and_no_label_is_the_no_class():
     generator = OBJECTIVE.generator
     classes = np.where(BATCH["label"] < 0, K, BATCH["label"])
@@ -72,6 +73,7 @@ def test_ready_made_tokens_are_those_of_the_pictures():
     np.testing.assert_allclose(losses(state(), ready), losses(state(), BATCH), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_loss_falls_and_the_tokenizer_stays_bit_for_bit():
     now, before = state(), jax.device_get(state())
     update, seen = jax.jit(OBJECTIVE.update), []
@@ -101,6 +103,7 @@ def test_without_classes_labels_tell_nothing():
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_features_do_not_know_the_class():
     features = jax.jit(OBJECTIVE.predict_fns()["features"])
     found = features(state(), {"image": BATCH["image"]})

@@ -74,6 +74,7 @@ def packed(given):
     return jax.jit(objective(True).gradients)(*given, KEY)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "other",
     [
@@ -89,6 +90,7 @@ def test_packed_or_not_and_in_shares_a_step_is_the_same(given, packed, other):
         np.testing.assert_allclose(found, expected, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_stored_codes_of_all_levels_are_as_good_as_pictures(given, packed):
     state, batch = given
     levels = CodesOfLevels.of(TOKENIZER)
@@ -117,6 +119,7 @@ def test_every_picture_weighs_alike(packed):
     np.testing.assert_allclose(metrics["loss"], mean, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_group_s_pictures_become_codes_of_their_own_levels(given):
     state, batch = given
     codes = jax.jit(lambda *args: objective(True)._codes_of_levels(*args, None))(

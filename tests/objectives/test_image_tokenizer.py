@@ -85,6 +85,7 @@ def forward(params):
     return ViTVQGANTokenizer(OBJECTIVE.tokenizer).network.apply({"params": params}, IMAGES)
 
 
+@pytest.mark.slow
 def test_the_terms_of_the_loss_are_what_they_say():
     state = initial()
     _, metrics = compiled(OBJECTIVE)(state, BATCH, KEY)
@@ -110,6 +111,7 @@ def test_the_loss_falls_on_a_fixed_batch():
     assert found[-1] < 0.5 * found[0]
 
 
+@pytest.mark.slow
 def test_idle_codes_move_to_latents_and_busy_ones_stay():
     state = initial()
     restarted, metrics = compiled(RESTARTING)(state, BATCH, KEY)
@@ -158,6 +160,7 @@ def test_restarts_revive_a_collapsed_codebook():
     assert first == 1 / V and last > 0.25
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("table", ["fsdp", pytest.param("data_parallel", marks=pytest.mark.slow)])
 def test_one_device_and_eight_take_the_same_steps(table):
     expected = list(losses(compiled(RESTARTING)))

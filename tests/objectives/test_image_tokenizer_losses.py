@@ -79,6 +79,7 @@ def differing(a, b):
     return {name for name, tree in same.items() if not all(jax.tree.leaves(tree))}
 
 
+@pytest.mark.slow
 def test_the_terms_are_summed_with_the_papers_weights():
     state, (_, metrics) = initial(), first()
     network = ViTVQGANTokenizer(FULL.tokenizer).network
@@ -109,6 +110,7 @@ def test_the_terms_are_summed_with_the_papers_weights():
         assert value.shape == () and value.dtype == jnp.float32 and np.isfinite(value), name
 
 
+@pytest.mark.slow
 def test_the_gradient_is_that_of_the_sum():
     state, network = initial(), ViTVQGANTokenizer(FULL.tokenizer).network
 
@@ -134,6 +136,7 @@ def test_the_gradient_is_that_of_the_sum():
     np.testing.assert_allclose(first()[1]["grad_norm"], norm, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_structural_similarity_is_a_term_that_is_off_unless_asked_for():
     raw, frozen = np.full((B, SIZE, SIZE, 6), 0.3, np.float32), initial().frozen
     on = dataclasses.replace(FULL, loss=dataclasses.replace(FULL.loss, ms_ssim=0.5))
@@ -154,6 +157,7 @@ def test_each_network_has_its_own_optimizer_and_the_frozen_one_none():
     assert int(after.step) == 1
 
 
+@pytest.mark.slow
 def test_the_loss_falls_and_the_discriminator_moves_with_it():
     update, state = jax.jit(FULL.update), initial()
     found = []
@@ -189,6 +193,7 @@ def test_the_adaptive_weight_balances_the_gradients_at_the_last_layer():
     assert first()[1]["adversarial_weight"] == np.float32(0.1)
 
 
+@pytest.mark.slow
 def test_a_decoder_alone_leaves_encoder_and_codebook_bit_for_bit():
     before, update = initial(DECODER_ONLY), jax.jit(DECODER_ONLY.update)
     after = before

@@ -131,6 +131,7 @@ def test_r1_is_the_squared_gradient_by_finite_differences(places):
     np.testing.assert_allclose(found, squares / len(images), rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("network", [StyleGANDiscriminator(4, 8), PatchGAN(4, 8)])
 def test_the_gradient_of_r1_is_that_of_differentiating_twice(network):
     images = RNG.random((4, 32, 32, 3), dtype=np.float32)

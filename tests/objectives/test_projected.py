@@ -113,6 +113,7 @@ def test_the_generator_s_gradient_flows_through_the_frozen_network():
     assert np.abs(found[0] - found[1]).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_frozen_weights_are_arguments_of_the_step():
     closed = jax.make_jaxpr(OBJECTIVE.update)(initial(), BATCH, KEY)
     assert sum(np.size(constant) for constant in closed.consts) < 100

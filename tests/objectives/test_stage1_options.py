@@ -143,6 +143,7 @@ def test_a_discriminator_that_goes_first_is_the_judge_of_the_same_step():
     np.testing.assert_allclose(found["loss"], weighted, rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.budget(10)
 @pytest.mark.parametrize("quantizer", [LFQConfig(5), FSQConfig((4, 5))])
 def test_quantizers_without_a_table_train(quantizer):

@@ -84,6 +84,7 @@ def bicubic(state):
     return images, small, jax.image.resize(small, images.shape, "cubic")
 
 
+@pytest.mark.slow
 def test_the_first_loss_is_that_of_bicubic_interpolation():
     _, metrics = compiled()(initial(), BATCH, KEY)
     images, _, large = bicubic(initial())
@@ -109,6 +110,7 @@ def test_metrics_are_finite_float32_scalars():
         assert value.shape == () and value.dtype == jnp.float32 and np.isfinite(value), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("table", ["fsdp", "data_parallel"])
 def test_one_device_and_eight_take_the_same_steps(table):
     _, expected = train(compiled(), 3)

@@ -88,6 +88,7 @@ def losses(step, mesh, places, steps=3):
 # ------------------------------------------------------------------ the losses
 
 
+@pytest.mark.slow
 def test_the_masked_loss_is_the_mean_over_all_pieces_that_are_asked_for():
     """And over no padding: NumPy counts pieces alone."""
     objective = with_loss(contrastive=0.0)
@@ -117,6 +118,7 @@ def test_the_masked_loss_is_the_mean_over_all_pieces_that_are_asked_for():
     np.testing.assert_allclose(metrics["loss"], 0.5 * metrics["masked"], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_padding_has_no_gradient():
     """No place of padding is asked for: its logits may be anything."""
     objective = with_loss(contrastive=0.0)
@@ -151,6 +153,7 @@ def test_the_embedding_of_a_text_is_of_its_pieces(pooling):
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_terms_are_summed_by_their_weights_and_texts_may_be_others():
     texts = dataclasses.replace(OBJECTIVE, own_texts=True)
     same = {**BATCH, "masked_text": BATCH["text"]}
@@ -194,6 +197,7 @@ def test_one_device_and_eight_take_the_same_steps(rules, model):
     np.testing.assert_allclose(list(losses(*compiled(rules, 8, model))), expected, rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("rules", "model"), [("data_parallel", 1), ("fsdp", 1), ("in_layer", 2)])
 def test_a_loss_on_eight_devices_is_that_on_one(rules, model):
     def loss(count, rules, model):

@@ -233,6 +233,7 @@ def test_every_array_of_the_state_has_the_names_of_its_dimensions(config):
         assert tuple(SIZE[name] for name in names) == leaf.shape
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", [CONFIGS[0], CONFIGS[4]], ids=lambda c: c.name)
 def test_a_state_split_over_devices_takes_the_same_steps(config):
     optimizer = make_optimizer(config, AXES)

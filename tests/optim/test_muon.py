@@ -66,6 +66,7 @@ WEIGHTS = {
 }
 
 
+@pytest.mark.slow
 def test_matrices_are_orthogonal_and_all_else_goes_to_adam():
     axes = {name: own for name, (_, own) in WEIGHTS.items()}
     params = {

@@ -76,6 +76,7 @@ def test_the_shares_are_poissons():
     np.testing.assert_allclose(poisson_shares(3.0)[:4], expected, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_loss_is_of_what_the_batch_predicts():
     found, metrics = loss(ONLY["text_to_image"])
     nll, right = jax.jit(NETWORK.nll)(params(), TEXT_3S, PICTURES)

@@ -53,6 +53,7 @@ def draw(params, text=TEXT, keys=KEYS, given=None, guided=True, **sampling):
     return np.asarray(compiled(params, text, keys, settings, given, guided))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("guidance", [1.0, 0.0, 3.0])
 def test_without_temperature_each_token_is_the_full_forward_s_likeliest(params, guidance):
     tokens = draw(params, temperature=0.0, guidance=guidance)
@@ -67,6 +68,7 @@ def test_without_temperature_each_token_is_the_full_forward_s_likeliest(params, 
     assert len(np.unique(tokens)) > 2
 
 
+@pytest.mark.slow
 def test_seeded_draws_are_those_of_the_full_forward(params):
     tokens = draw(params, temperature=0.8, top_k=9, top_p=0.9, guidance=2.0)
     settings = SamplingConfig(temperature=0.8, top_k=9, top_p=0.9).traced()
@@ -136,6 +138,7 @@ def test_heads_side_by_side_in_the_cache_draw_the_same(params, monkeypatch):
     np.testing.assert_array_equal(found, expected)
 
 
+@pytest.mark.slow
 def test_rows_may_stand_at_different_places(params):
     """As a server has them: each row's logits are those that it has alone."""
     tokens_BT = jnp.asarray(np.random.default_rng(3).integers(0, 13, (3, 12)), jnp.int32)
@@ -158,6 +161,7 @@ def test_rows_may_stand_at_different_places(params):
                 np.testing.assert_allclose(logits[row], expected[row, index[row]], atol=1e-4)
 
 
+@pytest.mark.slow
 def test_pictures_of_one_text_share_its_reading(params):
     keys = jax.random.split(jax.random.key(3), 6)
     together = draw(params, keys=keys, guidance=2.0)
@@ -165,6 +169,7 @@ def test_pictures_of_one_text_share_its_reading(params):
     np.testing.assert_array_equal(together, apart)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "mesh",
     [

@@ -263,6 +263,7 @@ def test_settings_compile_nothing_but_steps_do(params):
     assert TRACES[before:] == [7]
 
 
+@pytest.mark.slow
 def test_factors_are_drawn_one_given_the_other():
     params = random_params(TWO)
     settings = MaskedSampling(steps=1, temperature=0.0).traced()
@@ -285,6 +286,7 @@ def test_a_step_is_a_pass_over_all_places(params):
 # ------------------------------------------------------------------ the loss and the score
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("weight", [0.0, 0.1])
 def test_the_loss_is_the_weighted_mean_over_masked_and_other_places(params, weight):
     told = {}

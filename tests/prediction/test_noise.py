@@ -46,6 +46,7 @@ def test_a_code_of_factors_is_another_as_a_whole():
     assert others[:, 1].max() == 49 and others[:, 0].max() == 2
 
 
+@pytest.mark.slow
 def test_an_example_s_noise_hangs_on_its_key_alone():
     what, keys = Codes((2, 3), (17,)), example_keys(jax.random.key(2), 5)
     codes = jax.random.randint(jax.random.key(3), (5, 6), 0, 17)
@@ -54,6 +55,7 @@ def test_an_example_s_noise_hangs_on_its_key_alone():
     assert (np.asarray(whole) != codes).any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "generator, condition",
     [
@@ -78,6 +80,7 @@ def test_what_is_predicted_stays_whatever_is_read(generator, condition):
     np.testing.assert_allclose(*both(params, codes, read), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_loss_is_of_the_noise_that_the_keys_draw():
     generator, params = test_babeldraw.GENERATOR, networks.random_params(test_babeldraw.GENERATOR)
     text, codes = test_babeldraw.TEXT, test_babeldraw.IMAGE

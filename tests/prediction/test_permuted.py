@@ -59,6 +59,7 @@ def test_orders_are_permutations_each_as_likely_as_another():
     assert shares.size == 6 and np.all(abs(shares - 1 / 6) < 5 * np.sqrt(1 / 6 / permuted.size))
 
 
+@pytest.mark.slow
 def test_the_loss_is_that_of_the_orders_that_it_draws():
     found, metrics = loss(PREDICTION, step=0)
     assert metrics["permuted"] == 1 and np.any(drawn() != np.arange(T))
@@ -77,6 +78,7 @@ def test_annealed_it_is_the_next_token():
     assert PermutedNextToken.score is NextToken.score and PermutedNextToken.draw is NextToken.draw
 
 
+@pytest.mark.slow
 def test_codes_behind_their_end_do_not_count_in_any_order():
     ended = dataclasses.replace(generator("class"), codes=Codes((2, 3), (17,), end=5))
     codes = inputs("class")[2].at[:, 3:].set(5)

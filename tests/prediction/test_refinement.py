@@ -167,6 +167,7 @@ def test_a_row_is_its_own_and_guidance_of_one_is_none(params):
     assert np.any(draw(params, given=given, guided=True, guidance=9.0) != plain)
 
 
+@pytest.mark.slow
 def test_factors_are_drawn_one_given_the_other():
     params, settings = random_params(TWO), RefinementSampling(temperature=0.0).traced()
     draw = jax.jit(lambda p: DIRECT.draw(TWO, p, CLASSES, KEYS, settings, guided=False))
@@ -189,6 +190,7 @@ def test_a_step_is_a_pass_over_all_places():
 # ------------------------------------------------------------------ the loss and the score
 
 
+@pytest.mark.slow
 def test_training_masks_one_of_the_ratios_and_counts_masked_places_alone(params):
     told = {}
 

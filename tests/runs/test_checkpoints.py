@@ -228,6 +228,7 @@ def empty(folder):
     folder.mkdir()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", [damage, cut, lose, empty])
 def test_a_part_of_a_damaged_checkpoint_is_named_and_the_one_before_it_read(three, caplog, fault):
     later = {**STATE, "params": jax.tree.map(jnp.zeros_like, STATE["params"])}
@@ -243,6 +244,7 @@ def test_a_part_of_a_damaged_checkpoint_is_named_and_the_one_before_it_read(thre
     assert (three.directory / "4").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", [damage, lose])
 def test_a_damaged_checkpoint_that_is_alone_is_refused(three, fault):
     fault(Path(three.directory / "3"))

@@ -45,6 +45,7 @@ def start(workdir):
     return [int(word) for word in run.stdout.split()], run.stderr
 
 
+@pytest.mark.slow
 def test_the_next_start_finds_its_programs_and_mends_a_damaged_one(tmp_path):
     assert start(tmp_path / "one") == ([1, 0, 1], "")
     (folder,) = (tmp_path / ".compilation_cache").iterdir()

@@ -74,6 +74,7 @@ def of(kind, found, at_least):
     return [c for c in found if c.kind == kind and c.in_loop and c.elements >= at_least]
 
 
+@pytest.mark.slow
 @needs_libtpu
 def test_in_layer_training_scatters_and_gathers_and_never_reduces_an_activation():
     found = compiled(MeshConfig(model=4, rules="in_layer"), backward=True)
@@ -96,6 +97,7 @@ def test_in_layer_training_gathers_an_input_once_and_scatters_its_gradients_once
     assert len(of("reduce-scatter", found, B * T * D // 4)) <= 6
 
 
+@pytest.mark.slow
 @needs_libtpu
 def test_in_layer_serving_reduces_and_does_nothing_else():
     found = compiled(MeshConfig(model=4, rules="in_layer_serving"), backward=False)

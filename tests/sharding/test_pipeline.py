@@ -85,6 +85,7 @@ def relative_error(expected, got):
     return np.linalg.norm(flat[1] - flat[0]) / max(np.linalg.norm(flat[0]), 1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "dropout", [pytest.param(0.0, marks=pytest.mark.slow), 0.1], ids=["plain", "dropout"]
 )
@@ -111,6 +112,7 @@ def test_a_pipeline_has_the_loss_and_gradient_of_the_sequential_stack(
         assert relative_error(expected, got) <= 5e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "config",
     [
@@ -128,6 +130,7 @@ def test_so_it_is_where_weights_are_stored_or_split_otherwise(config):
     assert relative_error(gradients, piped) <= 5e-6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", BLOCKS)
 def test_in_bfloat16_it_is_as_near_to_float32_as_the_sequential_stack(kind):
     exact = loss_and_gradients(kind, 16)[1]

@@ -61,6 +61,7 @@ def test_published_sizes(config, encoder, decoder):
     assert count(ConvolutionalDecoder(config), 1, 1, config.latent_channels) == decoder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "config", [MASKGIT, LLAMAGEN, pytest.param(MAGVIT2, marks=pytest.mark.slow)]
 )
@@ -74,6 +75,7 @@ def test_any_picture_that_the_stride_divides_and_back(config):
     assert jax.jit(decoder.apply)(params, latents).shape == IMAGES.shape
 
 
+@pytest.mark.slow
 def test_recomputed_it_gives_the_same_gradient():
     config = dataclasses.replace(LLAMAGEN, **SMALL)
     plain = ConvolutionalEncoder(config)
@@ -86,6 +88,7 @@ def test_recomputed_it_gives_the_same_gradient():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), first, second)
 
 
+@pytest.mark.slow
 def test_bfloat16_is_near_float32():
     config = dataclasses.replace(LLAMAGEN, **SMALL)
     params = nn.unbox(jax.jit(ConvolutionalEncoder(config).init)(jax.random.key(0), IMAGES))

@@ -21,6 +21,7 @@ KINDS = {
 IMAGES = np.random.default_rng(0).random((2, 8, 12, 3), np.float32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_latents_are_a_product_of_them(kind):
     config, latents = KINDS[kind]

@@ -45,6 +45,7 @@ def test_a_bit_of_each_value(bits):
     np.testing.assert_allclose(gradient, z + q.codes, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("bits", "temperature"), [(5, 1.0), (6, 0.5), (6, 0.01), (1, 1.0)])
 def test_the_entropy_is_that_of_all_codes(bits, temperature):
     z = 0.3 * RNG.normal(size=(40, bits)).astype(np.float32)
@@ -111,6 +112,7 @@ def test_the_middle_is_zero_and_the_gradient_that_of_the_bounds():
 # ------------------------------------------------------------------ IBQ's module
 
 
+@pytest.mark.slow
 def test_three_terms_of_which_the_first_has_the_gradient_of_all_indices():
     z, table = (RNG.normal(size=shape).astype(np.float32) for shape in ((2, 5, 4), (20, 4)))
     q = made(IBQConfig(20, 4), z, table, with_entropy=True)

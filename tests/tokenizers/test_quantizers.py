@@ -130,6 +130,7 @@ def test_entropy_is_that_of_the_softmax_of_distances(temperature):
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_entropy_is_low_where_latents_are_sure_and_codes_are_used_and_its_gradient_finite():
     spread = np.eye(4, dtype=np.float32)
     assert float(entropy(spread, spread, 0.01)) == pytest.approx(-np.log(4), abs=1e-3)

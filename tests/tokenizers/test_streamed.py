@@ -68,6 +68,7 @@ def tile(request, monkeypatch):
         monkeypatch.setattr(streamed, name, value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("codes", "temperature"), [(64, None), (1000, None), (1000, 0.5)])
 def test_the_gradient_is_that_of_the_naive_form(codes, temperature, tile):
     inputs, rng = drawn(codes), np.random.default_rng(1)

@@ -43,6 +43,7 @@ def nested():
     return made(nested=(1, 2, 4))
 
 
+@pytest.mark.slow
 def test_levels_are_the_first_codes_of_the_whole(nested):
     tokenizer, params = nested
     assert tokenizer.levels == ("4", "2", "1") and tokenizer.at("").codes.length == 4
@@ -57,6 +58,7 @@ def test_levels_are_the_first_codes_of_the_whole(nested):
         tokenizer.at("3")
 
 
+@pytest.mark.slow
 def test_training_draws_as_one_of_the_levels_does(nested):
     """What is not seen in training is as if it were not there: a level is the same function."""
     tokenizer, params = nested
@@ -106,6 +108,7 @@ def test_the_divergence_is_that_of_a_normal_distribution():
     np.testing.assert_allclose(deviation.mean(), 1, atol=0.02)
 
 
+@pytest.mark.slow
 def test_a_text_changes_what_is_drawn_and_not_the_codes():
     tokenizer, params = made(text=GuidanceConfig(5, 7))
     codes = tokenizer.encode(params, IMAGES)
@@ -123,6 +126,7 @@ def test_a_text_changes_what_is_drawn_and_not_the_codes():
 # ------------------------------------------------------------------ through another's decoder
 
 
+@pytest.mark.slow
 def test_sure_logits_draw_what_the_proxy_draws_of_those_codes():
     proxy = make_tokenizer(PROXY)
     params = nn.unbox(jax.jit(proxy.init)(KEY))
@@ -134,6 +138,7 @@ def test_sure_logits_draw_what_the_proxy_draws_of_those_codes():
     np.testing.assert_allclose(jnp.clip(proxy.to_images(raw), 0, 1), expected, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_second_stage_has_the_proxy_s_parameters_and_the_first_has_not():
     (first, _), (second, params) = (made(proxy=PROXY, through_proxy=it) for it in (False, True))
     assert not first.draws and second.draws and second.needs == {}

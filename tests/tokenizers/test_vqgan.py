@@ -80,6 +80,7 @@ def test_parts_are_all_of_the_parameters(projected):
     assert ("to_code/weight" in flatten(tree)) == projected
 
 
+@pytest.mark.slow
 def test_gradients_reach_the_encoder_and_the_codes_by_their_own_term(params):
     def loss(params):
         out = TOKENIZER.forward(params, IMAGES, terms=("entropy",))

@@ -190,6 +190,7 @@ def test_a_missing_package_is_named(wandb, monkeypatch, tmp_path, capsys):
 # ------------------------------------------------------------------ a run
 
 
+@pytest.mark.slow
 def test_a_run_writes_to_the_boards_of_its_config(runlocal, wandb, tmp_path, capsys):
     config = runlocal("demo/classifier.py")
     config.train.update(steps=2, log_every=1, metrics=("wandb",))

@@ -90,6 +90,7 @@ def test_the_ideal_time_is_that_of_the_formulas_at_the_peak(runlocal):
 # ------------------------------------------------------------------ profile
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("asked_by", [pytest.param("signal", marks=pytest.mark.slow), "file"])
 def test_a_profile_is_made_when_somebody_asks(tmp_path, monkeypatch, asked_by):
     monkeypatch.setattr(profile, "STEPS", 2)

@@ -43,6 +43,7 @@ def experiment(runlocal, tokenizer_run):
     return parse(config)
 
 
+@pytest.mark.slow
 def test_they_are_those_of_the_data(experiment, tokenizer_run):
     source = open_train_source(experiment)
     found = measured(experiment, source)

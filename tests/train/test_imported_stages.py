@@ -139,6 +139,7 @@ def test_layouts_that_differ_are_one_line(cli, files, first, tmp_path):
             begun(tuning(first, **fields))
 
 
+@pytest.mark.slow
 def test_the_network_of_a_loss_needs_no_first_stage(cli, files, tmp_path):
     """A whole second stage comes with the perceptual network that it will be tuned by."""
     words = [f"--torch={files['stage2']}", f"--config=configs/{CONFIGS['stage2']}"]

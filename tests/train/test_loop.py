@@ -221,6 +221,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_is_named(exploded):
     assert "config.optimizer.schedule.peak" in message
 
 
+@pytest.mark.slow
 def test_no_step_that_is_not_finite_is_saved(exploded):
     message, folder = exploded
     state, step, _ = saved(folder)

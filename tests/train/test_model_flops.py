@@ -63,6 +63,7 @@ def test_recipes_of_several_networks_are_counted_part_by_part(name):
     assert min(found.parts.values()) > 0
 
 
+@pytest.mark.slow
 def test_a_perceptual_term_of_every_fourth_picture_costs_a_quarter():
     config = load_config("configs/vit_vqgan/small.py", ROOT / "pyproject.toml", "")
     config.perceptual.file = "unused"
@@ -73,6 +74,7 @@ def test_a_perceptual_term_of_every_fourth_picture_costs_a_quarter():
     assert part == whole
 
 
+@pytest.mark.slow
 def test_a_discriminator_on_a_frozen_network_counts_that_four_times():
     config = load_config("configs/vit_vqgan/small.py", ROOT / "pyproject.toml", "").to_dict()
     config["perceptual"]["file"] = "unused"

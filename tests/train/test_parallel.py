@@ -58,6 +58,7 @@ def test_five_steps_have_the_losses_of_one_device(name):
     np.testing.assert_allclose(Run(LAYOUTS[name]).losses(), expected, rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [
@@ -75,6 +76,7 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(name):
     np.testing.assert_allclose(got, losses_on_one_device(), rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_accumulated_gradients_meet_once_a_step():
     objective = dataclasses.replace(OBJECTIVE, accumulation=4)
     run = Run(MeshConfig(data=4), objective, jax.devices()[:4])
@@ -95,6 +97,7 @@ def test_the_tokenizer_in_the_step_is_data_parallel_over_every_device():
     assert not [c for c in found if c.kind == "all-reduce" and "ViTVQGAN" in c.source]
 
 
+@pytest.mark.slow
 def test_a_step_does_not_compile_again():
     run = Run(LAYOUTS["pipeline"])
     run.losses(3)
@@ -118,6 +121,7 @@ def test_a_checkpoint_of_a_pipelined_run_goes_on_under_any_layout(tmp_path):
     checkpoints.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "stepped", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["filled", "stepped"]
 )

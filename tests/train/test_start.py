@@ -174,6 +174,7 @@ def test_a_tokenizer_that_moved_is_the_same_one(
     assert "the tokenizer of" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_what_an_evaluator_cannot_open_is_said_before_the_first_step(runlocal, pictures, tmp_path):
     config = on_pictures(runlocal, "demo/tokenizer.py", pictures)
     config.evaluators.reconstruction = {"num_examples": 8, "batch_size": 8}

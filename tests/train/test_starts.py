@@ -48,6 +48,7 @@ def fresh_state(experiment, mesh=None):
     return jax.device_put(state, places), places
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "mesh", [None, MeshConfig(rules="fsdp", data=2)], ids=["one device", "split"]
 )
@@ -73,6 +74,7 @@ def test_a_part_begins_as_it_is_there_and_the_rest_is_fresh(
     assert state.frozen is plain.frozen
 
 
+@pytest.mark.slow
 def test_a_file_and_another_name_will_do(trained, fresh, generator_run, tmp_path):
     export_run(str(generator_run), tmp_path / "files")
     file = tmp_path / "files" / "weights.safetensors"

@@ -98,6 +98,7 @@ def test_another_vocabulary_is_refused_before_anything_is_made(generator, pretra
     check_resume(folder, dataclasses.replace(generator, starts=(start,)))
 
 
+@pytest.mark.slow
 def test_another_width_is_told_before_anything_is_compiled(generator, words, tmp_path):
     wide = dataclasses.replace(generator.model.encoder, dim=48)
     model = dataclasses.replace(

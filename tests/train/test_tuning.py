@@ -129,6 +129,7 @@ def filled(abstract, seed):
     return jax.device_put(made)
 
 
+@pytest.mark.slow
 def test_guidance_begins_bit_for_bit_with_the_optimizer_kept(generator_run, capsys):
     experiment = parse(config_for("babeldraw/tune_guidance.py", str(generator_run), "kept"))
     abstract = jax.eval_shape(experiment.make_objective().init, jax.random.key(0))
