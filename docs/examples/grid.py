@@ -2,9 +2,10 @@
 
     python docs/examples/grid.py --workdir=runs/grid
 
-On shapes {Babeldraw, MaskGIT, RAR, a text before the picture (VIM)} x {ViT-VQGAN, TiTok}, 11
-minutes of training each; on emoji Babeldraw and MaskGIT x both, 25 minutes each. A cell has as many
-steps as fit into its minutes by the pace of 60 of them on this machine. Emoji are seen whole and
+On shapes {Babeldraw, MaskGIT, RAR, a text before the picture (VIM), LlamaGen} x {ViT-VQGAN, TiTok},
+11 minutes of training each; on emoji {Babeldraw, MaskGIT, LlamaGen} x {ViT-VQGAN, TiTok, a
+convolutional network with 8,192 of IBQ's codes}, 25 minutes each. A cell has as many steps as fit
+into its minutes by the pace of 60 of them on this machine. Emoji are seen whole and
 always alike, so their generators learn from codes that are stored once. Cells:
 
   WORLD_TOKENIZER              the tokenizer: 7 minutes on shapes, 25 on emoji; of shapes how many
@@ -19,7 +20,7 @@ always alike, so their generators learn from codes that are stored once. Cells:
                                sees all round it, and by those that draw in raster order
 
 Each leaves its figures in docs/reports/grid and is not made again; runs that were stopped go on.
-Some five and a half hours in all on two cores, by estimate; `--cells='shapes_*'` names some. Prints
+Some nine hours in all on two cores, by estimate; `--cells='shapes_*'` names some. Prints
 the tables, and writes them to WORKDIR/grid.md, with pictures to WORKDIR/{shapes,emoji}.{html,png}.
 
 The emoji world's pictures, and the weights that judge them, lie in `--emoji`, the folder of
@@ -69,25 +70,35 @@ from babeldraw.pages import render
 from babeldraw.train.evaluation import TrainedRun, evaluated
 from babeldraw.train.presets import complete, load_config
 
-TOKENIZERS = {"vit_vqgan": "tokenizer.py", "titok": "titok.py"}
+# A world's config and its argument.
+TOKENIZERS = {
+    "vit_vqgan": ("tokenizer.py", ""),
+    "titok": ("titok.py", ""),
+    "ibq": ("ibq.py", "ibq,8k"),
+}
 GENERATORS = {
     "babeldraw": "text_to_image.py",
     "maskgit": "maskgit.py",
     "rar": "rar.py",
     "vim": "decoder_only.py",
+    "llama": "llama.py",
 }
 TITLES = {
     "vit_vqgan": "ViT-VQGAN",
     "titok": "TiTok",
+    "ibq": "IBQ",
     "babeldraw": "Babeldraw",
     "maskgit": "MaskGIT",
     "rar": "RAR",
     "vim": "VIM, text prefix",
+    "llama": "LlamaGen",
 }
 BATCHES = (1, 16)
 ORDERS, STEPS = ("probability", "logit", "halton"), (4, 8, 16)
 # Whose codes have rows and columns.
 HOLE_IN = "shapes_vit_vqgan"
+# Those that are compared in filling a hole.
+FILLING = ("babeldraw", "maskgit", "rar", "vim")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,7 +107,7 @@ class Part:
 
     Attributes:
       world: whose data and judge it has.
-      generators: keys of GENERATORS.
+      tokenizers, generators: keys of TOKENIZERS and of GENERATORS.
       minutes: of training a generator.
       tokenizer_minutes: of training a tokenizer, about what ViT-VQGAN's own steps take.
       stored: whether generators learn from stored codes of the emoji demo's pictures.
@@ -104,6 +115,7 @@ class Part:
     """
 
     world: World
+    tokenizers: tuple[str, ...]
     generators: tuple[str, ...]
     minutes: float
     tokenizer_minutes: float
@@ -114,6 +126,7 @@ class Part:
 PARTS = {
     "shapes": Part(
         SHAPES,
+        ("vit_vqgan", "titok"),
         tuple(GENERATORS),
         11,
         7,
@@ -122,7 +135,8 @@ PARTS = {
     ),
     "emoji": Part(
         EMOJI,
-        ("babeldraw", "maskgit"),
+        tuple(TOKENIZERS),
+        ("babeldraw", "maskgit", "llama"),
         25,
         25,
         True,
@@ -149,7 +163,7 @@ def generator_cells(name: str) -> dict[str, tuple[str, str]]:
     """The tokenizer and the generator of each cell of a world."""
     return {
         f"{name}_{tokenizer}_{generator}": (tokenizer, generator)
-        for tokenizer in TOKENIZERS
+        for tokenizer in PARTS[name].tokenizers
         for generator in PARTS[name].generators
     }
 
@@ -158,7 +172,7 @@ def all_cells() -> dict[str, tuple[Cell, float]]:
     """Each cell, and the minutes that it takes by estimate: its training, and four of judging."""
     cells: dict[str, tuple[Cell, float]] = {}
     for name, part in PARTS.items():
-        for tokenizer in TOKENIZERS:
+        for tokenizer in part.tokenizers:
             cell = functools.partial(tokenizer_cell, name, tokenizer)
             cells[f"{name}_{tokenizer}"] = cell, part.tokenizer_minutes + 1
         for key, choice in generator_cells(name).items():
@@ -183,8 +197,19 @@ def load(name: str, file: str, argument: str = "") -> Any:
     return load_config(file, ROOT / "configs" / world.configs / "README", argument).unlock()
 
 
+def load_tokenizer(name: str, tokenizer: str) -> Any:
+    """The config of a tokenizer of the grid."""
+    config = load(name, *TOKENIZERS[tokenizer])
+    if tokenizer == "ibq":
+        # The pictures and the perceptual term of the other ones.
+        other = load(name, *TOKENIZERS["vit_vqgan"])
+        config.tokenizer.image_size = other.tokenizer.image_size
+        config.loss.perceptual = other.loss.perceptual
+    return config
+
+
 def tokenizer_cell(name: str, tokenizer: str, args: argparse.Namespace) -> Figures:
-    return tokenizer_trained(name, tokenizer, load(name, TOKENIZERS[tokenizer]), args)
+    return tokenizer_trained(name, tokenizer, load_tokenizer(name, tokenizer), args)
 
 
 def tokenizer_trained(name: str, tokenizer: str, config: Any, args: argparse.Namespace) -> Figures:
@@ -201,7 +226,7 @@ def tokenizer_trained(name: str, tokenizer: str, config: Any, args: argparse.Nam
 
 def generator_config(name: str, tokenizer: str, generator: str, args: argparse.Namespace) -> Any:
     config = load(name, GENERATORS[generator])
-    config.tokenizer = load(name, TOKENIZERS[tokenizer]).tokenizer
+    config.tokenizer = load_tokenizer(name, tokenizer).tokenizer
     config.tokenizer_run = str((args.workdir / f"{name}_{tokenizer}").resolve())
     if generator == "babeldraw" and tokenizer == "titok":
         # Codes in one dimension have no neighbours above them.
@@ -288,7 +313,7 @@ def orders_cell(args: argparse.Namespace) -> Figures:
 
 def hole_cell(args: argparse.Namespace) -> Figures:
     """Of each generator, and of the tokenizer, which draws nothing; MaskGIT less each of them."""
-    samplers = {g: Sampler.from_run(str(args.workdir / f"{HOLE_IN}_{g}")) for g in GENERATORS}
+    samplers = {g: Sampler.from_run(str(args.workdir / f"{HOLE_IN}_{g}")) for g in FILLING}
     size = samplers["maskgit"].image_size[0]
     scenes, images = held_out(2 if args.quick else 128, size)
     mask = np.zeros((size, size), bool)
@@ -314,7 +339,7 @@ def write_pages(found: dict[str, Figures], args: argparse.Namespace) -> str:
     tables = [
         write_world(name, there, args) for name in PARTS if (there := generators_of(name, found))
     ]
-    trained = {f"{n}_{t}": f"{n}, {TITLES[t]}" for n in PARTS for t in TOKENIZERS}
+    trained = {f"{n}_{t}": f"{n}, {TITLES[t]}" for n in PARTS for t in PARTS[n].tokenizers}
     if there := {title: found[cell] for cell, title in trained.items() if cell in found}:
         tables.append(tokenizers_table(there))
     for name in PARTS:
