@@ -64,7 +64,8 @@ PROBED = 5_000
 HELD_OUT_ONE_IN = 5
 WARMUP = 50
 SHOWN = 8
-BATCH = 64
+# Pictures of a step of training, and of all else.
+TRAINED, BATCH = 8, 64
 
 
 def main() -> None:
@@ -95,6 +96,8 @@ def configured(name: str, args: argparse.Namespace) -> Any:
     EMOJI.configure("tokenizer", args.emoji, config, args.quick)
     config.loss.perceptual = 0.0
     if not args.quick:
+        # More steps in the same minutes, which is what so short a training lacks.
+        config.train.batch_size = TRAINED
         config.train.log_every, config.optimizer.schedule.warmup_steps = 50, WARMUP
     if config.perceptual.file:
         # On training pictures: those held out are fewer than the network has features.
