@@ -16,8 +16,10 @@ always alike, so their generators learn from codes that are stored once. Cells:
                                text to pixels at batches 1 and 16, beside operations of one
   shapes_orders                MaskGIT's next codes by confidence or in Halton's order, at 4, 8 and
                                16 steps, on ViT-VQGAN's grid
-  shapes_hole                  the middle of a picture drawn anew, text given: by MaskGIT, which
-                               sees all round it, and by those that draw in raster order
+  shapes_hole, shapes_upper    the middle of a picture, or its upper half, drawn anew, text given:
+                               by MaskGIT, which sees all that is kept, and by those that draw in
+                               raster order and see what stands before; LPIPS by AlexNet where its
+                               weights lie in `--emoji`
 
 Each leaves its figures in docs/reports/grid and is not made again; runs that were stopped go on.
 Some nine hours in all on two cores, by estimate; `--cells='shapes_*'` names some. Prints
@@ -46,12 +48,12 @@ from cells import (
 )
 from emoji_world import stored_tokens
 from grid_measures import (
-    errors,
+    distance,
     exact_again,
-    exactness,
     fill,
     held_out,
     of_differences,
+    of_filled,
     of_pictures,
     operations,
     parameters_of,
@@ -99,6 +101,11 @@ ORDERS, STEPS = ("probability", "logit", "halton"), (4, 8, 16)
 HOLE_IN = "shapes_vit_vqgan"
 # Those that are compared in filling a hole.
 FILLING = ("babeldraw", "maskgit", "rar", "vim")
+# Rows and columns of what is drawn anew, as shares of the sides.
+HOLES = {"hole": ((0.25, 0.75), (0.25, 0.75)), "upper": ((0.0, 0.5), (0.0, 1.0))}
+HOLE_TITLES = {"hole": "a hole in the middle", "upper": "the upper half"}
+# Whose eyes see how far a filled picture is from the true one.
+ALEXNET = "alexnet_lpips.safetensors"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,7 +185,8 @@ def all_cells() -> dict[str, tuple[Cell, float]]:
         for key, choice in generator_cells(name).items():
             cells[key] = functools.partial(generator_cell, name, *choice), part.minutes + 4
         cells[f"{name}_speed"] = functools.partial(speed_cell, name), 3
-    return cells | {"shapes_orders": (orders_cell, 20), "shapes_hole": (hole_cell, 5)}
+    holes = {f"shapes_{name}": (functools.partial(hole_cell, name), 5.0) for name in HOLES}
+    return cells | {"shapes_orders": (orders_cell, 20), **holes}
 
 
 # ------------------------------------------------------------------ cells
@@ -311,23 +319,24 @@ def orders_cell(args: argparse.Namespace) -> Figures:
 # ------------------------------------------------------------------ a hole
 
 
-def hole_cell(args: argparse.Namespace) -> Figures:
+def hole_cell(name: str, args: argparse.Namespace) -> Figures:
     """Of each generator, and of the tokenizer, which draws nothing; MaskGIT less each of them."""
     samplers = {g: Sampler.from_run(str(args.workdir / f"{HOLE_IN}_{g}")) for g in FILLING}
     size = samplers["maskgit"].image_size[0]
     scenes, images = held_out(2 if args.quick else 128, size)
     mask = np.zeros((size, size), bool)
-    mask[size // 4 : -size // 4, size // 4 : -size // 4] = True
-    exact, error, found = {}, {}, {}
-    for name, sampler in samplers.items():
+    mask[tuple(slice(round(a * size), round(b * size)) for a, b in HOLES[name])] = True
+    lpips = distance(args.emoji / ALEXNET)
+    measured: dict[str, dict[str, np.ndarray]] = {}
+    found: Figures = {}
+    for generator, sampler in samplers.items():
         filled, kept = fill(sampler, scenes, images, mask)
-        for who, pictures in ((name, filled), ("tokenizer", kept)):
-            exact[who], error[who] = exactness(pictures, scenes), errors(pictures, images, mask)
-        found[name] = {"parameters": parameters_of(sampler), "pictures": len(scenes)}
-    for who in exact:
-        found[who] = found.get(who, {}) | of_pictures(exact[who], error[who])
-        less = exact["maskgit"] - exact[who], error["maskgit"] - error[who]
-        found[who]["maskgit_less_it"] = of_differences(*less)
+        for who, pictures in ((generator, filled), ("tokenizer", kept)):
+            measured[who] = of_filled(pictures, scenes, images, mask, lpips)
+        found[generator] = {"parameters": parameters_of(sampler), "pictures": len(scenes)}
+    for who, values in measured.items():
+        found[who] = found.get(who, {}) | of_pictures(values)
+        found[who]["maskgit_less_it"] = of_differences(measured["maskgit"], values)
     return found
 
 
@@ -347,8 +356,9 @@ def write_pages(found: dict[str, Figures], args: argparse.Namespace) -> str:
             tables.append(speed_table(found[f"{name}_speed"], cell_titles(name)))
     if "shapes_orders" in found:
         tables.append(orders_table(found["shapes_orders"]))
-    if "shapes_hole" in found:
-        tables.append(hole_table(found["shapes_hole"], TITLES))
+    for name, title in HOLE_TITLES.items():
+        if f"shapes_{name}" in found:
+            tables.append(hole_table(found[f"shapes_{name}"], TITLES, title))
     text = "\n\n".join([*tables, "In brackets the interval of 95 %."]) + "\n"
     (args.workdir / "grid.md").write_text(text)
     return text

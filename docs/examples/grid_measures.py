@@ -1,7 +1,8 @@
 """What grid.py measures of a trained cell: its speed, its operations, a hole that it fills."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -14,7 +15,9 @@ from babeldraw.drawing.tokenizer_run import TokenizerRun
 from babeldraw.evaluation.intervals import mean_figure
 from babeldraw.evaluation.protocol import figures_json
 from babeldraw.evaluation.shapes_scorer import score
+from babeldraw.judges.perceptual import PerceptualConfig, PerceptualNetwork
 from babeldraw.models.base import example
+from babeldraw.tokenizers.pixels import to_float
 from babeldraw.train.traced_flops import traced_flops
 
 REPEATS = 3
@@ -93,15 +96,60 @@ def errors(pictures: np.ndarray, images: np.ndarray, mask: np.ndarray) -> np.nda
     return np.square(differences).mean(axis=(1, 2))
 
 
-def of_pictures(exact: np.ndarray, error: np.ndarray) -> dict[str, Any]:
-    """The share of exact ones, and PSNR in the hole, with their intervals."""
-    psnr = mean_figure(error, lambda mean: -10 * np.log10(mean))
-    return figures_json({"exact": mean_figure(exact), "psnr_in_hole": psnr})
+# Of two sets of pictures, uint8 [N, height, width, 3], float64 [N].
+Distance = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
-def of_differences(exact: np.ndarray, error: np.ndarray) -> dict[str, Any]:
+def distance(file: Path) -> Distance | None:
+    """LPIPS by AlexNet, of which no training knows; None where its weights are not there."""
+    if not file.exists():
+        return None
+    network = PerceptualNetwork(PerceptualConfig(str(file), network="alexnet"))
+    params, of = network.load(), jax.jit(network.distance)
+
+    def lpips(pictures: np.ndarray, images: np.ndarray) -> np.ndarray:
+        return np.asarray(of(params, to_float(pictures), to_float(images)), np.float64)
+
+    return lpips
+
+
+def of_filled(
+    pictures: np.ndarray,
+    scenes: list[shapes.Scene],
+    images: np.ndarray,
+    mask: np.ndarray,
+    lpips: Distance | None,
+) -> dict[str, np.ndarray]:
+    """By figure, the value of each picture whose masked part was drawn anew, float64 [N].
+
+    What lies outside the mask is taken from `images`, so that the figures are of the hole alone but
+    for `exact`, which is of the pictures as they were drawn.
+    """
+    found = {
+        "exact": exactness(pictures, scenes),
+        "squared_error": errors(pictures, images, mask),
+    }
+    if lpips is not None:
+        found["lpips"] = lpips(np.where(mask[..., None], pictures, images), images)
+    return found
+
+
+def of_pictures(values: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """The share of exact ones, PSNR in the hole and LPIPS, with their intervals."""
+    found = {
+        "exact": mean_figure(values["exact"]),
+        "psnr_in_hole": mean_figure(values["squared_error"], lambda x: -10 * np.log10(x)),
+    }
+    if "lpips" in values:
+        found["lpips"] = mean_figure(values["lpips"])
+    return figures_json(found)
+
+
+def of_differences(
+    values: Mapping[str, np.ndarray], others: Mapping[str, np.ndarray]
+) -> dict[str, Any]:
     """The means of what one has more than another of the same pictures."""
-    return figures_json({"exact": mean_figure(exact), "squared_error": mean_figure(error)})
+    return figures_json({name: mean_figure(values[name] - others[name]) for name in values})
 
 
 def parameters_of(sampler: Sampler) -> int:

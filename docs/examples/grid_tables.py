@@ -84,21 +84,28 @@ def orders_table(found: Mapping[str, Figures]) -> str:
     return markdown(["MaskGIT's order", "steps", *names.values()], rows)
 
 
-def hole_table(found: Mapping[str, Figures], titles: Mapping[str, str]) -> str:
-    """Markdown: whose middle is drawn anew, and by how much MaskGIT is better."""
+def hole_table(found: Mapping[str, Figures], titles: Mapping[str, str], what: str) -> str:
+    """Markdown: by whom `what` is drawn anew, and by how much MaskGIT is better."""
+    seen = all("lpips" in figures for figures in found.values())
     rows = []
     for name, figures in found.items():
-        psnr, less = figures["psnr_in_hole"], figures["maskgit_less_it"]["exact"]
-        low, high = (100 * end for end in less["interval"])
+        psnr, less = figures["psnr_in_hole"], figures["maskgit_less_it"]
         parameters = figures.get("parameters")
-        rows.append(
-            [
-                titles.get(name, "nothing drawn anew"),
-                f"{parameters / 1e6:.2f}" if parameters else "",
-                share(figures["exact"]),
-                f"{psnr['value']:.1f} dB [{psnr['interval'][0]:.1f}, {psnr['interval'][1]:.1f}]",
-                f"{100 * less['value']:+.1f} [{low:+.1f}, {high:+.1f}]",
-            ]
-        )
-    heads = ["a hole in the middle", "parameters, M", "exact", "PSNR in the hole"]
-    return markdown([*heads, "MaskGIT's exact less its own, points"], rows)
+        row = [
+            titles.get(name, "nothing drawn anew"),
+            f"{parameters / 1e6:.2f}" if parameters else "",
+            share(figures["exact"]),
+            difference(less["exact"], ".1f", 100),
+            f"{psnr['value']:.1f} dB [{psnr['interval'][0]:.1f}, {psnr['interval'][1]:.1f}]",
+        ]
+        if seen:
+            row += [f"{figures['lpips']['value']:.4f}", difference(less["lpips"], ".4f")]
+        rows.append(row)
+    heads = [what, "parameters, M", "exact", "MaskGIT's less it, points", "PSNR in the hole"]
+    return markdown([*heads, *(["LPIPS", "MaskGIT's less it"] if seen else [])], rows)
+
+
+def difference(figure: Mapping[str, Any], form: str, times: float = 1) -> str:
+    """A signed figure with its interval."""
+    low, high = (times * end for end in figure["interval"])
+    return f"{times * figure['value']:+{form}} [{low:+{form}}, {high:+{form}}]"

@@ -21,6 +21,11 @@ def script(load_script):
     return load_script("grid")
 
 
+@pytest.fixture(scope="module")
+def measures(load_script):
+    return load_script("grid_measures")
+
+
 @pytest.fixture
 def offline(script, monkeypatch):
     """Worlds that fetch nothing."""
@@ -70,25 +75,49 @@ def test_emoji_are_learnt_from_codes_and_judged_by_pictures(script, offline, mon
     assert found.evaluators.concepts.path == str(Path("emoji/emoji").resolve())
 
 
-def test_what_lies_outside_the_hole_counts_for_nothing(script):
+def test_what_lies_outside_the_hole_counts_for_nothing(measures):
     images = np.full((2, 8, 8, 3), 100, np.uint8)
     mask = np.zeros((8, 8), bool)
     mask[2:6, 2:6] = True
     drawn = images.copy()
     drawn[:, 0] = 255
     drawn[1, 3, 3] = 151
-    error = script.errors(drawn, images, mask)
+    error = measures.errors(drawn, images, mask)
     np.testing.assert_allclose(error, [0, (51 / 255) ** 2 / 16], atol=1e-12)
-    found = script.of_pictures(np.array([1.0, 0.0]), np.array([0.01, 0.03]))
-    assert found["exact"]["value"] == 0.5
+    one = {"exact": np.array([1.0, 0.0]), "squared_error": np.array([0.01, 0.03])}
+    found = measures.of_pictures(one)
+    assert found["exact"]["value"] == 0.5 and "lpips" not in found
     assert found["psnr_in_hole"]["value"] == pytest.approx(-10 * np.log10(0.02))
+    other = {"exact": np.array([0.0, 0.0]), "squared_error": np.array([0.0, 0.0])}
+    assert measures.of_differences(one, other)["exact"]["value"] == 0.5
 
 
-def test_true_pictures_are_exact(script):
-    scenes, images = script.held_out(3, 64)
+def test_what_was_kept_is_as_near_as_can_be(measures):
+    scenes, images = measures.held_out(2, 64)
+    mask = np.zeros((64, 64), bool)
+    mask[:32] = True
+    drawn = np.where(mask[..., None], images, 255 - images)
+    seen = []
+
+    def far(pictures, others):
+        seen.append(np.array_equal(pictures, others))
+        return np.zeros(2)
+
+    found = measures.of_filled(drawn, scenes, images, mask, far)
+    np.testing.assert_array_equal(found["squared_error"], 0)
+    assert seen == [True] and not found["exact"].any()
+
+
+def test_holes_are_where_they_are_said_to_be(script):
+    assert set(script.HOLES) == set(script.HOLE_TITLES)
+    assert f"shapes_{[*script.HOLES][0]}" in script.all_cells()
+
+
+def test_true_pictures_are_exact(measures):
+    scenes, images = measures.held_out(3, 64)
     assert all(scene.split() == "test" for scene in scenes)
-    np.testing.assert_array_equal(script.exactness(images, scenes), 1)
-    np.testing.assert_array_equal(script.exactness(np.zeros_like(images), scenes), 0)
+    np.testing.assert_array_equal(measures.exactness(images, scenes), 1)
+    np.testing.assert_array_equal(measures.exactness(np.zeros_like(images), scenes), 0)
     assert {shapes.parse_caption(s.caption()) for s in scenes} == set(scenes)
 
 
@@ -151,7 +180,7 @@ def test_pages_hold_what_there_is(script, tmp_path):
     line = "| shapes, ViT-VQGAN | 30.0 dB [29.0, 31.0] | 50.0 % | 95.0 % [85.0, 105.0] | 1.10 |"
     assert line in text
     assert "| halton | 8 | 70.0 % [60.0, 80.0] |" in text
-    line = "| VIM, text prefix | 1.00 | 90.0 % [80.0, 100.0] | 20.0 dB [19.0, 21.0] | +20.0 "
+    line = "| VIM, text prefix | 1.00 | 90.0 % [80.0, 100.0] | +20.0 [+10.0, +30.0] | 20.0 dB [19.0"
     assert line in text and "| nothing drawn anew |  |" in text
     assert "MaskGIT + TiTok" in (tmp_path / "shapes.html").read_text()
 
@@ -166,7 +195,7 @@ def test_the_quick_variant_goes_all_the_way(script, tmp_path, monkeypatch):
         "shapes_titok_maskgit",
         "shapes_speed",
     ]
-    words = ["--quick", f"--workdir={tmp_path}", f"--cells={','.join(cells)},shapes_[ohs]*"]
+    words = ["--quick", f"--workdir={tmp_path}", f"--cells={','.join(cells)},shapes_[ohsu]*"]
     monkeypatch.setattr(sys, "argv", ["grid.py", *words])
     script.main()
     found = {
@@ -174,7 +203,7 @@ def test_the_quick_variant_goes_all_the_way(script, tmp_path, monkeypatch):
         for file in (tmp_path / "figures").rglob("*")
         if file.is_file()
     }
-    assert len(found) == 11
+    assert len(found) == 12
     assert len(found["shapes_speed"]) == 6
     assert found["shapes_titok_maskgit"]["pictures_per_second"]["16"] > 0
     assert {*found["shapes_hole"]} == {*script.FILLING, "tokenizer"}
