@@ -46,7 +46,7 @@ def import_network(name: str, values: flags.FlagValues, files: dict[str, str]) -
     flag, file = _only(name, files)
     network = NETWORKS[name]
     section = network.of(experiment)
-    beside = check_beside(file, flag, network.hub(experiment)) if network.hub else ""
+    beside = check_beside(file, flag, network.hub, experiment)
     vocabulary = vocabulary_beside(experiment)
     objective = experiment.make_objective()
     abstract = jax.eval_shape(lambda key: nn.unbox(objective.init(key)), jax.random.key(0))
@@ -89,7 +89,7 @@ def export_network(name: str, values: flags.FlagValues, outs: dict[str, Path]) -
     for flag, out in outs.items():
         tensors = network.write(flag, section, state[held], state.get("extra"))
         make_folder(out.parent, f"--{flag}={out}")
-        beside = write_beside(out, network.hub(experiment)) if network.hub else None
+        beside = write_beside(out, network.hub, experiment)
         if out.suffix == FLAX:
             write_flax(out, tensors, network.layouts[flag].inside)
         else:

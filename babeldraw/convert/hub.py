@@ -7,7 +7,7 @@ Fields are those of the authors' YAML files: `model.vq_model`, `model.generator`
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -100,13 +100,18 @@ def describe_maskgen(experiment: Any) -> Described:
     return Described(_under_model(network), _beside(experiment) | _under_model(others))
 
 
-def check_beside(file: str, flag: str, described: Described) -> str:
+# Says it of a whole config.
+Describe = Callable[[Any], Described]
+
+
+def check_beside(file: str, flag: str, describe: Describe | None, experiment: Any) -> str:
     """Compares the config.json beside a file of a hub with what a run's config describes.
 
     Args:
       file: the weights' path; unless it is named as on the hub, nothing is looked for.
       flag: what the user calls it, without dashes.
-      described: of the run's config.
+      describe: of the network; None: no such file is published of it.
+      experiment: the run's config.
 
     Returns:
       the path of the config.json, or an empty text where none was compared.
@@ -115,10 +120,10 @@ def check_beside(file: str, flag: str, described: Described) -> str:
       UserError: it cannot be read, or says otherwise.
     """
     path = Path(file).with_name(NAME)
-    if Path(file).name != WEIGHTS or not path.is_file():
+    if describe is None or Path(file).name != WEIGHTS or not path.is_file():
         return ""
     theirs = flatten_dict(_read(path, f"--{flag}={file}"), sep=".")
-    for name, ours in described.network.items():
+    for name, ours in describe(experiment).network.items():
         said = theirs.get(name, ours)
         require(
             said == ours,
@@ -128,15 +133,15 @@ def check_beside(file: str, flag: str, described: Described) -> str:
     return str(path)
 
 
-def write_beside(file: Path, described: Described) -> Path | None:
+def write_beside(file: Path, describe: Describe | None, experiment: Any) -> Path | None:
     """Writes config.json beside weights named as on the hub; None beside others.
 
     Raises:
       UserError: one is there already, or their code has no word for a part of the network.
     """
-    if file.name != WEIGHTS:
+    if describe is None or file.name != WEIGHTS:
         return None
-    path = file.with_name(NAME)
+    path, described = file.with_name(NAME), describe(experiment)
     require(not path.exists(), f"{path} is there already; write to another folder, or remove it")
     for name, value in described.network.items():
         require(

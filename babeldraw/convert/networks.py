@@ -10,7 +10,7 @@ from babeldraw.config import require
 from babeldraw.convert import autoencoder_kl, llama, maskgit, swiss_army, vqgan
 from babeldraw.convert.dit import dit
 from babeldraw.convert.files import read_arrays
-from babeldraw.convert.hub import Described, describe_masked, describe_maskgen, describe_titok
+from babeldraw.convert.hub import Describe, describe_masked, describe_maskgen, describe_titok
 from babeldraw.convert.icetk import icetk_image
 from babeldraw.convert.maskgen import maskgen
 from babeldraw.convert.partitions import Partitions, read_partitions
@@ -68,7 +68,7 @@ class Network:
     section: str
     kind: str
     layouts: Mapping[str, Layout]
-    hub: Callable[[Any], Described] | None = None
+    hub: Describe | None = None
 
     @property
     def flags(self) -> Mapping[str, Layout]:

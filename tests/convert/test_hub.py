@@ -1,6 +1,5 @@
 """config.json of a hub: what the published rows say there, told from ours, and written again."""
 
-import dataclasses
 import json
 
 import pytest
@@ -95,8 +94,9 @@ PUBLISHED = {
 TINY = "configs/titok.py:l32,single,runlocal"
 
 
-def described(kind, file, argument):
-    return NETWORKS[kind].hub(parse(load_config(f"configs/{file}", "pyproject.toml", argument)))
+def of(kind, file, argument):
+    """What `check_beside` and `write_beside` take of a config."""
+    return NETWORKS[kind].hub, parse(load_config(f"configs/{file}", "pyproject.toml", argument))
 
 
 def whole(model):
@@ -105,7 +105,7 @@ def whole(model):
 
 @pytest.mark.parametrize("row", PUBLISHED, ids="-".join)
 def test_a_published_row_is_described_as_its_authors_do(row, tmp_path):
-    written = hub.write_beside(tmp_path / hub.WEIGHTS, described(*row))
+    written = hub.write_beside(tmp_path / hub.WEIGHTS, *of(*row))
     ours = json.loads(written.read_text())
     theirs = whole(PUBLISHED[row])
     assert ours["dataset"] == theirs["dataset"]
@@ -113,34 +113,31 @@ def test_a_published_row_is_described_as_its_authors_do(row, tmp_path):
         assert ours["model"][section].items() >= fields.items()
     written.write_text(json.dumps(theirs))
     weights = str(tmp_path / hub.WEIGHTS)
-    assert hub.check_beside(weights, "torch", described(*row)) == str(written)
+    assert hub.check_beside(weights, "torch", *of(*row)) == str(written)
 
 
 def test_another_row_is_one_line(tmp_path):
     (tmp_path / hub.NAME).write_text(json.dumps(whole({"vq_model": S128})))
     weights = tmp_path / hub.WEIGHTS
-    l32 = described("titok", "titok.py", "l32,stage2")
+    l32 = of("titok", "titok.py", "l32,stage2")
     with pytest.raises(UserError, match=r"says model.vq_model.vit_enc_model_size='small', and"):
-        hub.check_beside(str(weights), "torch", l32)
+        hub.check_beside(str(weights), "torch", *l32)
     # Weights under other names may have any file beside them.
-    assert hub.check_beside(str(tmp_path / "titok.safetensors"), "torch", l32) == ""
+    assert hub.check_beside(str(tmp_path / "titok.safetensors"), "torch", *l32) == ""
     for text, line in {"{": "is no JSON", "[1]": "no section 'model'", "7": "'model'"}.items():
         (tmp_path / hub.NAME).write_text(text)
         with pytest.raises(UserError, match=line):
-            hub.check_beside(str(weights), "torch", l32)
+            hub.check_beside(str(weights), "torch", *l32)
 
 
 def test_what_their_code_has_no_word_for_is_not_written(tmp_path):
-    small = dataclasses.replace(
-        described("titok", "titok.py", "l32,stage2"),
-        network={"model.vq_model.vit_enc_model_size": "1 blocks of width 32, 2 heads"},
-    )
+    small = of("titok", "titok.py", "l32,single,runlocal")
     with pytest.raises(UserError, match="one of small, base, large"):
-        hub.write_beside(tmp_path / hub.WEIGHTS, small)
+        hub.write_beside(tmp_path / hub.WEIGHTS, *small)
     (tmp_path / hub.NAME).write_text("{}")
     with pytest.raises(UserError, match="is there already"):
-        hub.write_beside(tmp_path / hub.WEIGHTS, small)
-    assert hub.write_beside(tmp_path / "other.safetensors", small) is None
+        hub.write_beside(tmp_path / hub.WEIGHTS, *small)
+    assert hub.write_beside(tmp_path / "other.safetensors", *small) is None
 
 
 def test_the_commands_look_beside_the_weights(cli, tmp_path):
