@@ -12,6 +12,7 @@ from babeldraw.convert.dit import dit
 from babeldraw.convert.files import read_arrays
 from babeldraw.convert.icetk import icetk_image
 from babeldraw.convert.maskgen import maskgen
+from babeldraw.convert.names import unwrapped
 from babeldraw.convert.partitions import Partitions, read_partitions
 from babeldraw.convert.rar import rar
 from babeldraw.convert.table import Table, left_out, read, read_buffers, write
@@ -37,9 +38,9 @@ class Layout:
     partitions: Partitions | None = None
 
     def read(self, file: str, flag: str) -> Mapping[str, np.ndarray]:
-        """The tensors of a file, and of those beside it that hold the rest of them."""
+        """The tensors of a file, and of those beside it that hold the rest, by their own names."""
         if self.partitions is None:
-            return read_arrays(file, flag, self.inside)
+            return unwrapped(read_arrays(file, flag, self.inside))
         return read_partitions(self.partitions, file, flag, self.inside)
 
 
@@ -123,7 +124,12 @@ NETWORKS: dict[str, Network] = {
         },
     ),
     "llamagen_vq": Network(
-        "tokenizer", "vqgan", {"torch": Layout("LlamaGen's", vqgan.llamagen, "model")}
+        "tokenizer",
+        "vqgan",
+        {
+            "torch": Layout("LlamaGen's", vqgan.llamagen, "model"),
+            "ema": Layout("its average, of such a file", vqgan.llamagen, "ema"),
+        },
     ),
     "taming_vqgan": Network(
         "tokenizer",
@@ -218,6 +224,7 @@ NETWORKS: dict[str, Network] = {
         "llama",
         {
             "torch": Layout("LlamaGen's by classes", llama.llamagen, "model"),
+            "ema": Layout("their average, of such a file", llama.llamagen, "ema"),
             "text": Layout("LlamaGen's by texts", llama.llamagen_text, "model"),
         },
     ),

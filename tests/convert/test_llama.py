@@ -5,6 +5,7 @@ The layer order is stated here in NumPy, from the published modules'; see `model
 
 import dataclasses
 import functools
+import re
 
 import flax.linen as nn
 import jax
@@ -21,6 +22,9 @@ from babeldraw.models.features import FeaturesCondition
 from babeldraw.models.llama import LlamaConfig, LlamaGenerator
 from babeldraw.runs.weights import write_weights
 from babeldraw.tokenizers.base import Codes
+from tests.convert.test_torch_file import Versions
+from tests.convert.test_torch_file import state as as_torch
+from tests.convert.test_torch_file import write as write_torch
 from tests.statements import linear, random_tensors, softmax
 
 K, T, GRID, CLASSES, D, HEADS, F, BLOCKS = 12, 6, (2, 3), 5, 16, 2, 24, 2
@@ -281,6 +285,51 @@ def test_export_after_import_gives_the_same_bytes(case, tmp_path):
         same, left, _ = NETWORKS[kind].read("torch", str(file), generator.config, wanted)
         jax.tree.map(np.testing.assert_array_equal, same, params)
         assert [*left.values()] == [["first_stage_model.encoder.conv_in.weight"]]
+
+
+# Who saved it: the key of weights and of their average, names as the wrapper has them.
+CONTAINERS = {
+    "fsdp": ("", "", lambda name: name),
+    "ddp": ("model", "ema", lambda name: name),
+    "ddp itself": ("model", "ema", lambda name: f"module.{name}"),
+    "ddp of what was compiled": ("model", "ema", lambda name: f"module._orig_mod.{name}"),
+    "fsdp block by block": (
+        "model",
+        "ema",
+        lambda name: re.sub(r"^(layers\.\d+)", r"\1._fsdp_wrapped_module", name),
+    ),
+    "lightning": ("state_dict", "", lambda name: f"_forward_module.transformer.{name}"),
+}
+
+
+@pytest.mark.parametrize("container", CONTAINERS)
+def test_a_checkpoint_is_read_in_whatever_it_was_wrapped(container, tmp_path):
+    inside, average, wrapped = CONTAINERS[container]
+    case, kind = ("ibq", "ibq_generator") if container == "lightning" else ("llamagen",) * 2
+    held = {wrapped(name): tensor for name, tensor in tensors(case).items()}
+    means = {name: tensor / 2 for name, tensor in held.items()}
+
+    def whole(torch):
+        both = as_torch(torch, held | {f"a.{name}": array for name, array in means.items()})
+        weights = Versions({name: both[name] for name in held})
+        if not inside:
+            return weights
+        found = {inside: weights, "optimizer": {"state": {0: {"step": 5}}}, "steps": 7}
+        return found | ({average: {n: both[f"a.{n}"] for n in held}} if average else {})
+
+    arrays = {str(i): array for i, array in enumerate([*held.values(), *means.values()])}
+    file = write_torch(tmp_path / "a.pt", whole, arrays)
+    generator = network(CASES[case][1], CLASS)
+    wanted, table = abstract(generator), getattr(llama, case)(generator.config)
+
+    def read_by(flag):
+        return NETWORKS[kind].read(flag, file, generator.config, wanted).params
+
+    expected = read(table, tensors(case), wanted)
+    jax.tree.map(np.testing.assert_array_equal, read_by("torch"), expected)
+    if average:
+        half = jax.tree.map(lambda leaf: leaf / 2, expected)
+        jax.tree.map(np.testing.assert_array_equal, read_by("ema"), half)
 
 
 PUBLISHED = {
