@@ -20,9 +20,9 @@ the figures of XL and larger are of models at 384 px, 576 codes, drawn there and
 | 3b | 3200 x 24, 32 | 3,096.7M | 2.18 | 1.65 |
 
 `text` reads a text by pieces of its own, `features` states of FLAN-T5-XL, as published (XL:
-777.7M), from batches given in Python; from data `condition.kind=t5` does. As published 50M pictures
-of LAION-COCO were learned at 256 px; top-k 1,000 and guidance 7.5 draw. docs/llamagen.md tells what
-differs and how published weights become a run.
+777.7M), from beside the stored tokens; docs/llamagen.md says who makes them. As published 50M
+pictures of LAION-COCO were learned at 256 px; top-k 1,000 and guidance 7.5 draw. docs/llamagen.md
+tells what differs and how published weights become a run.
 """
 
 from ml_collections import ConfigDict
@@ -97,6 +97,9 @@ def get_config(argument: str = "") -> ConfigDict:
             "schedule": {"peak": 1e-4, "warmup_steps": 0, "kind": "constant"},
         },
         "sampling": {"guidance": guidance} if classes else {"guidance": 7.5, "top_k": 1000},
-        "evaluators": {"samples": {"num": 10, "each": 8}},
+        # States of a text are drawn from by `babeldraw sample --features` alone.
+        "evaluators": {
+            "samples": None if asked["condition"] == "features" else {"num": 10, "each": 8}
+        },
     }
     return complete(config, asked["variant"])
