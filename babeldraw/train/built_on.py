@@ -184,8 +184,8 @@ def check_stored_states(experiment: Experiment, state: TrainState, source: Sourc
 
     A run that draws from features has none, and reads whatever fits.
     """
-    stored_alone = getattr(getattr(experiment, "condition", None), "stored", False)
-    if not stored_alone or "text_encoder" not in state.frozen:
+    reads_stored = getattr(getattr(experiment, "condition", None), "stored", False)
+    if not reads_stored or "text_encoder" not in state.frozen:
         return
     own, stored = t5.identity(state.frozen["text_encoder"]), source.states.encoder
     if stored != own:

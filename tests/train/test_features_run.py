@@ -12,6 +12,7 @@ from babeldraw.data.tokens import TokenSource
 from babeldraw.errors import UserError
 from babeldraw.train.experiment import parse
 from babeldraw.train.presets import load_config
+from babeldraw.train.random_batch import random_batch
 
 LENGTH, DIM = 6, 8
 FIELDS = {
@@ -56,6 +57,9 @@ def test_what_data_do_not_hold_is_told_before_anything_is_compiled():
     experiment = parse(config)
     wanted = experiment.condition.spec(1)["states"].shape[1:]
     experiment.check_data(Data(States({"states": (wanted, np.float16)})))
+    made = random_batch(experiment, experiment.make_objective().batch_spec())
+    assert made["states"].dtype == np.float16 and made["states"].shape[1:] == wanted
+    assert 1 <= made["count"].min() and made["count"].max() <= wanted[0]
     with pytest.raises(UserError, match="of kind=features, reads states that lie beside stored"):
         experiment.check_data(Data())
     line = r"has states of the shape \(9, 9\) beside its tokens and config.condition asks for \(120"
