@@ -7,7 +7,8 @@
 
 Sun et al., "Autoregressive Model Beats Diffusion: Llama for Scalable Image Generation", 2024, and
 its code; not trained here. Rows of classes at 256 px, 256 codes of configs/vqgan.py:llamagen_16;
-the figures of XL and larger are of models at 384 px, 576 codes, drawn there and made smaller.
+the figures of XL and larger are of models at 384 px, 576 codes, drawn there and made smaller. Of
+`1b`, which the code has and the paper has not, none is published; it draws as xl and xxl do.
 
 | row | width x blocks, heads | parameters | FID | guidance |
 |---|---|---|---|---|
@@ -15,12 +16,13 @@ the figures of XL and larger are of models at 384 px, 576 codes, drawn there and
 | l | 1024 x 24, 16 | 342.9M | 3.80 | 2.0 |
 | xl | 1280 x 36, 20 | 774.7M | 2.62 | 1.75 |
 | xxl | 1536 x 48, 24 | 1,411.0M | 2.34 | 1.75 |
+| 1b | 2048 x 22, 32 | 1,199.6M | | |
 | 3b | 3200 x 24, 32 | 3,096.7M | 2.18 | 1.65 |
 
 `text` reads a text by pieces of its own, `features` states of FLAN-T5-XL, as published (XL:
-777.7M), from batches given in Python; from data `condition.kind=t5` does. As published 50M pictures
-of LAION-COCO were learned at 256 px; top-k 1,000 and guidance 7.5 draw. docs/llamagen.md tells what
-differs and how published weights become a run.
+777.7M), from beside the stored tokens; docs/llamagen.md says who makes them. As published 50M
+pictures of LAION-COCO were learned at 256 px; top-k 1,000 and guidance 7.5 draw. docs/llamagen.md
+tells what differs and how published weights become a run.
 """
 
 from ml_collections import ConfigDict
@@ -34,6 +36,7 @@ ROWS = {
     "l": (1024, 24, 16, 2.0),
     "xl": (1280, 36, 20, 1.75),
     "xxl": (1536, 48, 24, 1.75),
+    "1b": (2048, 22, 32, 1.75),
     "3b": (3200, 24, 32, 1.65),
 }
 CONDITIONS = {
@@ -94,6 +97,9 @@ def get_config(argument: str = "") -> ConfigDict:
             "schedule": {"peak": 1e-4, "warmup_steps": 0, "kind": "constant"},
         },
         "sampling": {"guidance": guidance} if classes else {"guidance": 7.5, "top_k": 1000},
-        "evaluators": {"samples": {"num": 10, "each": 8}},
+        # States of a text are drawn from by `babeldraw sample --features` alone.
+        "evaluators": {
+            "samples": None if asked["condition"] == "features" else {"num": 10, "each": 8}
+        },
     }
     return complete(config, asked["variant"])

@@ -388,6 +388,7 @@ def test_maskgen_is_as_published(row):
 LLAMA = {
     # Width, blocks, heads, hidden; millions of parameters.
     ("llamagen.py", "b"): (12, 12, 768, 2048, 110.9),
+    ("llamagen.py", "1b"): (22, 32, 2048, 5632, 1199.6),
     ("llamagen.py", "3b"): (24, 32, 3200, 8704, 3096.7),
     ("llamagen.py", "xl,features"): (36, 20, 1280, 3584, 777.9),
     ("ibq_generator.py", "b"): (16, 16, 1024, 2816, 343.0),

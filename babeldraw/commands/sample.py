@@ -45,6 +45,7 @@ from babeldraw.commands.sample_edit import (
 )
 from babeldraw.config import require
 from babeldraw.data.image import center_crop
+from babeldraw.data.states import read_features
 from babeldraw.drawing.album import MOST_IN_GRID, Album, slug
 from babeldraw.drawing.prompts import Prompt, read_prompts
 from babeldraw.drawing.sampler import Picture, Sampler
@@ -60,6 +61,10 @@ RECORDED = ("style", "judge", "super_resolution", "tokenizer_run", "weights", "l
 STRINGS = {
     "workdir": (None, "A run folder of a generator."),
     "prompts": ("", "A text file with a prompt per line, or a .tsv table with a column Prompt."),
+    "features": (
+        "",
+        "Of a run that draws from features: the .npz of `babeldraw encode --prompts`.",
+    ),
     "style": (
         "",
         f"What each text is put into: {', '.join(STYLES)} (CogView2's words, in Chinese), or a "
@@ -141,6 +146,8 @@ def run(values: flags.FlagValues) -> int:
     if values.style:
         sampler = dataclasses.replace(sampler, style=values.style)
     said = {"text": [prompt.text for prompt in prompts], "class": values["class"].value}
+    if values.features:
+        said["features"] = read_features(values.features, f"--features={values.features}")
     words = sampler.condition.asked_by(said, sampler.lexicon)
     settings = _changed(values, sampler)
     level_of = None if values.level else _by_column(prompts, sampler)

@@ -16,7 +16,7 @@ import numpy as np
 
 from babeldraw.convert.graph_file import read_graph
 from babeldraw.convert.pickled import read_pickled
-from babeldraw.convert.torch_file import is_torch_file, read_torch_file
+from babeldraw.convert.torch_file import inner, is_torch_file, read_torch_file
 from babeldraw.errors import UserError
 from babeldraw.runs.weights import read_weights
 
@@ -130,7 +130,7 @@ def _read_old_torch(file: str, flag: str, inside: str) -> dict[str, np.ndarray]:
     torch = importlib.import_module("torch")
     try:
         found = torch.load(file, map_location="cpu", weights_only=True)
-        tensors = found[inside] if inside and inside in found else found
+        tensors = inner(found, inside) if inside else found
         # NumPy has no bfloat16, which float32 holds exactly.
         wide = {
             name: tensor.float() if tensor.dtype is torch.bfloat16 else tensor

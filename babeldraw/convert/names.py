@@ -7,8 +7,13 @@ and `{layer}` is a number.
 import itertools
 import re
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 BRACES = re.compile(r"\{([^{}]*)\}")
+# What torch's wrappers put into the names of what they wrap: compilation, FSDP, recomputation.
+WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
+# And before all of them: DDP, and Lightning's strategies. Inside a name they may be a network's.
+AROUND = ("module", "_forward_module")
 
 
 def words(template: str) -> list[str]:
@@ -57,3 +62,14 @@ def expand(template: str, values: Mapping[str, int]) -> tuple[list[str], tuple[i
     ]
     names = ["".join(chosen) for chosen in itertools.product(*choices)]
     return names, tuple(len(listed) for listed in choices if len(listed) > 1)
+
+
+def unwrapped(tensors: Mapping[str, Any]) -> dict[str, Any]:
+    """The same by the network's own names, whichever of torch's wrappers it was saved in.
+
+    `module.blocks.0._fsdp_wrapped_module.weight` is `blocks.0.weight` where all begin so.
+    """
+    paths = {name: [p for p in name.split(".") if p not in WRAPPERS] for name in tensors}
+    while paths and all(len(path) > 1 and path[0] in AROUND for path in paths.values()):
+        paths = {name: path[1:] for name, path in paths.items()}
+    return {".".join(paths[name]): tensor for name, tensor in tensors.items()}

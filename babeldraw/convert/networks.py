@@ -13,6 +13,7 @@ from babeldraw.convert.files import read_arrays
 from babeldraw.convert.hub import Describe, describe_masked, describe_maskgen, describe_titok
 from babeldraw.convert.icetk import icetk_image
 from babeldraw.convert.maskgen import maskgen
+from babeldraw.convert.names import unwrapped
 from babeldraw.convert.partitions import Partitions, read_partitions
 from babeldraw.convert.rar import rar
 from babeldraw.convert.table import Table, left_out, read, read_buffers, write
@@ -38,9 +39,9 @@ class Layout:
     partitions: Partitions | None = None
 
     def read(self, file: str, flag: str) -> Mapping[str, np.ndarray]:
-        """The tensors of a file, and of those beside it that hold the rest of them."""
+        """The tensors of a file, and of those beside it that hold the rest, by their own names."""
         if self.partitions is None:
-            return read_arrays(file, flag, self.inside)
+            return unwrapped(read_arrays(file, flag, self.inside))
         return read_partitions(self.partitions, file, flag, self.inside)
 
 
@@ -126,7 +127,12 @@ NETWORKS: dict[str, Network] = {
         },
     ),
     "llamagen_vq": Network(
-        "tokenizer", "vqgan", {"torch": Layout("LlamaGen's", vqgan.llamagen, "model")}
+        "tokenizer",
+        "vqgan",
+        {
+            "torch": Layout("LlamaGen's", vqgan.llamagen, "model"),
+            "ema": Layout("its average, of such a file", vqgan.llamagen, "ema"),
+        },
     ),
     "taming_vqgan": Network(
         "tokenizer",
@@ -225,6 +231,7 @@ NETWORKS: dict[str, Network] = {
         "llama",
         {
             "torch": Layout("LlamaGen's by classes", llama.llamagen, "model"),
+            "ema": Layout("their average, of such a file", llama.llamagen, "ema"),
             "text": Layout("LlamaGen's by texts", llama.llamagen_text, "model"),
         },
     ),

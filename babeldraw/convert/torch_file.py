@@ -64,11 +64,23 @@ def read_torch_file(path: Path, inside: str = "") -> dict[str, np.ndarray]:
             whole = pickled.follow(
                 _read(archive, f"{root}/data.pkl"), NAMES, VALUES, _steps(storages), bool(inside)
             )
-            if inside and isinstance(whole, dict) and inside in whole:
-                whole = whole[inside]
-            return pickled.flat(whole)
+            return pickled.flat(inner(whole, inside) if inside else whole)
     except (zipfile.BadZipFile, zipfile.LargeZipFile, EOFError, NotImplementedError) as error:
         raise ValueError(f"it is not whole ({error})") from error
+
+
+def inner(whole: Any, inside: str) -> Any:
+    """What a container keeps under the key `inside`; all of it where it is a bare state dict.
+
+    Raises:
+      ValueError: it keeps state dicts, and none of that name.
+    """
+    if not isinstance(whole, dict):
+        return whole
+    held = [name for name, value in whole.items() if isinstance(value, dict)]
+    if inside not in whole and held:
+        raise ValueError(f"it keeps {', '.join(map(str, held))} and no {inside}")
+    return whole[inside] if inside in whole else whole
 
 
 @dataclasses.dataclass

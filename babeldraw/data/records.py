@@ -5,7 +5,7 @@ A source answers for every index, in any order, from any thread; what it cannot 
 """
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -83,6 +83,17 @@ class Source(Protocol):
 def classes_of(source: Source) -> tuple[str, ...]:
     """Names of the classes that labels count, where a source has them; else none."""
     return tuple(getattr(source, "classes", ()))
+
+
+def checked_label(label: int, classes: Sequence[str], where: str) -> int:
+    """The label of a record, at `where`, of a source that names its classes.
+
+    Raises:
+        BadRecord: it is none of them; a network would read it as no class at all.
+    """
+    if classes and label >= len(classes):
+        raise BadRecord(where, f"its label is {label} and the data name {len(classes)} classes")
+    return label
 
 
 def has_pictures(source: Source) -> bool:

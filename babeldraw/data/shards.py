@@ -28,7 +28,7 @@ from etils import epath
 from babeldraw.data.complexity import MANIFEST as COMPLEXITY
 from babeldraw.data.complexity import StoredComplexity
 from babeldraw.data.image import decode
-from babeldraw.data.records import BadRecord, Record
+from babeldraw.data.records import BadRecord, Record, checked_label
 from babeldraw.data.splits import check_split, split_length, split_position
 from babeldraw.errors import UserError
 
@@ -221,11 +221,11 @@ class ShardSource:
     def jpeg(self, index: int) -> Record:
         """The record with its picture as the bytes of a JPEG file, and an empty `image`."""
         shard, row = self._place(index)
-        fields = self._read(shard, row)
+        fields, where = self._read(shard, row), self._where(shard, row)
         if not (fields["image"].startswith(JPEG_HEAD) and fields["image"].endswith(JPEG_TAIL)):
-            raise BadRecord(self._where(shard, row), "the picture is no whole JPEG file")
-        none = np.zeros((0, 0, 3), np.uint8)
-        return Record(none, fields["caption"], fields["label"], jpeg=fields["image"])
+            raise BadRecord(where, "the picture is no whole JPEG file")
+        label = checked_label(fields["label"], self.classes, where)
+        return Record(np.zeros((0, 0, 3), np.uint8), fields["caption"], label, jpeg=fields["image"])
 
     def captions(self) -> Iterator[str]:
         """The captions in order, without decoding a picture; of more than a million every k-th."""

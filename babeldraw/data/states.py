@@ -1,14 +1,18 @@
-"""What an encoder made of captions, stored beside tokens: of each shard a file of states.
+"""What an encoder made of texts: of captions beside their tokens, of prompts in a file.
 
 Beside `tokens-00000.npz` lie `states-00000.npy`, float16 [n, S, D], and `count-00000.npy`, int32
 [n], how many of a caption's first states are pieces; and `states.json`, which names the encoder.
 Files are written whole or not at all, `states.json` last. Only the rows that are asked for are
 read: states are hundreds of times as large as tokens.
+
+Prompts' lie in one .npz, a row each: `texts`, and what a condition of the kind `features` reads.
 """
 
 import functools
 import io
 import json
+import zipfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -95,3 +99,45 @@ def write_states(folder: Path, shard: str, states: np.ndarray, count: np.ndarray
 def manifest_of(encoder: str, length: int, dim: int) -> dict[str, Any]:
     """What `states.json` says."""
     return {"encoder": encoder, "length": length, "dim": dim}
+
+
+# ------------------------------------------------------------------ of prompts, in one file
+
+
+def write_features(file: Path, texts: Sequence[str], features: Mapping[str, np.ndarray]) -> None:
+    """Writes what `read_features` reads.
+
+    Args:
+      file: an .npz.
+      texts: of which they were made.
+      features: arrays with a row for each text: `states`, float [n, S, D], and `count`, int [n], or
+        `pooled`, float [n, D].
+    """
+    buffer = io.BytesIO()
+    np.savez(buffer, texts=np.array(texts, np.str_), **features)
+    write_whole(file, buffer.getvalue())
+
+
+def read_features(file: str, name: str) -> list[dict[str, Any]]:
+    """Of each text its `text`, where the file tells it, and its row of every other array.
+
+    Args:
+      file: an .npz of `babeldraw encode --prompts`, or anybody's with the same arrays.
+      name: what the user calls it, for messages.
+
+    Raises:
+      UserError: it cannot be read, or its arrays are not of equally many texts.
+    """
+    try:
+        with np.load(file, allow_pickle=False) as opened:
+            arrays = {key: opened[key] for key in opened.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise UserError(
+            f"{name} is no readable .npz of features ({error}); make it with "
+            "`babeldraw encode --prompts`"
+        ) from error
+    lengths = {key: array.shape[:1] for key, array in arrays.items()}
+    if len(set(lengths.values())) != 1 or () in lengths.values():
+        raise UserError(f"{name} holds arrays of {lengths} texts; each needs a row for every text")
+    columns = {"text" if key == "texts" else key: array for key, array in arrays.items()}
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]

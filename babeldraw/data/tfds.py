@@ -10,7 +10,7 @@ from absl import logging
 
 from babeldraw.data.fields import Fields, as_caption, choices_of, no_record_has
 from babeldraw.data.image import decode
-from babeldraw.data.records import NO_PICTURE, BadRecord, Record
+from babeldraw.data.records import NO_PICTURE, BadRecord, Record, checked_label
 from babeldraw.data.rows import lines_of
 from babeldraw.errors import UserError
 
@@ -83,13 +83,15 @@ class TfdsSource:
         if not self.texts_alone:
             image = decode(bytes(example[self._image]), self.where(index))
         choices = choices_of(self._kinds(example, index), self._fields) if self._fields else ()
-        return Record(image, self._text(example, index), self._class(example), choices=choices)
+        return Record(
+            image, self._text(example, index), self._class(example, index), choices=choices
+        )
 
     def encoded(self, index: int) -> tuple[bytes, str, int]:
         """The picture still in its file's bytes, the caption and the label."""
         example = self._example(index)
         text = self._text(example, index)
-        return bytes(example[self._image]), text, self._class(example)
+        return bytes(example[self._image]), text, self._class(example, index)
 
     def captions(self) -> Iterator[str]:
         """The captions in order, without decoding a picture; nothing where there are none."""
@@ -133,8 +135,10 @@ class TfdsSource:
         except UnicodeDecodeError as error:
             raise BadRecord(self.where(index), "the caption is not UTF-8") from error
 
-    def _class(self, example: dict[str, Any]) -> int:
-        return -1 if self._label is None else int(example[self._label])
+    def _class(self, example: dict[str, Any], index: int) -> int:
+        if self._label is None:
+            return -1
+        return checked_label(int(example[self._label]), self.classes, self.where(index))
 
     def where(self, index: int) -> str:
         """What to call a record."""

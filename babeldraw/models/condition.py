@@ -62,6 +62,7 @@ class Condition:
         unconditional branch of classifier-free guidance; 0: there is no such branch.
       num_classes: how many classes the data must have; 0: any.
       in_data: whether sources of data have what it is read from; else batches of one's own do.
+      stored: training reads states that lie beside stored tokens; see `data.states`.
       padded: slots of its prefix may be empty; see `seen`.
       of_text: what a user says is one text, as captions are.
       in_words: words say all of it, so that evaluators can ask for pictures.
@@ -72,6 +73,7 @@ class Condition:
     dropout: float = 0.0
     num_classes: int = 0
     in_data = True
+    stored = False
     padded = False
     of_text = False
     in_words = True

@@ -127,7 +127,10 @@ class TextPrefix(nn.Module):
 class ClassCondition(Condition):
     """int32 [B] in [0, num_classes]; the last says nothing.
 
-    A record without a label, -1, trains the class that says nothing.
+    A record without a label, -1, trains the class that says nothing. So would a label that is no
+    class; sources that name their classes refuse such records (`data.records.checked_label`), a
+    config of another number of classes is refused at the start, and whoever makes batches in Python
+    answers for them.
 
     Attributes:
       num_classes: 1,000 for ImageNet.

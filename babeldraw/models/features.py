@@ -21,9 +21,11 @@ class FeaturesCondition(Condition):
     """What an encoder of others made of a text: its words' states, and more by the encoder.
 
     A tree of `states`, float32 [B, S, C], and of CLIP `pooled`, [B, C], one vector of all; of T5
-    `count`, int32 [B], how many of the first states are words. States of zeros say nothing. No
-    source of data has them: batches of one's own hold what the tree does. The conditions `clip` and
-    `t5` have the encoder in the run.
+    `count`, int32 [B], how many of the first states are words. States of zeros say nothing. T5's
+    are read, as float16, from beside stored tokens, where `babeldraw encode` or whoever has made
+    them puts them (`commands.encode.store`); CLIP's no source of data has, so batches of one's own
+    hold what the tree does. The run does not know their encoder: what is drawn from is states again
+    (`data.states.read_features`). The conditions `clip` and `t5` have the encoder in the run.
 
     T5's are read as LlamaGen does: by two products with a GELU between, the words as the prefix's
     last slots, those before them empty; where nothing is said, learned states stand in place of
@@ -41,7 +43,6 @@ class FeaturesCondition(Condition):
     dropout: float = 0.1
     encoder: str = "clip"
     kind: str = "features"
-    in_data = False
 
     def __post_init__(self):
         require_choice(self, "encoder", ("clip", "t5"))
@@ -50,12 +51,21 @@ class FeaturesCondition(Condition):
             require(value >= 1, f"config.condition.{name} is {value}; at least 1 is needed")
         check_share(self.dropout)
 
+    @property
+    def stored(self) -> bool:
+        return self.padded
+
+    @property
+    def in_data(self) -> bool:
+        return self.stored
+
     def tiny(self) -> "FeaturesCondition":
         """The same for a first run, as wide as a small MaskGen reads."""
         return dataclasses.replace(self, dim=32)
 
     def spec(self, batch: int) -> dict[str, jax.ShapeDtypeStruct]:
-        states = jax.ShapeDtypeStruct((batch, self.length, self.dim), jnp.float32)
+        dtype = jnp.float16 if self.stored else jnp.float32
+        states = jax.ShapeDtypeStruct((batch, self.length, self.dim), dtype)
         if self.padded:
             return {"states": states, "count": jax.ShapeDtypeStruct((batch,), jnp.int32)}
         return {"states": states, "pooled": jax.ShapeDtypeStruct((batch, self.dim), jnp.float32)}
@@ -63,7 +73,7 @@ class FeaturesCondition(Condition):
     def of_batch(self, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
         found = {name: batch[name] for name in self.spec(1) if name in batch}
         self._check_shapes({name: leaf.shape[1:] for name, leaf in found.items()})
-        return found
+        return {**found, "states": found["states"].astype(jnp.float32)}
 
     def nothing(self, like: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
         kept = {name: like[name] for name in like if name == "count"}
@@ -101,14 +111,16 @@ class FeaturesCondition(Condition):
         return jnp.mean(prefix_BPD, axis=1, where=seen_BPD)
 
     def ask(self, words: Mapping[str, np.ndarray], lexicon: Lexicon) -> Asked:
-        """`words` are `states`, [S, C], and `pooled`, [C], or `count`, []."""
+        """`words` are `states`, [S, C], `pooled`, [C], or `count`, [], and `text` where told."""
         self._check_shapes({n: np.shape(words[n]) for n in self.spec(1) if n in words})
-        row = {n: np.asarray(words[n], leaf.dtype) for n, leaf in self.spec(1).items()}
+        types = {"states": np.float32, "pooled": np.float32, "count": np.int32}
+        row = {name: np.asarray(words[name], types[name]) for name in self.spec(1)}
         require(
             not self.padded or 1 <= row["count"] <= self.length,
             f"count, of words in features, is {row.get('count')}; 1 to {self.length} are possible",
         )
-        return Asked("features", row)
+        text = str(words["text"]) if "text" in words else None
+        return Asked("features" if text is None else text, row, text=text)
 
     def _check_shapes(self, found: Mapping[str, tuple[int, ...]]) -> None:
         wanted = {name: leaf.shape[1:] for name, leaf in self.spec(1).items()}
@@ -120,12 +132,12 @@ class FeaturesCondition(Condition):
 
     @property
     def drawn_from(self) -> str:
-        return "features, which only Python can give"
+        return "features, of a file that `babeldraw encode --prompts` writes"
 
     def first(self, count: int, captions: Sequence[str]) -> list[Any]:
         raise UserError(
-            "evaluators draw what data tell, and the run draws from features, which no data have; "
-            "leave out the evaluators that draw"
+            "evaluators draw what words tell, and the run draws from features; leave out those "
+            "that draw, as by config.evaluators.samples=None"
         )
 
 

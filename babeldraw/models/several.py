@@ -68,6 +68,10 @@ class SeveralConditions(Condition):
         return all(part.in_data for part in self.parts.values())
 
     @property
+    def stored(self) -> bool:
+        return any(part.stored for part in self.parts.values())
+
+    @property
     def in_words(self) -> bool:
         return all(part.in_words for part in self.parts.values())
 

@@ -100,14 +100,12 @@ class T5Condition(Condition):
     def spec(self, batch: int) -> dict[str, jax.ShapeDtypeStruct]:
         if not self.stored:
             return {"text": jax.ShapeDtypeStruct((batch, self.length), jnp.int32)}
-        found = self._features.spec(batch)
-        states = jax.ShapeDtypeStruct(found["states"].shape, jnp.float16)
-        return {**found, "states": states}
+        return self._features.spec(batch)
 
     def of_batch(self, batch: Mapping[str, jax.Array]) -> Any:
         if not self.stored:
             return batch["text"]
-        return {"states": batch["states"].astype(jnp.float32), "count": batch["count"]}
+        return self._features.of_batch(batch)
 
     def encoded(self, frozen: Mapping[str, Any], said: Any) -> dict[str, jax.Array]:
         """`states`, float32 [B, S, D], zeros where nothing is said, and `count`, int32 [B].

@@ -45,9 +45,9 @@ def check_read(tokenizer: Tokenizer, condition: Condition) -> None:
         "from codes alone; take kind=nothing, or a tokenizer with text",
     )
     require(
-        not getattr(condition, "stored", False),
-        "config.condition.stored is True and states are stored beside tokens alone, while a "
-        "tokenizer learns from pictures; set it to False",
+        not condition.stored,
+        f"config.condition, of kind={condition.kind}, reads states that lie beside stored tokens, "
+        "while a tokenizer learns from pictures; take kind=t5 with stored=False",
     )
 
 

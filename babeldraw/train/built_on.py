@@ -180,13 +180,17 @@ def check_stored_tokens(experiment: Experiment, state: TrainState, source: Sourc
 
 
 def check_stored_states(experiment: Experiment, state: TrainState, source: Source) -> None:
-    """Refuses stored states of captions that another encoder than the run's made."""
-    if not getattr(getattr(experiment, "condition", None), "stored", False):
+    """Refuses stored states of captions that another encoder than the run's made.
+
+    A run that draws from features has none, and reads whatever fits.
+    """
+    reads_stored = getattr(getattr(experiment, "condition", None), "stored", False)
+    if not reads_stored or "text_encoder" not in state.frozen:
         return
     own, stored = t5.identity(state.frozen["text_encoder"]), source.states.encoder
     if stored != own:
         raise UserError(
             f"config.data.path={experiment.data.path} holds states of the encoder {stored} and "
-            f"config.condition.weights={experiment.condition.weights} is {own}; name the weights "
-            "that made them"
+            f"config.condition.weights={experiment.condition.files['text_encoder']} is {own}; name "
+            "the weights that made them"
         )

@@ -273,6 +273,9 @@ class GeneratorExperiment(Experiment):
             "have; take kind=text, or give the objective batches of your own",
         )
         need_stored_states(self.condition, source)
+        if any(hasattr(one, "sampling") for one in vars(evaluators).values()):
+            # A condition that words do not tell refuses here, not at the first evaluation.
+            self.condition.first(1, [""])
         if self.data.source == "tokens":
             levels = self.generator.levels
             need_stored_levels(levels and levels.names, self.made_codes_by.level, source)

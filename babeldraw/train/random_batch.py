@@ -42,6 +42,8 @@ def _ranges(experiment: Experiment, spec: dict[str, Any]) -> dict[str, tuple[int
         "masked_text": (1, experiment.vocab_size),
         "label": (0, experiment.num_classes),
     }
+    if "count" in spec:
+        found["count"] = (1, spec["states"].shape[1] + 1)
     if "tokens" in spec:
         vocab = make_tokenizer(experiment.tokenizer).codes.vocab
         if vocab:

@@ -40,19 +40,20 @@ def need_pictures(data: DataConfig) -> None:
 
 def need_stored_states(condition: Condition, source: Source) -> None:
     """Raises `UserError` for data without the states that a condition reads, or with others."""
-    if not getattr(condition, "stored", False):
+    if not condition.stored:
         return
     states = getattr(source, "states", None)
     require(
         states is not None,
-        f"config.condition.stored is True and {source.name} has no states beside its tokens; "
-        "make them with `babeldraw encode`, or set it to False",
+        f"config.condition, of kind={condition.kind}, reads states that lie beside stored tokens "
+        f"and {source.name} has none; make them with `babeldraw tokenize`, then `encode`, or "
+        "take kind=t5 with stored=False",
     )
     wanted = condition.spec(1)["states"].shape[1:]
     require(
         states.spec["states"][0] == wanted,
         f"{source.name} has states of the shape {states.spec['states'][0]} beside its tokens "
-        f"and config.condition asks for {wanted}; set length and encoder as they were encoded",
+        f"and config.condition asks for {wanted}; set length and width as they were encoded",
     )
 
 

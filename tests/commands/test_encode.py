@@ -5,13 +5,16 @@ import pytest
 import sentencepiece
 
 from babeldraw.commands import encode
+from babeldraw.commands.encode import store
 from babeldraw.data.pipeline import TrainBatches, eval_batches
 from babeldraw.data.records import Record
-from babeldraw.data.states import MANIFEST, file_of
+from babeldraw.data.states import MANIFEST, file_of, read_features
 from babeldraw.data.text import Vocabulary
 from babeldraw.data.tokens import MANIFEST as TOKENS
 from babeldraw.data.tokens import TokenSource, write_shard
+from babeldraw.errors import UserError
 from babeldraw.models.condition import Lexicon
+from babeldraw.models.features import FeaturesCondition
 from babeldraw.models.t5 import FrozenT5, T5Config, config_of, identity
 from babeldraw.models.t5_condition import T5Condition
 from babeldraw.runs.folder import write_json
@@ -106,6 +109,69 @@ def test_batches_hold_them_where_they_are(cli, folder):
         assert (batch[name].shape, batch[name].dtype) == (leaf.shape, leaf.dtype)
     (held,) = eval_batches(source, batch_size=8, image_size=(8, 8))
     assert held["states"].shape == (8, LENGTH, 6) and not held["states"][5:].any()
+    # Who draws from features reads the same, and has no T5.
+    features = FeaturesCondition(LENGTH, 6, encoder="t5")
+    assert features.spec(4) == condition.spec(4) and features.in_data and not features.needs
+    found = features.of_batch(batch)
+    np.testing.assert_array_equal(found["states"], batch["states"].astype(np.float32))
+    assert found["states"].dtype == np.float32
+
+
+# ------------------------------------------------------------------ of others, and of prompts
+
+
+def test_states_of_anybody_s_encoder_are_stored_beside_tokens(folder):
+    def lengths(captions):
+        """Of each caption its length in every state."""
+        count = np.array([max(1, len(caption.split())) for caption in captions])
+        return {"states": np.full((len(captions), 4, 3), count[:, None, None], float)} | {
+            "count": count
+        }
+
+    assert store(folder, lengths, "words", length=4, dim=3, batch_size=2) == 5
+    source = TokenSource(folder, "all")
+    assert source.states.encoder == "words"
+    counts = [3, 3, 1, 2, 2]
+    assert [int(source[index].states["count"]) for index in range(5)] == counts
+    assert [float(source[index].states["states"][3, 2]) for index in range(5)] == counts
+    for file in (MANIFEST, encode.BEGUN, file_of("count", "tokens-00000.npz")):
+        (folder / file).unlink()
+    with pytest.raises(UserError, match=r"\(3, 4, 3\), \(3,\)\] are given; \(3, 5, 3\) is needed"):
+        store(folder, lengths, "words", length=5, dim=3)
+
+
+def test_features_of_prompts_are_what_training_reads_of_the_same_texts(cli, folder, tmp_path):
+    (tmp_path / "prompts.txt").write_text("a red ring\ntwo rings\na ring\n")
+    out = tmp_path / "made" / "features.npz"
+    given = [word for word in words(folder) if not word.startswith("--path")]
+    assert cli(*given, f"--prompts={tmp_path / 'prompts.txt'}", f"--out={out}")[0] == 0
+    assert cli(*words(folder))[0] == 0
+    source, rows = TokenSource(folder, "all"), read_features(str(out), "--features")
+    features = FeaturesCondition(LENGTH, 6, encoder="t5")
+    for row, index in zip(rows, (0, 3, 4), strict=True):
+        asked, stored = features.ask(row, Lexicon()), source[index].states
+        assert asked.name == asked.text == source[index].caption
+        np.testing.assert_allclose(asked.row["states"], stored["states"], atol=4e-3)
+        assert asked.row["count"] == stored["count"]
+
+
+def test_a_file_of_features_that_is_none_is_one_line(cli, folder, tmp_path):
+    torn, uneven = tmp_path / "torn.npz", tmp_path / "uneven.npz"
+    torn.write_bytes(b"PK")
+    np.savez(uneven, states=np.zeros((3, 4, 5)), count=np.zeros(2))
+    for file, line in {torn: "is no readable .npz", uneven: "each needs a row for every"}.items():
+        with pytest.raises(UserError, match=f"--features=x .*{line}") as told:
+            read_features(str(file), "--features=x")
+        assert "\n" not in str(told.value)
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("a ring\n")
+    for more, line in {
+        (f"--prompts={prompts}",): "--path and --prompts are both given",
+        (f"--prompts={prompts}", "--path="): "--out is missing",
+        (f"--prompts={prompts}", "--path=", "--out=x.txt"): "--out=x.txt is no .npz",
+    }.items():
+        status, _, said = cli(*words(folder), *more)
+        assert status == 2 and line in said and said.count("\n") == 1
 
 
 @pytest.mark.parametrize(

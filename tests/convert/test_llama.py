@@ -5,6 +5,7 @@ The layer order is stated here in NumPy, from the published modules'; see `model
 
 import dataclasses
 import functools
+import re
 
 import flax.linen as nn
 import jax
@@ -21,9 +22,14 @@ from babeldraw.models.features import FeaturesCondition
 from babeldraw.models.llama import LlamaConfig, LlamaGenerator
 from babeldraw.runs.weights import write_weights
 from babeldraw.tokenizers.base import Codes
+from tests import llama_layers
+from tests.convert.test_torch_file import Versions
+from tests.convert.test_torch_file import state as as_torch
+from tests.convert.test_torch_file import write as write_torch
+from tests.llama_layers import BLOCKS, GRID, HEADS, block, causal, rms, silu
 from tests.statements import linear, random_tensors, softmax
 
-K, T, GRID, CLASSES, D, HEADS, F, BLOCKS = 12, 6, (2, 3), 5, 16, 2, 24, 2
+K, T, CLASSES, D, F = 12, 6, 5, 16, 24
 PRE, POST, S, C = 3, 4, 4, 7
 SMALL = Codes(GRID, (K,))
 RNG = np.random.default_rng(0)
@@ -130,51 +136,6 @@ def tensors(case):
 # ------------------------------------------------------------------ the layer order, in NumPy
 
 
-def rms(w, name, x):
-    scale = w[f"{name}.weight"]
-    return x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-5) * scale
-
-
-def silu(x):
-    return x / (1 + np.exp(-x))
-
-
-def turned(x, before):
-    """[slots, heads, H]: pairs of neighbours by row, then by column; zeros before the picture."""
-    out, pairs = np.zeros_like(x), x.shape[-1] // 2
-    rates = 10_000.0 ** (-np.arange(pairs // 2) / (pairs // 2))
-    for slot in range(before, len(x)):
-        row, column = divmod(slot - before, GRID[1])
-        turn = np.exp(1j * np.concatenate([row * rates, column * rates]))
-        value = (x[slot, :, 0::2] + 1j * x[slot, :, 1::2]) * turn
-        out[slot, :, 0::2], out[slot, :, 1::2] = value.real, value.imag
-    return out
-
-
-def attention(w, name, x, before, seen):
-    q, k, v = np.split(linear(w, f"{name}.wqkv", x), 3, axis=-1)
-    q, k, v = (part.reshape(len(x), HEADS, -1) for part in (q, k, v))
-    q, k = turned(q, before), turned(k, before)
-    logits = np.einsum("tnh,snh->nts", q, k) / np.sqrt(q.shape[-1])
-    out = np.einsum("nts,snh->tnh", softmax(np.where(seen, logits, -1e30)), v)
-    return linear(w, f"{name}.wo", out.reshape(len(x), -1))
-
-
-def block(w, name, x, before, seen, moves=None):
-    ones = (1.0, 1.0, 0.0, 0.0, 0.0, 0.0) if moves is None else moves
-    gate, gate_ffn, scale, scale_ffn, shift, shift_ffn = ones
-    read = rms(w, f"{name}.attention_norm", x) * (1 + scale) + shift
-    x = x + gate * attention(w, f"{name}.attention", read, before, seen)
-    read = rms(w, f"{name}.ffn_norm", x) * (1 + scale_ffn) + shift_ffn
-    ffn = f"{name}.feed_forward"
-    hidden = silu(linear(w, f"{ffn}.w1", read)) * linear(w, f"{ffn}.w3", read)
-    return x + gate_ffn * linear(w, f"{ffn}.w2", hidden)
-
-
-def causal(slots):
-    return np.tri(slots, dtype=bool)
-
-
 def logits_llamagen(w, row):
     x = np.stack([w["cls_embedding.embedding_table.weight"][LABELS[row]], *held(w, row)])
     for number in range(BLOCKS):
@@ -214,18 +175,7 @@ def logits_ibq(w, row):
 
 
 def logits_open_magvit2(w, row):
-    # The first factor is the lowest digit.
-    post, pre = np.divmod(CODES[row], PRE)
-    vectors = w["pre_emb.weight"][pre] + w["post_emb.weight"][post]
-    x = np.stack([w["class_emb.embedding_table.weight"][LABELS[row]], *vectors[:-1]])
-    for number in range(BLOCKS):
-        x = block(w, f"spatial_blocks.{number}", x, 1, causal(T))
-    both = []
-    for place in range(T):
-        pair = np.stack([x[place], w["pre_emb.weight"][pre[place]]])
-        both.append(rms(w, "norm", block(w, "factorized_blocks.0", pair, 1, causal(2))))
-    both = np.stack(both)
-    return [linear(w, f"head.{factor}", both[:, factor]) for factor in range(2)]
+    return llama_layers.logits_open_magvit2(w, LABELS[row], CODES[row])
 
 
 LOGITS = {
@@ -283,6 +233,51 @@ def test_export_after_import_gives_the_same_bytes(case, tmp_path):
         assert [*left.values()] == [["first_stage_model.encoder.conv_in.weight"]]
 
 
+# Who saved it: the key of weights and of their average, names as the wrapper has them.
+CONTAINERS = {
+    "fsdp": ("", "", lambda name: name),
+    "ddp": ("model", "ema", lambda name: name),
+    "ddp itself": ("model", "ema", lambda name: f"module.{name}"),
+    "ddp of what was compiled": ("model", "ema", lambda name: f"module._orig_mod.{name}"),
+    "fsdp block by block": (
+        "model",
+        "ema",
+        lambda name: re.sub(r"^(layers\.\d+)", r"\1._fsdp_wrapped_module", name),
+    ),
+    "lightning": ("state_dict", "", lambda name: f"_forward_module.transformer.{name}"),
+}
+
+
+@pytest.mark.parametrize("container", CONTAINERS)
+def test_a_checkpoint_is_read_in_whatever_it_was_wrapped(container, tmp_path):
+    inside, average, wrapped = CONTAINERS[container]
+    case, kind = ("ibq", "ibq_generator") if container == "lightning" else ("llamagen",) * 2
+    held = {wrapped(name): tensor for name, tensor in tensors(case).items()}
+    means = {name: tensor / 2 for name, tensor in held.items()}
+
+    def whole(torch):
+        both = as_torch(torch, held | {f"a.{name}": array for name, array in means.items()})
+        weights = Versions({name: both[name] for name in held})
+        if not inside:
+            return weights
+        found = {inside: weights, "optimizer": {"state": {0: {"step": 5}}}, "steps": 7}
+        return found | ({average: {n: both[f"a.{n}"] for n in held}} if average else {})
+
+    arrays = {str(i): array for i, array in enumerate([*held.values(), *means.values()])}
+    file = write_torch(tmp_path / "a.pt", whole, arrays)
+    generator = network(CASES[case][1], CLASS)
+    wanted, table = abstract(generator), getattr(llama, case)(generator.config)
+
+    def read_by(flag):
+        return NETWORKS[kind].read(flag, file, generator.config, wanted).params
+
+    expected = read(table, tensors(case), wanted)
+    jax.tree.map(np.testing.assert_array_equal, read_by("torch"), expected)
+    if average:
+        half = jax.tree.map(lambda leaf: leaf / 2, expected)
+        jax.tree.map(np.testing.assert_array_equal, read_by("ema"), half)
+
+
 PUBLISHED = {
     # Blocks, heads, width, hidden, side of the grid; parameters of the published module.
     "llamagen": {
@@ -290,6 +285,7 @@ PUBLISHED = {
         "l": (24, 16, 1024, 2816, 342_910_976),
         "xl": (36, 20, 1280, 3584, 774_699_520),
         "xxl": (48, 24, 1536, 4096, 1_410_972_672),
+        "1b": (22, 32, 2048, 5632, 1_199_616_000),
         "3b": (24, 32, 3200, 8704, 3_096_659_200),
     },
     "llamagen_text": {"xl": (36, 20, 1280, 3584, 777_678_080 + 120 * 2048)},

@@ -133,6 +133,8 @@ def test_one_in_a_container_is_read_and_what_is_beside_it_is_not(tmp_path):
     assert read_arrays(file, "--x", "model").keys() == HELD.keys()
     with pytest.raises(UserError, match="--x=.*a.pt is no file of tensors alone: it holds epoch, "):
         read_arrays(file, "--x")
+    with pytest.raises(UserError, match="tensors alone: it keeps model, optimizer and no ema$"):
+        read_arrays(file, "--x", "ema")
 
 
 class Callback:

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import pytest
 
+from babeldraw.convert.networks import NETWORKS
 from babeldraw.convert.table import left_out, read, write
 from babeldraw.convert.vqgan import (
     llamagen,
@@ -21,7 +22,7 @@ from babeldraw.convert.vqgan import (
     taming_average,
 )
 from babeldraw.errors import UserError
-from babeldraw.runs.weights import flatten
+from babeldraw.runs.weights import flatten, write_weights
 from babeldraw.tokenizers.quantizers import IBQConfig, LFQConfig, VQConfig
 from babeldraw.tokenizers.vqgan import VQGANConfig, VQGANTokenizer
 from tests.tokenizers import convolutions as theirs
@@ -222,7 +223,29 @@ def test_taming_s_names_and_their_average_are_two_ways_to_the_same_parameters():
             np.testing.assert_array_equal(again[name], leaf)
 
 
+<<<<<<< HEAD
 @pytest.mark.slow
+=======
+@pytest.mark.parametrize(
+    ("kind", "config"),
+    [("ibq", IBQ_SMALL), ("taming_vqgan", LLAMAGEN_SMALL), ("open_magvit2", MAGVIT2_SMALL)],
+)
+def test_weights_and_their_average_are_read_in_whatever_they_were_wrapped(kind, config, tmp_path):
+    layouts, wanted = NETWORKS[kind].layouts, abstract(config)
+    weights = theirs.drawn(shapes_by(layouts["torch"].table, config))
+    means = {f"model_ema.{name.replace('.', '')}": leaf / 2 for name, leaf in weights.items()}
+    expected = read(layouts["torch"].table(config), weights, wanted)
+    half = jax.tree.map(lambda leaf: leaf / 2, expected)
+    for before in ("module.", "_forward_module._orig_mod."):
+        held = {f"{before}{name}": tensor for name, tensor in (weights | means).items()}
+        file = tmp_path / "theirs.safetensors"
+        write_weights(file, held, {})
+        for flag, params in (("torch", expected), ("ema", half)):
+            found = NETWORKS[kind].read(flag, str(file), config, wanted).params
+            jax.tree.map(np.testing.assert_array_equal, found, params)
+
+
+>>>>>>> h_llama24
 def test_open_magvit2_s_codes_and_pictures_are_those_of_its_layer_order():
     state = theirs.drawn(shapes_by(open_magvit2, MAGVIT2_SMALL))
     params, tokenizer = ours(open_magvit2, MAGVIT2_SMALL, state), VQGANTokenizer(MAGVIT2_SMALL)

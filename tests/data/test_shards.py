@@ -78,6 +78,28 @@ def test_records_in_any_order_and_splits_that_share_nothing(shards):
     assert sorted(labels["train"] + labels["test"]) == list(range(100))
 
 
+def test_a_label_that_is_no_class_is_told_and_never_trained(own, caplog):
+    """A network would read it as no class at all."""
+    manifest = json.loads((own / MANIFEST).read_text())
+    manifest["classes"] = [f"class {number}" for number in range(99)]
+    (own / MANIFEST).write_text(json.dumps(manifest))
+    batches = {"batch_size": 20, "image_size": (8, 8)}
+    trained = TrainBatches(ShardSource(own, "all"), seed=0, **batches)
+    with caplog.at_level(logging.WARNING):
+        seen = [label for _ in range(5) for label in next(trained)["label"].tolist()]
+        held = [b["label"] for b in eval_batches(ShardSource(own, "all"), **batches)]
+    trained.close()
+    assert set(seen) == set(range(99)) and np.concatenate(held).tolist() == [*range(99), -1]
+    where = f"{own / 'shard-00002-of-00003.array_record'}[44]"
+    told = f"bad record skipped: {where}: its label is 99 and the data name 99 classes"
+    assert caplog.messages == [told, told]
+    # Of many such records the run stops.
+    manifest["classes"] = manifest["classes"][:90]
+    (own / MANIFEST).write_text(json.dumps(manifest))
+    with pytest.raises(UserError, match=r"are bad .*its label is 9\d and the data name 90 classes"):
+        [*eval_batches(ShardSource(own, "all"), **batches)]
+
+
 def test_the_same_records_give_the_same_bytes(shards, own):
     for path in shards.iterdir():
         assert path.read_bytes() == (own / path.name).read_bytes()

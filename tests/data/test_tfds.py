@@ -78,6 +78,18 @@ def test_records_hold_picture_captions_and_label(data_dir):
         assert record.caption == ("" if label == 4 else f"mur n° {label}\nanother")
 
 
+def test_a_label_that_is_no_class_is_a_bad_record(data_dir):
+    source = TfdsSource("babeldraw_walls", "train", data_dir)
+    source.classes = source.classes[:5]
+    told = []
+    for index in range(SIZE):
+        try:
+            source.encoded(index)
+        except BadRecord as error:
+            told.append(error.reason)
+    assert told == ["its label is 5 and the data name 5 classes"]
+
+
 def test_captions_need_no_picture(data_dir):
     source = TfdsSource("babeldraw_walls", "train", data_dir)
     expected = sorted(["", *(f"mur n° {i}\nanother" for i in (0, 1, 2, 3, 5))])

@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from babeldraw.convert.llama import open_magvit2
+from babeldraw.convert.table import write
 from babeldraw.errors import UserError
 from babeldraw.layers.block import ComputeConfig, TransformerConfig
 from babeldraw.layers.dropout import example_keys
@@ -22,6 +24,8 @@ from babeldraw.prediction.logits import SamplingConfig
 from babeldraw.prediction.next_token import NextToken
 from babeldraw.tokenizers.base import Codes
 from tests import networks
+from tests.llama_layers import logits_open_magvit2
+from tests.statements import softmax
 
 STACK = TransformerConfig(
     blocks=2, heads=2, dim=16, hidden=24, activation="silu", compute=ComputeConfig(scan=False)
@@ -49,11 +53,13 @@ CASES = {
     "factors": ({"factors": (3, 4)}, CLASS, CLASSES),
     "intra": ({"factors": (3, 4), "intra": INTRA}, CLASS, CLASSES),
 }
+# What two pieces divide.
+EVEN = {"intra of even sizes": ({"factors": (2, 6), "intra": INTRA}, CLASS, CLASSES)}
 
 
 @functools.cache
 def generator(case):
-    more, condition, _ = CASES[case]
+    more, condition, _ = (CASES | EVEN)[case]
     found = LlamaGenerator(LlamaConfig(STACK, **more), condition, CODES)
     found.check()
     return found
@@ -168,11 +174,15 @@ def test_factors_are_drawn_by_their_exact_joint_distribution(case):
 # ------------------------------------------------------------------ the streamed loss
 
 
-@pytest.mark.parametrize("case", ["class", "intra"])
-def test_the_loss_in_pieces_is_the_whole_one(case):
-    pieces = 3 if case == "class" else 1
+def in_pieces(case, pieces):
     config = dataclasses.replace(generator(case).config, compute=HeadCompute(pieces))
-    other = dataclasses.replace(generator(case), config=config)
+    found = dataclasses.replace(generator(case), config=config)
+    found.check()
+    return found
+
+
+@pytest.mark.parametrize(("case", "pieces"), [("class", 3), ("intra of even sizes", 2)])
+def test_the_loss_in_pieces_is_the_whole_one(case, pieces):
     whole = params(case)
 
     def run(network):
@@ -183,12 +193,33 @@ def test_the_loss_in_pieces_is_the_whole_one(case):
         return jax.jit(jax.value_and_grad(loss, has_aux=True))(whole)
 
     (_, plain), plain_slope = run(generator(case))
-    (_, found), slope = run(other)
+    (_, found), slope = run(in_pieces(case, pieces))
     np.testing.assert_allclose(found[0], plain[0], atol=1e-5)
     np.testing.assert_array_equal(found[1], plain[1])
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5, rtol=1e-4), slope, plain_slope
     )
+
+
+@pytest.mark.parametrize("pieces", [1, 2])
+def test_the_second_factor_s_loss_knows_the_first_as_stated_in_numpy(pieces):
+    network, whole = in_pieces("intra of even sizes", pieces), params("intra of even sizes")
+    nll, right = jax.jit(network.nll)(whole, CLASSES, IMAGES)
+    theirs = write(open_magvit2(network.config), whole)
+    weights = {name: tensor.astype(np.float64) for name, tensor in theirs.items()}
+    for row, codes in enumerate(np.asarray(IMAGES)):
+        logits = logits_open_magvit2(weights, CLASSES[row], codes)
+        chances = [softmax(one) for one in logits]
+        post, pre = np.divmod(codes, 2)
+        each = [chance[np.arange(T), ids] for chance, ids in zip(chances, (pre, post), strict=True)]
+        np.testing.assert_allclose(nll[row], -np.log(each[0] * each[1]), atol=1e-5)
+        likeliest = (chances[0].argmax(-1) == pre) & (chances[1].argmax(-1) == post)
+        np.testing.assert_array_equal(right[row], likeliest)
+        # Had the last place another first factor, its second one would be another likely.
+        other = np.append(codes[:-1], codes[-1] ^ 1)
+        changed = softmax(logits_open_magvit2(weights, CLASSES[row], other)[1])
+        np.testing.assert_array_equal(changed[:-1], chances[1][:-1])
+        assert np.abs(changed[-1] - chances[1][-1]).max() > 1e-3
 
 
 # ------------------------------------------------------------------ mistakes

@@ -194,7 +194,7 @@ def test_features_are_given_whole_and_by_python_alone():
         words.ask({"states": np.ones((S, C)), "count": 5}, None)
     with pytest.raises(UserError, match="a text is given and the run draws from features"):
         FEATURES.asked_by({"text": ["a ring"]}, None)
-    assert not FEATURES.in_data and TextCondition().in_data
+    assert not FEATURES.in_data and TextCondition().in_data and words.in_data
     narrow = FEATURES.prefix(3)
     like = FEATURES.of_batch({n: jnp.ones(s.shape) for n, s in FEATURES.spec(B).items()})
     assert jax.eval_shape(narrow.init_with_output, jax.random.key(0), like)[0].shape == (B, S, 3)

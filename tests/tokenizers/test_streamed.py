@@ -183,12 +183,39 @@ def test_split_it_is_the_same(mesh, form, monkeypatch):
 
 
 @pytest.mark.parametrize("codes", [2**14, 2**18])
-def test_memory_does_not_grow_with_the_codebook_but_by_its_own_size(codes):
-    """Of 8 pictures of 256 tokens, beside inputs and gradients."""
+def test_memory_of_a_step_grows_with_the_codebook_by_what_is_kept_of_it_alone(codes):
+    """Of 8 pictures of 256 tokens and IBQ's 256 dimensions, by the compiler; nothing is run."""
+    tokens, dim = 8 * 256, 256
+
+    def step(z_NQ, codes_VQ, mean_VQ, square_VQ, average_VQ):
+        """With Adam's moments and an average of the codes; how they are weighed is all one."""
+        (_, ids_N), (to_z_NQ, to_codes_VQ) = value_and_gradients(z_NQ, codes_VQ)
+        mean_VQ = 0.9 * mean_VQ + 0.1 * to_codes_VQ
+        square_VQ = 0.95 * square_VQ + 0.05 * jnp.square(to_codes_VQ)
+        codes_VQ = codes_VQ - 1e-4 * mean_VQ / (jnp.sqrt(square_VQ) + 1e-8)
+        average_VQ = 0.999 * average_VQ + 0.001 * codes_VQ
+        return ids_N, to_z_NQ, codes_VQ, mean_VQ, square_VQ, average_VQ
+
+    def held(codes):
+        """At the most, inputs and results among it."""
+        z_NQ, codes_VQ = (jax.ShapeDtypeStruct((n, dim), jnp.float32) for n in (tokens, codes))
+        program = jax.jit(step, donate_argnums=range(1, 5)).lower(z_NQ, *4 * [codes_VQ]).compile()
+        found = program.memory_analysis()
+        given = found.argument_size_in_bytes + found.output_size_in_bytes
+        return given - found.alias_size_in_bytes + found.temp_size_in_bytes
+
+    # Codes, their gradient, two moments, the average.
+    own = 5 * 4 * codes * dim
+    assert held(codes) <= 1.2 * held(1024) + own
+
+
+@pytest.mark.parametrize("codes", [2**14, 2**18])
+def test_memory_of_the_gradient_is_not_that_of_all_logits(codes):
+    """Beside inputs and gradients, of few dimensions, so that logits would be most of it."""
     tokens, dim = 2048, 8
 
     def temporary(codes):
-        inputs = drawn(codes, tokens=tokens, dim=dim)
+        inputs = (jax.ShapeDtypeStruct((n, dim), jnp.float32) for n in (tokens, codes))
         program = jax.jit(value_and_gradients).lower(*inputs).compile()
         return program.memory_analysis().temp_size_in_bytes
 
