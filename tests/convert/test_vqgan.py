@@ -223,9 +223,6 @@ def test_taming_s_names_and_their_average_are_two_ways_to_the_same_parameters():
             np.testing.assert_array_equal(again[name], leaf)
 
 
-<<<<<<< HEAD
-@pytest.mark.slow
-=======
 @pytest.mark.parametrize(
     ("kind", "config"),
     [("ibq", IBQ_SMALL), ("taming_vqgan", LLAMAGEN_SMALL), ("open_magvit2", MAGVIT2_SMALL)],
@@ -245,7 +242,7 @@ def test_weights_and_their_average_are_read_in_whatever_they_were_wrapped(kind, 
             jax.tree.map(np.testing.assert_array_equal, found, params)
 
 
->>>>>>> h_llama24
+@pytest.mark.slow
 def test_open_magvit2_s_codes_and_pictures_are_those_of_its_layer_order():
     state = theirs.drawn(shapes_by(open_magvit2, MAGVIT2_SMALL))
     params, tokenizer = ours(open_magvit2, MAGVIT2_SMALL, state), VQGANTokenizer(MAGVIT2_SMALL)
