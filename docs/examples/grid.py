@@ -20,6 +20,7 @@ always alike, so their generators learn from codes that are stored once. Cells:
                                by MaskGIT, which sees all that is kept, and by those that draw in
                                raster order and see what stands before; LPIPS by AlexNet where its
                                weights lie in `--emoji`
+  shapes_untold                the upper half with nothing told
 
 Each leaves its figures in docs/reports/grid and is not made again; runs that were stopped go on.
 Some nine hours in all on two cores, by estimate; `--cells='shapes_*'` names some. Prints
@@ -101,9 +102,18 @@ ORDERS, STEPS = ("probability", "logit", "halton"), (4, 8, 16)
 HOLE_IN = "shapes_vit_vqgan"
 # Those that are compared in filling a hole.
 FILLING = ("babeldraw", "maskgit", "rar", "vim")
-# Rows and columns of what is drawn anew, as shares of the sides.
-HOLES = {"hole": ((0.25, 0.75), (0.25, 0.75)), "upper": ((0.0, 0.5), (0.0, 1.0))}
-HOLE_TITLES = {"hole": "a hole in the middle", "upper": "the upper half"}
+# Rows and columns of what is drawn anew, as shares of the sides, and whether the text is told.
+UPPER = ((0.0, 0.5), (0.0, 1.0))
+HOLES = {
+    "hole": (((0.25, 0.75), (0.25, 0.75)), True),
+    "upper": (UPPER, True),
+    "untold": (UPPER, False),
+}
+HOLE_TITLES = {
+    "hole": "a hole in the middle",
+    "upper": "the upper half",
+    "untold": "the upper half, nothing told",
+}
 # Whose eyes see how far a filled picture is from the true one.
 ALEXNET = "alexnet_lpips.safetensors"
 
@@ -324,13 +334,15 @@ def hole_cell(name: str, args: argparse.Namespace) -> Figures:
     samplers = {g: Sampler.from_run(str(args.workdir / f"{HOLE_IN}_{g}")) for g in FILLING}
     size = samplers["maskgit"].image_size[0]
     scenes, images = held_out(2 if args.quick else 128, size)
+    box, told = HOLES[name]
     mask = np.zeros((size, size), bool)
-    mask[tuple(slice(round(a * size), round(b * size)) for a, b in HOLES[name])] = True
+    mask[tuple(slice(round(a * size), round(b * size)) for a, b in box)] = True
+    texts = [scene.caption() if told else "" for scene in scenes]
     lpips = distance(args.emoji / ALEXNET)
     measured: dict[str, dict[str, np.ndarray]] = {}
     found: Figures = {}
     for generator, sampler in samplers.items():
-        filled, kept = fill(sampler, scenes, images, mask)
+        filled, kept = fill(sampler, texts, images, mask)
         for who, pictures in ((generator, filled), ("tokenizer", kept)):
             measured[who] = of_filled(pictures, scenes, images, mask, lpips)
         found[generator] = {"parameters": parameters_of(sampler), "pictures": len(scenes)}

@@ -65,13 +65,13 @@ def held_out(count: int, size: int) -> tuple[list[shapes.Scene], np.ndarray]:
 
 
 def fill(
-    sampler: Sampler, scenes: list[shapes.Scene], images: np.ndarray, mask: np.ndarray
+    sampler: Sampler, texts: list[str], images: np.ndarray, mask: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """The pictures with what is masked drawn anew, and with nothing: uint8 as `images`, each."""
     filled, tokens = [], []
-    for seed, (scene, image) in enumerate(zip(scenes, images, strict=True)):
+    for seed, (text, image) in enumerate(zip(texts, images, strict=True)):
         canvas = sampler.canvas(image, mask=mask)
-        (picture,) = sampler.sample([scene.caption()], seed=seed, canvas=canvas)
+        (picture,) = sampler.sample([text], seed=seed, canvas=canvas)
         filled.append(picture.image)
         tokens.append(canvas.tokens)
     return np.stack(filled), sampler.drawer.pixels(np.stack(tokens))

@@ -203,7 +203,7 @@ def test_the_quick_variant_goes_all_the_way(script, tmp_path, monkeypatch):
         for file in (tmp_path / "figures").rglob("*")
         if file.is_file()
     }
-    assert len(found) == 12
+    assert len(found) == 13
     assert len(found["shapes_speed"]) == 6
     assert found["shapes_titok_maskgit"]["pictures_per_second"]["16"] > 0
     assert {*found["shapes_hole"]} == {*script.FILLING, "tokenizer"}
