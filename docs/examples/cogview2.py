@@ -75,8 +75,10 @@ SHAPES_MINUTES, EMOJI_MINUTES, HIERARCHY_MINUTES, STAGE_MINUTES = 11, 15, 20, 15
 # Of the tokenizer's, of 64 and of 192 px.
 SMALL, LARGE = "8", "8x3"
 SIDES = (64, 192)
+# Stages in their order, and whether one learns from the large codes alone, which can be stored.
+STAGES = {"enlarger": False, "refiner": True}
 # A picture has 576 large codes: with the demo's 32 pictures a step there would be few steps.
-STAGE_BATCH = 8
+STAGE_BATCH, STAGE_LOG = 8, 20
 # Prompts of each kind, pictures told of each kind, and pictures with a hole.
 PROMPTS, TOLD, HOLES = 256, 256, 128
 SHOWN = 8
@@ -119,7 +121,7 @@ def all_cells() -> dict[str, tuple[Cell, float]]:
         "text_weight": (text_weight_cell, 5),
         "emoji_hierarchy": (hierarchy_cell, HIERARCHY_MINUTES + 5),
         **{name: (cell, EMOJI_MINUTES + 5) for name, cell in emoji.items()},
-        **{name: (cell, STAGE_MINUTES + 2) for name, cell in stages.items()},
+        **{name: (cell, STAGE_MINUTES + 5) for name, cell in stages.items()},
         "emoji_larger": (larger_cell, 6),
     }
 
@@ -325,9 +327,6 @@ def some(world: list[Entry], split: str, count: int) -> list[Entry]:
 
 # ------------------------------------------------------------------ large emoji
 
-# By name, whether the stage learns from the large codes alone, which can be stored.
-STAGES = {"enlarger": False, "refiner": True}
-
 
 def stage_config(name: str, args: argparse.Namespace) -> Any:
     """From the run of all three maskings; a quick one's is as small as that."""
@@ -336,7 +335,7 @@ def stage_config(name: str, args: argparse.Namespace) -> Any:
 
 def stage_cell(name: str, args: argparse.Namespace) -> Figures:
     config = stage_config(name, args)
-    config.train.batch_size = STAGE_BATCH
+    config.train.batch_size, config.train.log_every = STAGE_BATCH, STAGE_LOG
     if STAGES[name] and not args.quick:
         use_stored(config, args)
     else:

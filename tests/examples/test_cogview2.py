@@ -9,8 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from babeldraw.config import to_dict
 from babeldraw.data import shapes
 from babeldraw.data.emoji import Entry, captions
+from babeldraw.runs.folder import RunFolder
 from babeldraw.train.experiment import parse
 
 
@@ -29,9 +31,8 @@ def tables(script):
     return sys.modules["cogview2_tables"]
 
 
-def asked(**more):
-    said = {"workdir": Path("runs"), "emoji": Path("emoji"), "quick": False}
-    return argparse.Namespace(**said, **more)
+def asked(workdir=Path("runs")):
+    return argparse.Namespace(workdir=workdir, emoji=Path("emoji"), quick=False)
 
 
 # ------------------------------------------------------------------ what is measured
@@ -118,6 +119,28 @@ def test_both_draw_as_many_codes_by_the_same_blocks(script):
     assert [one.generator.codes.shape for one in found] == [(60, 60), (60, 60)]
     assert found[0].model.decoder == found[1].model.decoder
     assert found[0].prediction.passes == 6
+
+
+@pytest.mark.parametrize("name", ["enlarger", "refiner"])
+def test_stages_begin_from_the_run_of_all_maskings(script, name, tmp_path, monkeypatch):
+    args = asked(tmp_path)
+    config = script.emoji_config(3, args)
+    config.data = {"source": "tokens", "path": "codes", "split": "all"}
+    run = RunFolder.of(script.folder_of("emoji_coglm_3", args))
+    run.path.mkdir()
+    run.write_config(to_dict(parse(config)))
+    monkeypatch.setattr(script, "pictures", lambda side, args: Path(f"emoji_{side}"))
+    monkeypatch.setattr(script, "stored_tokens", lambda *inputs: {"source": "tokens", "path": "8"})
+    trained = {}
+    monkeypatch.setattr(
+        script, "trained_and_judged", lambda config, *more: (trained.update(config=config), {})
+    )
+    script.stage_cell(name, args)
+    found = parse(trained["config"])
+    assert found.generator.codes.shape == (24, 24) and found.train.batch_size == 8
+    assert all(start.run == str(run.path) for start in found.starts) and found.starts
+    assert found.data.source == {"enlarger": "folder", "refiner": "tokens"}[name]
+    assert found.data.path == {"enlarger": "emoji_192", "refiner": "8"}[name]
 
 
 def test_weights_of_a_text_go_from_none_to_twice_and_beyond(script, monkeypatch):
