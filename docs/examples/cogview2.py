@@ -37,6 +37,7 @@ import argparse
 import functools
 import math
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import grid
@@ -61,7 +62,14 @@ from emoji_world import stored_tokens, write_world
 from babeldraw.commands.clusters import find_clusters
 from babeldraw.commands.demo_emoji import PACKAGES, PICTURES, lpips_weights
 from babeldraw.commands.emoji import find_packs
-from babeldraw.data.emoji import SEEN, UNSEEN_PAIRS, Entry, read_entries, write_folder
+from babeldraw.data.emoji import (
+    SEEN,
+    UNSEEN_CONCEPTS,
+    UNSEEN_PAIRS,
+    Entry,
+    read_entries,
+    write_folder,
+)
 from babeldraw.data.image import center_crop, decode, save_png, to_grid
 from babeldraw.drawing.captioning import CaptionerRun
 from babeldraw.drawing.sampler import Sampler
@@ -244,7 +252,8 @@ def speed_cell(args: argparse.Namespace) -> Figures:
 def pictures(side: int, args: argparse.Namespace) -> pathlib.Path:
     """The folder of emoji of a side, which is made once; of a quick run a few of the demo's."""
     if args.quick:
-        every = max(1, len(read_entries(args.emoji / PICTURES)) // FEW)
+        # Odd, so that no style is left out.
+        every = len(read_entries(args.emoji / PICTURES)) // FEW | 1
         write_world(args.emoji, args.workdir / "emoji_few", lambda entry: entry, every)
         return (args.workdir / "emoji_few").resolve()
     packages, out = args.emoji / PACKAGES, args.workdir / f"emoji_{side}"
@@ -258,10 +267,19 @@ def weights(kind: str, args: argparse.Namespace) -> str:
     return lpips_weights(args.emoji, args.emoji / PACKAGES, kind)
 
 
+def held_out(world: Sequence[Entry]) -> str:
+    """The split that is judged by: concepts in a style that training never shows.
+
+    Of one style alone, as where there is no npm, no pair can be held out.
+    """
+    return UNSEEN_PAIRS if any(e.split == UNSEEN_PAIRS for e in world) else UNSEEN_CONCEPTS
+
+
 def read_pictures(config: Any, args: argparse.Namespace, crop: str) -> None:
     """Has a config learn from the large pictures."""
-    splits = {"split": f"{SEEN}/", "eval_split": f"{UNSEEN_PAIRS}/", "crop": crop}
-    config.data.update(source="folder", path=str(pictures(SIDES[-1], args)), **splits)
+    folder = pictures(SIDES[-1], args)
+    splits = {"split": f"{SEEN}/", "eval_split": f"{held_out(read_entries(folder))}/"}
+    config.data.update(source="folder", path=str(folder), crop=crop, **splits)
 
 
 def use_stored(config: Any, args: argparse.Namespace) -> None:
@@ -309,17 +327,17 @@ def emoji_cell(count: int, args: argparse.Namespace) -> Figures:
 
 
 def captions_of_emoji(run: CaptionerRun, args: argparse.Namespace) -> Figures:
-    """What is told of pictures that training showed, and of concepts in a style it did not."""
+    """What is told of pictures that training showed, and of those held out."""
     folder, found = pictures(SIDES[-1], args), {}
     world = read_entries(folder)
-    for kind, split in (("seen", SEEN), ("unseen", UNSEEN_PAIRS)):
+    for kind, split in (("seen", SEEN), ("unseen", held_out(world))):
         shown = some(world, split, few(TOLD, args))
         told = emoji_told(run, world, shown, folder)
         found |= {f"{name}_{kind}": figure for name, figure in told.items()}
     return found
 
 
-def some(world: list[Entry], split: str, count: int) -> list[Entry]:
+def some(world: Sequence[Entry], split: str, count: int) -> list[Entry]:
     """At most so many pictures of a split, always the same."""
     own = [entry for entry in world if entry.split == split]
     return [own[row] for row in sorted(np.random.default_rng(0).permutation(len(own))[:count])]
@@ -345,14 +363,14 @@ def stage_cell(name: str, args: argparse.Namespace) -> Figures:
 
 
 def larger_cell(args: argparse.Namespace) -> Figures:
-    """Of concepts in a style that training never shows."""
+    """Of pictures held out."""
     run, stages = folder_of("emoji_coglm_3", args), [f"emoji_{name}" for name in STAGES]
     sampler = Sampler.from_run(run, stages=[folder_of(stage, args) for stage in stages])
     hierarchy = folder_of("emoji_hierarchy", args)
     tokenizers = tuple(TokenizerRun.open(hierarchy, level=level) for level in (SMALL, LARGE))
     folder = pictures(SIDES[-1], args)
-    own = [entry for entry in read_entries(folder) if entry.split == UNSEEN_PAIRS]
-    own = own[: few(len(own), args)]
+    world = read_entries(folder)
+    own = some(world, held_out(world), few(len(world), args))
     size = tokenizers[1].image_size
     images = np.stack([center_crop(decode(folder / entry.file), size) for entry in own])
     made = large_pictures(sampler, tokenizers, [entry.caption[0] for entry in own], images)

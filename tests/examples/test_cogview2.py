@@ -114,6 +114,16 @@ def test_emoji_are_drawn_into_the_small_codes(script):
     assert found.optimizer.groups == ()
 
 
+def test_what_is_held_out_is_pairs_where_there_are_some(script):
+    def at(split):
+        return Entry(f"{split}/owl.png", ("owl",), "1f", "owl", "Noto")
+
+    world = [at("train"), at("unseen_concepts"), at("unseen_pairs")]
+    assert script.held_out(world) == "unseen_pairs"
+    assert script.held_out(world[:2]) == "unseen_concepts"
+    assert script.some(world, "unseen_pairs", 3) == world[2:]
+
+
 def test_both_draw_as_many_codes_by_the_same_blocks(script):
     found = [parse(script.long_config(file, asked())) for file in ("refiner.py", "coglm.py")]
     assert [one.generator.codes.shape for one in found] == [(60, 60), (60, 60)]
@@ -130,6 +140,7 @@ def test_stages_begin_from_the_run_of_all_maskings(script, name, tmp_path, monke
     run.path.mkdir()
     run.write_config(to_dict(parse(config)))
     monkeypatch.setattr(script, "pictures", lambda side, args: Path(f"emoji_{side}"))
+    monkeypatch.setattr(script, "read_entries", lambda folder: [])
     monkeypatch.setattr(script, "stored_tokens", lambda *inputs: {"source": "tokens", "path": "8"})
     trained = {}
     monkeypatch.setattr(
