@@ -205,20 +205,25 @@ def selection_cell(args: argparse.Namespace) -> Figures:
 
 
 def clusters_cell(args: argparse.Namespace) -> Figures:
-    """At the run's temperature, and at 1, where what is unlikely is drawn more often."""
+    """At the run's temperature, and at 1, where what is unlikely is drawn more often.
+
+    Clusters are compared with as many codes as these have in the mean, codes with all of them.
+    """
     count = 4 if args.quick else CLUSTERS
     labels = find_clusters(best_shapes(args), count)
-    sampler, ways = Sampler.from_run(best_shapes(args)), {}
+    sampler, ways, against = Sampler.from_run(best_shapes(args)), {}, {}
     for temperature in dict.fromkeys((sampler.defaults.temperature, 1.0)):
         at, own = f"temperature {temperature}", {"temperature": temperature}
-        ways[f"{at}, of all codes"] = own
+        of_all = f"{at}, of all codes"
+        ways[of_all], against[of_all] = own, of_all
         for most in (1, 3) if args.quick else (2, 4, 16):
-            # As many codes as these clusters have in the mean.
             codes = most * len(labels) // count
-            ways[f"{at}, the likeliest {codes} codes"] = {**own, "top_k": codes}
+            by_codes = f"{at}, the likeliest {codes} codes"
+            by_clusters = f"{at}, the likeliest {most} of {count} clusters"
+            ways[by_codes], against[by_codes] = {**own, "top_k": codes}, of_all
             of_clusters = {**own, "clusters": most, "cluster_temperature": temperature}
-            ways[f"{at}, the likeliest {most} of {count} clusters"] = of_clusters
-    return compared(sampler, ways, few(PROMPTS, args))
+            ways[by_clusters], against[by_clusters] = of_clusters, by_codes
+    return compared(sampler, ways, few(PROMPTS, args), against)
 
 
 def text_weight_cell(args: argparse.Namespace) -> Figures:

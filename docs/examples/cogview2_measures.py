@@ -146,24 +146,32 @@ def prompts_of(count: int) -> dict[str, list[str]]:
     return {kind: held_out_captions(split, count, SEED) for kind, split in SPLITS.items()}
 
 
-def compared(sampler: Sampler, ways: Mapping[str, dict[str, Any]], count: int) -> Figures:
-    """Shares of exact drawings by way, and what each has more than the first, of the same seeds.
+def compared(
+    sampler: Sampler,
+    ways: Mapping[str, dict[str, Any]],
+    count: int,
+    against: Mapping[str, str] | None = None,
+) -> Figures:
+    """Shares of exact drawings by way, and what each has more than another, of the same seeds.
 
     Args:
       sampler: of shapes.
       ways: fields of the settings that are others than the run's, by name.
       count: prompts of each kind.
+      against: which earlier way one is compared with, by name; the first where it does not say.
     """
-    first: dict[str, np.ndarray] = {}
+    exact: dict[str, dict[str, np.ndarray]] = {}
     found: Figures = {}
     for name, fields in ways.items():
-        settings, figures = dataclasses.replace(sampler.defaults, **fields), {}
+        settings = dataclasses.replace(sampler.defaults, **fields)
+        exact[name], figures = {}, {}
+        other = (against or {}).get(name, next(iter(ways)))
         for kind, prompts in prompts_of(count).items():
             drawn = sampler.sample(prompts, settings=settings, batch_size=BATCH)
-            exact = exact_drawn([picture.image for picture in drawn], prompts)
-            figures[f"exact_{kind}"] = mean_figure(exact)
-            figures[f"gain_{kind}"] = mean_figure(exact - first.setdefault(kind, exact))
-        found[name] = {"settings": fields, **figures_json(figures)}
+            own = exact[name][kind] = exact_drawn([one.image for one in drawn], prompts)
+            figures[f"exact_{kind}"] = mean_figure(own)
+            figures[f"gain_{kind}"] = mean_figure(own - exact[other][kind])
+        found[name] = {"settings": fields, "against": other, **figures_json(figures)}
     return found
 
 

@@ -175,15 +175,14 @@ def selection_table(found: Figures) -> str:
 
 
 def ways_table(found: Figures) -> str:
-    """Markdown: ways to draw, and what each has more than the first."""
+    """Markdown: ways to draw, and what each has more than the one it is compared with."""
     rows = []
     for name, one in found.items():
-        row = [name]
+        row = [name, one["against"]]
         for kind in ("seen", "unseen"):
             row += [share(one[f"exact_{kind}"]), points(one[f"gain_{kind}"])]
         rows.append(row)
-    heads = ["exact, seen", "more than the first, points"]
-    heads += ["exact, unseen", "more than the first, points"]
+    heads = ["compared with", "exact, seen", "more, points", "exact, unseen", "more, points"]
     return markdown(["drawn", *heads], rows)
 
 

@@ -12,6 +12,7 @@ import pytest
 from babeldraw.config import to_dict
 from babeldraw.data import shapes
 from babeldraw.data.emoji import Entry, captions
+from babeldraw.prediction.coglm import CogLMSampling
 from babeldraw.runs.folder import RunFolder
 from babeldraw.train.experiment import parse
 
@@ -77,6 +78,27 @@ def test_the_best_is_of_the_lowest_rank_and_the_first_of_the_seed_0(measures):
     expected = {"first": 0, "mean": 1 / 6, "best": 2 / 3, "any": 2 / 3}
     expected |= {"best_less_first": 2 / 3, "best_less_mean": 1 / 2}
     assert found == pytest.approx(expected)
+
+
+class Painter:
+    """Draws what is asked for where the text has weight, and nothing without."""
+
+    defaults = CogLMSampling()
+
+    def sample(self, prompts, settings, batch_size):
+        for prompt in prompts:
+            scene, rng = shapes.parse_caption(prompt), np.random.default_rng(0)
+            image = shapes.render(scene, 64, rng)
+            yield argparse.Namespace(image=image if settings.text_weight else np.zeros_like(image))
+
+
+def test_ways_are_compared_with_the_first_or_with_the_one_that_is_named(measures):
+    ways = {"none": {}, "some": {"text_weight": 1.0}, "more": {"text_weight": 2.0}}
+    found = measures.compared(Painter(), ways, 2, {"more": "some"})
+    assert [one["exact_unseen"]["value"] for one in found.values()] == [0, 1, 1]
+    assert [one["gain_seen"]["value"] for one in found.values()] == [0, 1, 0]
+    assert [one["against"] for one in found.values()] == ["none", "none", "some"]
+    assert found["more"]["settings"] == {"text_weight": 2.0}
 
 
 def test_large_pictures_are_compared_with_the_true_ones(measures):
@@ -192,7 +214,7 @@ def shapes_figures(tables):
 
 def test_tables_hold_what_there_is(tables):
     drawn = {"exact_seen": figure(0.5), "exact_unseen": figure(0.5)}
-    more = {"gain_seen": figure(0.1), "gain_unseen": figure(-0.1), "settings": {}}
+    more = {"gain_seen": figure(0.1), "gain_unseen": figure(-0.1), "against": "1.0 times"}
     stage = {"seconds": 2.0, "tokens": 3600, "passes": 6, "operations": 10**11}
     one_by_one = {**stage, "seconds": 8.0, "passes": 3600}
     ways = {"direct": {"psnr_db": figure(20.0), **figures("lpips_vgg16", "lpips_vgg16_less")}}
@@ -225,7 +247,7 @@ def test_tables_hold_what_there_is(tables):
     assert "| LoPAR | 3,600 | 6 | 100.0 | 2.00 | 50.0 | 4.00 |" in text
     assert "| one by one | 3,600 | 3,600 | 100.0 | 8.00 | 12.5 | 1.00 |" in text
     assert "| seen, of 8 | 50.0 % [40.0, 60.0] |" in text and "+50.0 [+40.0, +60.0] |" in text
-    assert "| 2.0 times | 50.0 % [40.0, 60.0] | +10.0 [+0.0, +20.0] |" in text
+    assert "| 2.0 times | 1.0 times | 50.0 % [40.0, 60.0] | +10.0 [+0.0, +20.0] |" in text
 
 
 def test_curves_are_drawn_of_what_there_is(tables, tmp_path):
