@@ -12,6 +12,7 @@ import pytest
 from babeldraw.config import to_dict
 from babeldraw.data import shapes
 from babeldraw.data.emoji import Entry, captions
+from babeldraw.data.image import save_png
 from babeldraw.prediction.coglm import CogLMSampling
 from babeldraw.runs.folder import RunFolder
 from babeldraw.train.experiment import parse
@@ -80,6 +81,28 @@ def test_the_best_is_of_the_lowest_rank_and_the_first_of_the_seed_0(measures):
     assert found == pytest.approx(expected)
 
 
+class Teller:
+    """Tells of every picture the same, in pieces of a letter each, of which it reads 30."""
+
+    captioner = argparse.Namespace(codes=argparse.Namespace(length=30))
+    vocabulary = argparse.Namespace(
+        encode=lambda texts, limit: [[ord(letter) for letter in text[:limit]] for text in texts],
+        decode=lambda ids: "".join(map(chr, ids)),
+    )
+
+    def caption(self, images, batch_size):
+        return [argparse.Namespace(text="a very long name of a thing, i") for _ in images]
+
+
+def test_captions_are_compared_as_far_as_they_are_read(measures, tmp_path):
+    world = [entry("1f", "very long name of a thing", "Noto"), entry("2f", "bee", "Noto")]
+    for one in world:
+        save_png(tmp_path / one.file, np.zeros((8, 8, 3), np.uint8))
+    found = measures.emoji_told(Teller(), world, world, tmp_path)
+    values = {name: one["value"] for name, one in found.items()}
+    assert values == {"caption": 1.0, "concept": 0.5, "style": 1.0}
+
+
 class Painter:
     """Draws what is asked for where the text has weight, and nothing without."""
 
@@ -99,6 +122,46 @@ def test_ways_are_compared_with_the_first_or_with_the_one_that_is_named(measures
     assert [one["gain_seen"]["value"] for one in found.values()] == [0, 1, 0]
     assert [one["against"] for one in found.values()] == ["none", "none", "some"]
     assert found["more"]["settings"] == {"text_weight": 2.0}
+
+
+class Stage:
+    """Adds a number to codes, of which the pictures have the values."""
+
+    def __init__(self, added):
+        self.added, self.drawer = added, self
+
+    def draw(self, asked, codes, seeds):
+        assert len(asked) == len(codes) == len(seeds)
+        return codes + self.added
+
+    def pixels(self, codes):
+        return np.broadcast_to(codes[:, :1, None, None], (len(codes), 6, 6, 3)).astype(np.uint8)
+
+
+def test_each_way_makes_a_picture_of_every_true_one(measures):
+    sides = (2, 6)
+    tokenizers = tuple(
+        argparse.Namespace(
+            image_size=(side, side),
+            encode=lambda images: np.rint(255 * images[:, 0, 0, :1]).astype(np.int32),
+            decode=lambda codes: np.full((len(codes), 2, 2, 3), 7 / 255, np.float32),
+            reconstruct=lambda images: (np.full(images.shape, 9 / 255), None),
+        )
+        for side in sides
+    )
+    cascade = argparse.Namespace(stages=(Stage(10), Stage(20)))
+    sampler = argparse.Namespace(ask=list, cascade=cascade)
+    images = np.arange(10, dtype=np.uint8)[:, None, None, None] + np.zeros((1, 6, 6, 3), np.uint8)
+    found = measures.large_pictures(sampler, tokenizers, ["owl"] * 10, images)
+    assert all(own.shape == images.shape and own.dtype == np.uint8 for own in found.values())
+    seen = {name: own[:, 3, 3, 0].tolist() for name, own in found.items()}
+    assert seen == {
+        "small picture, enlarged": [*range(10)],
+        measures.SMALL_CODES: [7] * 10,
+        "direct": [*range(10, 20)],
+        "direct, then iterative": [*range(30, 40)],
+        "large codes": [9] * 10,
+    }
 
 
 def test_large_pictures_are_compared_with_the_true_ones(measures):
