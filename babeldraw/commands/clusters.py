@@ -26,14 +26,32 @@ def define(values: flags.FlagValues, argv: list[str]) -> None:
 
 
 def run(values: flags.FlagValues) -> int:
-    drawer, opened = open_drawer(required(values, "workdir"))
+    find_clusters(required(values, "workdir"), values.count, values.seed)
+    return 0
+
+
+def find_clusters(workdir: str, count: int, seed: int = 0) -> np.ndarray:
+    """Finds the clusters of a run's codes and keeps them in the run.
+
+    Args:
+      workdir: a run folder of a generator.
+      count: clusters.
+      seed: of what is drawn.
+
+    Returns:
+      The cluster of each code, int32 [V].
+
+    Raises:
+      UserError: no such run, or not as many different codes.
+    """
+    drawer, opened = open_drawer(workdir)
     vectors = drawer.tokenizer.code_vectors(drawer.params["tokenizer"])
-    with waiting(f"finding {values.count} clusters of {len(vectors)} codes"):
-        labels = cluster_codes(vectors, values.count, values.seed)
+    with waiting(f"finding {count} clusters of {len(vectors)} codes"):
+        labels = cluster_codes(vectors, count, seed)
     write_clusters(opened.folder, labels)
     sizes = np.bincount(labels)
     say(
         f"{len(sizes)} clusters of {sizes.min()} to {sizes.max()} codes in "
         f"{opened.folder.clusters_file}"
     )
-    return 0
+    return labels

@@ -32,6 +32,8 @@ def get_config(variant: str = "") -> ConfigDict:
         "positions": 128,
         "stddev": 0.1,
     }
+    # Its table of words is one with that of codes.
+    config["optimizer"]["groups"] = ()
     config["prediction"] = {
         "kind": "coglm",
         "odds": {"text_to_image": 0.65, "image_to_text": 0.3, "text": 0.05},

@@ -27,7 +27,7 @@ BATCH, PIECES = 32, 4096
 
 
 def write_world(
-    demo: pathlib.Path, world: pathlib.Path, change: Callable[[Entry], Entry]
+    demo: pathlib.Path, world: pathlib.Path, change: Callable[[Entry], Entry], every: int = 1
 ) -> list[Entry]:
     """Writes a folder of emoji whose pictures are links to the demo's; one that is whole stays.
 
@@ -35,6 +35,7 @@ def write_world(
       demo: the folder of `babeldraw demo --world=emoji`.
       world: the folder to write.
       change: a picture's entry here, of the demo's.
+      every: of so many pictures of the demo one is here.
 
     Returns:
       The entries of the new folder.
@@ -42,7 +43,7 @@ def write_world(
     Raises:
       UserError: `demo` holds no such pictures.
     """
-    before = read_entries(demo / PICTURES)
+    before = read_entries(demo / PICTURES)[::every]
     if (world / SETTINGS).exists():
         return read_entries(world)
     now = [change(entry) for entry in before]

@@ -57,10 +57,10 @@ def operations(sampler: Sampler) -> dict[str, int]:
 # ------------------------------------------------------------------ a hole
 
 
-def held_out(count: int, size: int) -> tuple[list[shapes.Scene], np.ndarray]:
+def held_out(count: int, size: int, split: str = "test") -> tuple[list[shapes.Scene], np.ndarray]:
     """Scenes that training never shows and their pictures, uint8 [N, size, size, 3]."""
     rng = np.random.default_rng(5)
-    scenes = [shapes.sample_scene(rng, "test") for _ in range(count)]
+    scenes = [shapes.sample_scene(rng, split) for _ in range(count)]
     return scenes, np.stack([shapes.render(scene, size, rng) for scene in scenes])
 
 
