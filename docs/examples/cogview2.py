@@ -150,7 +150,7 @@ def folder_of(cell: str, args: argparse.Namespace) -> str:
 
 
 def shapes_tokenizer(args: argparse.Namespace) -> Figures:
-    config = grid.load("shapes", grid.TOKENIZERS["vit_vqgan"])
+    config = grid.load_tokenizer("shapes", "vit_vqgan")
     return grid.tokenizer_trained("shapes", "tokenizer", config, args)
 
 
