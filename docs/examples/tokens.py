@@ -292,6 +292,7 @@ def draw(found: dict[str, Figures], args: argparse.Namespace) -> None:
             if points:
                 ax.plot(*zip(*points, strict=True), "o-", label=size)
         ax.set(title=title, xlabel="tokens", xscale="log", xticks=TOKENS, xticklabels=TOKENS)
+        ax.minorticks_off()
         ax.legend(fontsize=8)
     for name, one in found.items():
         axes[1, 1].plot(*zip(*one["losses"], strict=True), label=name)
