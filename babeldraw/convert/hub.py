@@ -40,9 +40,19 @@ class Described:
 
 
 def describe_titok(experiment: Any) -> Described:
-    """TiTok's and TA-TiTok's tokenizers."""
-    network, others = _tokenizer(experiment.tokenizer)
-    return Described(network, others)
+    """TiTok's and TA-TiTok's tokenizers.
+
+    Raises:
+      UserError: the slip without a proxy or a proxy without the slip, for which they have no word.
+    """
+    config = experiment.tokenizer
+    require(
+        config.scrambled == (config.proxy is not None),
+        f"tokenizer.scrambled is {config.scrambled} and tokenizer.proxy is "
+        f"{'None' if config.proxy is None else config.proxy.kind}: in a {NAME} one flag says both, "
+        f"so these weights have none; give them another name than {WEIGHTS}",
+    )
+    return Described(*_tokenizer(config))
 
 
 def describe_masked(experiment: Any) -> Described:
@@ -186,6 +196,7 @@ def _tokenizer(config: TiTokConfig) -> tuple[dict[str, Any], dict[str, Any]]:
         # One flag of theirs for the slip and for codes in place of pixels.
         "is_legacy": config.scrambled,
     }
+    # Theirs; it matters in training alone, but their constructor asks for it.
     others = {"commitment_cost": 0.25}
     if isinstance(quantizer, VQConfig):
         network |= {

@@ -134,6 +134,9 @@ def test_what_their_code_has_no_word_for_is_not_written(tmp_path):
     small = of("titok", "titok.py", "l32,single,runlocal")
     with pytest.raises(UserError, match="one of small, base, large"):
         hub.write_beside(tmp_path / hub.WEIGHTS, *small)
+    for argument in ("bl64,stage1", "sl256,stage2"):
+        with pytest.raises(UserError, match="scrambled is False and tokenizer.proxy is vqgan"):
+            hub.write_beside(tmp_path / hub.WEIGHTS, *of("titok", "titok.py", argument))
     (tmp_path / hub.NAME).write_text("{}")
     with pytest.raises(UserError, match="is there already"):
         hub.write_beside(tmp_path / hub.WEIGHTS, *small)
