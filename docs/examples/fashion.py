@@ -10,7 +10,8 @@ Cells, each of which leaves its figures in docs/reports/fashion and is not made 
                held-out pictures (nats a code), how many drawn pictures show their class
 
 Some 25 minutes in all on two cores, by estimate. Prints the table and writes it to
-WORKDIR/fashion.md; WORKDIR/fashion.png has a row of drawn pictures for each class and losses.
+WORKDIR/fashion.md; WORKDIR/fashion_grid.png has drawn pictures of each class, fashion_losses.png the
+loss over steps.
 
 Fashion-MNIST is that of Debian's package dataset-fashion-mnist, 20,000 of its pictures to train on
 and 2,000 of its others, written as PNG files into WORKDIR/pictures.
@@ -22,7 +23,7 @@ import pathlib
 from typing import Any
 
 import numpy as np
-from cells import QUICK, ROOT, Cell, Figures, arguments, markdown, run_cells, share
+from cells import QUICK, ROOT, Cell, Figures, arguments, markdown, run_cells
 from cells import trained_and_judged as trained
 
 from babeldraw.data.image import save_png
@@ -64,7 +65,7 @@ def pictures(args: argparse.Namespace) -> dict[str, str]:
     """The config section `data`; the pictures are written where they are missing."""
     folder = args.workdir / "pictures"
     for split, (name, count) in SPLITS.items():
-        whole = folder / f"{split}.whole"
+        whole = args.workdir / f"pictures_{split}.whole"
         if not whole.exists():
             images, labels = read(args.fashion_mnist, name, 64 if args.quick else count)
             for number, (image, label) in enumerate(zip(images, labels, strict=True)):
@@ -151,7 +152,7 @@ def table(found: dict[str, Figures]) -> str:
     rows = []
     for name, one in found.items():
         said = [
-            f"{key} {share(value) if 0 <= value['value'] <= 1 else round(value['value'], 3)}"
+            f"{key} {value['value']:.3g}"
             for figures in one["quality"].values()
             for key, value in figures.items()
         ]
