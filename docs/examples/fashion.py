@@ -10,8 +10,8 @@ Cells, each of which leaves its figures in docs/reports/fashion and is not made 
                held-out pictures (nats a code), how many drawn pictures show their class
 
 Some 25 minutes in all on two cores, by estimate. Prints the table and writes it to
-WORKDIR/fashion.md; WORKDIR/fashion_grid.png has drawn pictures of each class, fashion_losses.png the
-loss over steps.
+WORKDIR/fashion.md; WORKDIR/fashion_grid.png has drawn pictures of each class, fashion_losses.png
+the loss over steps.
 
 Fashion-MNIST is that of Debian's package dataset-fashion-mnist, 20,000 of its pictures to train on
 and 2,000 of its others, written as PNG files into WORKDIR/pictures.
