@@ -15,7 +15,7 @@ import numpy as np
 
 from babeldraw.config import require, require_positive
 from babeldraw.data.emoji import SEEN, UNSEEN_PAIRS, Entry, read_entries
-from babeldraw.data.image import decode, to_grid
+from babeldraw.data.image import center_crop, decode, to_grid
 from babeldraw.errors import UserError
 from babeldraw.evaluation.base import Context, Value
 from babeldraw.evaluation.drawn import Drawn
@@ -260,9 +260,11 @@ def _beside(images: np.ndarray, originals: np.ndarray, count: int) -> np.ndarray
     """Rows that alternate drawn pictures and true ones, eight side by side."""
     columns = min(8, count, len(images))
     count = min(count, len(images)) // columns * columns
+    # The folder's pictures may be of another size than those that are drawn.
+    beside = np.stack([center_crop(original, images.shape[1:3]) for original in originals[:count]])
     pairs = zip(
         images[:count].reshape(-1, columns, *images.shape[1:]),
-        originals[:count].reshape(-1, columns, *images.shape[1:]),
+        beside.reshape(-1, columns, *images.shape[1:]),
         strict=True,
     )
     return to_grid(np.concatenate([row for pair in pairs for row in pair]), columns)

@@ -109,6 +109,24 @@ def test_without_held_out_pairs_their_figures_are_left_out(world, weights, tmp_p
     assert "true_concept" not in found and not any("unseen" in name for name in found)
 
 
+def test_pictures_drawn_larger_than_the_true_ones_stand_beside_them(world, weights):
+    class Context:
+        seed = 0
+
+        class data:
+            path = str(world)
+
+    config = ConceptsConfig(file=weights, sampling=SamplingConfig(), num_shown=2)
+    judge = Concepts(lambda *_: None, config, Context)
+    judge._draw = lambda state, gallery, asked, sampling: np.repeat(
+        np.repeat(gallery.images[asked], 2, axis=1), 2, axis=2
+    )
+    found = dict(judge.run(None))
+    # Two of a row, drawn above true.
+    assert found["samples_seen"].shape[0] == found["samples_seen"].shape[1]
+    assert found["samples_seen"].shape[0] >= 4 * SIDE
+
+
 def test_splits_are_by_their_folder(gallery):
     assert [gallery.entries[index].file for index in gallery.of("unseen_pairs")] == [
         "unseen_pairs/0_B.png"
