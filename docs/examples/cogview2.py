@@ -15,9 +15,10 @@ Cells:
   clusters            of the same: clusters of codes, and the likeliest codes
   text_weight         of the same: attention to the text's columns 1 to 2 times as heavy, and by
                       CogView2's own 1.4 and others, which it adds to logits
-  emoji_hierarchy     codes of 64 and of 192 px from one codebook, 20 minutes
+  emoji_hierarchy     codes of 64 and of 192 px from one codebook, 35 minutes
   emoji_coglm_N       configs/emoji/coglm.py on its 8 x 8 codes, stored once, 15 minutes: concept
                       and style of what is drawn, and of what is told
+  emoji_coglm_tuned   emoji_coglm_3 goes on with the held-out pairs alone, 5 minutes
   emoji_enlarger, emoji_refiner
                       direct and iterative super-resolution from emoji_coglm_3, 15 minutes each
   emoji_larger        of both, from true small pictures' codes: PSNR and LPIPS to the true large
@@ -42,7 +43,16 @@ from typing import Any
 
 import grid
 import numpy as np
-from cells import QUICK, ROOT, Cell, Figures, arguments, run_cells, trained_and_judged
+from cells import (
+    QUICK,
+    ROOT,
+    Cell,
+    Figures,
+    arguments,
+    run_cells,
+    set_steps,
+    trained_and_judged,
+)
 from cogview2_measures import (
     compared,
     curves,
@@ -79,14 +89,17 @@ from babeldraw.train.presets import complete, load_config
 
 SHAPES, EMOJI = (ROOT / "configs" / world / "README" for world in ("demo", "emoji"))
 MASKINGS = ("text_to_image", "image_to_text", "text")
-SHAPES_MINUTES, EMOJI_MINUTES, HIERARCHY_MINUTES, STAGE_MINUTES = 11, 15, 20, 15
+SHAPES_MINUTES, EMOJI_MINUTES, HIERARCHY_MINUTES, STAGE_MINUTES = 11, 15, 35, 15
+TUNING_MINUTES, QUICK_STEPS = 5, 2
 # Of the tokenizer's, of 64 and of 192 px.
 SMALL, LARGE = "8", "8x3"
 SIDES = (64, 192)
 # Stages in their order, and whether one learns from the large codes alone, which can be stored.
 STAGES = {"enlarger": False, "refiner": True}
-# A picture has 576 large codes: with the demo's 32 pictures a step there would be few steps.
+# A picture has 576 large codes, and convolutions at 64 px take long: with the demo's 32 pictures a
+# step there would be few steps.
 STAGE_BATCH, STAGE_LOG = 8, 20
+HIERARCHY_BATCH = 16
 # Prompts of each kind, pictures told of each kind, and pictures with a hole.
 PROMPTS, TOLD, HOLES = 256, 256, 128
 SHOWN = 8
@@ -129,6 +142,7 @@ def all_cells() -> dict[str, tuple[Cell, float]]:
         "text_weight": (text_weight_cell, 5),
         "emoji_hierarchy": (hierarchy_cell, HIERARCHY_MINUTES + 5),
         **{name: (cell, EMOJI_MINUTES + 5) for name, cell in emoji.items()},
+        "emoji_coglm_tuned": (tuned_cell, TUNING_MINUTES + 5),
         **{name: (cell, STAGE_MINUTES + 5) for name, cell in stages.items()},
         "emoji_larger": (larger_cell, 6),
     }
@@ -301,6 +315,8 @@ def hierarchy_cell(args: argparse.Namespace) -> Figures:
     config.perceptual.file = file
     if not file:
         config.loss.perceptual = 0.0
+    if not args.quick:
+        config.train.batch_size = HIERARCHY_BATCH
     folder, given = args.workdir / "emoji_hierarchy", minutes(HIERARCHY_MINUTES, args)
     return trained_and_judged(config, folder, ["reconstruction"], given)[0]
 
@@ -314,17 +330,37 @@ def emoji_config(count: int, args: argparse.Namespace) -> Any:
 
 
 def emoji_cell(count: int, args: argparse.Namespace) -> Figures:
-    config, folder = emoji_config(count, args), args.workdir / f"emoji_coglm_{count}"
+    config = emoji_config(count, args)
     if args.quick:
         read_pictures(config, args, "center")
     else:
         use_stored(config, args)
+    return emoji_figures(config, args.workdir / f"emoji_coglm_{count}", EMOJI_MINUTES, args)
+
+
+def tuned_cell(args: argparse.Namespace) -> Figures:
+    """The run of all three maskings goes on with what it was never shown."""
+    run = folder_of("emoji_coglm_3", args)
+    config = load_config("folder/tune_generator.py", ROOT / "configs" / "README", run)
+    read_pictures(config, args, "center")
+    new = held_out(read_entries(pathlib.Path(config.data.path)))
+    config.data.update(split=f"{new}/", eval_split=f"{new}/")
+    if args.quick:
+        config.train.batch_size = 8
+        set_steps(config, QUICK_STEPS)
+    return emoji_figures(config, args.workdir / "emoji_coglm_tuned", TUNING_MINUTES, args)
+
+
+def emoji_figures(
+    config: Any, folder: pathlib.Path, given: float, args: argparse.Namespace
+) -> Figures:
+    """Trains, or goes on with, a CogLM of emoji; what it draws and tells."""
     judges = []
     if file := weights("alexnet_lpips", args):
         judges, world = ["concepts"], str(pictures(SIDES[0], args))
         prompts = {"num_prompts": few(PROMPTS, args), "batch_size": few(64, args)}
         config.evaluators.concepts = {"file": file, "path": world, **prompts}
-    trained = trained_and_judged(config, folder, judges, minutes(EMOJI_MINUTES, args))
+    trained = trained_and_judged(config, folder, judges, minutes(given, args))
     return {
         **coglm_figures(folder, "concepts", trained, args),
         "captions": captions_of_emoji(CaptionerRun.open(str(folder)), args),
