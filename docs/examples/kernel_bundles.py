@@ -23,11 +23,19 @@ import numpy as np  # noqa: E402
 
 from babeldraw.estimate.aot import topology_devices  # noqa: E402
 from babeldraw.layers.kernels import Seen, fused_attention  # noqa: E402
-from babeldraw.layers.masks import Causal, ConvShaped  # noqa: E402
+from babeldraw.layers.masks import ByRole, Causal, ConvShaped  # noqa: E402
+from babeldraw.models.arrangement import SEES  # noqa: E402
+from babeldraw.models.llama import SEES_SEEN  # noqa: E402
 
 TOPOLOGIES = {"v4": "v4:2x2x1", "v5p": "v5p:2x2x1", "v5e": "v5e:2x2", "v6e": "v6e:2x2"}
 # Eight short heads are one step of the kernel for short sequences: the table has an eighth.
 HEADS, BATCH = 8, 2
+
+
+def by_roles(pattern: ByRole, length: int) -> Seen:
+    return Seen(pattern, roles=jnp.zeros((BATCH, length), jnp.int32))
+
+
 # Name, kernel, who sees whom ("text": padding), queries, keys, values of a head.
 CASES = [
     ("causal", "splash", Seen(Causal()), 1024, 1024, 64),
@@ -44,6 +52,10 @@ CASES = [
     ("text", "short", "text", 1024, 128, 64),
     ("text", "short", "text", 128, 128, 64),
     ("packed", "short", None, 33, 33, 48),
+    ("causal", "short", Seen(Causal()), 256, 256, 64),
+    ("causal", "short", Seen(Causal()), 576, 576, 64),
+    ("CogLM", "short", by_roles(SEES, 511), 511, 511, 64),
+    ("padded", "short", by_roles(SEES_SEEN, 375), 375, 375, 64),
 ]
 
 
