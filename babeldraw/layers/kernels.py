@@ -8,6 +8,7 @@ rounding.
 import dataclasses
 import functools
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -230,11 +231,16 @@ def fused_attention(
         seen = _related(mask.pattern, mask.roles[:, : query_BNTH.shape[2]])
     on_one_device = {"short": _short, "splash": _splash}[kernel]
     body = functools.partial(on_one_device, _pattern(mask), interpret)
-    return _over_devices(body)(query_BNTH, key_BNSH, value_BNSH, seen)
+    return over_devices(body)(query_BNTH, key_BNSH, value_BNSH, seen)
 
 
-def _over_devices(body):
-    """`body` on each device's examples and heads: the partitioner cannot cut a kernel."""
+def over_devices(body: Callable) -> Callable:
+    """A kernel on each device's examples and heads: the partitioner cannot cut one.
+
+    Args:
+      body: of query, key and value, [B, N, ., .], and of what each example sees, an array or a
+        tree of [B, .], or None; what it gives is [B, N, ., .].
+    """
     layout = current()
     if layout is None or layout.manual == frozenset(layout.mesh.axis_names):
         return body
