@@ -107,13 +107,52 @@ ROLE_BUNDLES: dict[str, dict[tuple[int, int, int, int], tuple[float, float]]] = 
         (6, 384, 384, 64): (1237 / 2, 2223 / 2),
     },
 }
+# Of attention to windows, for a tile of 128 queries, or of keys in "dkv", and a head, by the tiles
+# that it looks at and values of a head: 9 x 5 of 60 x 60 cells, and 5 x 5 of 20 x 20 by three times
+# as many. A step takes four heads of 5 tiles, eight of 2, one of 17.
+WINDOW_BUNDLES: dict[str, dict[tuple[str, int, int], float]] = {
+    "v4": {
+        ("fwd", 5, 64): 2866 / 4,
+        ("dq", 5, 64): 2981 / 4,
+        ("dkv", 5, 64): 4226 / 4,
+        ("fwd", 2, 64): 2619 / 8,
+        ("dq", 2, 64): 2754 / 8,
+        ("dkv", 17, 64): 4384,
+    },
+    "v5p": {
+        ("fwd", 5, 64): 2030 / 4,
+        ("dq", 5, 64): 2749 / 4,
+        ("dkv", 5, 64): 3654 / 4,
+        ("fwd", 2, 64): 1989 / 8,
+        ("dq", 2, 64): 2532 / 8,
+        ("dkv", 17, 64): 3387,
+    },
+    "v5e": {
+        ("fwd", 5, 64): 2039 / 4,
+        ("dq", 5, 64): 2792 / 4,
+        ("dkv", 5, 64): 3727 / 4,
+        ("fwd", 2, 64): 2001 / 8,
+        ("dq", 2, 64): 2577 / 8,
+        ("dkv", 17, 64): 3474,
+    },
+    "v6e": {
+        ("fwd", 5, 64): 1868 / 4,
+        ("dq", 5, 64): 2758 / 4,
+        ("dkv", 5, 64): 2995 / 4,
+        ("fwd", 2, 64): 1603 / 8,
+        ("dq", 2, 64): 1856 / 8,
+        ("dkv", 17, 64): 2576,
+    },
+}
 # Products of matrices per block or tile: forward query key^T and weights value; backward five.
 _PRODUCTS = {"fwd": 2, "bwd": 5, "dkv": 5}
+_WINDOW_PRODUCTS = {"fwd": 2, "dq": 3, "dkv": 4}
 
 
 def kernel_cost(instruction: Instruction, generation: str) -> tuple[float, int] | None:
     """Seconds and operations of a call; None where the kernel or its block is not known."""
-    call = _splash(instruction, generation) or _short(instruction, generation)
+    calls = (kind(instruction, generation) for kind in (_splash, _short, _window))
+    call = next((found for found in calls if found), None)
     if call is None:
         return None
     bundles, operations = call
@@ -158,3 +197,21 @@ def _short(instruction: Instruction, generation: str) -> tuple[float, int] | Non
     area = batch * heads * count * TILE * TILE
     bundles = known[phase.group(1) != "fwd"]
     return bundles * batch * heads, 2 * _PRODUCTS[phase.group(1)] * area * head_dim
+
+
+def _window(instruction: Instruction, generation: str) -> tuple[float, int] | None:
+    """Bundles and operations of a call."""
+    phase = re.search(r"window_attention_(fwd|dq|dkv)", instruction.name)
+    looked_at = re.search(r"window_(\d+)", instruction.source)
+    # [B, N, H, T], of the tiles that the grid goes through.
+    shaped = [array.dims for array in instruction.arrays if len(array.dims) == 4]
+    if phase is None or looked_at is None or not shaped:
+        return None
+    count = int(looked_at.group(1))
+    batch, heads, head_dim, length = shaped[0]
+    known = WINDOW_BUNDLES.get(generation, {}).get((phase.group(1), count, head_dim))
+    if known is None:
+        return None
+    steps = batch * heads * (length // TILE)
+    products = _WINDOW_PRODUCTS[phase.group(1)]
+    return known * steps, 2 * products * steps * count * TILE * TILE * head_dim
