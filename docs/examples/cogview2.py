@@ -17,8 +17,8 @@ Cells:
   text_weight         of the same: attention to the text's columns 1 to 2 times as heavy, and by
                       CogView2's own 1.4 and others, which it adds to logits
   emoji_hierarchy     codes of 64 and of 192 px from one codebook, 35 minutes
-  emoji_coglm_N       configs/emoji/coglm.py on its 8 x 8 codes, stored once, 15 minutes: concept
-                      and style of what is drawn, and of what is told
+  emoji_coglm_N       configs/emoji/coglm.py, smaller, on its 8 x 8 codes, stored once, 15 minutes:
+                      concept and style of what is drawn, and of what is told
   emoji_coglm_tuned   emoji_coglm_3 goes on with the held-out pairs alone, 5 minutes
   emoji_enlarger, emoji_refiner
                       direct and iterative super-resolution from emoji_coglm_3, 15 minutes each
@@ -68,7 +68,7 @@ from cogview2_measures import (
     untrained,
 )
 from cogview2_tables import draw_curves, tables
-from emoji_world import stored_tokens, write_world
+from emoji_world import PIECES, smaller, stored_tokens, write_world
 
 from babeldraw.commands.clusters import find_clusters
 from babeldraw.commands.demo_emoji import PACKAGES, PICTURES, lpips_weights
@@ -339,6 +339,9 @@ def emoji_config(count: int, args: argparse.Namespace) -> Any:
     masked(config, count)
     config.tokenizer = load_config("hierarchy.py", EMOJI).tokenizer
     config.tokenizer_run, config.level = folder_of("emoji_hierarchy", args), SMALL
+    # Of the demo's size there would be some 350 steps, most of their work in the table of words.
+    smaller(config)
+    config.condition.vocab_size = PIECES
     return complete(config.to_dict(), QUICK if args.quick else "")
 
 
