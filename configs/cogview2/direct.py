@@ -13,7 +13,7 @@ Not trained here.
 
     babeldraw compile --config=configs/cogview2/direct.py --topology=v4:4x4x8
 
-Estimated (docs/super_resolution.md): 18.7 GiB per chip of 128, 3.95 s a step, 130 images/s, MFU
+Estimated (docs/coglm.md): 18.7 GiB per chip of 128, 3.95 s a step, 130 images/s, MFU
 0.506 (capped; raw 0.428) counted as if the base learned, 0.9 days for 20,000 steps.
 """
 

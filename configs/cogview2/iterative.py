@@ -8,9 +8,10 @@ Ding et al., "CogView2", 2022, and its public code: all of CogLM learns, for 20,
 of the shares .2, .4, .6, .8 and .9 masked; the first 16 pieces of the text, a window of 9 x 5. Its
 training was never released: batch and rate here are ours. Not trained here.
 
-    babeldraw compile --config=configs/cogview2/iterative.py --topology=v4:4x4x8
+    babeldraw compile --config=configs/cogview2/iterative.py --config.data.source=tokens \\
+        --topology=v4:4x4x8
 
-Estimated (docs/super_resolution.md): 18.9 GiB per chip of 128, 3.94 s a step, 130 images/s, MFU
+Estimated (docs/coglm.md): 18.9 GiB per chip of 128, 3.94 s a step, 130 images/s, MFU
 0.442 (capped; raw 0.374), 0.9 days for 20,000 steps.
 """
 
