@@ -17,7 +17,7 @@ Cells:
   text_weight         of the same: attention to the text's columns 1 to 2 times as heavy, and by
                       CogView2's own 1.4 and others, which it adds to logits
   emoji_hierarchy     codes of 64 and of 192 px from one codebook, 35 minutes
-  emoji_coglm_N       configs/emoji/coglm.py, smaller, on its 8 x 8 codes, stored once, 15 minutes:
+  emoji_coglm_N       configs/emoji/coglm.py, smaller, on its 8 x 8 codes, stored once, 35 minutes:
                       concept and style of what is drawn, and of what is told
   emoji_coglm_tuned   emoji_coglm_3 goes on with the held-out pairs alone, 5 minutes
   emoji_enlarger, emoji_refiner
@@ -26,7 +26,7 @@ Cells:
                       ones, beside the small ones enlarged, and the large codes decoded
 
 Each leaves its figures in docs/reports/cogview2 and is not made again; runs that were stopped go
-on. Some four hours in all on two cores, by estimate; `--cells='shapes_*'` names some. Prints the
+on. Some five hours in all on two cores, by estimate; `--cells='shapes_*'` names some. Prints the
 tables and writes them to WORKDIR/cogview2.md; cogview2.png has the losses, strips/ what was drawn
 and, as emoji_larger.png, true pictures above what each way makes of them.
 
@@ -91,7 +91,7 @@ from babeldraw.train.presets import complete, load_config
 
 SHAPES, EMOJI = (ROOT / "configs" / world / "README" for world in ("demo", "emoji"))
 MASKINGS = ("text_to_image", "image_to_text", "text")
-SHAPES_MINUTES, EMOJI_MINUTES, HIERARCHY_MINUTES, STAGE_MINUTES = 11, 15, 35, 15
+SHAPES_MINUTES, EMOJI_MINUTES, HIERARCHY_MINUTES, STAGE_MINUTES = 11, 35, 35, 15
 TUNING_MINUTES, QUICK_STEPS = 5, 2
 # Of the tokenizer's, of 64 and of 192 px.
 SMALL, LARGE = "8", "8x3"
