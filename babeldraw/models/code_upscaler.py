@@ -70,6 +70,13 @@ class CodeUpscalerConfig:
         for name in ("start", "positions", "specials"):
             value = getattr(self, name)
             require(value >= 1, f"config.model.{name} is {value}; at least 1 is needed")
+        require(self.stddev > 0, f"config.model.stddev is {self.stddev}; more than 0 is needed")
+        dropped = self.decoder.attention_dropout
+        require(
+            dropped == 0,
+            f"config.model.decoder.attention_dropout is {dropped} and attention to windows drops "
+            "no weights; take 0, or config.model.decoder.dropout",
+        )
 
     def tiny(self) -> Any:
         """The same for a first run."""
