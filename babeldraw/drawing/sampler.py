@@ -92,8 +92,8 @@ class Sampler:
             codes, direct or iterative, and behind it by pixels.
           tokenizer_run: folder of a tokenizer whose decoder draws in place of the run's own;
             empty: the own.
-          judge: folder of a contrastive captioner's or a classifier's run, or a file of CLIP's
-            weights, by which the best are kept; empty: none.
+          judge: folder of a contrastive captioner's, a CogLM's or a classifier's run, or a file of
+            CLIP's weights, by which the best are kept; empty: none.
           mesh: devices to share the generator, such as
             `MeshConfig(model=4, rules="in_layer_serving")`; None: one device.
           weights: `ema`, the average of the weights, or `params`, as they are; empty: the average
@@ -224,6 +224,8 @@ class Sampler:
         if self.judge is not None:
             for one in asked:
                 self.judge.notes(one)
+        if self.cascade is not None:
+            self.cascade.check([self._styled(one) for one in asked])
         more = (num, seed, settings, batch_size, canvases, keep or num)
         if level_of is None:
             return self._larger(self._pictures(asked, *more), batch_size)

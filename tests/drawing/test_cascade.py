@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 
 from babeldraw.data.image import decode, read_png_text
+from babeldraw.data.text import Vocabulary
 from babeldraw.drawing.cascade import open_cascade
 from babeldraw.drawing.judging import open_judge
 from babeldraw.drawing.sampler import Sampler
 from babeldraw.drawing.stages import by_kind
 from babeldraw.errors import UserError
+from babeldraw.models.condition import Lexicon
 from babeldraw.models.conditions import ClassCondition
 from babeldraw.prediction.refinement import RefinementPrediction, RefinementSampling
 from babeldraw.runs.folder import RunFolder
@@ -239,6 +241,19 @@ def test_a_level_or_a_picture_to_go_on_from_is_refused(sampler):
     image = np.zeros((*sampler.drawer.tokenizer.image_size, 3), np.uint8)
     with pytest.raises(UserError, match="a picture to go on from has codes of the small size"):
         sampler.sample(PROMPTS, canvas=sampler.canvas(image, rows=2))
+
+
+def test_a_text_that_a_stage_cannot_read_is_told_before_anything_is_drawn(sampler, tmp_path):
+    vocabulary(["0123456789 0123"], tmp_path)
+    words = Lexicon(Vocabulary(str(tmp_path / "text.model")), ())
+    stages = [dataclasses.replace(one, lexicon=words) for one in sampler.cascade.stages]
+    for place in range(2):
+        mixed = [stages[n] if n == place else sampler.cascade.stages[n] for n in range(2)]
+        cascade = dataclasses.replace(sampler.cascade, stages=tuple(mixed))
+        with pytest.raises(
+            UserError, match="most letters of the prompt 'a small red thing' are no"
+        ):
+            dataclasses.replace(sampler, cascade=cascade).sample(PROMPTS)
 
 
 def test_training_draws_no_pictures_with_what_draws_again(runlocal):
