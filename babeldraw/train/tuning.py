@@ -40,13 +40,21 @@ def named_run(argument: str, *words: str) -> tuple[str, str]:
     return run, word
 
 
-def config_of(run: str, objective: str, otherwise: Callable[[], ConfigDict]) -> dict[str, Any]:
+def config_of(
+    run: str, objective: str, otherwise: Callable[[], ConfigDict], network: str = ""
+) -> dict[str, Any]:
     """The config of a trained run, whole, as it is at its end; where none is named, another.
 
     What training changes by the count of steps, RAR's orders, is as the last step had it.
 
+    Args:
+      run: the run folder; empty: none.
+      objective: that it must have.
+      otherwise: makes the other config.
+      network: the `model.kind` that it must have; empty: any.
+
     Raises:
-      UserError: the folder holds no run, or one of another objective.
+      UserError: the folder holds no run, or one of another objective or network.
     """
     if not run:
         return otherwise().to_dict()
@@ -55,6 +63,12 @@ def config_of(run: str, objective: str, otherwise: Callable[[], ConfigDict]) -> 
         raise UserError(
             f"{run} is a run of {config['objective']} and this config goes on from one of "
             f"{objective}; name one, or take the config of that kind"
+        )
+    kind = config["model"].get("kind") if network else network
+    if kind != network:
+        raise UserError(
+            f"{run} is a run of config.model.kind={kind} and this config goes on from one of "
+            f"{network}; name one"
         )
     return to_dict(parse(config).tuned())
 

@@ -46,6 +46,13 @@ def pictures(tmp_path_factory):
 # ------------------------------------------------------------------ the config of a run
 
 
+@pytest.mark.parametrize("name", ["emoji/enlarger.py", "emoji/refiner.py"])
+def test_super_resolution_by_codes_goes_on_from_coglm_alone(name, runlocal, tmp_path):
+    RunFolder.of(str(tmp_path)).write_config(runlocal("emoji/text_to_image.py").to_dict())
+    with pytest.raises(UserError, match="is a run of config.model.kind=babeldraw .* one of coglm"):
+        config_for(name, str(tmp_path))
+
+
 @pytest.mark.parametrize("name", GENERATORS)
 def test_the_run_s_sizes_tokenizer_and_words_are_taken(name, generator_run):
     before = RunFolder.of(str(generator_run)).read_config()
