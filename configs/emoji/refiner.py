@@ -23,7 +23,7 @@ ENLARGER = load_config("enlarger.py", beside=__file__)
 def get_config(argument: str = "") -> ConfigDict:
     """`argument`: a run of CogLM; runlocal for a few quick steps."""
     run, word = named_run(argument)
-    config = config_of(run, "generator", lambda: ENLARGER)
+    config = config_of(run, "generator", lambda: ENLARGER, network="coglm")
     text = config["condition"] if run else config["condition"]["parts"]["text"]
     names = ("decoder", "start", "positions", "specials", "stddev")
     model = {name: config["model"][name] for name in names}
