@@ -13,12 +13,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from babeldraw.config import require
 from babeldraw.data.text import Vocabulary
 from babeldraw.data.vocabularies import vocabulary_of
 from babeldraw.drawing.drawer import open_drawer
 from babeldraw.drawing.text_judge import TextJudge
 from babeldraw.errors import UserError
 from babeldraw.models.coglm_captioner import CogLMCaptioner, captioner_of
+from babeldraw.models.condition import Asked
 from babeldraw.prediction.next_token import NextToken
 from babeldraw.tokenizers.base import Tokenizer
 from babeldraw.tokenizers.pixels import CHANNELS, to_float
@@ -66,6 +68,18 @@ class TellerJudge(TextJudge):
     def pieces(self, text: str) -> int:
         (pieces,) = self.vocabulary.lengths([text])
         return pieces
+
+    def notes(self, asked: Asked) -> tuple[str, ...]:
+        """As `Judge`. Raises `UserError`: a text in letters that its pieces do not know."""
+        text = asked.text or ""
+        require(
+            self.vocabulary.knows(text),
+            f"most letters of the prompt {text[:60]!r} are not in the judge's vocabulary: it is of "
+            "a language that the judge has not learned; name one that was trained on such texts",
+        )
+        if text.strip():
+            return super().notes(asked)
+        return ("an empty prompt is never told: what the judge says of its pictures means nothing",)
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:
         return self.vocabulary.encode(texts, self.limit)

@@ -10,6 +10,7 @@ import pytest
 
 from babeldraw.drawing.judging import best
 from babeldraw.drawing.teller_judge import TellerJudge
+from babeldraw.errors import UserError
 from babeldraw.models.coglm_captioner import captioner_of
 from babeldraw.models.condition import Asked
 from babeldraw.prediction.logits import SamplingConfig
@@ -30,6 +31,7 @@ WORDS = types.SimpleNamespace(
         [([int(w) for w in text.split()] + [0] * length)[:length] for text in texts], np.int32
     ),
     lengths=lambda texts: [len(text.split()) for text in texts],
+    knows=lambda text: text.replace(" ", "").isdigit() or not text,
 )
 
 
@@ -58,6 +60,16 @@ def test_the_lowest_perplexity_comes_first(judge, text):
     assert np.unique(expected.round(3)).size == 3
     assert best(scores, 1)[0] == expected.argmin()
     np.testing.assert_array_equal(best(scores, 3), np.argsort(expected))
+
+
+def test_a_text_that_it_cannot_tell_is_said(judge):
+    assert judge.notes(Asked("5 3", None, text="5 3")) == ()
+    (note,) = judge.notes(Asked("", None, text=""))
+    assert "an empty prompt is never told" in note
+    (note,) = judge.notes(Asked("1", None, text=" 1" * (S + 1)))
+    assert f"the judge reads {S} of the {S + 1} tokens" in note
+    with pytest.raises(UserError, match="most letters of the prompt 'rot' are not in the judge's"):
+        judge.notes(Asked("rot", None, text="rot"))
 
 
 def test_a_text_is_told_to_its_end_and_scored_as_it_was_drawn():
