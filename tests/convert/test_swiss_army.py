@@ -318,6 +318,14 @@ def test_ranks_that_do_not_belong_together_are_one_line(tmp_path):
         layout.read(file, "--torch")
 
 
+@pytest.mark.parametrize("lengths", [(6, 3), (4, 4)])
+def test_shares_that_do_not_fit_together_are_one_line(lengths):
+    key = "transformer.layers.0.attention.query_key_value.bias"
+    parts = [{key: np.zeros(length, np.float32)} for length in lengths]
+    with pytest.raises(UserError, match="query_key_value.bias of the shapes .* 3 groups along axi"):
+        swiss_army.PARTITIONS.merged(parts)
+
+
 # ------------------------------------------------------------------ mistakes
 
 
