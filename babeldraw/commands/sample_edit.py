@@ -71,6 +71,11 @@ def check_editing(values: flags.FlagValues) -> None:
         f"--image={values.image} is given with {' and '.join(ways) or 'no hole'}; give one of "
         f"{', '.join(f'--{name}' for name in WAYS)}: what is drawn anew",
     )
+    require(
+        not values["feather"].present or values.seam == "blend",
+        f"--feather={values.feather} is of --seam=blend and the seam is {values.seam}; give that "
+        "too, or leave it out",
+    )
 
 
 def recorded_editing(values: flags.FlagValues) -> dict[str, Any]:
