@@ -76,8 +76,8 @@ STRINGS = {
     ),
     "judge": (
         "",
-        "What --keep goes by: a contrastive captioner's or a classifier's run folder, or a file of "
-        "CLIP's weights with its words beside it.",
+        "What --keep goes by: the run folder of a contrastive captioner, a CogLM or a classifier, "
+        "or a file of CLIP's weights with its words beside it.",
     ),
     "weights": ("", "ema or params; none: the average of the weights where the run keeps one."),
     "level": (
