@@ -224,12 +224,17 @@ class CodeUpscalerGenerator(Masked):
             f"config.model.kind={self.config.kind} reads pieces of a text and the condition is of "
             f"{'' if text is None else text.drawn_from}; take kind=text",
         )
-        last = self.config.start + self.small_cells
+        start, positions = self.config.start, self.config.positions
+        length, needed = text_slots(self.condition), start + 1 + self.small_cells
         require(
-            text_slots(self.condition) <= self.config.start and last < self.config.positions,
-            f"config.model.start is {self.config.start} and positions {self.config.positions}; a "
-            f"text of {text_slots(self.condition)} pieces lies below the start, and "
-            f"{self.small_cells} codes behind it",
+            length <= start,
+            f"config.model.start is {start}, the position of a picture's start, and a text of "
+            f"{length} pieces lies below it; take a start of at least {length}, or a shorter text",
+        )
+        require(
+            needed <= positions,
+            f"config.model.positions is {positions} and {self.small_cells} small codes behind "
+            f"position {start} need {needed}; take at least that many, or a smaller start",
         )
 
     def flops(self) -> dict[str, tuple[int, str]]:

@@ -400,7 +400,13 @@ def test_pictures_that_the_level_s_do_not_divide_are_told():
             dataclasses.replace(DIRECT.config, positions=11),
             with_text(),
             Codes(FINE, (V,)),
-            "start is 5 and positions 11; a text of 3 pieces lies below the start, and 6 codes",
+            "positions is 11 and 6 small codes behind position 5 need 12; take at least that many",
+        ),
+        (
+            dataclasses.replace(ITERATIVE.config, start=2),
+            TEXT,
+            Codes(FINE, (V,)),
+            "start is 2, the .*, and a text of 3 pieces lies below it; take a start of at least 3",
         ),
         (
             DIRECT.config,
