@@ -430,34 +430,6 @@ def test_what_does_not_fit_is_one_line(config, condition, codes, line):
         make_generator(config, condition, codes)
 
 
-@pytest.mark.parametrize(
-    ("kind", "fields", "line"),
-    [
-        (RefinerConfig, {"factor": 0}, "config.model.factor is 0; at least 1"),
-        (RefinerConfig, {"around": (9, 4)}, "config.model.around is 9 x 4; odd numbers of rows"),
-        (EnlargerConfig, {"across": (4, 5)}, "config.model.across is 4 x 5; odd numbers of rows"),
-        (EnlargerConfig, {"specials": 0}, "config.model.specials is 0; at least 1"),
-        (EnlargerConfig, {"stddev": 0.0}, "config.model.stddev is 0.0; more than 0"),
-    ],
-)
-def test_a_wrong_field_is_named(kind, fields, line):
-    with pytest.raises(UserError, match=line):
-        kind(decoder=STACK, **fields)
-
-
-@pytest.mark.parametrize("kind", [EnlargerConfig, RefinerConfig])
-def test_dropout_that_windows_have_not_is_refused(kind):
-    stack = dataclasses.replace(STACK, attention_dropout=0.1)
-    with pytest.raises(UserError, match="decoder.attention_dropout is 0.1 and attention to windo"):
-        kind(decoder=stack)
-
-
-def test_a_kernel_that_would_not_be_used_is_refused():
-    compute = dataclasses.replace(STACK.compute, kernel="splash")
-    with pytest.raises(UserError, match="decoder.compute.kernel is 'splash' and attention to a te"):
-        RefinerConfig(decoder=dataclasses.replace(STACK, compute=compute))
-
-
 def test_a_level_of_no_name_is_told():
     with pytest.raises(UserError, match="config.condition.level is empty"):
         CodesCondition()
