@@ -339,5 +339,5 @@ def test_positions_laid_over_the_grid_have_no_place_in_theirs():
 
 def test_a_network_of_fewer_codes_is_refused():
     few = make_generator(CogLMConfig(STACK, **TABLES), TEXT, Codes(COARSE, (17,)))
-    with pytest.raises(UserError, match=r"has 40 rows and those of \(20000, 20003\) are exchanged"):
+    with pytest.raises(UserError, match=r"has 40 rows; \(20000, 20003\) are exchanged: more"):
         shapes(swiss_army.coglm(few.config), abstract(few))
