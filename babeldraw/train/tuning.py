@@ -14,6 +14,7 @@ from babeldraw.train.experiment import parse
 from babeldraw.train.starts import DISCRIMINATOR
 
 LOCAL = "runlocal"
+ATTENTION = "stack/blocks/attention"
 
 
 def named_run(argument: str, *words: str) -> tuple[str, str]:
@@ -71,6 +72,23 @@ def config_of(
             f"{network}; name one"
         )
     return to_dict(parse(config).tuned())
+
+
+def into_enlarger(run: str) -> tuple[dict[str, str], ...]:
+    """`starts` of direct super-resolution from a run of CogLM; none without one.
+
+    The projections of its attention go to both streams; the large codes' positions are new.
+    """
+    streams = (
+        {"run": run, "names": f"{ATTENTION}/{own}/(.*)", "theirs": rf"{ATTENTION}/\1"}
+        for own in ("base", "fine")
+    )
+    return (*streams, {"run": run, "names": rf"(?!fine/|{ATTENTION}/).*"}) if run else ()
+
+
+def into_refiner(run: str) -> tuple[dict[str, str], ...]:
+    """The same of iterative super-resolution, whose layers are CogLM's."""
+    return ({"run": run, "names": "(?!fine/).*"},) if run else ()
 
 
 def parts_learning(run: str, base: Mapping[str, Any], asked: tuple[str, ...]) -> tuple[str, ...]:

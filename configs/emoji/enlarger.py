@@ -18,20 +18,10 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from babeldraw.train.presets import complete, load_config
-from babeldraw.train.tuning import LOCAL, config_of, named_run
+from babeldraw.train.tuning import LOCAL, config_of, into_enlarger, named_run
 
 # All but the large codes' own projections and positions.
 BASE = r"^(?!.*\bfine\b)"
-ATTENTION = "stack/blocks/attention"
-
-
-def starts(run: str) -> tuple[dict[str, str], ...]:
-    """From a run of CogLM: the projections of its attention for both streams, and all else."""
-    streams = (
-        {"run": run, "names": f"{ATTENTION}/{own}/(.*)", "theirs": rf"{ATTENTION}/\1"}
-        for own in ("base", "fine")
-    )
-    return *streams, {"run": run, "names": rf"(?!fine/|{ATTENTION}/).*"}
 
 
 def base_of(run: str) -> dict[str, Any]:
@@ -60,7 +50,7 @@ def get_config(argument: str = "") -> ConfigDict:
     config = {
         **base,
         "level": "8x3",
-        "starts": starts(run) if run else (),
+        "starts": into_enlarger(run),
         "condition": {
             "kind": "several",
             "dropout": 0.0,

@@ -15,7 +15,7 @@ Not trained to its end yet.
 from ml_collections import ConfigDict
 
 from babeldraw.train.presets import complete, load_config
-from babeldraw.train.tuning import LOCAL, config_of, named_run
+from babeldraw.train.tuning import LOCAL, config_of, into_refiner, named_run
 
 ENLARGER = load_config("enlarger.py", beside=__file__)
 
@@ -29,7 +29,7 @@ def get_config(argument: str = "") -> ConfigDict:
     model = {name: config["model"][name] for name in names}
     config |= {
         "level": "8x3",
-        "starts": ({"run": run, "names": "(?!fine/).*"},) if run else (),
+        "starts": into_refiner(run),
         "condition": {**text, "dropout": 0.0},
         "model": {"kind": "refiner", **model},
         "prediction": {"kind": "refinement"},

@@ -4,9 +4,7 @@ The statement has masks of all slots by brute force in the place of windows.
 """
 
 import dataclasses
-import importlib.util
 import math
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +28,7 @@ from babeldraw.runs.weights import flatten
 from babeldraw.sharding.constraint import logical_axes
 from babeldraw.tokenizers.base import Codes
 from babeldraw.train.starts import StartConfig
+from babeldraw.train.tuning import into_enlarger, into_refiner
 from tests.networks import abstract_params, random_params
 from tests.statements import normalized, softmax
 
@@ -244,22 +243,13 @@ def test_codes_alone_are_a_condition_too():
 # ------------------------------------------------------------------ training
 
 
-def starts_of(name):
-    """What a config of emoji takes from a run of CogLM."""
-    file = Path(__file__).parents[2] / "configs/emoji/enlarger.py"
-    spec = importlib.util.spec_from_file_location("enlarger", file)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    own = {"enlarger": module.starts("base"), "refiner": ({"run": "base", "names": "(?!fine/).*"},)}
-    return [StartConfig(**start) for start in own[name]]
-
-
 @pytest.mark.parametrize("generator", [DIRECT, ITERATIVE], ids=lambda one: one.config.kind)
 def test_all_but_what_is_new_begins_as_in_a_run_of_coglm(generator):
     config = CogLMConfig(STACK, **TABLES)
     base = flatten(abstract_params(make_generator(config, TEXT, Codes(COARSE, (V,)))))
     ours, taken = flatten(abstract_params(generator)), {}
-    for start in starts_of(generator.config.kind):
+    into = {"enlarger": into_enlarger, "refiner": into_refiner}[generator.config.kind]
+    for start in (StartConfig(**start) for start in into("base")):
         taken |= start.chosen(ours)
     assert {*ours} - {*taken} == {"fine/table"}
     assert {*taken.values()} == {*base}

@@ -53,6 +53,13 @@ def test_super_resolution_by_codes_goes_on_from_coglm_alone(name, runlocal, tmp_
         config_for(name, str(tmp_path))
 
 
+@pytest.mark.parametrize(("name", "count"), [("direct", 3), ("iterative", 1)])
+def test_cogview2_s_stages_begin_with_the_run_of_coglm_that_is_named(name, count, tmp_path):
+    starts = config_for(f"cogview2/{name}.py", str(tmp_path)).starts
+    assert len(starts) == count and {start["run"] for start in starts} == {str(tmp_path)}
+    assert not config_for(f"cogview2/{name}.py", "").starts
+
+
 @pytest.mark.parametrize("name", GENERATORS)
 def test_the_run_s_sizes_tokenizer_and_words_are_taken(name, generator_run):
     before = RunFolder.of(str(generator_run)).read_config()
