@@ -238,7 +238,7 @@ class Drawing:
         settings = self.settings or self.sampler.defaults
         # Before the folder is touched: what cannot be drawn is said.
         asked = self.sampler.ask(words)
-        self._drawn(words[:0], settings)
+        self._check(settings)
         for level in map(self.level_of, asked) if self.level_of else ():
             self.sampler.at(level)
         columns = _columns(asked, prompts)
@@ -278,6 +278,13 @@ class Drawing:
             return self._drawn(asked, settings)
         how = {"num": self.num, "seed": self.seed, "settings": settings, "keep": self.keep}
         return self.edits.draw(self.sampler, asked, numbers, self.batch_size, **how)
+
+    def _check(self, settings: Any) -> None:
+        """Raises `UserError` where nothing can be drawn so."""
+        if self.edits is None:
+            self._drawn((), settings)
+            return
+        self.edits.check(self.sampler, self.num, self.seed, settings, self.batch_size, self.keep)
 
     def _drawn(self, words: Sequence[Any], settings: Any) -> Iterator[Picture]:
         return self.sampler.sample(

@@ -144,6 +144,15 @@ class Edits:
         of = slug(self.files[number].stem)
         return f"{number:05d}_{of}_{slug(picture.asked.name)}_seed{picture.seed}.png"
 
+    def check(self, sampler: Sampler, *how: Any) -> None:
+        """Raises `UserError` where no picture can be drawn so.
+
+        Args:
+          sampler: of the run.
+          how: as `edit` takes them, from `num` on.
+        """
+        edit(sampler, (), (), (), *how, self.editing)
+
     def draw(
         self,
         sampler: Sampler,

@@ -104,6 +104,7 @@ class Sampler:
             that were trained on another tokenizer, a judge of other things, or too few devices.
         """
         by_codes, by_pixels = by_kind(stages)
+        by = open_judge(judge) if judge else None
         how = {"tokenizer_run": tokenizer_run, "mesh": mesh, "weights": weights}
         drawer, opened = open_drawer(workdir, stages=() if by_codes else by_pixels, **how)
         condition = drawer.generator.condition
@@ -113,7 +114,6 @@ class Sampler:
         cascade = None
         if by_codes:
             cascade = open_cascade(workdir, drawer, by_codes, by_pixels, **how)
-        by = open_judge(judge) if judge else None
         if by is not None:
             by.check(condition, lexicon)
         return cls(drawer, lexicon, defaults, opened.step, by, cascade)
@@ -144,7 +144,13 @@ class Sampler:
         return dataclasses.replace(self, drawer=self.drawer.at(level))
 
     def ask(self, words: Sequence[Any]) -> list[Asked]:
-        """What words say to the run. Raises `UserError`: something that it does not know."""
+        """What words say to the run. Raises `UserError`: what it, or a stage, does not know."""
+        asked = self._asked(words)
+        if self.cascade is not None:
+            self.cascade.check([self._styled(one) for one in asked])
+        return asked
+
+    def _asked(self, words: Sequence[Any]) -> list[Asked]:
         inside = template(self.style)
         if inside == PLACE:
             return [self.condition.ask(word, self.lexicon) for word in words]
@@ -224,8 +230,6 @@ class Sampler:
         if self.judge is not None:
             for one in asked:
                 self.judge.notes(one)
-        if self.cascade is not None:
-            self.cascade.check([self._styled(one) for one in asked])
         more = (num, seed, settings, batch_size, canvases, keep or num)
         if level_of is None:
             return self._larger(self._pictures(asked, *more), batch_size)

@@ -21,8 +21,11 @@ from babeldraw.drawing.text_judge import TextJudge
 from babeldraw.errors import UserError
 from babeldraw.models.coglm_captioner import CogLMCaptioner, captioner_of
 from babeldraw.models.condition import Asked
+from babeldraw.models.kinds import read_generator
 from babeldraw.prediction.next_token import NextToken
+from babeldraw.runs.folder import RunFolder
 from babeldraw.tokenizers.base import Tokenizer
+from babeldraw.tokenizers.kinds import read_tokenizer
 from babeldraw.tokenizers.pixels import CHANNELS, to_float
 
 
@@ -51,14 +54,17 @@ class TellerJudge(TextJudge):
     @classmethod
     def open(cls, workdir: str, weights: str = "") -> "TellerJudge":
         """Reads a run folder. Raises `UserError`: its network tells nothing."""
-        drawer, opened = open_drawer(workdir, weights=weights)
-        captioner = captioner_of(drawer.generator)
+        config = RunFolder.to_read(workdir).read_config()
+        # Before the weights are read, which takes long where there are many.
+        generator = read_generator(config, read_tokenizer(config))
+        captioner = captioner_of(generator)
         if captioner is None:
             raise UserError(
-                f"{workdir} is a run of config.model.kind={drawer.generator.config.kind}, which "
-                "tells no pictures; name one of coglm, or of a contrastive captioner"
+                f"{workdir} is a run of config.model.kind={generator.config.kind}, which tells no "
+                "pictures; name one of coglm, or of a contrastive captioner"
             )
-        vocabulary = vocabulary_of(opened.folder, drawer.generator.condition.vocabulary)
+        drawer, opened = open_drawer(workdir, weights=weights)
+        vocabulary = vocabulary_of(opened.folder, generator.condition.vocabulary)
         return cls(captioner, drawer.tokenizer, drawer.params, vocabulary, opened.step)
 
     @property

@@ -15,6 +15,7 @@ from babeldraw.models.coglm_captioner import captioner_of
 from babeldraw.models.condition import Asked
 from babeldraw.prediction.logits import SamplingConfig
 from babeldraw.prediction.next_token import NextToken
+from babeldraw.runs.folder import RunFolder
 from tests.models.test_coglm import NETWORK, PICTURES, S, params
 
 CAPTIONER = captioner_of(NETWORK)
@@ -82,3 +83,9 @@ def test_a_text_is_told_to_its_end_and_scored_as_it_was_drawn():
         assert first.size == 0 or not row[first[0] :].any()
     with pytest.raises(ValueError, match="trained by its generator's prediction"):
         CAPTIONER.nll(params(), PICTURES, text[:3], keys)
+
+
+def test_a_run_that_tells_nothing_is_told_before_its_weights_are_read(runlocal, tmp_path):
+    RunFolder.of(str(tmp_path)).write_config(runlocal("emoji/refiner.py").to_dict())
+    with pytest.raises(UserError, match="config.model.kind=refiner, which tells no pictures; name"):
+        TellerJudge.open(str(tmp_path))
