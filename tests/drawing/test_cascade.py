@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from babeldraw.data.image import decode, read_png_text
+from babeldraw.data.image import decode, read_png_text, save_png
 from babeldraw.data.text import Vocabulary
 from babeldraw.drawing.cascade import open_cascade
 from babeldraw.drawing.judging import open_judge
@@ -197,6 +197,21 @@ def test_a_stage_alone_is_refused(cli, stages, tmp_path, number, line):
     assert status == 2 and not (tmp_path / "out").exists()
     with pytest.raises(UserError, match=line):
         raise UserError(said)
+
+
+@pytest.mark.slow
+def test_iterative_super_resolution_fills_a_hole_at_its_own_size(cli, stages, tmp_path):
+    picture = np.random.default_rng(0).integers(0, 256, (100, 110, 3), np.uint8)
+    save_png(tmp_path / "a.png", picture)
+    words = [f"--prompt={PROMPTS[0]}", f"--image={tmp_path / 'a.png'}", "--box=20,30,50,60"]
+    out = tmp_path / "out"
+    status, _, said = cli("sample", f"--workdir={stages[1]}", *words, f"--out={out}")
+    assert status == 0, said
+    (file,) = out.glob("0*.png")
+    changed = np.any(decode(file) != picture, axis=-1)
+    assert changed[30:60, 20:50].mean() > 0.9
+    changed[30:60, 20:50] = False
+    assert not changed.any()
 
 
 # ------------------------------------------------------------------ what does not fit
