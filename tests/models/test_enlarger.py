@@ -362,6 +362,10 @@ def test_what_is_asked_for_is_codes_or_a_picture():
     ("words", "line"),
     [
         (np.zeros((3, 6, 3), np.uint8), "the picture is 6 x 3 px, smaller than the crop of 6 x 4"),
+        ("a.png", r"'a.png' is given and level small reads an array: codes \[6\], or a picture"),
+        (np.zeros((4, 6, 3)), r"the picture is float64 \[4, 6, 3\]; uint8 \[height, width, 3\] is"),
+        (np.arange(6) + 6, "codes are given, int64 from 6 to 11, and level small has .* below 11"),
+        (np.zeros(6), "codes are given, float64 from 0.0 to 0.0, and level small has whole num"),
         (np.arange(5), r"codes of the shape \(5,\) are given and level small has \(6,\)"),
     ],
 )
