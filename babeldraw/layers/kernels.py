@@ -8,6 +8,7 @@ rounding.
 import dataclasses
 import functools
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -20,11 +21,20 @@ from jax.experimental.pallas.ops.tpu.splash_attention import (
 )
 
 from babeldraw.config import require
-from babeldraw.layers.masks import AttentionPattern, Slots, by_role, dense_mask
+from babeldraw.layers.masks import (
+    ALWAYS,
+    BY_PATTERN,
+    AttentionPattern,
+    ByRole,
+    Slots,
+    by_role,
+    dense_mask,
+)
 from babeldraw.layers.short_attention import (
     MOST_BYTES,
     MOST_POSITIONS,
     MOST_TILES,
+    Related,
     Tiles,
     short_attention,
 )
@@ -120,13 +130,13 @@ def _splash_cannot(queries: int, keys: int, mask: Mask) -> str:
     """Why splash attention cannot do it, or nothing."""
     if queries % LANES or keys % LANES:
         return f"{queries} queries on {keys} keys: multiples of {LANES} are needed"
+    if _by_role(mask):
+        return "roles that differ between examples"
     return _pallas_cannot(mask)
 
 
 def _pallas_cannot(mask: Mask) -> str:
     """Why no kernel by Pallas can take a mask, or nothing."""
-    if isinstance(mask, Seen) and mask.roles is not None:
-        return "roles that differ between examples"
     if isinstance(mask, Seen) and not _same_in_all_layers(mask):
         return "a pattern that differs between layers of one loop (model.attention.pattern=dalle)"
     if isinstance(mask, jax.Array) and (mask.shape[1:3] != (1, 1)):
@@ -142,16 +152,22 @@ def _short_cannot(queries: int, keys: int, head_dim: int, mask: Mask, dtype: jnp
         return f"heads of {head_dim} values: a multiple of 16 up to {LANES} is needed"
     if max(queries, keys) > MOST_POSITIONS:
         return f"{queries} queries on {keys} keys: at most {MOST_POSITIONS} are possible"
-    rows, tiles = _Rows.of(queries, keys), _tiles(_pattern(mask), queries, keys)
+    roles = _by_role(mask)
+    rows, tiles = _Rows.of(queries, keys, roles), _tiles(_pattern(mask), queries, keys, roles)
     if tiles.count > MOST_TILES:
         return f"{tiles.count} tiles of {LANES} queries and keys: at most {MOST_TILES} are possible"
-    held = tiles.bytes_held(rows.queries, rows.keys, head_dim, jnp.dtype(dtype).itemsize)
+    itemsize = jnp.dtype(dtype).itemsize
+    held = tiles.bytes_held(rows.queries, rows.keys, head_dim, itemsize, roles)
     if held > MOST_BYTES:
         return (
             f"{queries} queries on {keys} keys of {head_dim} {jnp.dtype(dtype)} values: of "
             f"{held / 2**20:.1f} MiB of vector memory {MOST_BYTES // 2**20} are possible"
         )
     return ""
+
+
+def _by_role(mask: Mask) -> bool:
+    return isinstance(mask, Seen) and mask.roles is not None
 
 
 def _same_in_all_layers(seen: Seen) -> bool:
@@ -211,13 +227,20 @@ def fused_attention(
     seen = None
     if isinstance(mask, jax.Array):
         seen = jnp.broadcast_to(mask, (query_BNTH.shape[0], 1, 1, key_BNSH.shape[2]))[:, 0, 0]
+    elif _by_role(mask):
+        seen = _related(mask.pattern, mask.roles[:, : query_BNTH.shape[2]])
     on_one_device = {"short": _short, "splash": _splash}[kernel]
     body = functools.partial(on_one_device, _pattern(mask), interpret)
-    return _over_devices(body)(query_BNTH, key_BNSH, value_BNSH, seen)
+    return over_devices(body)(query_BNTH, key_BNSH, value_BNSH, seen)
 
 
-def _over_devices(body):
-    """`body` on each device's examples and heads: the partitioner cannot cut a kernel."""
+def over_devices(body: Callable) -> Callable:
+    """A kernel on each device's examples and heads: the partitioner cannot cut one.
+
+    Args:
+      body: of query, key and value, [B, N, ., .], and of what each example sees, an array or a
+        tree of [B, .], or None; what it gives is [B, N, ., .].
+    """
     layout = current()
     if layout is None or layout.manual == frozenset(layout.mesh.axis_names):
         return body
@@ -267,8 +290,9 @@ class _Rows:
     keys: int
 
     @classmethod
-    def of(cls, queries: int, keys: int) -> "_Rows":
-        examples = max(1, LANES // max(queries, keys))
+    def of(cls, queries: int, keys: int, roles: bool = False) -> "_Rows":
+        # By roles an example would see the slots beside its own.
+        examples = 1 if roles else max(1, LANES // max(queries, keys))
         return cls(examples, *(-(-examples * n // LANES) * LANES for n in (queries, keys)))
 
     def laid(self, array_BNTH: jax.Array, length: int) -> jax.Array:
@@ -300,17 +324,33 @@ def _filled(array: jax.Array, axis: int, length: int) -> jax.Array:
 def _short(pattern: _Pattern, interpret: bool, query, key, value, seen) -> jax.Array:
     batch, _, queries, _ = query.shape
     keys = key.shape[2]
-    rows, tiles = _Rows.of(queries, keys), _tiles(pattern, queries, keys)
+    roles = isinstance(seen, Related)
+    rows, tiles = _Rows.of(queries, keys, roles), _tiles(pattern, queries, keys, roles)
     # For who reads the compiled program: how many of the tiles of the square are computed.
-    with jax.named_scope(f"short_{tiles.count}_of_{rows.queries}x{rows.keys}"):
+    by_roles = "_by_role" if roles else ""
+    with jax.named_scope(f"short_{tiles.count}_of_{rows.queries}x{rows.keys}{by_roles}"):
         query, key, value = (
             rows.laid(array, length)
             for array, length in ((query, rows.queries), (key, rows.keys), (value, rows.keys))
         )
-        if seen is not None:
-            seen = rows.laid(seen[:, None, :, None], rows.keys)[:, 0, :, 0]
+        # What fills queries up sees nothing, and what fills keys up nobody sees.
+        seen = jax.tree.map(lambda a: rows.laid(a[:, None, :, None], rows.keys)[:, 0, :, 0], seen)
         out = short_attention(tiles, interpret, query, key, value, seen)
         return rows.back(out, batch, queries)
+
+
+def _related(pattern: ByRole, roles_BT: jax.Array) -> Related:
+    """Roles as bits: a key's is that of its role, a query's those of the roles that it sees."""
+
+    def of_query(relation: int) -> jax.Array:
+        bits = [
+            sum(1 << role for role, own in enumerate(row) if own == relation)
+            for row in pattern.table
+        ]
+        return jnp.asarray(bits, jnp.int32)[roles_BT]
+
+    bits_BT = jnp.left_shift(jnp.int32(1), roles_BT.astype(jnp.int32))
+    return Related(of_query(ALWAYS), of_query(BY_PATTERN), bits_BT)
 
 
 def _splash(pattern: _Pattern, interpret: bool, query, key, value, seen) -> jax.Array:
@@ -373,15 +413,16 @@ def _visible(pattern: _Pattern, queries: int, keys: int) -> np.ndarray:
 
 
 @functools.lru_cache(maxsize=32)
-def _tiles(pattern: _Pattern, queries: int, keys: int) -> Tiles:
-    """Of a row of sequences of such lengths."""
-    rows, own = _Rows.of(queries, keys), _visible(pattern, queries, keys)
+def _tiles(pattern: _Pattern, queries: int, keys: int, roles: bool = False) -> Tiles:
+    """Of a row of sequences of such lengths; `roles`: their slots have some, of a `ByRole`."""
+    rows, own = _Rows.of(queries, keys, roles), _visible(pattern, queries, keys)
+    everywhere = roles and any(ALWAYS in row for row in pattern[0].table)
     visible = np.zeros((rows.queries, rows.keys), bool)
     visible[rows.examples * queries :, -1] = True
     for example in range(rows.examples):
         to, of = example * queries, example * keys
         visible[to : to + queries, of : of + keys] = own
-    return Tiles.of(visible)
+    return Tiles.of(visible, everywhere)
 
 
 def _block(length: int) -> int:

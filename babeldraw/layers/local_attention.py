@@ -13,7 +13,13 @@ from jax.ad_checkpoint import checkpoint_name
 
 from babeldraw.layers.attention import KeyValue, SelfAttention
 from babeldraw.layers.inputs import Inputs
+from babeldraw.layers.kernels import Seen
+from babeldraw.layers.masks import ALWAYS, BY_PATTERN, NEVER, ByRole
 from babeldraw.layers.windows import Found, Window, in_all, in_window, joined
+
+# Of a base's slots, and what they see: an empty one of a text is seen by none but itself.
+EMPTY, TEXT, CELL = range(3)
+BASE = ByRole(((BY_PATTERN, ALWAYS, NEVER), (NEVER, ALWAYS, NEVER), (NEVER, ALWAYS, ALWAYS)))
 
 
 class LocalAttention(SelfAttention):
@@ -37,7 +43,7 @@ class LocalAttention(SelfAttention):
             query_BNTH, keys = self.heads(x_BTD)
             text, cells = _cut(keys, self.prefix)
             text_BNPH, cells_BNTH = query_BNTH[:, :, : self.prefix], query_BNTH[:, :, self.prefix :]
-            found = [in_window(cells_BNTH, cells.key, cells.value, self.window)]
+            found = [in_window(cells_BNTH, cells.key, cells.value, self.window, self.kernel)]
             parts = []
             if self.prefix:
                 mask = _of_keys(inputs)
@@ -76,28 +82,26 @@ class EnlargingAttention(nn.Module):
         coarse = self.prefix + self.across.grid[0] * self.across.grid[1]
         with jax.named_scope("attention"):
             query_BNSH, keys = self.base.heads(x_BTD[:, :coarse])
-            out_BNSH = self.base.look(query_BNSH, keys, self._mask(coarse, inputs))
+            mask = self._mask(x_BTD.shape[0], coarse, inputs)
+            out_BNSH = self.base.look(query_BNSH, keys, mask)
             _, cells = _cut(keys, self.prefix)
             query_BNTH, own = self.fine.heads(x_BTD[:, coarse:])
             out_BNTH = joined(
-                in_window(query_BNTH, cells.key, cells.value, self.across),
-                in_window(query_BNTH, own.key, own.value, self.around),
+                in_window(query_BNTH, cells.key, cells.value, self.across, self.fine.kernel),
+                in_window(query_BNTH, own.key, own.value, self.around, self.fine.kernel),
             )
             out_BNTH = checkpoint_name(out_BNTH, "context")
             made = [self.base.joined(out_BNSH), self.fine.joined(out_BNTH)]
             return jnp.concatenate(made, axis=1)
 
-    def _mask(self, slots: int, inputs: Inputs) -> jax.Array:
-        """bool [1 or B, 1, S, S], of the base's slots."""
-        of_text = jnp.arange(slots) < self.prefix
-        mask = (of_text[None, :] | ~of_text[:, None])[None, None]
-        seen = _of_keys(inputs)
-        if seen is None:
-            return mask
-        cells = jnp.ones((*seen.shape[:3], slots - self.prefix), bool)
-        seen = jnp.concatenate([seen, cells], axis=-1)
-        shape = (seen.shape[0], 1, slots, slots)
-        return jnp.broadcast_to(mask, shape) & jnp.broadcast_to(seen, shape)
+    def _mask(self, batch: int, slots: int, inputs: Inputs) -> Seen:
+        """Of the base's slots."""
+        roles_BS = jnp.full((batch, slots), CELL).at[:, : self.prefix].set(TEXT)
+        seen_BP = inputs.named("text_seen")
+        if seen_BP is not None:
+            text_BP = jnp.where(seen_BP, TEXT, EMPTY)
+            roles_BS = roles_BS.at[:, : self.prefix].set(text_BP)
+        return Seen(BASE, roles=roles_BS)
 
 
 def _cut(keys: KeyValue, place: int) -> tuple[KeyValue, KeyValue]:

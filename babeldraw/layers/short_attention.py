@@ -14,6 +14,7 @@ import functools
 import operator
 from collections.abc import Callable
 
+import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -34,6 +35,23 @@ MOST_BYTES = 9 * 2**20
 _HIDDEN = -1e30
 # The name that `layers.stack.POLICIES` keeps.
 _NAME = "context"
+# In place of a tile's mask: what is seen of it is seen through `Related.always` alone.
+NOWHERE = -1
+
+
+@flax.struct.dataclass
+class Related:
+    """Who sees whom of each example, by bits: a query sees a key of whose bits it has one.
+
+    Attributes:
+      always: int32 [B, T], bits of keys that a query sees wherever they are.
+      by_pattern: int32 [B, T], bits of keys that it sees where the tiles' masks show them.
+      bits: int32 [B, S], a key's; 0 is seen by none.
+    """
+
+    always: jax.Array
+    by_pattern: jax.Array
+    bits: jax.Array
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -41,8 +59,8 @@ class Tiles:
     """Which tiles of a square of logits are computed.
 
     Attributes:
-      rows: of each block of queries, its blocks of keys, each with the number of its mask, or None
-        where all of it is seen.
+      rows: of each block of queries, its blocks of keys, each with the number of its mask, None
+        where all of it is seen, or NOWHERE.
       masks: float32 [M, keys, queries], 0 where a key is seen; what is added to logits.
     """
 
@@ -53,13 +71,20 @@ class Tiles:
     def count(self) -> int:
         return sum(map(len, self.rows))
 
-    def bytes_held(self, queries: int, keys: int, head_dim: int, itemsize: int) -> int:
-        """What `MOST_BYTES` bounds, the masks included."""
-        return 2 * (4 * (queries + keys) * head_dim * itemsize + self.masks.nbytes)
+    def bytes_held(
+        self, queries: int, keys: int, head_dim: int, itemsize: int, related: bool = False
+    ) -> int:
+        """What `MOST_BYTES` bounds, the masks included, and a `Related`."""
+        # Of whose two rows of queries eight are stored.
+        more = 4 * (keys * TILE + 8 * queries) if related else 0
+        return 2 * (4 * (queries + keys) * head_dim * itemsize + self.masks.nbytes + more)
 
     @classmethod
-    def of(cls, visible: np.ndarray) -> "Tiles":
-        """Those of a mask, bool [T, S]; of each query and block of keys one is seen."""
+    def of(cls, visible: np.ndarray, everywhere: bool = False) -> "Tiles":
+        """Those of a mask, bool [T, S]; of each query and block of keys one is seen.
+
+        `everywhere`: all tiles, as where a `Related` shows keys that the mask does not.
+        """
         masks: dict[bytes, int] = {}
         kept, rows = [], []
         for queries in np.split(visible, visible.shape[0] // TILE):
@@ -72,6 +97,8 @@ class Tiles:
                     if number == len(kept):
                         kept.append(tile.T)
                     row.append((block, number))
+                elif everywhere:
+                    row.append((block, NOWHERE))
             rows.append(tuple(row))
         found = np.stack(kept) if kept else np.ones((1, TILE, TILE), bool)
         return cls(tuple(rows), np.where(found, 0, _HIDDEN).astype(np.float32))
@@ -84,20 +111,21 @@ def short_attention(
     query_BNTH: jax.Array,
     key_BNSH: jax.Array,
     value_BNSH: jax.Array,
-    seen_BS: jax.Array | None,
+    seen: jax.Array | Related | None,
 ) -> jax.Array:
     """softmax(query key^T) value, logits and softmax in float32: queries come scaled.
 
     Args:
-      tiles: who sees whom, the same for every example.
+      tiles: who sees whom, the same for every example but for `seen`.
       interpret: run the kernel's Python, for a test on a CPU.
       query_BNTH, key_BNSH, value_BNSH: T and S are multiples of 128, H of 16.
-      seen_BS: bool, which keys an example sees at all, at least one; None: all.
+      seen: bool [B, S], which keys an example sees at all, at least one; or by relations of an
+        example's queries and keys; None: all.
 
     Returns:
       [B, N, T, H] in the type of the queries.
     """
-    return _forward(tiles, interpret, query_BNTH, key_BNSH, value_BNSH, seen_BS)[0]
+    return _forward(tiles, interpret, query_BNTH, key_BNSH, value_BNSH, seen)[0]
 
 
 def _forward(tiles, interpret, query, key, value, seen):
@@ -148,7 +176,7 @@ def _call(kernel, tiles, interpret, arrays, seen, more, outputs) -> list[jax.Arr
 
     Args:
       arrays: query, key and value, [B, N, H, T].
-      seen: bool [B, S] or None.
+      seen: as of `short_attention`.
       more: further inputs, [B, N, ., T].
       outputs: likewise, arrays or what describes them.
     """
@@ -160,16 +188,16 @@ def _call(kernel, tiles, interpret, arrays, seen, more, outputs) -> list[jax.Arr
 
     inputs, specs = [*arrays, jnp.asarray(tiles.masks)], [of_heads(a) for a in arrays]
     specs.append(pl.BlockSpec(tiles.masks.shape, lambda example, head: (0, 0, 0)))
-    if seen is not None:
-        # Added to logits, whose keys lie along sublanes.
-        hidden_BS = jnp.where(seen, 0.0, _HIDDEN).astype(jnp.float32)
-        inputs.append(jnp.broadcast_to(hidden_BS[:, :, None], (*seen.shape, TILE)))
-        specs.append(pl.BlockSpec((1, seen.shape[1], TILE), lambda example, head: (example, 0, 0)))
+    of_examples = _of_examples(seen)
+    inputs.extend(of_examples)
+    specs.extend(
+        pl.BlockSpec((1, *a.shape[1:]), lambda example, head: (example, 0, 0)) for a in of_examples
+    )
     inputs.extend(more)
     specs.extend(of_heads(a) for a in more)
     area = batch * num_heads * tiles.count * TILE * TILE
     return pl.pallas_call(
-        functools.partial(kernel.body, tiles.rows, heads, seen is not None),
+        functools.partial(kernel.body, tiles.rows, heads, len(of_examples)),
         name=kernel.name,
         grid=(batch, num_heads // heads),
         in_specs=specs,
@@ -185,19 +213,33 @@ def _call(kernel, tiles, interpret, arrays, seen, more, outputs) -> list[jax.Arr
     )(*inputs)
 
 
+def _of_examples(seen: jax.Array | Related | None) -> list[jax.Array]:
+    """What a kernel reads of it: of keys [B, S, TILE], of queries [B, 2, T]; see `_logits`."""
+
+    def along_sublanes(a_BS):
+        return jnp.broadcast_to(a_BS[:, :, None], (*a_BS.shape, TILE))
+
+    if seen is None:
+        return []
+    if isinstance(seen, Related):
+        queries_B2T = jnp.stack([seen.always, seen.by_pattern], axis=1)
+        return [along_sublanes(seen.bits), queries_B2T]
+    return [along_sublanes(jnp.where(seen, 0.0, _HIDDEN).astype(jnp.float32))]
+
+
 def heads_per_step(heads: int, positions: int) -> int:
     """Of a step of the grid: several short ones, since each step has a cost of its own."""
     most = max(1, 8 * TILE // positions)
     return max(n for n in range(1, most + 1) if heads % n == 0)
 
 
-def _forward_kernel(rows, heads, padded, query, key, value, masks, *rest):
-    hidden, (out, log_sum) = (rest[0] if padded else None), rest[-2:]
+def _forward_kernel(rows, heads, given, query, key, value, masks, *rest):
+    seen, (out, log_sum) = rest[:given], rest[-2:]
     for head in range(heads):
         key_SH, value_HS = key[0, head].T, value[0, head]
         for row, tiles in enumerate(rows):
             own = _block(row)
-            logits = _logits(tiles, key_SH, query[0, head, :, own], masks, hidden)
+            logits = _logits(row, tiles, key_SH, query[0, head, :, own], masks, seen)
             top = jnp.max(functools.reduce(jnp.maximum, logits), axis=0, keepdims=True)
             weights = [jnp.exp(tile - top) for tile in logits]
             total = jnp.sum(_sum(weights), axis=0, keepdims=True)
@@ -209,8 +251,8 @@ def _forward_kernel(rows, heads, padded, query, key, value, masks, *rest):
             log_sum[0, head, :, own] = top + jnp.log(total)
 
 
-def _backward_kernel(rows, heads, padded, query, key, value, masks, *rest):
-    hidden, (out, log_sum, dout, dquery, dkey, dvalue) = (rest[0] if padded else None), rest[-6:]
+def _backward_kernel(rows, heads, given, query, key, value, masks, *rest):
+    seen, (out, log_sum, dout, dquery, dkey, dvalue) = rest[:given], rest[-6:]
     last = {block: row for row, tiles in enumerate(rows) for block, _ in tiles}
     for head in range(heads):
         key_HS = key[0, head]
@@ -222,7 +264,7 @@ def _backward_kernel(rows, heads, padded, query, key, value, masks, *rest):
             query_HT, dout_HT = query[0, head, :, own], dout[0, head, :, own]
             both = dout_HT.astype(jnp.float32) * out[0, head, :, own].astype(jnp.float32)
             dtotal = jnp.sum(both, axis=0, keepdims=True)
-            logits = _logits(tiles, key_SH, query_HT, masks, hidden)
+            logits = _logits(row, tiles, key_SH, query_HT, masks, seen)
             dquery_HT = []
             for (block, _), tile in zip(tiles, logits, strict=True):
                 keys = _block(block)
@@ -239,17 +281,31 @@ def _backward_kernel(rows, heads, padded, query, key, value, masks, *rest):
                 dvalue[0, head, :, _block(block)] = dvalues.pop(block).astype(dvalue.dtype)
 
 
-def _logits(tiles, key_SH, query_HT, masks, hidden) -> list[jax.Array]:
+def _logits(row, tiles, key_SH, query_HT, masks, seen) -> list[jax.Array]:
     """Of a block of queries: float32 [keys, queries] for each of its tiles."""
     logits = []
     for block, mask in tiles:
         tile = _product(key_SH[_block(block)], query_HT)
-        if mask is not None:
+        if len(seen) == 2:
+            tile = tile + _related(*seen, _block(row), _block(block), mask, masks)
+        elif mask is not None:
             tile = tile + masks[mask]
-        if hidden is not None:
-            tile = tile + hidden[0, _block(block)]
+        if len(seen) == 1:
+            tile = tile + seen[0][0, _block(block)]
         logits.append(tile)
     return logits
+
+
+def _related(keys, queries, own: slice, block: slice, mask: int | None, masks) -> jax.Array:
+    """What is added to a tile's logits, float32 [keys, queries], by a `Related`."""
+    bits = keys[0, block]
+    always, by_pattern = queries[0, :1, own], queries[0, 1:, own]
+    if mask is None:
+        return jnp.where(((always | by_pattern) & bits) != 0, 0.0, _HIDDEN)
+    elsewhere = _HIDDEN
+    if mask != NOWHERE:
+        elsewhere = jnp.where((by_pattern & bits) != 0, masks[mask], _HIDDEN)
+    return jnp.where((always & bits) != 0, 0.0, elsewhere)
 
 
 def _product(a: jax.Array, b: jax.Array, contract: tuple[int, int] = (1, 0)) -> jax.Array:

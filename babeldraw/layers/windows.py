@@ -3,7 +3,7 @@
 Nothing of the size of cells times cells is ever there: strips of a few rows are computed one after
 another, and again in the backward pass. In a strip, blocks of columns meet the few keys around
 them as products of matrices. Of the ways measured, forward and backward at 60 x 60 cells on a
-CPU, this is the quickest (docs/window_attention.md).
+CPU, this is the quickest (docs/window_attention.md). On a TPU it is a kernel: `window_kernel`.
 """
 
 import dataclasses
@@ -15,6 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from babeldraw.config import require
+from babeldraw.layers.kernels import over_devices
+from babeldraw.layers.window_kernel import Windows, window_attention
+from babeldraw.sharding.layout import platform
 
 # Rows of a strip, and the least columns of its blocks: more computes more that no query sees, less
 # makes the products of matrices small.
@@ -61,6 +64,24 @@ class Window:
     def queries(self) -> int:
         """T, their number."""
         return self.grid[0] * self.grid[1] * self.factor**2
+
+    def sees(self, query: jax.Array, key: jax.Array) -> jax.Array:
+        """bool: whether cells of the queries see such of the keys, both by their raster order."""
+        width = self.grid[1]
+        own = [place // self.factor for place in divmod(query, width * self.factor)]
+        down, right = (b - a for a, b in zip(own, divmod(key, width), strict=True))
+        return self.near(down, right)
+
+    def near(self, down: jax.Array, right: jax.Array) -> jax.Array:
+        """bool: whether a cell so far away from a query's own is seen; negative: above, left."""
+        rows, columns = (side // 2 for side in self.size)
+        near = (abs(down) <= rows) & (abs(right) <= columns)
+        return near & ((down < 0) | ((down == 0) & (right <= 0))) if self.causal else near
+
+    @functools.cached_property
+    def windows(self) -> Windows:
+        """The same for the kernel."""
+        return Windows.of(self.sees, self.queries, self.grid[0] * self.grid[1])
 
 
 def require_odd(size: tuple[int, int], name: str) -> None:
@@ -122,7 +143,11 @@ def in_all(
 
 
 def in_window(
-    query_BNTH: jax.Array, key_BNSH: jax.Array, value_BNSH: jax.Array, window: Window
+    query_BNTH: jax.Array,
+    key_BNSH: jax.Array,
+    value_BNSH: jax.Array,
+    window: Window,
+    kernel: str = "auto",
 ) -> Found:
     """What the cells of a grid find in windows; memory is linear in T and S.
 
@@ -130,11 +155,13 @@ def in_window(
       query_BNTH: of the T = f^2 h w cells in raster order; logits are query key^T / sqrt(H).
       key_BNSH, value_BNSH: of the S = h w cells of `window.grid`, in raster order.
       window: what each sees; it sees at least its own cell.
+      kernel: plain, strips on any device; else a TPU has a kernel for heads of 16 n values.
     """
+    query_BNTH = query_BNTH * query_BNTH.shape[-1] ** -0.5
+    if kernel != "plain" and platform() == "tpu" and query_BNTH.shape[-1] % 16 == 0:
+        return _by_kernel(query_BNTH, key_BNSH, value_BNSH, window)
     strips, (h, w), factor = _Strips(window), window.grid, window.factor
-    query = (query_BNTH * query_BNTH.shape[-1] ** -0.5).reshape(
-        *query_BNTH.shape[:2], h * factor, w * factor, -1
-    )
+    query = query_BNTH.reshape(*query_BNTH.shape[:2], h * factor, w * factor, -1)
     keys, values = (
         strips.framed(a.reshape(*a.shape[:2], h, w, -1)) for a in (key_BNSH, value_BNSH)
     )
@@ -149,6 +176,16 @@ def in_window(
     with jax.named_scope("window"):
         found = jax.lax.map(lambda strip: of_strip(*strip), (numbers, strips.cut(query)))
         return Found(*(strips.back(a) for a in (found.out, found.log_sum)))
+
+
+def _by_kernel(query: jax.Array, key: jax.Array, value: jax.Array, window: Window) -> Found:
+    """Of queries that are scaled."""
+
+    def on_one_device(query, key, value, _):
+        return window_attention(window.windows, False, query, key, value)
+
+    out_BNTH, log_sum_BNT1 = over_devices(on_one_device)(query, key, value, None)
+    return Found(out_BNTH, log_sum_BNT1[..., 0])
 
 
 def _of(logits: jax.Array, values: jax.Array) -> Found:
@@ -251,13 +288,12 @@ class _Strips:
     @property
     def _near(self) -> np.ndarray:
         """bool [queries, keys] of a block."""
-        factor, (rows, columns) = self.window.factor, self.window.size
+        factor, columns = self.window.factor, self.window.size[1]
         place = np.arange(self.rows * self.columns * factor**2)
         row, column = (n // factor for n in np.divmod(place, self.columns * factor))
         down = self._cells[0] - self.above - row[:, None]
         right = self._cells[1] - columns // 2 - column[:, None]
-        near = (abs(down) <= rows // 2) & (abs(right) <= columns // 2)
-        return near & ((down < 0) | ((down == 0) & (right <= 0))) if self.window.causal else near
+        return self.window.near(down, right)
 
     @property
     def _columns_there(self) -> np.ndarray:

@@ -37,12 +37,6 @@ class RefinerConfig(CodeUpscalerConfig):
     def __post_init__(self):
         super().__post_init__()
         require(self.factor >= 1, f"config.model.factor is {self.factor}; at least 1 is needed")
-        kernel = self.decoder.compute.kernel
-        require(
-            kernel in ("auto", "plain"),
-            f"config.model.decoder.compute.kernel is {kernel!r} and attention to a text and a "
-            "window has but one form; choose auto",
-        )
 
 
 class Refiner(CodeUpscaler):

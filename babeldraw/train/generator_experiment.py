@@ -95,6 +95,11 @@ class GeneratorExperiment(Experiment):
             "config.prediction.sampled is True and config.data.source 'tokens', which hold the "
             "means of codes alone; set it to False, or train on pictures",
         )
+        require(
+            self.condition.in_words or self.data.source != "tokens",
+            "config.data.source is 'tokens', which holds codes of one level, and the run draws "
+            f"from {self.condition.drawn_from}; train on pictures",
+        )
         own = read_sampling(self.prediction, self.sampling, "config.sampling")
         object.__setattr__(self, "sampling", own)
         self.prediction.check_sampling(own, self.generator, "config.sampling.")
@@ -279,11 +284,6 @@ class GeneratorExperiment(Experiment):
         if self.data.source == "tokens":
             levels = self.generator.levels
             need_stored_levels(levels and levels.names, self.made_codes_by.level, source)
-        require(
-            self.condition.in_words or self.data.source != "tokens",
-            "config.data.source is 'tokens', which holds codes of one level, and the run draws "
-            f"from {self.condition.drawn_from}; train on pictures",
-        )
         require(
             evaluators.linear_probe is None or found >= 2,
             f"config.evaluators.linear_probe needs classes and {source.name} has {found}; set it "

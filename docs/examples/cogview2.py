@@ -2,7 +2,8 @@
 
     python docs/examples/cogview2.py --workdir=runs/cogview2
 
-Each training takes the steps that fit into its minutes by the pace of 60 of them on this machine.
+Each training takes the steps that fit into its minutes by the pace of 60 of them on this machine;
+those of other maskings take as many.
 Cells:
 
   shapes_tokenizer    the demo's tokenizer, 7 minutes
@@ -16,8 +17,8 @@ Cells:
   text_weight         of the same: attention to the text's columns 1 to 2 times as heavy, and by
                       CogView2's own 1.4 and others, which it adds to logits
   emoji_hierarchy     codes of 64 and of 192 px from one codebook, 35 minutes
-  emoji_coglm_N       configs/emoji/coglm.py on its 8 x 8 codes, stored once, 15 minutes: concept
-                      and style of what is drawn, and of what is told
+  emoji_coglm_N       configs/emoji/coglm.py, smaller, on its 8 x 8 codes, stored once, 15 minutes:
+                      concept and style of what is drawn, and of what is told
   emoji_coglm_tuned   emoji_coglm_3 goes on with the held-out pairs alone, 5 minutes
   emoji_enlarger, emoji_refiner
                       direct and iterative super-resolution from emoji_coglm_3, 15 minutes each
@@ -67,7 +68,7 @@ from cogview2_measures import (
     untrained,
 )
 from cogview2_tables import draw_curves, tables
-from emoji_world import stored_tokens, write_world
+from emoji_world import PIECES, smaller, stored_tokens, write_world
 
 from babeldraw.commands.clusters import find_clusters
 from babeldraw.commands.demo_emoji import PACKAGES, PICTURES, lpips_weights
@@ -84,6 +85,7 @@ from babeldraw.data.image import center_crop, decode, save_png, to_grid
 from babeldraw.drawing.captioning import CaptionerRun
 from babeldraw.drawing.sampler import Sampler
 from babeldraw.drawing.tokenizer_run import TokenizerRun
+from babeldraw.runs.folder import RunFolder
 from babeldraw.train.evaluation import Evaluated
 from babeldraw.train.presets import complete, load_config
 
@@ -152,6 +154,18 @@ def minutes(count: float, args: argparse.Namespace) -> float:
     return 0 if args.quick else count
 
 
+def as_others(config: Any, given: float, world: str, args: argparse.Namespace) -> float:
+    """Minutes for a CogLM, or none: it has the steps of one of other maskings where there is one.
+
+    A step of any costs the same, and a pace is never measured twice the same.
+    """
+    others = sorted(args.workdir.glob(f"{world}_coglm_[0-9]/config.json"))
+    if others and not args.quick:
+        set_steps(config, RunFolder.of(str(others[0].parent)).read_config()["train"]["steps"])
+        return 0
+    return minutes(given, args)
+
+
 def few(count: int, args: argparse.Namespace) -> int:
     return 2 if args.quick else count
 
@@ -182,10 +196,9 @@ def shapes_config(count: int, args: argparse.Namespace) -> Any:
 
 
 def shapes_cell(count: int, args: argparse.Namespace) -> Figures:
-    folder, judge = args.workdir / f"shapes_coglm_{count}", "prompts"
-    trained = trained_and_judged(
-        shapes_config(count, args), folder, [judge], minutes(SHAPES_MINUTES, args)
-    )
+    config, judge = shapes_config(count, args), "prompts"
+    folder, given = args.workdir / f"shapes_coglm_{count}", SHAPES_MINUTES
+    trained = trained_and_judged(config, folder, [judge], as_others(config, given, "shapes", args))
     return {
         **coglm_figures(folder, judge, trained, args),
         "captions": shapes_told(CaptionerRun.open(str(folder)), few(TOLD, args)),
@@ -326,6 +339,9 @@ def emoji_config(count: int, args: argparse.Namespace) -> Any:
     masked(config, count)
     config.tokenizer = load_config("hierarchy.py", EMOJI).tokenizer
     config.tokenizer_run, config.level = folder_of("emoji_hierarchy", args), SMALL
+    # Of the demo's size there would be some 350 steps, most of their work in the table of words.
+    smaller(config)
+    config.condition.vocab_size = PIECES
     return complete(config.to_dict(), QUICK if args.quick else "")
 
 
@@ -335,7 +351,8 @@ def emoji_cell(count: int, args: argparse.Namespace) -> Figures:
         read_pictures(config, args, "center")
     else:
         use_stored(config, args)
-    return emoji_figures(config, args.workdir / f"emoji_coglm_{count}", EMOJI_MINUTES, args)
+    given = as_others(config, EMOJI_MINUTES, "emoji", args)
+    return emoji_figures(config, args.workdir / f"emoji_coglm_{count}", given, args)
 
 
 def tuned_cell(args: argparse.Namespace) -> Figures:
@@ -348,7 +365,8 @@ def tuned_cell(args: argparse.Namespace) -> Figures:
     if args.quick:
         config.train.batch_size = 8
         set_steps(config, QUICK_STEPS)
-    return emoji_figures(config, args.workdir / "emoji_coglm_tuned", TUNING_MINUTES, args)
+    given = minutes(TUNING_MINUTES, args)
+    return emoji_figures(config, args.workdir / "emoji_coglm_tuned", given, args)
 
 
 def emoji_figures(
@@ -360,7 +378,7 @@ def emoji_figures(
         judges, world = ["concepts"], str(pictures(SIDES[0], args))
         prompts = {"num_prompts": few(PROMPTS, args), "batch_size": few(64, args)}
         config.evaluators.concepts = {"file": file, "path": world, **prompts}
-    trained = trained_and_judged(config, folder, judges, minutes(given, args))
+    trained = trained_and_judged(config, folder, judges, given)
     return {
         **coglm_figures(folder, "concepts", trained, args),
         "captions": captions_of_emoji(CaptionerRun.open(str(folder)), args),

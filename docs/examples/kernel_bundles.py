@@ -23,11 +23,22 @@ import numpy as np  # noqa: E402
 
 from babeldraw.estimate.aot import topology_devices  # noqa: E402
 from babeldraw.layers.kernels import Seen, fused_attention  # noqa: E402
-from babeldraw.layers.masks import Causal, ConvShaped  # noqa: E402
+from babeldraw.layers.masks import ByRole, Causal, ConvShaped  # noqa: E402
+from babeldraw.layers.window_kernel import window_attention  # noqa: E402
+from babeldraw.layers.windows import Window  # noqa: E402
+from babeldraw.models.arrangement import SEES  # noqa: E402
+from babeldraw.models.llama import SEES_SEEN  # noqa: E402
 
 TOPOLOGIES = {"v4": "v4:2x2x1", "v5p": "v5p:2x2x1", "v5e": "v5e:2x2", "v6e": "v6e:2x2"}
-# Eight short heads are one step of the kernel for short sequences: the table has an eighth.
+# Several heads are one step of the kernels for short sequences and for windows, `heads_per_step` of
+# each; the tables are of one.
 HEADS, BATCH = 8, 2
+
+
+def by_roles(pattern: ByRole, length: int) -> Seen:
+    return Seen(pattern, roles=jnp.zeros((BATCH, length), jnp.int32))
+
+
 # Name, kernel, who sees whom ("text": padding), queries, keys, values of a head.
 CASES = [
     ("causal", "splash", Seen(Causal()), 1024, 1024, 64),
@@ -44,10 +55,19 @@ CASES = [
     ("text", "short", "text", 1024, 128, 64),
     ("text", "short", "text", 128, 128, 64),
     ("packed", "short", None, 33, 33, 48),
+    ("causal", "short", Seen(Causal()), 256, 256, 64),
+    ("causal", "short", Seen(Causal()), 576, 576, 64),
+    ("CogLM", "short", by_roles(SEES, 511), 511, 511, 64),
+    ("padded", "short", by_roles(SEES_SEEN, 375), 375, 375, 64),
+    ("around", "window", Window((60, 60)), 3600, 3600, 64),
+    ("across", "window", Window((20, 20), (5, 5), 3), 3600, 400, 64),
 ]
 
 
 def loss(kernel, mask, query, key, value, padding):
+    if kernel == "window":
+        out, log_sum = window_attention(mask.windows, False, query, key, value)
+        return jnp.sum(out.astype(jnp.float32)) + jnp.sum(log_sum)
     mask = padding if mask == "text" else mask
     return jnp.sum(fused_attention(kernel, query, key, value, mask).astype(jnp.float32))
 
@@ -65,7 +85,7 @@ def bundles(topology: str, kernel: str, mask, queries: int, keys: int, dim: int)
     jax.jit(gradient).lower(query, key, key, of((BATCH, 1, 1, keys), bool)).compile()
     found = {}
     for file in glob.glob(f"{DUMP}/*schedule-analysis_final_bundles.txt"):
-        name = re.search(r"(splash_mha|short_attention)_(fwd|dkv|bwd)", file)
+        name = re.search(r"(splash_mha|short_attention|window_attention)_(fwd|dkv|bwd|dq)", file)
         if name is not None:
             text = Path(file).read_text()
             count = int(re.search(r"total scheduled bundles:\s+(\d+)", text).group(1))

@@ -150,6 +150,16 @@ def test_super_resolution_that_cannot_be(refused, tmp_path, field, line):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("command", [["train"], ["compile", "--topology=v4:2x2x1"]])
+def test_a_picture_is_enlarged_by_its_small_codes_which_stored_ones_are_not(
+    refused, tmp_path, command
+):
+    config = f"--config={CONFIGS}/emoji/enlarger.py:runlocal"
+    words = [f"--workdir={tmp_path / 'run'}"] if command == ["train"] else []
+    said = refused(*command, config, *words, "--config.data.source=tokens")
+    assert "config.data.source is 'tokens', which holds codes of one level" in said
+
+
 def test_usage_is_counted_over_whole_batches(refused, tmp_path):
     words = [f"--workdir={tmp_path / 'run'}", "--config.evaluators.reconstruction.batch_size=100"]
     line = refused("train", TOKENIZER, *words)

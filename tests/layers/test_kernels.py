@@ -15,6 +15,8 @@ from babeldraw.layers.kernels import KERNELS, Seen, choose, fused_attention
 from babeldraw.layers.masks import Causal, ConvShaped, DallE, dense_mask, padding_mask
 from babeldraw.layers.packing import Packing
 from babeldraw.layers.short_attention import Tiles
+from babeldraw.models.arrangement import SEES
+from babeldraw.models.llama import SEES_SEEN
 
 B, T, S, N, H = 2, 256, 128, 2, 16
 GRID = (16, 16)
@@ -58,6 +60,12 @@ def test_a_kernel_gives_what_the_plain_form_gives(name, kernel):
 PACKED = Seen(Packing(((1, 64), (2, 33), (1, 22))).pattern)
 
 
+def by_roles(pattern, batch, length):
+    """Slots of roles that are drawn, an example's own."""
+    roles_BT = np.random.default_rng(1).integers(0, len(pattern.table), (batch, length))
+    return Seen(pattern, roles=jnp.asarray(roles_BT, jnp.int32))
+
+
 @pytest.mark.parametrize(
     ("batch", "queries", "keys", "mask"),
     [
@@ -69,6 +77,11 @@ PACKED = Seen(Packing(((1, 64), (2, 33), (1, 22))).pattern)
         (1, 160, 160, Seen(Causal())),
         # Packed pictures: each sees its own slots alone.
         (2, 152, 152, PACKED),
+        # Roles: some are seen from everywhere; none is, so that tiles are left out; short ones.
+        (3, 160, 160, by_roles(SEES, 3, 160)),
+        (2, 300, 300, by_roles(SEES_SEEN, 2, 300)),
+        (2, 256, 256, by_roles(SEES, 2, 256)),
+        (3, 40, 40, by_roles(SEES, 3, 40)),
     ],
 )
 def test_of_any_length_short_attention_gives_what_the_plain_form_gives(batch, queries, keys, mask):
@@ -108,6 +121,7 @@ DALLE = DallE(ConvShaped(GRID), 4)
     [
         ("splash", 100, 64, Seen(Causal()), "100 queries on 100 keys: multiples of 128 are needed"),
         ("splash", T, 64, Seen(DALLE, jnp.int32(0)), "a pattern that differs between layers"),
+        ("splash", T, 64, by_roles(SEES, 1, T), "roles that differ between examples"),
         ("splash", T, 64, jnp.ones((1, 1, T, T), bool), "one of keys, [B, 1, 1, S], is needed"),
         ("short", T, 40, None, "heads of 40 values: a multiple of 16 up to 128 is needed"),
         ("short", 4096, 64, Seen(Causal()), "at most 2048 are possible"),
@@ -151,6 +165,9 @@ def test_on_a_tpu_the_first_that_can_do_it_is_chosen(on_tpu):
     assert choose("auto", 2048, 2048, 64, Seen(Causal())) == "splash"
     assert choose("auto", 512, 2048, 128, None, jnp.float32) == "splash"
     assert choose("auto", 2000, 2000, 64, Seen(Causal())) == "plain"
+    # Roles of each example: ours alone takes them.
+    assert choose("auto", 511, 511, 64, by_roles(SEES, 2, 511)) == "short"
+    assert choose("auto", 2048, 2048, 64, by_roles(SEES, 2, 2048)) == "plain"
 
 
 def test_of_a_conv_shaped_mask_few_tiles_are_computed_and_few_masks_kept():
@@ -171,6 +188,13 @@ def test_of_a_conv_shaped_mask_few_tiles_are_computed_and_few_masks_kept():
             seen = True if number is None else tiles.masks[number].T == 0
             rebuilt[row * 128 : row * 128 + 128, block * 128 : block * 128 + 128] = seen
     np.testing.assert_array_equal(rebuilt, visible)
+
+
+def test_by_roles_all_tiles_are_computed_where_some_role_is_seen_from_everywhere():
+    assert kernels._tiles((SEES, 0), 512, 512, roles=True).count == 16
+    # Llama's padding hides, and shows nothing that its causal mask does not.
+    assert kernels._tiles((SEES_SEEN, 0), 512, 512, roles=True).count == 10
+    assert kernels._tiles((SEES, 0), 512, 512).count == 10
 
 
 def test_of_packed_rows_the_tiles_of_the_block_diagonal_alone_are_computed():
@@ -199,6 +223,7 @@ needs_libtpu = pytest.mark.skipif(
         (2048, 2048, 128, jnp.bfloat16, Seen(ConvShaped((64, 32)))),
         # Of whose tiles each needs a mask of its own.
         (1024, 1024, 64, jnp.bfloat16, Seen(ConvShaped((32, 32), wrap="grid"))),
+        (1024, 1024, 64, jnp.bfloat16, by_roles(SEES, 1, 1024)),
     ],
 )
 def test_the_largest_that_is_chosen_fits_the_vector_memory(

@@ -1,13 +1,18 @@
 """Windows of a grid, beside other sources: masked attention by itself, gradients, memory."""
 
+import importlib.util
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from babeldraw.errors import UserError
+from babeldraw.estimate.aot import topology_devices
+from babeldraw.layers import windows
 from babeldraw.layers.attention import KeyValue, dot_product_attention
 from babeldraw.layers.masks import Around, Prefixed, dense_mask
+from babeldraw.layers.window_kernel import window_attention
 from babeldraw.layers.windows import Found, Window, in_all, in_window, joined
 
 B, N, H = 2, 2, 4
@@ -82,6 +87,65 @@ def test_a_window_beside_a_text_is_masked_attention_in_value_and_gradients(windo
     (wanted, expected), slopes = with_gradients(dense, arrays)
     close((out, gradients), (expected, slopes))
     np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("window", WINDOWS)
+def test_what_a_window_sees_is_said_of_any_two_cells(window):
+    queries, keys = np.arange(window.queries)[:, None], np.arange(window.grid[0] * window.grid[1])
+    np.testing.assert_array_equal(window.sees(queries, keys[None]), seen_by(window))
+
+
+@pytest.mark.parametrize(
+    "window",
+    [
+        # Tiles that see those before and behind; one tile of keys; before alone.
+        Window((24, 24), (9, 5)),
+        Window((7, 9), (5, 5), factor=3),
+        Window((16, 20), (3, 5), causal=True),
+    ],
+)
+def test_the_kernel_gives_what_strips_give(window):
+    cells, dim = window.grid[0] * window.grid[1], 16
+    query, slope = normal(0, B, N, window.queries, dim), normal(3, B, N, window.queries, dim)
+    key, value = normal(1, B, N, cells, dim), normal(2, B, N, cells, dim)
+    of_sum = normal(4, B, N, window.queries)
+
+    def strips(query, key, value):
+        found = in_window(query, key, value, window, "plain")
+        return found.out, found.log_sum
+
+    def kernel(query, key, value):
+        scaled = query * dim**-0.5
+        out, log_sum = window_attention(window.windows, True, scaled, key, value)
+        return out, log_sum[..., 0]
+
+    results = []
+    for look in (strips, kernel):
+        found, pull = jax.vjp(jax.jit(look), query, key, value)
+        results.append((*found, *pull((slope, of_sum))))
+    for expected, found in zip(*results, strict=True):
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed")
+@pytest.mark.parametrize("window", [Window((60, 60)), Window((20, 20), (5, 5), factor=3)])
+def test_the_tpu_compiler_takes_the_kernel_and_no_square_is_made(window, monkeypatch):
+    monkeypatch.setattr(windows, "platform", lambda: "tpu")
+    mesh = jax.sharding.Mesh(np.array(topology_devices("v4:2x2x1")[:1]), ("x",))
+    place, cells = jax.NamedSharding(mesh, jax.P()), window.grid[0] * window.grid[1]
+    query, key = (
+        jax.ShapeDtypeStruct((1, 4, length, 64), jnp.bfloat16, sharding=place)
+        for length in (window.queries, cells)
+    )
+
+    def loss(query, key):
+        found = in_window(query, key, key, window)
+        return jnp.sum(found.out.astype(jnp.float32)) + jnp.sum(found.log_sum)
+
+    text = jax.jit(jax.grad(loss, argnums=(0, 1))).lower(query, key).compile().as_text()
+    for name in ("fwd", "dq", "dkv"):
+        assert f"window_attention_{name}" in text
+    assert f"{window.queries},{cells}]" not in text
 
 
 def test_windows_of_two_grids_are_one_softmax():

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from babeldraw.errors import UserError
-from babeldraw.layers.block import ComputeConfig, TransformerConfig
+from babeldraw.layers.block import TransformerConfig
 from babeldraw.models.enlarger import EnlargerConfig
 from babeldraw.models.refiner import RefinerConfig
 
@@ -32,9 +32,3 @@ def test_dropout_that_windows_have_not_is_refused(kind):
     stack = dataclasses.replace(STACK, attention_dropout=0.1)
     with pytest.raises(UserError, match="decoder.attention_dropout is 0.1 and attention to windo"):
         kind(decoder=stack)
-
-
-def test_a_kernel_that_would_not_be_used_is_refused():
-    compute = ComputeConfig(kernel="splash")
-    with pytest.raises(UserError, match="decoder.compute.kernel is 'splash' and attention to a te"):
-        RefinerConfig(decoder=dataclasses.replace(STACK, compute=compute))
