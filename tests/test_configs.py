@@ -115,6 +115,15 @@ def test_another_variant_is_refused(name):
         load(name, "huge")
 
 
+def test_what_super_resolution_by_codes_goes_on_from_has_a_config():
+    coglm, enlarger = parse(load("emoji/coglm.py", "hierarchy")), parse(load("emoji/enlarger.py"))
+    assert coglm.tokenizer == enlarger.tokenizer == parse(load("emoji/hierarchy.py")).tokenizer
+    assert coglm.level == enlarger.condition.parts["codes"].level == "8"
+    assert coglm.model.decoder == enlarger.model.decoder
+    tiny = parse(load("emoji/coglm.py", "hierarchy,runlocal"))
+    assert tiny.level == "8" and tiny.data.source == "shapes"
+
+
 @pytest.fixture(scope="module")
 def trained(tokenizer_run, generator_run, coca_run, tmp_path_factory):
     """`trained(config)`: the folder of its run; equal configs share one."""

@@ -1,4 +1,4 @@
-"""Tells pictures in words, with a trained contrastive captioner.
+"""Tells pictures in words, with a trained contrastive captioner or a CogLM (docs/coglm.md).
 
 Prints a line per picture, or writes one JSON object per caption (--out): file, caption, score (the
 mean log-probability of a token), seed. Without a temperature each token is the likeliest.
@@ -29,9 +29,8 @@ AT_A_TIME = 256
 
 def define(values: flags.FlagValues, argv: list[str]) -> None:
     define_cache(values)
-    flags.DEFINE_string(
-        "workdir", None, "A contrastive captioner's run folder.", flag_values=values
-    )
+    about = "A run folder, of a contrastive captioner or of a CogLM."
+    flags.DEFINE_string("workdir", None, about, flag_values=values)
     flags.DEFINE_list("image", [], "Pictures, separated by commas.", flag_values=values)
     flags.DEFINE_string("path", "", "A folder of pictures.", flag_values=values)
     flags.DEFINE_integer("num", 1, "Captions of each.", flag_values=values, lower_bound=1)
@@ -96,6 +95,9 @@ def run(values: flags.FlagValues) -> int:
 
 def _files(values: flags.FlagValues) -> list[Path]:
     files = [Path(file) for file in values.image]
+    for file in files:
+        if not file.is_file():
+            raise UserError(f"--image={file} is no file; give pictures (PNG, JPEG, WebP)")
     if values.path:
         folder = Path(values.path)
         if not folder.is_dir():

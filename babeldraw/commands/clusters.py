@@ -12,7 +12,7 @@ Example:
 import numpy as np
 from absl import flags
 
-from babeldraw.commands.flags import required
+from babeldraw.commands.flags import as_flags, required
 from babeldraw.drawing.clusters import write_clusters
 from babeldraw.drawing.drawer import open_drawer
 from babeldraw.say import say, waiting
@@ -26,7 +26,9 @@ def define(values: flags.FlagValues, argv: list[str]) -> None:
 
 
 def run(values: flags.FlagValues) -> int:
-    find_clusters(required(values, "workdir"), values.count, values.seed)
+    workdir = required(values, "workdir")
+    with as_flags({"count": "count"}):
+        find_clusters(workdir, values.count, values.seed)
     return 0
 
 

@@ -76,8 +76,8 @@ STRINGS = {
     ),
     "judge": (
         "",
-        "What --keep goes by: a contrastive captioner's or a classifier's run folder, or a file of "
-        "CLIP's weights with its words beside it.",
+        "What --keep goes by: the run folder of a contrastive captioner, a CogLM or a classifier, "
+        "or a file of CLIP's weights with its words beside it.",
     ),
     "weights": ("", "ema or params; none: the average of the weights where the run keeps one."),
     "level": (
@@ -238,7 +238,7 @@ class Drawing:
         settings = self.settings or self.sampler.defaults
         # Before the folder is touched: what cannot be drawn is said.
         asked = self.sampler.ask(words)
-        self._drawn(words[:0], settings)
+        self._check(settings)
         for level in map(self.level_of, asked) if self.level_of else ():
             self.sampler.at(level)
         columns = _columns(asked, prompts)
@@ -278,6 +278,13 @@ class Drawing:
             return self._drawn(asked, settings)
         how = {"num": self.num, "seed": self.seed, "settings": settings, "keep": self.keep}
         return self.edits.draw(self.sampler, asked, numbers, self.batch_size, **how)
+
+    def _check(self, settings: Any) -> None:
+        """Raises `UserError` where nothing can be drawn so."""
+        if self.edits is None:
+            self._drawn((), settings)
+            return
+        self.edits.check(self.sampler, self.num, self.seed, settings, self.batch_size, self.keep)
 
     def _drawn(self, words: Sequence[Any], settings: Any) -> Iterator[Picture]:
         return self.sampler.sample(

@@ -71,6 +71,11 @@ def check_editing(values: flags.FlagValues) -> None:
         f"--image={values.image} is given with {' and '.join(ways) or 'no hole'}; give one of "
         f"{', '.join(f'--{name}' for name in WAYS)}: what is drawn anew",
     )
+    require(
+        not values["feather"].present or values.seam == "blend",
+        f"--feather={values.feather} is of --seam=blend and the seam is {values.seam}; give that "
+        "too, or leave it out",
+    )
 
 
 def recorded_editing(values: flags.FlagValues) -> dict[str, Any]:
@@ -138,6 +143,15 @@ class Edits:
         """The name of what was made of picture `number`."""
         of = slug(self.files[number].stem)
         return f"{number:05d}_{of}_{slug(picture.asked.name)}_seed{picture.seed}.png"
+
+    def check(self, sampler: Sampler, *how: Any) -> None:
+        """Raises `UserError` where no picture can be drawn so.
+
+        Args:
+          sampler: of the run.
+          how: as `edit` takes them, from `num` on.
+        """
+        edit(sampler, (), (), (), *how, self.editing)
 
     def draw(
         self,

@@ -29,9 +29,9 @@ LARGEST_MEMBER = 2**30
 def read_arrays(file: str, flag: str, inside: str = "") -> dict[str, np.ndarray]:
     """All arrays of a file, by name; its ending says of which kind it is.
 
-    .safetensors, .npz, .bin, .pth, .msgpack, .ckpt, .pb and .tar.gz are known.
+    .safetensors, .npz, .bin, .pth, .pt, .msgpack, .ckpt, .pb and .tar.gz are known.
 
-    A .bin or .pth file is torch's, which `torch_file` reads without torch and without unpickling;
+    A .bin, .pth or .pt file is torch's, which `torch_file` reads without torch, unpickling nothing;
     one from before torch 1.6 is a pickle, which `torch.load(weights_only=True)`, running nothing
     from it, reads where torch is installed. A .msgpack file is Flax's; names at each depth are
     joined by "/". A .ckpt file is torch's, or a pickle of dicts of NumPy arrays, which
@@ -66,7 +66,7 @@ def read_arrays(file: str, flag: str, inside: str = "") -> dict[str, np.ndarray]
         return _read_graph(file, flag)
     if path.name.endswith((".tar.gz", ".tgz")):
         return _read_packed(file, flag, inside)
-    known = ".safetensors, .npz, .bin, .pth, .msgpack, .ckpt, .pb or .tar.gz"
+    known = ".safetensors, .npz, .bin, .pth, .pt, .msgpack, .ckpt, .pb or .tar.gz"
     raise UserError(f"{flag}={file} is of no known kind; use {known}")
 
 

@@ -69,6 +69,13 @@ class Partitions:
             require(same, f"{name}: ranks hold different {key}, which all of them have whole")
             return arrays[0]
         axis, groups = how
+        shapes = [array.shape for array in arrays]
+        fits = axis < arrays[0].ndim and not any(shape[axis] % groups for shape in shapes)
+        require(
+            len(set(shapes)) == 1 and fits,
+            f"{name}: ranks hold {key} of the shapes {', '.join(map(str, shapes))}; equal shares "
+            f"are needed, of {groups} groups along axis {axis}",
+        )
         pieces = [np.split(array, groups, axis) for array in arrays]
         in_order = [pieces[rank][group] for group in range(groups) for rank in range(len(arrays))]
         return np.concatenate(in_order, axis)

@@ -60,7 +60,7 @@ def _fine(config: EnlargerConfig | RefinerConfig) -> Table:
     require(
         config.own_positions,
         "config.model.own_positions is False and the large codes of these weights have a table of "
-        "positions of their own; set it to True",
+        "positions of their own; set it to True, in a run of ours before it is trained",
     )
     theirs = "mixins.extra_position_embedding.position_embeddings.weight"
     return (Row("fine/table", theirs),)

@@ -374,7 +374,7 @@ def _links_of_part(
         places = range(their_shape[0] if their_shape else 0)
         require(
             all(place in places for place in row.exchanged),
-            f"{row.theirs} has {len(places)} rows and those of {row.exchanged} are exchanged",
+            f"{row.theirs} has {len(places)} rows; {row.exchanged} are exchanged: more are needed",
         )
         found.append(
             _Link(ours, theirs, index, (), how, whole, our_shape, their_shape, row.exchanged)

@@ -84,7 +84,8 @@ class CaptionerRun:
         def make(config):
             return Captioner(build(CoCaConfig, config["model"], "config.model"))
 
-        opened = open_part(workdir, ("contrastive_captioner",), make, weights=weights)
+        objectives = "contrastive_captioner", "generator"
+        opened = open_part(workdir, objectives, make, weights=weights)
         params = opened.part.for_decoding(opened.params)
         vocabulary = vocabulary_of(opened.folder, opened.part.config.text_vocab_size)
         return cls(opened.part, params, vocabulary, opened.step)

@@ -53,6 +53,12 @@ class CodeStage:
         """What a manifest says of it."""
         return {"run": self.workdir, "step": self.step, **dataclasses.asdict(self.settings)}
 
+    def check(self, asked: Sequence[Asked]) -> None:
+        """Raises `UserError`: a text in letters that the run's own pieces do not know."""
+        text, _ = split(self.condition)
+        for one in asked if text is not None else ():
+            text.ask(one.text, self.lexicon)
+
     def draw(self, asked: Sequence[Asked], codes: np.ndarray, seeds: np.ndarray) -> np.ndarray:
         """Codes of level `takes`, int32 [B, S] -> int32 [B, T] of the run's.
 
@@ -101,6 +107,11 @@ class Cascade:
     def told(self) -> list[dict[str, Any]]:
         """What a manifest says of its stages."""
         return [stage.told for stage in self.stages]
+
+    def check(self, asked: Sequence[Asked]) -> None:
+        """Raises `UserError`: a text that one of the stages cannot read."""
+        for stage in self.stages:
+            stage.check(asked)
 
     def draw(
         self, asked: Sequence[Asked], codes: np.ndarray, seeds: np.ndarray, size: int

@@ -92,8 +92,8 @@ class Sampler:
             codes, direct or iterative, and behind it by pixels.
           tokenizer_run: folder of a tokenizer whose decoder draws in place of the run's own;
             empty: the own.
-          judge: folder of a contrastive captioner's or a classifier's run, or a file of CLIP's
-            weights, by which the best are kept; empty: none.
+          judge: folder of a contrastive captioner's, a CogLM's or a classifier's run, or a file of
+            CLIP's weights, by which the best are kept; empty: none.
           mesh: devices to share the generator, such as
             `MeshConfig(model=4, rules="in_layer_serving")`; None: one device.
           weights: `ema`, the average of the weights, or `params`, as they are; empty: the average
@@ -104,6 +104,7 @@ class Sampler:
             that were trained on another tokenizer, a judge of other things, or too few devices.
         """
         by_codes, by_pixels = by_kind(stages)
+        by = open_judge(judge) if judge else None
         how = {"tokenizer_run": tokenizer_run, "mesh": mesh, "weights": weights}
         drawer, opened = open_drawer(workdir, stages=() if by_codes else by_pixels, **how)
         condition = drawer.generator.condition
@@ -113,7 +114,6 @@ class Sampler:
         cascade = None
         if by_codes:
             cascade = open_cascade(workdir, drawer, by_codes, by_pixels, **how)
-        by = open_judge(judge) if judge else None
         if by is not None:
             by.check(condition, lexicon)
         return cls(drawer, lexicon, defaults, opened.step, by, cascade)
@@ -144,7 +144,13 @@ class Sampler:
         return dataclasses.replace(self, drawer=self.drawer.at(level))
 
     def ask(self, words: Sequence[Any]) -> list[Asked]:
-        """What words say to the run. Raises `UserError`: something that it does not know."""
+        """What words say to the run. Raises `UserError`: what it, or a stage, does not know."""
+        asked = self._asked(words)
+        if self.cascade is not None:
+            self.cascade.check([self._styled(one) for one in asked])
+        return asked
+
+    def _asked(self, words: Sequence[Any]) -> list[Asked]:
         inside = template(self.style)
         if inside == PLACE:
             return [self.condition.ask(word, self.lexicon) for word in words]

@@ -13,14 +13,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from babeldraw.config import require
 from babeldraw.data.text import Vocabulary
 from babeldraw.data.vocabularies import vocabulary_of
 from babeldraw.drawing.drawer import open_drawer
 from babeldraw.drawing.text_judge import TextJudge
 from babeldraw.errors import UserError
 from babeldraw.models.coglm_captioner import CogLMCaptioner, captioner_of
+from babeldraw.models.condition import Asked
+from babeldraw.models.kinds import read_generator
 from babeldraw.prediction.next_token import NextToken
+from babeldraw.runs.folder import RunFolder
 from babeldraw.tokenizers.base import Tokenizer
+from babeldraw.tokenizers.kinds import read_tokenizer
 from babeldraw.tokenizers.pixels import CHANNELS, to_float
 
 
@@ -49,14 +54,17 @@ class TellerJudge(TextJudge):
     @classmethod
     def open(cls, workdir: str, weights: str = "") -> "TellerJudge":
         """Reads a run folder. Raises `UserError`: its network tells nothing."""
-        drawer, opened = open_drawer(workdir, weights=weights)
-        captioner = captioner_of(drawer.generator)
+        config = RunFolder.to_read(workdir).read_config()
+        # Before the weights are read, which takes long where there are many.
+        generator = read_generator(config, read_tokenizer(config))
+        captioner = captioner_of(generator)
         if captioner is None:
             raise UserError(
-                f"{workdir} is a run of config.model.kind={drawer.generator.config.kind}, which "
-                "tells no pictures; name one of coglm, or of a contrastive captioner"
+                f"{workdir} is a run of config.model.kind={generator.config.kind}, which tells no "
+                "pictures; name one of coglm, or of a contrastive captioner"
             )
-        vocabulary = vocabulary_of(opened.folder, drawer.generator.condition.vocabulary)
+        drawer, opened = open_drawer(workdir, weights=weights)
+        vocabulary = vocabulary_of(opened.folder, generator.condition.vocabulary)
         return cls(captioner, drawer.tokenizer, drawer.params, vocabulary, opened.step)
 
     @property
@@ -66,6 +74,18 @@ class TellerJudge(TextJudge):
     def pieces(self, text: str) -> int:
         (pieces,) = self.vocabulary.lengths([text])
         return pieces
+
+    def notes(self, asked: Asked) -> tuple[str, ...]:
+        """As `Judge`. Raises `UserError`: a text in letters that its pieces do not know."""
+        text = asked.text or ""
+        require(
+            self.vocabulary.knows(text),
+            f"most letters of the prompt {text[:60]!r} are not in the judge's vocabulary: it is of "
+            "a language that the judge has not learned; name one that was trained on such texts",
+        )
+        if text.strip():
+            return super().notes(asked)
+        return ("an empty prompt is never told: what the judge says of its pictures means nothing",)
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:
         return self.vocabulary.encode(texts, self.limit)

@@ -7,11 +7,13 @@ in `prediction.coglm`.
 """
 
 import dataclasses
+import itertools
 
 import flax.struct
 import jax
 import jax.numpy as jnp
 
+from babeldraw.config import require
 from babeldraw.layers.masks import ALWAYS, BY_PATTERN, NEVER, ByRole
 
 # A text piece that is none: padding, and a text's end.
@@ -70,6 +72,9 @@ class Joint:
       length: S, pieces of a text.
       start: position of the start of a picture, whose codes have those behind it in raster order.
       languages: pieces from which on a told text has the next start; see `start_of`.
+
+    Raises:
+      UserError: languages that do not ascend, or are no pieces.
     """
 
     codes: int
@@ -78,6 +83,15 @@ class Joint:
     length: int
     start: int
     languages: tuple[int, ...] = ()
+
+    def __post_init__(self):
+        firsts = (0, *self.languages, self.pieces)
+        require(
+            not self.languages or all(a < b for a, b in itertools.pairwise(firsts)),
+            f"config.model.languages is {self.languages}, the first piece of each further "
+            f"language, and config.condition.vocab_size {self.pieces}; take ascending numbers "
+            "between 0 and that",
+        )
 
     @property
     def places(self) -> int:

@@ -70,6 +70,13 @@ class CodeUpscalerConfig:
         for name in ("start", "positions", "specials"):
             value = getattr(self, name)
             require(value >= 1, f"config.model.{name} is {value}; at least 1 is needed")
+        require(self.stddev > 0, f"config.model.stddev is {self.stddev}; more than 0 is needed")
+        dropped = self.decoder.attention_dropout
+        require(
+            dropped == 0,
+            f"config.model.decoder.attention_dropout is {dropped} and attention to windows drops "
+            "no weights; take 0, or config.model.decoder.dropout",
+        )
 
     def tiny(self) -> Any:
         """The same for a first run."""
@@ -217,12 +224,17 @@ class CodeUpscalerGenerator(Masked):
             f"config.model.kind={self.config.kind} reads pieces of a text and the condition is of "
             f"{'' if text is None else text.drawn_from}; take kind=text",
         )
-        last = self.config.start + self.small_cells
+        start, positions = self.config.start, self.config.positions
+        length, needed = text_slots(self.condition), start + 1 + self.small_cells
         require(
-            text_slots(self.condition) <= self.config.start and last < self.config.positions,
-            f"config.model.start is {self.config.start} and positions {self.config.positions}; a "
-            f"text of {text_slots(self.condition)} pieces lies below the start, and "
-            f"{self.small_cells} codes behind it",
+            length <= start,
+            f"config.model.start is {start}, the position of a picture's start, and a text of "
+            f"{length} pieces lies below it; take a start of at least {length}, or a shorter text",
+        )
+        require(
+            needed <= positions,
+            f"config.model.positions is {positions} and {self.small_cells} small codes behind "
+            f"position {start} need {needed}; take at least that many, or a smaller start",
         )
 
     def flops(self) -> dict[str, tuple[int, str]]:

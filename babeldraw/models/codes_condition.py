@@ -16,7 +16,7 @@ from babeldraw.layers.positions import LearnedPositions
 from babeldraw.models.condition import Asked, Condition, Lexicon
 from babeldraw.models.head import CodeEmbedding
 from babeldraw.tokenizers.base import Codes, Tokenizer
-from babeldraw.tokenizers.pixels import to_float
+from babeldraw.tokenizers.pixels import CHANNELS, to_float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,22 +103,43 @@ class CodesCondition(Condition):
         """`words` are codes, int32 [S], or a picture, uint8 [H, W, 3], of which the centre is cut.
 
         Raises:
-          UserError: other numbers of codes, or a picture smaller than the level's.
+          UserError: neither, codes of another number or that there are not, or a picture smaller
+            than the level's.
         """
+        require(
+            isinstance(words, np.ndarray),
+            f"{str(words)[:60]!r} is given and level {self.level} reads an array: codes "
+            f"{list(self.codes.each)}, or a picture, uint8 [height, width, 3]",
+        )
         if words.ndim == 3:
-            size = self.tokenizer.image_size
-            require(
-                words.shape[0] >= size[0] and words.shape[1] >= size[1],
-                f"the picture is {words.shape[1]} x {words.shape[0]} px, smaller than the crop of "
-                f"{size[1]} x {size[0]} px that level {self.level} reads; give a larger one",
-            )
-            return Asked("a picture", center_crop(words, size))
+            return Asked("a picture", self._cut(words))
         require(
             words.shape == self.codes.each,
             f"codes of the shape {words.shape} are given and level {self.level} has "
             f"{self.codes.each}",
         )
+        entries = self.codes.vocab
+        require(
+            words.dtype.kind in "iu" and words.min() >= 0 and bool(np.all(words < entries)),
+            f"codes are given, {words.dtype} from {words.min()} to {words.max()}, and level "
+            f"{self.level} has whole numbers from 0 to below {' and '.join(map(str, entries))}",
+        )
         return Asked("codes", words.astype(np.int32))
+
+    def _cut(self, picture: np.ndarray) -> np.ndarray:
+        """The centre of a picture, in the size that the level reads."""
+        size = self.tokenizer.image_size
+        require(
+            picture.dtype == np.uint8 and picture.shape[2] == CHANNELS,
+            f"the picture is {picture.dtype} {list(picture.shape)}; uint8 [height, width, 3] is "
+            "needed",
+        )
+        require(
+            picture.shape[0] >= size[0] and picture.shape[1] >= size[1],
+            f"the picture is {picture.shape[1]} x {picture.shape[0]} px, smaller than the crop of "
+            f"{size[1]} x {size[0]} px that level {self.level} reads; give a larger one",
+        )
+        return center_crop(picture, size)
 
     def asked_by(self, said: Mapping[str, Sequence[str]], lexicon: Lexicon) -> list[Any]:
         """Raises `UserError`: words say no codes."""

@@ -74,7 +74,7 @@ class SamplingConfig(GuidanceConfig):
         check_temperature(self, "temperature", "cluster_temperature")
         require(self.top_k >= 0, f"top_k is {self.top_k}; at least 0 is needed (0 keeps all)")
         require(0 < self.top_p <= 1, f"top_p is {self.top_p}; a mass in (0, 1] is needed")
-        require(self.clusters >= 0, f"clusters is {self.clusters}; at least 0 is needed (0: none)")
+        check_clusters(self)
         require(
             self.clusters == 0 or (self.top_k == 0 and self.top_p == 1),
             f"clusters is {self.clusters}, which top_k={self.top_k} and top_p={self.top_p} would "
@@ -101,6 +101,22 @@ def check_temperature(section: object, *names: str) -> None:
     for name in names:
         value = getattr(section, name)
         require(0 <= value < math.inf, f"{name} is {value}; at least 0 is needed")
+
+
+def check_clusters(section: object) -> None:
+    """Raises `UserError` where `clusters` is negative, or one of the two temperatures undoes it."""
+    clusters, inside = section.clusters, section.cluster_temperature
+    require(clusters >= 0, f"clusters is {clusters}; at least 0 is needed (0: none)")
+    require(
+        clusters == 0 or section.temperature > 0,
+        f"clusters is {clusters} and temperature 0, which takes the likeliest code, whatever its "
+        "cluster; give a temperature of more than 0, or clusters=0",
+    )
+    require(
+        clusters > 0 or inside == 1,
+        f"cluster_temperature is {inside}, that within a cluster, and clusters is 0; give clusters "
+        "too, or cluster_temperature=1",
+    )
 
 
 @flax.struct.dataclass

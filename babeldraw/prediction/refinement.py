@@ -22,6 +22,7 @@ from babeldraw.prediction.logits import (
     GUIDANCE_SCHEDULES,
     GuidanceConfig,
     Settings,
+    check_clusters,
     check_temperature,
     guidance_at,
     sample_tokens,
@@ -76,7 +77,7 @@ class RefinementSampling(GuidanceConfig):
             all(word.strip().isdigit() for word in words),
             f"top_ks is {self.top_ks!r}; a number for each pass is needed, such as 40,20,10",
         )
-        require(self.clusters >= 0, f"clusters is {self.clusters}; at least 0 is needed (0: none)")
+        check_clusters(self)
         require(
             self.clusters == 0 or not any(map(int, words)),
             f"clusters is {self.clusters}, which top_ks={self.top_ks} would cut; give one or the "

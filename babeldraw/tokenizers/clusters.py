@@ -25,10 +25,10 @@ def cluster_codes(vectors_VQ: np.ndarray, count: int, seed: int = 0) -> np.ndarr
     """
     vectors_VQ = np.asarray(vectors_VQ, np.float32)
     different = len(np.unique(vectors_VQ, axis=0))
-    require(count >= 1, f"clusters to find are {count}; at least 1 is needed")
+    require(count >= 1, f"count is {count}; at least 1 cluster is needed")
     require(
         count <= different,
-        f"clusters to find are {count} and the codebook has {different} different codes of "
+        f"count is {count}, of clusters, and the codebook has {different} different codes of "
         f"{len(vectors_VQ)}; take at most {different}",
     )
     centres_KQ = _seeds(vectors_VQ, count, np.random.default_rng(seed))

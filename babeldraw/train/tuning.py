@@ -14,6 +14,7 @@ from babeldraw.train.experiment import parse
 from babeldraw.train.starts import DISCRIMINATOR
 
 LOCAL = "runlocal"
+ATTENTION = "stack/blocks/attention"
 
 
 def named_run(argument: str, *words: str) -> tuple[str, str]:
@@ -40,13 +41,21 @@ def named_run(argument: str, *words: str) -> tuple[str, str]:
     return run, word
 
 
-def config_of(run: str, objective: str, otherwise: Callable[[], ConfigDict]) -> dict[str, Any]:
+def config_of(
+    run: str, objective: str, otherwise: Callable[[], ConfigDict], network: str = ""
+) -> dict[str, Any]:
     """The config of a trained run, whole, as it is at its end; where none is named, another.
 
     What training changes by the count of steps, RAR's orders, is as the last step had it.
 
+    Args:
+      run: the run folder; empty: none.
+      objective: that it must have.
+      otherwise: makes the other config.
+      network: the `model.kind` that it must have; empty: any.
+
     Raises:
-      UserError: the folder holds no run, or one of another objective.
+      UserError: the folder holds no run, or one of another objective or network.
     """
     if not run:
         return otherwise().to_dict()
@@ -56,7 +65,30 @@ def config_of(run: str, objective: str, otherwise: Callable[[], ConfigDict]) -> 
             f"{run} is a run of {config['objective']} and this config goes on from one of "
             f"{objective}; name one, or take the config of that kind"
         )
+    kind = config["model"].get("kind") if network else network
+    if kind != network:
+        raise UserError(
+            f"{run} is a run of config.model.kind={kind} and this config goes on from one of "
+            f"{network}; name one"
+        )
     return to_dict(parse(config).tuned())
+
+
+def into_enlarger(run: str) -> tuple[dict[str, str], ...]:
+    """`starts` of direct super-resolution from a run of CogLM; none without one.
+
+    The projections of its attention go to both streams; the large codes' positions are new.
+    """
+    streams = (
+        {"run": run, "names": f"{ATTENTION}/{own}/(.*)", "theirs": rf"{ATTENTION}/\1"}
+        for own in ("base", "fine")
+    )
+    return (*streams, {"run": run, "names": rf"(?!fine/|{ATTENTION}/).*"}) if run else ()
+
+
+def into_refiner(run: str) -> tuple[dict[str, str], ...]:
+    """The same of iterative super-resolution, whose layers are CogLM's."""
+    return ({"run": run, "names": "(?!fine/).*"},) if run else ()
 
 
 def parts_learning(run: str, base: Mapping[str, Any], asked: tuple[str, ...]) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ from etils import epath
 from babeldraw.config import require
 from babeldraw.data.image import write_whole
 from babeldraw.data.vocabularies import open_vocabulary
+from babeldraw.errors import UserError
 from babeldraw.runs.folder import RunFolder
 from babeldraw.say import say
 from babeldraw.tokenizers.kinds import make_tokenizer
@@ -35,7 +36,7 @@ def vocabulary_beside(experiment: Experiment) -> bytes | None:
         "config.condition.words is empty and a vocabulary belongs to the weights: name it, such as "
         "icetk's ice_text.model",
     )
-    experiment.with_vocabulary(open_vocabulary(given).size)
+    experiment.with_vocabulary(_size(experiment, given))
     return given.read_bytes()
 
 
@@ -49,13 +50,23 @@ def check_vocabulary(experiment: Experiment, folder: RunFolder) -> None:
     if given is None:
         return
     # One that cannot be read, or has too many pieces, is told here.
-    experiment.with_vocabulary(open_vocabulary(given).size)
+    experiment.with_vocabulary(_size(experiment, given))
     require(
         not folder.vocabulary_file.exists()
         or folder.vocabulary_file.read_bytes() == given.read_bytes(),
         f"{folder.vocabulary_file} is another vocabulary than {given}, with whose words this run "
         f"begins: piece by piece they would be others; remove it, and {given} is taken",
     )
+
+
+def _size(experiment: Experiment, given: epath.Path) -> int:
+    """Pieces of a vocabulary. Raises `UserError`: it cannot be read."""
+    try:
+        return open_vocabulary(given).size
+    except UserError as error:
+        if not experiment.vocabulary_file:
+            raise
+        raise UserError(f"config.condition.words={experiment.vocabulary_file}: {error}") from error
 
 
 def _given(experiment: Experiment) -> epath.Path | None:

@@ -1,15 +1,21 @@
 """CogView2's direct super-resolution: 20 x 20 codes to 60 x 60 in one pass, on a frozen CogLM.
 
+    babeldraw train --config=configs/cogview2/direct.py:runs/cogview2 \\
+        --workdir=runs/cogview2_direct --config.data.path=laion400m \\
+        --config.tokenizer_run=runs/cogview2_tokenizer
+
+The argument is a run of CogLM, whose weights it begins with. Without one all of it is random, and
+all but the large codes' own stays so unless it learns too:
+
     babeldraw train --config=configs/cogview2/direct.py --workdir=runs/cogview2_direct \\
         --config.tokenizer_run=runs/cogview2_tokenizer --config.data.path=laion400m \\
-        --config.starts="({'run': 'runs/cogview2_coglm', 'names': '...'},)"
+        --config.model.frozen_base=False --config.optimizer.groups="()"
 
 Ding et al., "CogView2", 2022, and its public code: 48 blocks of 3,072, projections of attention of
 the large codes' own (1.81B beside the base's), 96 pieces of text, windows of 5 x 5 of the small
 grid and 9 x 5 of the large one; pictures of at least 480 px. Codes are drawn from the 100 likeliest
 of 500 clusters, which `babeldraw clusters` finds in CogLM's run or in this one. Its training was
-never released: batch and rate here are ours. configs/emoji/enlarger.py says what `starts` holds.
-Not trained here.
+never released: batch and rate here are ours. Not trained here.
 
     babeldraw compile --config=configs/cogview2/direct.py --topology=v4:4x4x8
 
@@ -20,6 +26,7 @@ Estimated (docs/coglm.md): 18.7 GiB per chip of 128, 3.95 s a step, 130 images/s
 from ml_collections import ConfigDict
 
 from babeldraw.train.presets import complete, load_config
+from babeldraw.train.tuning import into_enlarger, named_run
 
 BASE = load_config("../babeldraw/3b.py", beside=__file__)
 TOKENIZER = load_config("tokenizer.py", beside=__file__)
@@ -37,8 +44,9 @@ STEPS = 20_000
 TEXT = {"kind": "text", "vocab_size": 130_000, "length": 96, "dropout": 0.0}
 
 
-def get_config(variant: str = "") -> ConfigDict:
-    """`variant`: empty, or runlocal for a few quick steps."""
+def get_config(argument: str = "") -> ConfigDict:
+    """`argument`: a run of CogLM; runlocal for a few quick steps."""
+    run, variant = named_run(argument)
     config = BASE.to_dict()
     config["train"] |= {"steps": STEPS, "batch_size": 512, "accumulation": 1}
     config["optimizer"]["schedule"] = {
@@ -53,6 +61,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config |= {
         "tokenizer": TOKENIZER.to_dict()["tokenizer"],
         "level": "8x3",
+        "starts": into_enlarger(run),
         "condition": {
             "kind": "several",
             "dropout": 0.0,

@@ -3,13 +3,19 @@
     babeldraw train --config=configs/emoji/coglm.py --workdir=runs/emoji_coglm \\
         --config.data.path=data/emoji --config.tokenizer_run=runs/emoji_tokenizer
 
+Argument: hierarchy, for the 8 x 8 codes of configs/emoji/hierarchy.py, which super-resolution by
+codes goes on from:
+
+    babeldraw train --config=configs/emoji/coglm.py:hierarchy --workdir=runs/emoji_coglm \\
+        --config.data.path=data/emoji --config.tokenizer_run=runs/emoji_hierarchy
+
 Of the size of configs/emoji/text_to_image.py, whose data and optimizer it has (docs/coglm.md,
 docs/emoji.md). Not trained to its end yet.
 """
 
 from ml_collections import ConfigDict
 
-from babeldraw.train.presets import complete, load_config
+from babeldraw.train.presets import chosen, complete, load_config
 
 DECODER = {
     "blocks": 6,
@@ -22,9 +28,13 @@ DECODER = {
 }
 
 
-def get_config(variant: str = "") -> ConfigDict:
-    """`variant`: empty, or runlocal for a few quick steps."""
+def get_config(argument: str = "") -> ConfigDict:
+    """`argument`: tokenizer or hierarchy, the first if empty; runlocal for a few quick steps."""
+    asked = chosen(argument, codes=("tokenizer", "hierarchy"))
     config = load_config("text_to_image.py", beside=__file__).to_dict()
+    if asked["codes"] == "hierarchy":
+        config["tokenizer"] = load_config("hierarchy.py", beside=__file__).to_dict()["tokenizer"]
+        config["level"] = "8"
     config["model"] = {
         "kind": "coglm",
         "decoder": DECODER,
@@ -38,4 +48,4 @@ def get_config(variant: str = "") -> ConfigDict:
         "kind": "coglm",
         "odds": {"text_to_image": 0.65, "image_to_text": 0.3, "text": 0.05},
     }
-    return complete(config, variant)
+    return complete(config, asked["variant"])

@@ -18,45 +18,19 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from babeldraw.train.presets import complete, load_config
-from babeldraw.train.tuning import LOCAL, config_of, named_run
+from babeldraw.train.tuning import LOCAL, config_of, into_enlarger, named_run
 
-DECODER = {
-    "blocks": 6,
-    "heads": 4,
-    "dim": 192,
-    "hidden": 768,
-    "activation": "gelu",
-    "bias": True,
-    "compute": {"scan": False},
-}
-# As configs/demo/coglm.py, for texts of 24 pieces and 64 codes.
-TABLES = {"start": 32, "positions": 128, "stddev": 0.1}
 # All but the large codes' own projections and positions.
 BASE = r"^(?!.*\bfine\b)"
-ATTENTION = "stack/blocks/attention"
-
-
-def starts(run: str) -> tuple[dict[str, str], ...]:
-    """From a run of CogLM: the projections of its attention for both streams, and all else."""
-    streams = (
-        {"run": run, "names": f"{ATTENTION}/{own}/(.*)", "theirs": rf"{ATTENTION}/\1"}
-        for own in ("base", "fine")
-    )
-    return *streams, {"run": run, "names": rf"(?!fine/|{ATTENTION}/).*"}
 
 
 def base_of(run: str) -> dict[str, Any]:
     """Sections of a run of CogLM; without one those of a toy on the hierarchy."""
 
     def otherwise() -> ConfigDict:
-        config = load_config("text_to_image.py", beside=__file__)
-        config.tokenizer = load_config("hierarchy.py", beside=__file__).tokenizer
-        config.model = ConfigDict({"kind": "coglm", "decoder": DECODER, **TABLES})
-        # Its table of words is one with that of codes.
-        config.optimizer.groups = ()
-        return config
+        return load_config("coglm.py", __file__, "hierarchy")
 
-    return config_of(run, "generator", otherwise)
+    return config_of(run, "generator", otherwise, network="coglm")
 
 
 def from_base(base: dict[str, Any], kind: str, **more: Any) -> dict[str, Any]:
@@ -76,7 +50,7 @@ def get_config(argument: str = "") -> ConfigDict:
     config = {
         **base,
         "level": "8x3",
-        "starts": starts(run) if run else (),
+        "starts": into_enlarger(run),
         "condition": {
             "kind": "several",
             "dropout": 0.0,

@@ -15,7 +15,7 @@ Not trained to its end yet.
 from ml_collections import ConfigDict
 
 from babeldraw.train.presets import complete, load_config
-from babeldraw.train.tuning import LOCAL, config_of, named_run
+from babeldraw.train.tuning import LOCAL, config_of, into_refiner, named_run
 
 ENLARGER = load_config("enlarger.py", beside=__file__)
 
@@ -23,13 +23,13 @@ ENLARGER = load_config("enlarger.py", beside=__file__)
 def get_config(argument: str = "") -> ConfigDict:
     """`argument`: a run of CogLM; runlocal for a few quick steps."""
     run, word = named_run(argument)
-    config = config_of(run, "generator", lambda: ENLARGER)
+    config = config_of(run, "generator", lambda: ENLARGER, network="coglm")
     text = config["condition"] if run else config["condition"]["parts"]["text"]
     names = ("decoder", "start", "positions", "specials", "stddev")
     model = {name: config["model"][name] for name in names}
     config |= {
         "level": "8x3",
-        "starts": ({"run": run, "names": "(?!fine/).*"},) if run else (),
+        "starts": into_refiner(run),
         "condition": {**text, "dropout": 0.0},
         "model": {"kind": "refiner", **model},
         "prediction": {"kind": "refinement"},

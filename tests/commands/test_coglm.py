@@ -60,8 +60,8 @@ def test_clusters_are_found_kept_and_drawn_by(cli, runs, tmp_path):
 @pytest.mark.parametrize(
     ("count", "line"),
     [
-        ("0", "clusters to find are 0; at least 1 is needed"),
-        ("100000", "clusters to find are 100000 and the codebook has {codes} different codes"),
+        ("0", "--count is 0; at least 1 cluster is needed"),
+        ("100000", "--count is 100000, of clusters, and the codebook has {codes} different codes"),
     ],
 )
 def test_a_count_of_clusters_that_cannot_be_is_refused(cli, runs, codes, count, line):

@@ -169,7 +169,8 @@ RGB, BOX = "--image=HERE/rgb.png", "--box=0,0,4,4"
         ([RGB, "--complete=1"], "--complete is 1.0; the share of the picture that is kept is"),
         ([RGB, "--rows=4"], "--rows is 4 and a picture has no more: nothing is left to"),
         ([RGB, "--rows=5"], "--rows is 5; a picture has 4 rows of tokens: give 0 to 4"),
-        ([RGB, BOX, "--feather=0"], "--feather is 0; at least 1 is needed"),
+        ([RGB, BOX, "--seam=blend", "--feather=0"], "--feather is 0; at least 1 is needed"),
+        ([RGB, BOX, "--feather=8"], "--feather=8 is of --seam=blend and the seam is exact; give"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

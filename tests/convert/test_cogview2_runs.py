@@ -102,7 +102,7 @@ def test_what_is_missing_is_one_line(cli, tmp_path):
     for more, line in {
         (): "config.condition.words is empty and a vocabulary belongs to the weights: name",
         (named,): f"config.condition.words={words} has ",
-        (f"{named}.gone",): f"vocabulary {words}.gone cannot be read",
+        (f"{named}.gone",): f"config.condition.words={words}.gone: vocabulary {words}.gone cannot",
     }.items():
         status, _, said = cli("import", *COGLM, torch, to, *more)
         assert status == 2 and line in said and said.count("\n") == 1, said

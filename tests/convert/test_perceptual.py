@@ -173,7 +173,7 @@ def test_what_would_be_unpickled_is_refused(tmp_path, monkeypatch):
     for name, line in {
         "a.pth": "--vgg=.*a.pth is no file of tensors alone: it holds no data.pkl",
         "old.pth": "--vgg=.*old.pth is no zip, .* older one is read by torch alone, which is not",
-        "a.pkl": "is of no known kind; use .safetensors, .npz, .bin, .pth, .msgpack, .ckpt, .pb or",
+        "a.pkl": "is of no known kind; use .safetensors, .npz, .bin, .pth, .pt, .msgpack, .ckpt",
         "a.npz": "is no .npz file of plain arrays",
         "b.npz": "b.npz is not there",
     }.items():

@@ -318,6 +318,14 @@ def test_ranks_that_do_not_belong_together_are_one_line(tmp_path):
         layout.read(file, "--torch")
 
 
+@pytest.mark.parametrize("lengths", [(6, 3), (4, 4)])
+def test_shares_that_do_not_fit_together_are_one_line(lengths):
+    key = "transformer.layers.0.attention.query_key_value.bias"
+    parts = [{key: np.zeros(length, np.float32)} for length in lengths]
+    with pytest.raises(UserError, match="query_key_value.bias of the shapes .* 3 groups along axi"):
+        swiss_army.PARTITIONS.merged(parts)
+
+
 # ------------------------------------------------------------------ mistakes
 
 
@@ -331,5 +339,5 @@ def test_positions_laid_over_the_grid_have_no_place_in_theirs():
 
 def test_a_network_of_fewer_codes_is_refused():
     few = make_generator(CogLMConfig(STACK, **TABLES), TEXT, Codes(COARSE, (17,)))
-    with pytest.raises(UserError, match=r"has 40 rows and those of \(20000, 20003\) are exchanged"):
+    with pytest.raises(UserError, match=r"has 40 rows; \(20000, 20003\) are exchanged: more"):
         shapes(swiss_army.coglm(few.config), abstract(few))

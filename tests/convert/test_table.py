@@ -348,7 +348,7 @@ def test_two_rows_of_theirs_change_places_both_ways():
     back = read(table, theirs, ours)
     assert back["embed"]["table"].tobytes() == ours["embed"]["table"].tobytes()
     few = {"embed": {"table": normal(3, 2)}}
-    with pytest.raises(UserError, match=r"words has 3 rows and those of \(1, 3\) are exchanged"):
+    with pytest.raises(UserError, match=r"words has 3 rows; \(1, 3\) are exchanged: more are"):
         write(table, few)
     with pytest.raises(ValueError, match=r"exchanges \(1,\); two places are needed, or none"):
         Row("a", "b", exchanged=(1,))

@@ -9,12 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from babeldraw.data.image import decode, read_png_text
+from babeldraw.data.image import decode, read_png_text, save_png
+from babeldraw.data.text import Vocabulary
 from babeldraw.drawing.cascade import open_cascade
 from babeldraw.drawing.judging import open_judge
 from babeldraw.drawing.sampler import Sampler
 from babeldraw.drawing.stages import by_kind
 from babeldraw.errors import UserError
+from babeldraw.models.condition import Lexicon
 from babeldraw.models.conditions import ClassCondition
 from babeldraw.prediction.refinement import RefinementPrediction, RefinementSampling
 from babeldraw.runs.folder import RunFolder
@@ -197,6 +199,21 @@ def test_a_stage_alone_is_refused(cli, stages, tmp_path, number, line):
         raise UserError(said)
 
 
+@pytest.mark.slow
+def test_iterative_super_resolution_fills_a_hole_at_its_own_size(cli, stages, tmp_path):
+    picture = np.random.default_rng(0).integers(0, 256, (100, 110, 3), np.uint8)
+    save_png(tmp_path / "a.png", picture)
+    words = [f"--prompt={PROMPTS[0]}", f"--image={tmp_path / 'a.png'}", "--box=20,30,50,60"]
+    out = tmp_path / "out"
+    status, _, said = cli("sample", f"--workdir={stages[1]}", *words, f"--out={out}")
+    assert status == 0, said
+    (file,) = out.glob("0*.png")
+    changed = np.any(decode(file) != picture, axis=-1)
+    assert changed[30:60, 20:50].mean() > 0.9
+    changed[30:60, 20:50] = False
+    assert not changed.any()
+
+
 # ------------------------------------------------------------------ what does not fit
 
 
@@ -239,6 +256,17 @@ def test_a_level_or_a_picture_to_go_on_from_is_refused(sampler):
     image = np.zeros((*sampler.drawer.tokenizer.image_size, 3), np.uint8)
     with pytest.raises(UserError, match="a picture to go on from has codes of the small size"):
         sampler.sample(PROMPTS, canvas=sampler.canvas(image, rows=2))
+
+
+def test_a_text_that_a_stage_cannot_read_is_told_before_anything_is_drawn(sampler, tmp_path):
+    vocabulary(["0123456789 0123"], tmp_path)
+    words = Lexicon(Vocabulary(str(tmp_path / "text.model")), ())
+    stages = [dataclasses.replace(one, lexicon=words) for one in sampler.cascade.stages]
+    for place in range(2):
+        mixed = [stages[n] if n == place else sampler.cascade.stages[n] for n in range(2)]
+        cascade = dataclasses.replace(sampler.cascade, stages=tuple(mixed))
+        with pytest.raises(UserError, match="most letters of the prompt 'a small red thing' are n"):
+            dataclasses.replace(sampler, cascade=cascade).sample(PROMPTS)
 
 
 def test_training_draws_no_pictures_with_what_draws_again(runlocal):

@@ -10,10 +10,12 @@ import pytest
 
 from babeldraw.drawing.judging import best
 from babeldraw.drawing.teller_judge import TellerJudge
+from babeldraw.errors import UserError
 from babeldraw.models.coglm_captioner import captioner_of
 from babeldraw.models.condition import Asked
 from babeldraw.prediction.logits import SamplingConfig
 from babeldraw.prediction.next_token import NextToken
+from babeldraw.runs.folder import RunFolder
 from tests.models.test_coglm import NETWORK, PICTURES, S, params
 
 CAPTIONER = captioner_of(NETWORK)
@@ -30,6 +32,7 @@ WORDS = types.SimpleNamespace(
         [([int(w) for w in text.split()] + [0] * length)[:length] for text in texts], np.int32
     ),
     lengths=lambda texts: [len(text.split()) for text in texts],
+    knows=lambda text: text.replace(" ", "").isdigit() or not text,
 )
 
 
@@ -60,6 +63,16 @@ def test_the_lowest_perplexity_comes_first(judge, text):
     np.testing.assert_array_equal(best(scores, 3), np.argsort(expected))
 
 
+def test_a_text_that_it_cannot_tell_is_said(judge):
+    assert judge.notes(Asked("5 3", None, text="5 3")) == ()
+    (note,) = judge.notes(Asked("", None, text=""))
+    assert "an empty prompt is never told" in note
+    (note,) = judge.notes(Asked("1", None, text=" 1" * (S + 1)))
+    assert f"the judge reads {S} of the {S + 1} tokens" in note
+    with pytest.raises(UserError, match="most letters of the prompt 'rot' are not in the judge's"):
+        judge.notes(Asked("rot", None, text="rot"))
+
+
 def test_a_text_is_told_to_its_end_and_scored_as_it_was_drawn():
     keys = jax.random.split(jax.random.key(0), 12)
     draw = jax.jit(functools.partial(NextToken().draw, CAPTIONER, guided=False))
@@ -70,3 +83,9 @@ def test_a_text_is_told_to_its_end_and_scored_as_it_was_drawn():
         assert first.size == 0 or not row[first[0] :].any()
     with pytest.raises(ValueError, match="trained by its generator's prediction"):
         CAPTIONER.nll(params(), PICTURES, text[:3], keys)
+
+
+def test_a_run_that_tells_nothing_is_told_before_its_weights_are_read(runlocal, tmp_path):
+    RunFolder.of(str(tmp_path)).write_config(runlocal("emoji/refiner.py").to_dict())
+    with pytest.raises(UserError, match="config.model.kind=refiner, which tells no pictures; name"):
+        TellerJudge.open(str(tmp_path))

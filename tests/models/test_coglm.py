@@ -171,6 +171,8 @@ def test_the_six_billion_are_cogview2s():
         ({"config": {"positions": 11}}, "config.model.positions is 11 and a picture of 6 codes"),
         ({"config": {"specials": 1}}, "config.model.specials is 1; at least 2"),
         ({"config": {"languages": (9,)}}, "config.model.specials is 2; at least 3"),
+        ({"config": {"languages": (20,), "specials": 3}}, r"languages is \(20,\), .*_size 20; t"),
+        ({"config": {"languages": (9, 7), "specials": 4}}, r"languages is \(9, 7\), the first pi"),
         ({"config": {"stddev": 0.0}}, "config.model.stddev is 0.0; more than 0"),
         ({"config": {"compute": HeadCompute(2)}}, "compute.pieces is 2, which does not divide"),
         ({"condition": ClassCondition(3)}, "config.condition.kind is 'class'; take text"),

@@ -4,9 +4,7 @@ The statement has masks of all slots by brute force in the place of windows.
 """
 
 import dataclasses
-import importlib.util
 import math
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +28,7 @@ from babeldraw.runs.weights import flatten
 from babeldraw.sharding.constraint import logical_axes
 from babeldraw.tokenizers.base import Codes
 from babeldraw.train.starts import StartConfig
+from babeldraw.train.tuning import into_enlarger, into_refiner
 from tests.networks import abstract_params, random_params
 from tests.statements import normalized, softmax
 
@@ -244,22 +243,13 @@ def test_codes_alone_are_a_condition_too():
 # ------------------------------------------------------------------ training
 
 
-def starts_of(name):
-    """What a config of emoji takes from a run of CogLM."""
-    file = Path(__file__).parents[2] / "configs/emoji/enlarger.py"
-    spec = importlib.util.spec_from_file_location("enlarger", file)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    own = {"enlarger": module.starts("base"), "refiner": ({"run": "base", "names": "(?!fine/).*"},)}
-    return [StartConfig(**start) for start in own[name]]
-
-
 @pytest.mark.parametrize("generator", [DIRECT, ITERATIVE], ids=lambda one: one.config.kind)
 def test_all_but_what_is_new_begins_as_in_a_run_of_coglm(generator):
     config = CogLMConfig(STACK, **TABLES)
     base = flatten(abstract_params(make_generator(config, TEXT, Codes(COARSE, (V,)))))
     ours, taken = flatten(abstract_params(generator)), {}
-    for start in starts_of(generator.config.kind):
+    into = {"enlarger": into_enlarger, "refiner": into_refiner}[generator.config.kind]
+    for start in (StartConfig(**start) for start in into("base")):
         taken |= start.chosen(ours)
     assert {*ours} - {*taken} == {"fine/table"}
     assert {*taken.values()} == {*base}
@@ -372,6 +362,10 @@ def test_what_is_asked_for_is_codes_or_a_picture():
     ("words", "line"),
     [
         (np.zeros((3, 6, 3), np.uint8), "the picture is 6 x 3 px, smaller than the crop of 6 x 4"),
+        ("a.png", r"'a.png' is given and level small reads an array: codes \[6\], or a picture"),
+        (np.zeros((4, 6, 3)), r"the picture is float64 \[4, 6, 3\]; uint8 \[height, width, 3\] is"),
+        (np.arange(6) + 6, "codes are given, int64 from 6 to 11, and level small has .* below 11"),
+        (np.zeros(6), "codes are given, float64 from 0.0 to 0.0, and level small has whole num"),
         (np.arange(5), r"codes of the shape \(5,\) are given and level small has \(6,\)"),
     ],
 )
@@ -400,7 +394,13 @@ def test_pictures_that_the_level_s_do_not_divide_are_told():
             dataclasses.replace(DIRECT.config, positions=11),
             with_text(),
             Codes(FINE, (V,)),
-            "start is 5 and positions 11; a text of 3 pieces lies below the start, and 6 codes",
+            "positions is 11 and 6 small codes behind position 5 need 12; take at least that many",
+        ),
+        (
+            dataclasses.replace(ITERATIVE.config, start=2),
+            TEXT,
+            Codes(FINE, (V,)),
+            "start is 2, the .*, and a text of 3 pieces lies below it; take a start of at least 3",
         ),
         (
             DIRECT.config,
@@ -422,20 +422,6 @@ def test_pictures_that_the_level_s_do_not_divide_are_told():
 def test_what_does_not_fit_is_one_line(config, condition, codes, line):
     with pytest.raises(UserError, match=line):
         make_generator(config, condition, codes)
-
-
-@pytest.mark.parametrize(
-    ("kind", "fields", "line"),
-    [
-        (RefinerConfig, {"factor": 0}, "config.model.factor is 0; at least 1"),
-        (RefinerConfig, {"around": (9, 4)}, "config.model.around is 9 x 4; odd numbers of rows"),
-        (EnlargerConfig, {"across": (4, 5)}, "config.model.across is 4 x 5; odd numbers of rows"),
-        (EnlargerConfig, {"specials": 0}, "config.model.specials is 0; at least 1"),
-    ],
-)
-def test_a_wrong_field_is_named(kind, fields, line):
-    with pytest.raises(UserError, match=line):
-        kind(decoder=STACK, **fields)
 
 
 def test_a_level_of_no_name_is_told():

@@ -248,6 +248,11 @@ def test_a_wrong_field_is_named(fields, line):
         ({"temperature": -1.0}, "temperature is -1.0; at least 0"),
         ({"cluster_temperature": -1.0}, "cluster_temperature is -1.0; at least 0"),
         ({"clusters": -1, "top_ks": "0"}, "clusters is -1; at least 0"),
+        ({"cluster_temperature": 0.5}, "cluster_temperature is 0.5, .* and clusters is 0"),
+        (
+            {"clusters": 5, "top_ks": "0", "temperature": 0.0},
+            "clusters is 5 and temperature 0, which takes the likeliest code",
+        ),
         ({"clusters": 5}, "clusters is 5, which top_ks=40,40,40,20,20,10 would cut; .* top_ks=0"),
     ],
 )

@@ -46,6 +46,20 @@ def pictures(tmp_path_factory):
 # ------------------------------------------------------------------ the config of a run
 
 
+@pytest.mark.parametrize("name", ["emoji/enlarger.py", "emoji/refiner.py"])
+def test_super_resolution_by_codes_goes_on_from_coglm_alone(name, runlocal, tmp_path):
+    RunFolder.of(str(tmp_path)).write_config(runlocal("emoji/text_to_image.py").to_dict())
+    with pytest.raises(UserError, match="is a run of config.model.kind=babeldraw .* one of coglm"):
+        config_for(name, str(tmp_path))
+
+
+@pytest.mark.parametrize(("name", "count"), [("direct", 3), ("iterative", 1)])
+def test_cogview2_s_stages_begin_with_the_run_of_coglm_that_is_named(name, count, tmp_path):
+    starts = config_for(f"cogview2/{name}.py", str(tmp_path)).starts
+    assert len(starts) == count and {start["run"] for start in starts} == {str(tmp_path)}
+    assert not config_for(f"cogview2/{name}.py", "").starts
+
+
 @pytest.mark.parametrize("name", GENERATORS)
 def test_the_run_s_sizes_tokenizer_and_words_are_taken(name, generator_run):
     before = RunFolder.of(str(generator_run)).read_config()
