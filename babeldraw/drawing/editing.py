@@ -97,7 +97,7 @@ def edit(
     images: Sequence[np.ndarray],
     masks: Sequence[np.ndarray],
     num: int = 1,
-    seed: int = 0,
+    seed: int | Sequence[int] = 0,
     settings: Any = None,
     batch_size: int = 16,
     keep: int | None = None,

@@ -175,7 +175,7 @@ class Sampler:
         self,
         words: Sequence[Any],
         num: int = 1,
-        seed: int = 0,
+        seed: int | Sequence[int] = 0,
         settings: Any = None,
         batch_size: int = 16,
         canvas: Canvas | Sequence[Canvas] | None = None,
@@ -189,7 +189,9 @@ class Sampler:
             conditions a mapping by name. An empty text, or the class `none`, draws without
             condition.
           num: pictures of each, with seeds seed, seed + 1, ...
-          seed: of the first picture of each, at least 0.
+          seed: of the first picture of each, at least 0; or one of each thing. With one for all,
+            pictures of different things share their noise: what they have in common by chance is
+            no sample of it.
           settings: None for the run's own.
           batch_size: pictures at a time, at least 1; changes none of them beyond rounding. The
             conditions of a batch are read once, whatever the number of their pictures. A cascade
@@ -204,8 +206,8 @@ class Sampler:
 
         Raises:
           UserError: what there is not, guidance of a model that was trained without dropping its
-            condition, a choice without a judge, canvases of another number, canvases for several
-            levels or for a cascade, or a run that draws nothing by itself.
+            condition, a choice without a judge, seeds or canvases of another number, canvases for
+            several levels or for a cascade, or a run that draws nothing by itself.
         """
         require(batch_size >= 1, f"batch_size is {batch_size}; at least 1 is needed")
         require(num >= 1, f"num is {num}; at least 1 is needed")
@@ -223,6 +225,12 @@ class Sampler:
             f"canvas holds {len(canvases or ())} pictures to go on from and {len(words)} things "
             "are to be drawn; give one, or one of each",
         )
+        seeds = [seed] * len(words) if isinstance(seed, int) else seed
+        require(
+            len(seeds) == len(words),
+            f"seed holds {len(seeds)} numbers and {len(words)} things are to be drawn; give one "
+            "for all, or one of each",
+        )
         settings = settings or self.defaults
         self.drawer.check_sampling(settings)
         self._check_given(canvas)
@@ -230,14 +238,14 @@ class Sampler:
         if self.judge is not None:
             for one in asked:
                 self.judge.notes(one)
-        more = (num, seed, settings, batch_size, canvases, keep or num)
+        more = (num, settings, batch_size, canvases, keep or num)
         if level_of is None:
-            return self._larger(self._pictures(asked, *more), batch_size)
+            return self._larger(self._pictures(asked, seeds, *more), batch_size)
         require(canvas is None, "a picture to go on from has codes of one level; name that alone")
         levels = [level_of(one) for one in asked]
         # What there is not is told before a picture is drawn.
         at = {level: self.at(level) for level in dict.fromkeys(levels)}
-        pictures = self._of_levels(asked, [at[level] for level in levels], more)
+        pictures = self._of_levels(asked, seeds, [at[level] for level in levels], more)
         return self._larger(pictures, batch_size)
 
     def _check_given(self, canvas: Canvas | None) -> None:
@@ -271,18 +279,22 @@ class Sampler:
                 yield dataclasses.replace(one, image=image, tokens=tokens, level=level)
 
     def _of_levels(
-        self, asked: Sequence[Asked], samplers: Sequence["Sampler"], more: tuple[Any, ...]
+        self,
+        asked: Sequence[Asked],
+        seeds: Sequence[int],
+        samplers: Sequence["Sampler"],
+        more: tuple[Any, ...],
     ) -> Iterator[Picture]:
-        pairs = zip(samplers, asked, strict=True)
-        for _, run in itertools.groupby(pairs, key=lambda pair: pair[0].drawer.tokenizer.level):
-            own, things = zip(*run, strict=True)
-            yield from own[0]._pictures(things, *more)
+        things = zip(samplers, asked, seeds, strict=True)
+        for _, run in itertools.groupby(things, key=lambda one: one[0].drawer.tokenizer.level):
+            own, part, of_part = zip(*run, strict=True)
+            yield from own[0]._pictures(part, of_part, *more)
 
     def _pictures(
         self,
         asked: Sequence[Asked],
+        seeds: Sequence[int],
         num: int,
-        seed: int,
         settings: Any,
         batch_size: int,
         canvases: Sequence[Canvas] | None,
@@ -294,9 +306,10 @@ class Sampler:
             drawn: list[Picture] = []
             part = asked[start : start + at_once]
             laid = canvases and canvases[start : start + at_once]
+            first_P = np.array(seeds[start : start + at_once])
             for first in range(0, num, batch_size):
-                seeds = seed + np.arange(first, min(first + batch_size, num))
-                for picture in self._draw(part, seeds, settings, laid):
+                numbers = np.arange(first, min(first + batch_size, num))
+                for picture in self._draw(part, first_P[:, None] + numbers, settings, laid):
                     drawn.append(picture)
                     if len(drawn) == num:
                         yield from self._chosen(drawn, keep)
@@ -341,16 +354,16 @@ class Sampler:
         settings: Any,
         canvases: Sequence[Canvas] | None,
     ) -> Iterator[Picture]:
-        rows = np.broadcast_to(seeds, (len(asked), len(seeds)))
-        tokens = self.drawer.tokens([one.row for one in asked], rows, settings, canvases)
+        """Pictures of each thing by `seeds`, int [P, num]."""
+        tokens = self.drawer.tokens([one.row for one in asked], seeds, settings, canvases)
         flat, level = tokens.reshape(-1, *tokens.shape[2:]), self.drawer.tokenizer.level
         # Small pictures of a cascade are seen by a judge alone.
         unseen = self.cascade is not None and self.judge is None
-        said = [one.row for one in asked for _ in seeds]
+        said = [one.row for one in asked for _ in seeds[0]]
         images = [None] * len(flat) if unseen else self.drawer.pixels(flat, said)
         for i, (image, codes) in enumerate(zip(images, flat, strict=True)):
-            which, number = divmod(i, len(seeds))
-            yield Picture(asked[which], int(seeds[number]), image, codes, level=level)
+            which, number = divmod(i, seeds.shape[1])
+            yield Picture(asked[which], int(seeds[which, number]), image, codes, level=level)
 
 
 def _power_of_two_in(count: int) -> int:

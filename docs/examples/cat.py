@@ -317,9 +317,9 @@ def drawn_figures(name: str, drawing: Figures, args: argparse.Namespace) -> Figu
         captions = [captions[i] for i in np.argsort(levels, kind="stable")]
         shares = [levels.count(level) / len(levels) for level in at]
     # Compiled before it is timed.
-    [*sampler.sample(captions, level_of=level_of)]
+    [*sampler.sample(captions, seed=range(len(captions)), level_of=level_of)]
     began = time.perf_counter()
-    drawn = [*sampler.sample(captions, level_of=level_of)]
+    drawn = [*sampler.sample(captions, seed=range(len(captions)), level_of=level_of)]
     seconds = time.perf_counter() - began
     images = np.stack([picture.image for picture in drawn])
     save_png(args.workdir / f"dit_{name}.png", to_grid(images[:32], 8))

@@ -146,13 +146,20 @@ def prompts_of(count: int) -> dict[str, list[str]]:
     return {kind: held_out_captions(split, count, SEED) for kind, split in SPLITS.items()}
 
 
+def apart(prompts: Sequence[str], num: int = 1) -> range:
+    """The first seed of each of so many prompts, so that none shares its noise with another."""
+    return range(0, num * len(prompts), num)
+
+
 def compared(
     sampler: Sampler,
     ways: Mapping[str, dict[str, Any]],
     count: int,
     against: Mapping[str, str] | None = None,
 ) -> Figures:
-    """Shares of exact drawings by way, and what each has more than another, of the same seeds.
+    """Shares of exact drawings by way, and what each has more than another.
+
+    Each prompt has a seed of its own, the same in all ways.
 
     Args:
       sampler: of shapes.
@@ -167,7 +174,8 @@ def compared(
         exact[name], figures = {}, {}
         other = (against or {}).get(name, next(iter(ways)))
         for kind, prompts in prompts_of(count).items():
-            drawn = sampler.sample(prompts, settings=settings, batch_size=BATCH)
+            how = {"settings": settings, "batch_size": BATCH}
+            drawn = sampler.sample(prompts, seed=apart(prompts), **how)
             own = exact[name][kind] = exact_drawn([one.image for one in drawn], prompts)
             figures[f"exact_{kind}"] = mean_figure(own)
             figures[f"gain_{kind}"] = mean_figure(own - exact[other][kind])
@@ -184,10 +192,10 @@ def selected(sampler: Sampler, num: int, count: int) -> Figures:
     """The best of `num` by the sampler's judge, by kind of prompt; see `of_selection`."""
     found: Figures = {}
     for kind, prompts in prompts_of(count).items():
-        drawn = [*sampler.sample(prompts, num=num, batch_size=BATCH)]
+        drawn = [*sampler.sample(prompts, num=num, seed=apart(prompts, num), batch_size=BATCH)]
         exact = exact_drawn([one.image for one in drawn], [one.prompt for one in drawn])
         seeds, ranks = (np.array([getattr(p, n) for p in drawn]) for n in ("seed", "rank"))
-        rows = (array.reshape(count, num) for array in (exact, seeds, ranks))
+        rows = (array.reshape(count, num) for array in (exact, seeds % num, ranks))
         found[kind] = of_selection(*rows)
     return found
 
@@ -197,7 +205,7 @@ def of_selection(exact: np.ndarray, seeds: np.ndarray, ranks: np.ndarray) -> Fig
 
     Args:
       exact: float64 [prompts, num].
-      seeds: of each picture, the first one's 0.
+      seeds: of each picture, counted from the first one's, 0.
       ranks: of each picture, the best one's 0.
     """
     first, best = (np.sum(exact * (of == 0), axis=1) for of in (seeds, ranks))

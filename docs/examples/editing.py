@@ -89,7 +89,10 @@ def drawn(args: argparse.Namespace) -> Figures:
     """The texts drawn from nothing; of pixels there is nothing to compare."""
     sampler = Sampler.from_run(args.generator)
     cases = pairs(count(args), sampler.image_size[0])
-    pictures = [picture.image for picture in sampler.sample([case.text for case in cases])]
+    pictures = [
+        picture.image
+        for picture in sampler.sample([case.text for case in cases], seed=range(len(cases)))
+    ]
     show(args, "drawn", cases, pictures)
     return {"step": sampler.step, "quality": quality(cases, pictures)}
 
@@ -101,7 +104,10 @@ def edited(name: str, args: argparse.Namespace) -> Figures:
     cases = make(count(args), sampler.image_size[0])
     texts, images, holes = zip(*((c.text, c.image, c.hole) for c in cases), strict=True)
     way = WAYS.get(name, WAYS["exact"])
-    pictures = [one.image for one in edit(sampler, texts, images, holes, editing=way)]
+    pictures = [
+        one.image
+        for one in edit(sampler, texts, images, holes, seed=range(len(cases)), editing=way)
+    ]
     show(args, name, cases, pictures)
     return {"step": sampler.step, **figures(cases, pictures)}
 

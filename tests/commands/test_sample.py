@@ -11,6 +11,7 @@ from babeldraw.data.image import decode, read_png_text, save_png
 from babeldraw.drawing.album import slug as slug_of
 from babeldraw.drawing.judging import open_judge
 from babeldraw.drawing.sampler import Sampler
+from babeldraw.errors import UserError
 from babeldraw.models.condition import Asked
 from babeldraw.prediction.logits import SamplingConfig
 
@@ -61,6 +62,19 @@ def test_tokens_do_not_depend_on_the_batch_around_them(generator_run):
     for other in drawn[1:]:
         np.testing.assert_array_equal(drawn[0], other)
     assert len(np.unique(drawn[0], axis=0)) == 6
+
+
+@pytest.mark.slow
+def test_each_thing_may_have_a_seed_of_its_own(generator_run):
+    sampler = Sampler.from_run(str(generator_run))
+    apart = [*sampler.sample(PROMPTS, 2, seed=[7, 3, 5], batch_size=4)]
+    assert [picture.seed for picture in apart] == [7, 8, 3, 4, 5, 6]
+    for place, prompt in enumerate(PROMPTS):
+        alone = sampler.sample([prompt], 2, seed=[7, 3, 5][place], batch_size=4)
+        for one, other in zip(alone, apart[2 * place : 2 * place + 2], strict=True):
+            np.testing.assert_array_equal(one.tokens, other.tokens)
+    with pytest.raises(UserError, match="seed holds 2 numbers and 3 things are to be drawn"):
+        sampler.sample(PROMPTS, seed=[7, 3])
 
 
 @pytest.mark.slow
