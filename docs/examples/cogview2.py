@@ -21,7 +21,7 @@ Cells:
                       concept and style of what is drawn, and of what is told
   emoji_coglm_tuned   emoji_coglm_3 goes on with the held-out pairs alone, 5 minutes
   emoji_enlarger, emoji_refiner
-                      direct and iterative super-resolution from emoji_coglm_3, 15 minutes each
+                      direct and iterative super-resolution from emoji_coglm_3, 10 minutes each
   emoji_larger        of both, from true small pictures' codes: PSNR and LPIPS to the true large
                       ones, beside the small ones enlarged, and the large codes decoded
 
@@ -91,7 +91,7 @@ from babeldraw.train.presets import complete, load_config
 
 SHAPES, EMOJI = (ROOT / "configs" / world / "README" for world in ("demo", "emoji"))
 MASKINGS = ("text_to_image", "image_to_text", "text")
-SHAPES_MINUTES, EMOJI_MINUTES, HIERARCHY_MINUTES, STAGE_MINUTES = 11, 35, 35, 15
+SHAPES_MINUTES, EMOJI_MINUTES, HIERARCHY_MINUTES, STAGE_MINUTES = 11, 35, 35, 10
 TUNING_MINUTES, QUICK_STEPS = 5, 2
 # Of the tokenizer's, of 64 and of 192 px.
 SMALL, LARGE = "8", "8x3"
