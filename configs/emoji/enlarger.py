@@ -24,13 +24,13 @@ from babeldraw.train.tuning import LOCAL, config_of, into_enlarger, named_run
 BASE = r"^(?!.*\bfine\b)"
 
 
+def toy() -> ConfigDict:
+    return load_config("coglm.py", __file__, "hierarchy")
+
+
 def base_of(run: str) -> dict[str, Any]:
     """Sections of a run of CogLM; without one those of a toy on the hierarchy."""
-
-    def otherwise() -> ConfigDict:
-        return load_config("coglm.py", __file__, "hierarchy")
-
-    return config_of(run, "generator", otherwise, network="coglm")
+    return config_of(run, "generator", toy, network="coglm")
 
 
 def from_base(base: dict[str, Any], kind: str, **more: Any) -> dict[str, Any]:
@@ -47,8 +47,11 @@ def get_config(argument: str = "") -> ConfigDict:
     if run:
         optimizer["groups"] = ({"names": BASE, "rate": 0.0},)
     text = {**base["condition"], "dropout": 0.0}
+    stored = base["data"]["source"] == "tokens"
     config = {
         **base,
+        # Stored codes are of the small level alone, and both are read of a picture.
+        "data": toy().data.to_dict() if stored else base["data"],
         "level": "8x3",
         "starts": into_enlarger(run),
         "condition": {

@@ -108,7 +108,8 @@ class Painter:
 
     defaults = CogLMSampling()
 
-    def sample(self, prompts, settings, batch_size):
+    def sample(self, prompts, seed, settings, batch_size):
+        assert len(seed) == len(prompts) == len({*seed})
         for prompt in prompts:
             scene, rng = shapes.parse_caption(prompt), np.random.default_rng(0)
             image = shapes.render(scene, 64, rng)
