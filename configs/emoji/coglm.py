@@ -10,7 +10,7 @@ codes goes on from:
         --config.data.path=data/emoji --config.tokenizer_run=runs/emoji_hierarchy
 
 Of the size of configs/emoji/text_to_image.py, whose data and optimizer it has (docs/coglm.md,
-docs/emoji.md). Not trained to its end yet.
+docs/emoji.md). A smaller one was trained: docs/coglm.md.
 """
 
 from ml_collections import ConfigDict
