@@ -9,7 +9,7 @@ import re
 
 from babeldraw.estimate.chips import CHIPS
 from babeldraw.estimate.hlo import Instruction
-from babeldraw.layers.short_attention import TILE
+from babeldraw.layers.tiles import TILE
 
 # Bundles of (forward, backward) of splash attention, whose steps are blocks of the square of logits
 # that are computed, by generation and size of a block (queries, keys), for heads of 64: of

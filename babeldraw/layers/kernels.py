@@ -228,7 +228,7 @@ def fused_attention(
     if isinstance(mask, jax.Array):
         seen = jnp.broadcast_to(mask, (query_BNTH.shape[0], 1, 1, key_BNSH.shape[2]))[:, 0, 0]
     elif _by_role(mask):
-        seen = _related(mask.pattern, mask.roles[:, : query_BNTH.shape[2]])
+        seen = _as_bits(mask.pattern, mask.roles[:, : query_BNTH.shape[2]])
     on_one_device = {"short": _short, "splash": _splash}[kernel]
     body = functools.partial(on_one_device, _pattern(mask), interpret)
     return over_devices(body)(query_BNTH, key_BNSH, value_BNSH, seen)
@@ -339,7 +339,7 @@ def _short(pattern: _Pattern, interpret: bool, query, key, value, seen) -> jax.A
         return rows.back(out, batch, queries)
 
 
-def _related(pattern: ByRole, roles_BT: jax.Array) -> Related:
+def _as_bits(pattern: ByRole, roles_BT: jax.Array) -> Related:
     """Roles as bits: a key's is that of its role, a query's those of the roles that it sees."""
 
     def of_query(relation: int) -> jax.Array:

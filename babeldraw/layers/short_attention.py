@@ -11,7 +11,6 @@ projections gives it so without padding, and a softmax over keys adds whole vect
 
 import dataclasses
 import functools
-import operator
 from collections.abc import Callable
 
 import flax.struct
@@ -22,8 +21,8 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-# Queries and keys of a tile: the lanes of a TPU.
-TILE = 128
+from babeldraw.layers.tiles import HIDDEN, TILE, added, block_of, product
+
 # Of a head: they are written out one by one.
 MOST_TILES = 64
 # Positions of a sequence, and bytes that a step of the backward pass holds of a head: masks,
@@ -31,8 +30,6 @@ MOST_TILES = 64
 # step's are on their way. A core has 16 MiB of vector memory, and the tiles need some.
 MOST_POSITIONS = 2048
 MOST_BYTES = 9 * 2**20
-# What is not seen: exp makes it zero, and nothing makes it NaN.
-_HIDDEN = -1e30
 # The name that `layers.stack.POLICIES` keeps.
 _NAME = "context"
 # In place of a tile's mask: what is seen of it is seen through `Related.always` alone.
@@ -101,7 +98,7 @@ class Tiles:
                     row.append((block, NOWHERE))
             rows.append(tuple(row))
         found = np.stack(kept) if kept else np.ones((1, TILE, TILE), bool)
-        return cls(tuple(rows), np.where(found, 0, _HIDDEN).astype(np.float32))
+        return cls(tuple(rows), np.where(found, 0, HIDDEN).astype(np.float32))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
@@ -224,7 +221,7 @@ def _of_examples(seen: jax.Array | Related | None) -> list[jax.Array]:
     if isinstance(seen, Related):
         queries_B2T = jnp.stack([seen.always, seen.by_pattern], axis=1)
         return [along_sublanes(seen.bits), queries_B2T]
-    return [along_sublanes(jnp.where(seen, 0.0, _HIDDEN).astype(jnp.float32))]
+    return [along_sublanes(jnp.where(seen, 0.0, HIDDEN).astype(jnp.float32))]
 
 
 def heads_per_step(heads: int, positions: int) -> int:
@@ -238,13 +235,13 @@ def _forward_kernel(rows, heads, given, query, key, value, masks, *rest):
     for head in range(heads):
         key_SH, value_HS = key[0, head].T, value[0, head]
         for row, tiles in enumerate(rows):
-            own = _block(row)
+            own = block_of(row)
             logits = _logits(row, tiles, key_SH, query[0, head, :, own], masks, seen)
             top = jnp.max(functools.reduce(jnp.maximum, logits), axis=0, keepdims=True)
             weights = [jnp.exp(tile - top) for tile in logits]
-            total = jnp.sum(_sum(weights), axis=0, keepdims=True)
-            out_HT = _sum(
-                _product(value_HS[:, _block(block)], tile.astype(value_HS.dtype))
+            total = jnp.sum(added(weights), axis=0, keepdims=True)
+            out_HT = added(
+                product(value_HS[:, block_of(block)], tile.astype(value_HS.dtype))
                 for (block, _), tile in zip(tiles, weights, strict=True)
             )
             out[0, head, :, own] = (out_HT * (1 / total)).astype(out.dtype)
@@ -260,62 +257,49 @@ def _backward_kernel(rows, heads, given, query, key, value, masks, *rest):
         # Of blocks of keys that queries still to come see too.
         dkeys, dvalues = {}, {}
         for row, tiles in enumerate(rows):
-            own = _block(row)
+            own = block_of(row)
             query_HT, dout_HT = query[0, head, :, own], dout[0, head, :, own]
             both = dout_HT.astype(jnp.float32) * out[0, head, :, own].astype(jnp.float32)
             dtotal = jnp.sum(both, axis=0, keepdims=True)
             logits = _logits(row, tiles, key_SH, query_HT, masks, seen)
             dquery_HT = []
             for (block, _), tile in zip(tiles, logits, strict=True):
-                keys = _block(block)
+                keys = block_of(block)
                 weights = jnp.exp(tile - log_sum[0, head, :, own])
-                dlogits = weights * (_product(value_SH[keys], dout_HT) - dtotal)
+                dlogits = weights * (product(value_SH[keys], dout_HT) - dtotal)
                 dlogits, weights = dlogits.astype(key.dtype), weights.astype(key.dtype)
-                dquery_HT.append(_product(key_HS[:, keys], dlogits))
+                dquery_HT.append(product(key_HS[:, keys], dlogits))
                 for sums, new in ((dvalues, (dout_HT, weights)), (dkeys, (query_HT, dlogits))):
-                    product_HS = _product(*new, contract=(1, 1))
+                    product_HS = product(*new, contract=(1, 1))
                     sums[block] = sums[block] + product_HS if block in sums else product_HS
-            dquery[0, head, :, own] = _sum(dquery_HT).astype(dquery.dtype)
+            dquery[0, head, :, own] = added(dquery_HT).astype(dquery.dtype)
             for block in [block for block in dkeys if last[block] == row]:
-                dkey[0, head, :, _block(block)] = dkeys.pop(block).astype(dkey.dtype)
-                dvalue[0, head, :, _block(block)] = dvalues.pop(block).astype(dvalue.dtype)
+                dkey[0, head, :, block_of(block)] = dkeys.pop(block).astype(dkey.dtype)
+                dvalue[0, head, :, block_of(block)] = dvalues.pop(block).astype(dvalue.dtype)
 
 
 def _logits(row, tiles, key_SH, query_HT, masks, seen) -> list[jax.Array]:
     """Of a block of queries: float32 [keys, queries] for each of its tiles."""
     logits = []
     for block, mask in tiles:
-        tile = _product(key_SH[_block(block)], query_HT)
+        tile = product(key_SH[block_of(block)], query_HT)
         if len(seen) == 2:
-            tile = tile + _related(*seen, _block(row), _block(block), mask, masks)
+            tile = tile + _shown(*seen, block_of(row), block_of(block), mask, masks)
         elif mask is not None:
             tile = tile + masks[mask]
         if len(seen) == 1:
-            tile = tile + seen[0][0, _block(block)]
+            tile = tile + seen[0][0, block_of(block)]
         logits.append(tile)
     return logits
 
 
-def _related(keys, queries, own: slice, block: slice, mask: int | None, masks) -> jax.Array:
+def _shown(keys, queries, own: slice, block: slice, mask: int | None, masks) -> jax.Array:
     """What is added to a tile's logits, float32 [keys, queries], by a `Related`."""
     bits = keys[0, block]
     always, by_pattern = queries[0, :1, own], queries[0, 1:, own]
     if mask is None:
-        return jnp.where(((always | by_pattern) & bits) != 0, 0.0, _HIDDEN)
-    elsewhere = _HIDDEN
+        return jnp.where(((always | by_pattern) & bits) != 0, 0.0, HIDDEN)
+    elsewhere = HIDDEN
     if mask != NOWHERE:
-        elsewhere = jnp.where((by_pattern & bits) != 0, masks[mask], _HIDDEN)
+        elsewhere = jnp.where((by_pattern & bits) != 0, masks[mask], HIDDEN)
     return jnp.where((always & bits) != 0, 0.0, elsewhere)
-
-
-def _product(a: jax.Array, b: jax.Array, contract: tuple[int, int] = (1, 0)) -> jax.Array:
-    dims = ((contract[:1], contract[1:]), ((), ()))
-    return jax.lax.dot_general(a, b, dims, preferred_element_type=jnp.float32)
-
-
-def _block(number: int) -> slice:
-    return slice(number * TILE, (number + 1) * TILE)
-
-
-def _sum(arrays) -> jax.Array:
-    return functools.reduce(operator.add, arrays)

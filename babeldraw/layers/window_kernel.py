@@ -17,12 +17,10 @@ import numpy as np
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from babeldraw.layers.short_attention import TILE
+from babeldraw.layers.tiles import HIDDEN, TILE, added, block_of, product
 
 # Products of tiles that a step writes out one by one, of all its heads.
 MOST_TILES = 32
-# What is not seen: exp makes it zero, and nothing makes it NaN.
-_HIDDEN = -1e30
 
 # Which keys queries see, bool, of slots that broadcast.
 Sees = Callable[[jax.Array, jax.Array], jax.Array]
@@ -84,7 +82,7 @@ class Windows:
         queries, keys = (own, near) if band is self.rows else (near, own)
         queries, keys = jnp.asarray(queries)[:, None, :], jnp.asarray(keys)[:, :, None]
         there = (queries < self.queries) & (keys < self.keys)
-        return jnp.where(there & self.sees(queries, keys), 0, _HIDDEN).astype(jnp.bfloat16)
+        return jnp.where(there & self.sees(queries, keys), 0, HIDDEN).astype(jnp.bfloat16)
 
 
 def tiles(length: int) -> int:
@@ -214,17 +212,17 @@ def _forward_kernel(heads, count, _, query, key, value, masks, out, log_sum):
     for head in range(heads):
         key_SH, query_HT = key[0, head].T, query[0, head]
         logits = [
-            _product(key_SH[_block(n)], query_HT) + masks[0, _block(n)].astype(jnp.float32)
+            product(key_SH[block_of(n)], query_HT) + masks[0, block_of(n)].astype(jnp.float32)
             for n in range(count)
         ]
         top = jnp.max(functools.reduce(jnp.maximum, logits), axis=0, keepdims=True)
         weights = [jnp.exp(tile - top) for tile in logits]
-        total = jnp.sum(sum(weights[1:], weights[0]), axis=0, keepdims=True)
+        total = jnp.sum(added(weights), axis=0, keepdims=True)
         parts = [
-            _product(value[0, head, :, _block(n)], tile.astype(value.dtype))
+            product(value[0, head, :, block_of(n)], tile.astype(value.dtype))
             for n, tile in enumerate(weights)
         ]
-        out[0, head] = (sum(parts[1:], parts[0]) * (1 / total)).astype(out.dtype)
+        out[0, head] = (added(parts) * (1 / total)).astype(out.dtype)
         log_sum[0, head] = top + jnp.log(total)
 
 
@@ -233,12 +231,12 @@ def _query_kernel(heads, count, _, query, dout, log_sum, dtotal, key, value, mas
         key_SH, value_SH = key[0, head].T, value[0, head].T
         found = []
         for n in range(count):
-            mask = masks[0, _block(n)].astype(jnp.float32)
-            tile = _product(key_SH[_block(n)], query[0, head]) + mask
+            mask = masks[0, block_of(n)].astype(jnp.float32)
+            tile = product(key_SH[block_of(n)], query[0, head]) + mask
             weights = jnp.exp(tile - log_sum[0, head])
-            dlogits = weights * (_product(value_SH[_block(n)], dout[0, head]) - dtotal[0, head])
-            found.append(_product(key[0, head, :, _block(n)], dlogits.astype(key.dtype)))
-        dquery[0, head] = sum(found[1:], found[0]).astype(dquery.dtype)
+            dlogits = weights * (product(value_SH[block_of(n)], dout[0, head]) - dtotal[0, head])
+            found.append(product(key[0, head, :, block_of(n)], dlogits.astype(key.dtype)))
+        dquery[0, head] = added(found).astype(dquery.dtype)
 
 
 def _key_kernel(heads, count, _, key, value, query, dout, log_sum, dtotal, masks, dkey, dvalue):
@@ -246,25 +244,16 @@ def _key_kernel(heads, count, _, key, value, query, dout, log_sum, dtotal, masks
         key_SH, value_SH = key[0, head].T, value[0, head].T
         dkeys, dvalues = [], []
         for n in range(count):
-            own = _block(n)
+            own = block_of(n)
             query_HT, dout_HT = query[0, head, :, own], dout[0, head, :, own]
-            tile = _product(key_SH, query_HT) + masks[0, :, own].astype(jnp.float32)
+            tile = product(key_SH, query_HT) + masks[0, :, own].astype(jnp.float32)
             weights = jnp.exp(tile - log_sum[0, head, :, own])
-            dlogits = weights * (_product(value_SH, dout_HT) - dtotal[0, head, :, own])
-            dvalues.append(_product(dout_HT, weights.astype(key.dtype), contract=(1, 1)))
-            dkeys.append(_product(query_HT, dlogits.astype(key.dtype), contract=(1, 1)))
-        dkey[0, head] = sum(dkeys[1:], dkeys[0]).astype(dkey.dtype)
-        dvalue[0, head] = sum(dvalues[1:], dvalues[0]).astype(dvalue.dtype)
+            dlogits = weights * (product(value_SH, dout_HT) - dtotal[0, head, :, own])
+            dvalues.append(product(dout_HT, weights.astype(key.dtype), contract=(1, 1)))
+            dkeys.append(product(query_HT, dlogits.astype(key.dtype), contract=(1, 1)))
+        dkey[0, head] = added(dkeys).astype(dkey.dtype)
+        dvalue[0, head] = added(dvalues).astype(dvalue.dtype)
 
 
 # With the products of matrices that a tile takes.
 _KERNELS = {"fwd": (_forward_kernel, 2), "dq": (_query_kernel, 3), "dkv": (_key_kernel, 4)}
-
-
-def _product(a: jax.Array, b: jax.Array, contract: tuple[int, int] = (1, 0)) -> jax.Array:
-    dims = ((contract[:1], contract[1:]), ((), ()))
-    return jax.lax.dot_general(a, b, dims, preferred_element_type=jnp.float32)
-
-
-def _block(number: int) -> slice:
-    return slice(number * TILE, (number + 1) * TILE)

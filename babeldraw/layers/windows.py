@@ -16,14 +16,13 @@ import numpy as np
 
 from babeldraw.config import require
 from babeldraw.layers.kernels import over_devices
+from babeldraw.layers.tiles import HIDDEN
 from babeldraw.layers.window_kernel import Windows, window_attention
 from babeldraw.sharding.layout import platform
 
 # Rows of a strip, and the least columns of its blocks: more computes more that no query sees, less
 # makes the products of matrices small.
 ROWS, COLUMNS = 4, 10
-# What is not seen: exp makes it zero, and nothing makes it NaN.
-_HIDDEN = -1e30
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,7 +137,7 @@ def in_all(
     if added is not None:
         logits_BNTS = logits_BNTS + jnp.broadcast_to(added, logits_BNTS.shape)
     if mask is not None:
-        logits_BNTS = jnp.where(mask, logits_BNTS, _HIDDEN)
+        logits_BNTS = jnp.where(mask, logits_BNTS, HIDDEN)
     return _of(logits_BNTS, value_BNSH)
 
 
@@ -278,7 +277,7 @@ class _Strips:
         row = first - self.above + self._cells[0]
         there = (row >= 0) & (row < self.window.grid[0])
         seen = jnp.asarray(seen) & jnp.broadcast_to(there, seen.shape)
-        return _of(jnp.where(seen[None, None], logits, _HIDDEN), values)
+        return _of(jnp.where(seen[None, None], logits, HIDDEN), values)
 
     @functools.cached_property
     def _cells(self) -> tuple[np.ndarray, np.ndarray]:

@@ -86,6 +86,23 @@ def test_a_true_picture_without_itself_finds_its_other_style(gallery):
     assert gallery.found_again(np.arange(len(gallery.entries))).all()
 
 
+def found_of(folder, weights, times=1):
+    """What is found where each true picture is drawn, so many times as large."""
+
+    class Context:
+        seed = 0
+
+        class data:
+            path = str(folder)
+
+    config = ConceptsConfig(file=weights, sampling=SamplingConfig(), num_shown=2)
+    judge = Concepts(lambda *_: None, config, Context)
+    judge._draw = lambda state, gallery, asked, sampling: (
+        gallery.images[asked].repeat(times, axis=1).repeat(times, axis=2)
+    )
+    return dict(judge.run(None))
+
+
 def test_without_held_out_pairs_their_figures_are_left_out(world, weights, tmp_path):
     """As of a world of one style."""
     rows = [line for line in (world / LIST).read_text().splitlines() if '"B"' not in line]
@@ -94,34 +111,14 @@ def test_without_held_out_pairs_their_figures_are_left_out(world, weights, tmp_p
         (tmp_path / "train" / file.name).write_bytes(file.read_bytes())
     (tmp_path / LIST).write_text("\n".join(rows) + "\n")
 
-    class Context:
-        seed = 0
-
-        class data:
-            path = str(tmp_path)
-
-    config = ConceptsConfig(file=weights, sampling=SamplingConfig(), num_shown=2)
-    judge = Concepts(lambda *_: None, config, Context)
-    judge._draw = lambda state, gallery, asked, sampling: gallery.images[asked]
-    found = dict(judge.run(None))
+    found = found_of(tmp_path, weights)
     assert found["concept_seen"] == found["both_seen"] == 1
     assert found["chance"] == 1 / CONCEPTS
     assert "true_concept" not in found and not any("unseen" in name for name in found)
 
 
 def test_pictures_drawn_larger_than_the_true_ones_stand_beside_them(world, weights):
-    class Context:
-        seed = 0
-
-        class data:
-            path = str(world)
-
-    config = ConceptsConfig(file=weights, sampling=SamplingConfig(), num_shown=2)
-    judge = Concepts(lambda *_: None, config, Context)
-    judge._draw = lambda state, gallery, asked, sampling: np.repeat(
-        np.repeat(gallery.images[asked], 2, axis=1), 2, axis=2
-    )
-    found = dict(judge.run(None))
+    found = found_of(world, weights, times=2)
     # Two of a row, drawn above true.
     assert found["samples_seen"].shape[0] == found["samples_seen"].shape[1]
     assert found["samples_seen"].shape[0] >= 4 * SIDE
