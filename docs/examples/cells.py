@@ -46,6 +46,11 @@ def arguments(about: str) -> argparse.ArgumentParser:
     return parser
 
 
+def few(count: int, args: argparse.Namespace) -> int:
+    """So many of something that is measured, or two in a quick run."""
+    return 2 if args.quick else count
+
+
 def folder_of_figures(args: argparse.Namespace, name: str) -> pathlib.Path:
     """Where the figures of an experiment go; it is made."""
     folder = (args.out or (args.workdir / "figures" if args.quick else REPORTS)) / name

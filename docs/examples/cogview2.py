@@ -37,9 +37,8 @@ of 192 px are made of them in WORKDIR once.
 
 import argparse
 import functools
-import math
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import grid
@@ -50,12 +49,12 @@ from cells import (
     Cell,
     Figures,
     arguments,
+    few,
     run_cells,
     set_steps,
     trained_and_judged,
 )
 from cogview2_measures import (
-    compared,
     curves,
     drawing_seconds,
     emoji_told,
@@ -63,14 +62,13 @@ from cogview2_measures import (
     lpips,
     middle_filled,
     of_large,
-    selected,
     shapes_told,
     untrained,
 )
 from cogview2_tables import draw_curves, tables
+from cogview2_ways import PROMPTS, clusters, post_selection, text_weight
 from emoji_world import PIECES, smaller, stored_tokens, write_world
 
-from babeldraw.commands.clusters import find_clusters
 from babeldraw.commands.demo_emoji import PACKAGES, PICTURES, lpips_weights
 from babeldraw.commands.emoji import find_packs
 from babeldraw.data.emoji import (
@@ -102,19 +100,13 @@ STAGES = {"enlarger": False, "refiner": True}
 # step there would be few steps.
 STAGE_BATCH, STAGE_LOG = 8, 20
 HIERARCHY_BATCH = 16
-# Prompts of each kind, pictures told of each kind, and pictures with a hole.
-PROMPTS, TOLD, HOLES = 256, 256, 128
+# Pictures told of each kind, and pictures with a hole.
+TOLD, HOLES = 256, 128
 SHOWN = 8
-NUM = 8
-# Of 1,024 codes; CogView2 has 40 codes to a cluster.
-CLUSTERS = 32
 # 60 x 60 codes at 8 pixels to each.
 LONG_SIDE, POSITIONS = 480, 4096
 # Pictures of the emoji demo in a quick run, about.
 FEW = 320
-# What CogView2 adds to logits, and about it, beside factors of the weights from 1 to 2.
-ADDED = (1.0, 1.4, 2.0)
-FACTORS = (1.0, 1.25, 1.5, 1.75, 2.0)
 
 
 def main() -> None:
@@ -139,15 +131,20 @@ def all_cells() -> dict[str, tuple[Cell, float]]:
         "shapes_tokenizer": (shapes_tokenizer, 8),
         **{name: (cell, SHAPES_MINUTES + 4) for name, cell in shapes.items()},
         "lopar_speed": (speed_cell, 4),
-        "post_selection": (selection_cell, 8),
-        "clusters": (clusters_cell, 6),
-        "text_weight": (text_weight_cell, 5),
+        "post_selection": (of_best_shapes(post_selection), 8),
+        "clusters": (of_best_shapes(clusters), 6),
+        "text_weight": (of_best_shapes(text_weight), 5),
         "emoji_hierarchy": (hierarchy_cell, HIERARCHY_MINUTES + 5),
         **{name: (cell, EMOJI_MINUTES + 5) for name, cell in emoji.items()},
         "emoji_coglm_tuned": (tuned_cell, TUNING_MINUTES + 5),
         **{name: (cell, STAGE_MINUTES + 5) for name, cell in stages.items()},
         "emoji_larger": (larger_cell, 6),
     }
+
+
+def of_best_shapes(measure: Callable[[str, argparse.Namespace], Figures]) -> Cell:
+    """A cell of the run of shapes with all three maskings."""
+    return lambda args: measure(folder_of("shapes_coglm_3", args), args)
 
 
 def minutes(count: float, args: argparse.Namespace) -> float:
@@ -164,10 +161,6 @@ def as_others(config: Any, given: float, world: str, args: argparse.Namespace) -
         set_steps(config, RunFolder.of(str(others[0].parent)).read_config()["train"]["steps"])
         return 0
     return minutes(given, args)
-
-
-def few(count: int, args: argparse.Namespace) -> int:
-    return 2 if args.quick else count
 
 
 def folder_of(cell: str, args: argparse.Namespace) -> str:
@@ -217,47 +210,6 @@ def coglm_figures(
     if judge in found:
         save_png(grid.strip_of(folder.name, args), found[judge].pictures["samples_seen"])
     return {**figures, "curves": curves(folder)}
-
-
-# ------------------------------------------------------------------ ways to draw, on shapes
-
-
-def best_shapes(args: argparse.Namespace) -> str:
-    return folder_of("shapes_coglm_3", args)
-
-
-def selection_cell(args: argparse.Namespace) -> Figures:
-    sampler = Sampler.from_run(best_shapes(args), judge=best_shapes(args))
-    return {"num": NUM, "kinds": selected(sampler, NUM, few(PROMPTS, args))}
-
-
-def clusters_cell(args: argparse.Namespace) -> Figures:
-    """At the run's temperature, and at 1, where what is unlikely is drawn more often.
-
-    Clusters are compared with as many codes as these have in the mean, codes with all of them.
-    """
-    count = 4 if args.quick else CLUSTERS
-    labels = find_clusters(best_shapes(args), count)
-    sampler, ways, against = Sampler.from_run(best_shapes(args)), {}, {}
-    for temperature in dict.fromkeys((sampler.defaults.temperature, 1.0)):
-        at, own = f"temperature {temperature}", {"temperature": temperature}
-        of_all = f"{at}, of all codes"
-        ways[of_all], against[of_all] = own, of_all
-        for most in (1, 3) if args.quick else (2, 4, 16):
-            codes = most * len(labels) // count
-            by_codes = f"{at}, the likeliest {codes} codes"
-            by_clusters = f"{at}, the likeliest {most} of {count} clusters"
-            ways[by_codes], against[by_codes] = {**own, "top_k": codes}, of_all
-            of_clusters = {**own, "clusters": most, "cluster_temperature": temperature}
-            ways[by_clusters], against[by_clusters] = of_clusters, by_codes
-    return compared(sampler, ways, few(PROMPTS, args), against)
-
-
-def text_weight_cell(args: argparse.Namespace) -> Figures:
-    """What is added is the logarithm of a factor of the weights before these are normalised."""
-    ways = {f"{factor} times": {"text_weight": math.log(factor)} for factor in FACTORS}
-    ways |= {f"added {added}": {"text_weight": added} for added in ADDED}
-    return compared(Sampler.from_run(best_shapes(args)), ways, few(PROMPTS, args))
 
 
 # ------------------------------------------------------------------ speed

@@ -241,10 +241,11 @@ def test_stages_begin_from_the_run_of_all_maskings(script, name, tmp_path, monke
 
 
 def test_weights_of_a_text_go_from_none_to_twice_and_beyond(script, monkeypatch):
-    given = {}
-    monkeypatch.setattr(script.Sampler, "from_run", lambda run: run)
-    monkeypatch.setattr(script, "compared", lambda run, ways, count: given.update(ways) or {})
-    script.text_weight_cell(asked())
+    given, ways = {}, sys.modules["cogview2_ways"]
+    monkeypatch.setattr(ways.Sampler, "from_run", lambda run: run)
+    monkeypatch.setattr(ways, "compared", lambda run, ways, count: given.update(ways) or {})
+    cell, _ = script.all_cells()["text_weight"]
+    cell(asked())
     factors = [math.exp(way["text_weight"]) for way in given.values()]
     np.testing.assert_allclose(factors[:5], [1, 1.25, 1.5, 1.75, 2], atol=1e-12)
     assert [way["text_weight"] for way in given.values()][5:] == [1.0, 1.4, 2.0]
