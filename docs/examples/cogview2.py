@@ -287,10 +287,9 @@ def hierarchy_cell(args: argparse.Namespace) -> Figures:
 
 
 def emoji_config(count: int, args: argparse.Namespace) -> Any:
-    config = load_config("coglm.py", EMOJI).unlock()
+    config = load_config("coglm.py", EMOJI, "hierarchy").unlock()
     masked(config, count)
-    config.tokenizer = load_config("hierarchy.py", EMOJI).tokenizer
-    config.tokenizer_run, config.level = folder_of("emoji_hierarchy", args), SMALL
+    config.tokenizer_run = folder_of("emoji_hierarchy", args)
     # Of the demo's size there would be some 350 steps, most of their work in the table of words.
     smaller(config)
     config.condition.vocab_size = PIECES
