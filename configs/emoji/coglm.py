@@ -4,7 +4,7 @@
         --config.data.path=data/emoji --config.tokenizer_run=runs/emoji_tokenizer
 
 Argument: hierarchy, for the 8 x 8 codes of configs/emoji/hierarchy.py, which super-resolution by
-codes goes on from:
+codes goes on from, or hierarchy_4, for those of hierarchy.py:4:
 
     babeldraw train --config=configs/emoji/coglm.py:hierarchy --workdir=runs/emoji_coglm \\
         --config.data.path=data/emoji --config.tokenizer_run=runs/emoji_hierarchy
@@ -26,15 +26,17 @@ DECODER = {
     "bias": True,
     "compute": {"scan": False},
 }
+# Whose codes, and the level of the hierarchy.
+CODES = {"tokenizer": "", "hierarchy": "8", "hierarchy_4": "4"}
 
 
 def get_config(argument: str = "") -> ConfigDict:
-    """`argument`: tokenizer or hierarchy, the first if empty; runlocal for a few quick steps."""
-    asked = chosen(argument, codes=("tokenizer", "hierarchy"))
+    """`argument`: one of `CODES`, the first if empty; runlocal for a few quick steps."""
+    asked = chosen(argument, codes=(*CODES,))
     config = load_config("text_to_image.py", beside=__file__).to_dict()
-    if asked["codes"] == "hierarchy":
-        config["tokenizer"] = load_config("hierarchy.py", beside=__file__).to_dict()["tokenizer"]
-        config["level"] = "8"
+    if level := CODES[asked["codes"]]:
+        hierarchy = load_config("hierarchy.py", __file__, level).to_dict()
+        config |= {"tokenizer": hierarchy["tokenizer"], "level": level}
     config["model"] = {
         "kind": "coglm",
         "decoder": DECODER,

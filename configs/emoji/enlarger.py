@@ -3,8 +3,8 @@
     babeldraw train --config=configs/emoji/enlarger.py:runs/emoji_coglm \\
         --workdir=runs/emoji_enlarger --config.data.path=data/emoji_192
 
-The argument is a run of CogLM on level 8 of configs/emoji/hierarchy.py: its sizes and weights are
-taken, the projections of its attention twice, and it does not change (CogView2,
+The argument is a run of CogLM on configs/emoji/hierarchy.py, level 8 or 4: its sizes and weights
+are taken, the projections of its attention twice, and it does not change (CogView2,
 configs/cogview2/direct.py). Without an argument all is fresh and all of it learns:
 
     babeldraw train --config=configs/emoji/enlarger.py --workdir=runs/emoji_enlarger \\
@@ -52,12 +52,12 @@ def get_config(argument: str = "") -> ConfigDict:
         **base,
         # Stored codes are of the small level alone, and both are read of a picture.
         "data": toy().data.to_dict() if stored else base["data"],
-        "level": "8x3",
+        "level": f"{base['level']}x3",
         "starts": into_enlarger(run),
         "condition": {
             "kind": "several",
             "dropout": 0.0,
-            "parts": {"text": text, "codes": {"kind": "codes", "level": "8"}},
+            "parts": {"text": text, "codes": {"kind": "codes", "level": base["level"]}},
         },
         "model": from_base(base, "enlarger", frozen_base=bool(run)),
         # All codes at once, each by itself.

@@ -3,8 +3,9 @@
     babeldraw train --config=configs/emoji/refiner.py:runs/emoji_coglm \\
         --workdir=runs/emoji_refiner --config.data.path=data/emoji_192
 
-The argument is a run of CogLM on level 8 of configs/emoji/hierarchy.py, whose sizes and weights are
-taken; all of it learns (CogView2, configs/cogview2/iterative.py). Without an argument all is fresh:
+The argument is a run of CogLM on configs/emoji/hierarchy.py, level 8 or 4, whose sizes and weights
+are taken; all of it learns (CogView2, configs/cogview2/iterative.py). Without an argument all is
+fresh:
 
     babeldraw train --config=configs/emoji/refiner.py --workdir=runs/emoji_refiner \\
         --config.data.path=data/emoji_192 --config.tokenizer_run=runs/emoji_hierarchy
@@ -28,7 +29,7 @@ def get_config(argument: str = "") -> ConfigDict:
     names = ("decoder", "start", "positions", "specials", "stddev")
     model = {name: config["model"][name] for name in names}
     config |= {
-        "level": "8x3",
+        "level": f"{config['level']}x3" if run else config["level"],
         "starts": into_refiner(run),
         "condition": {**text, "dropout": 0.0},
         "model": {"kind": "refiner", **model},

@@ -16,12 +16,12 @@ Cells:
   clusters            of the same: clusters of codes, and the likeliest codes
   text_weight         of the same: attention to the text's columns 1 to 2 times as heavy, and by
                       CogView2's own 1.4 and others, which it adds to logits
-  emoji_hierarchy     codes of 64 and of 192 px from one codebook, 35 minutes
-  emoji_coglm_N       configs/emoji/coglm.py, smaller, on its 8 x 8 codes, stored once, 35 minutes:
+  emoji_hierarchy     codes of 32 and of 96 px from one codebook, 14 minutes
+  emoji_coglm_N       configs/emoji/coglm.py, smaller, on its 8 x 8 codes, stored once, 14 minutes:
                       concept and style of what is drawn, and of what is told
   emoji_coglm_tuned   emoji_coglm_3 goes on with the held-out pairs alone, 5 minutes
   emoji_enlarger, emoji_refiner
-                      direct and iterative super-resolution from emoji_coglm_3, 10 minutes each
+                      direct and iterative super-resolution from emoji_coglm_3, 42 minutes each
   emoji_larger        of both, from true small pictures' codes: PSNR and LPIPS to the true large
                       ones, beside the small ones enlarged, and the large codes decoded
 
@@ -31,8 +31,8 @@ tables and writes them to WORKDIR/cogview2.md; cogview2.png has the losses, stri
 and, as emoji_larger.png, true pictures above what each way makes of them.
 
 The packages of emoji and the weights of LPIPS lie in `--emoji`, the folder of `babeldraw demo
---world=emoji`, and are fetched into it where they are missing (docs/emoji.md); pictures of 64 and
-of 192 px are made of them in WORKDIR once.
+--world=emoji`, and are fetched into it where they are missing (docs/emoji.md); pictures of 32 and
+of 96 px are made of them in WORKDIR once.
 """
 
 import argparse
@@ -89,15 +89,15 @@ from babeldraw.train.presets import complete, load_config
 
 SHAPES, EMOJI = (ROOT / "configs" / world / "README" for world in ("demo", "emoji"))
 MASKINGS = ("text_to_image", "image_to_text", "text")
-SHAPES_MINUTES, EMOJI_MINUTES, HIERARCHY_MINUTES, STAGE_MINUTES = 11, 35, 35, 10
+SHAPES_MINUTES, EMOJI_MINUTES, HIERARCHY_MINUTES, STAGE_MINUTES = 11, 14, 14, 42
 TUNING_MINUTES, QUICK_STEPS = 5, 2
-# Of the tokenizer's, of 64 and of 192 px.
-SMALL, LARGE = "8", "8x3"
-SIDES = (64, 192)
+# Of the tokenizer's, of 32 and of 96 px.
+SMALL, LARGE = "4", "4x3"
+SIDES = (32, 96)
 # Stages in their order, and whether one learns from the large codes alone, which can be stored.
 STAGES = {"enlarger": False, "refiner": True}
-# A picture has 576 large codes, and convolutions at 64 px take long: with the demo's 32 pictures a
-# step there would be few steps.
+# A picture has 576 large codes, and convolutions take long: with the demo's 32 pictures a step there
+# would be few steps.
 STAGE_BATCH, STAGE_LOG = 8, 20
 HIERARCHY_BATCH = 16
 # Pictures told of each kind, and pictures with a hole.
@@ -220,7 +220,7 @@ def long_config(file: str, args: argparse.Namespace) -> Any:
     config = load_config(file, EMOJI).unlock()
     config.tokenizer = load_config("hierarchy.py", EMOJI).tokenizer
     config.tokenizer.image_size = (LONG_SIDE // 3, LONG_SIDE // 3)
-    config.level, config.model.positions = LARGE, POSITIONS
+    config.level, config.model.positions = "8x3", POSITIONS
     return complete(config.to_dict(), QUICK if args.quick else "")
 
 
@@ -274,20 +274,23 @@ def use_stored(config: Any, args: argparse.Namespace) -> None:
 
 
 def hierarchy_cell(args: argparse.Namespace) -> Figures:
-    config = complete(load_config("hierarchy.py", EMOJI).to_dict(), QUICK if args.quick else "")
+    config = complete(
+        load_config("hierarchy.py", EMOJI, SMALL).to_dict(), QUICK if args.quick else ""
+    )
     read_pictures(config, args, "random")
     file = "" if args.quick else weights("vgg_lpips", args)
     config.perceptual.file = file
     if not file:
         config.loss.perceptual = 0.0
     if not args.quick:
-        config.train.batch_size = HIERARCHY_BATCH
+        # VGG16 is slow at 32 px, and would be half of each step.
+        config.train.batch_size = config.perceptual.every = HIERARCHY_BATCH
     folder, given = args.workdir / "emoji_hierarchy", minutes(HIERARCHY_MINUTES, args)
     return trained_and_judged(config, folder, ["reconstruction"], given)[0]
 
 
 def emoji_config(count: int, args: argparse.Namespace) -> Any:
-    config = load_config("coglm.py", EMOJI, "hierarchy").unlock()
+    config = load_config("coglm.py", EMOJI, f"hierarchy_{SMALL}").unlock()
     masked(config, count)
     config.tokenizer_run = folder_of("emoji_hierarchy", args)
     # Of the demo's size there would be some 350 steps, most of their work in the table of words.

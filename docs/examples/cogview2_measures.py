@@ -16,7 +16,7 @@ from babeldraw.data import shapes
 from babeldraw.data.emoji import Entry
 from babeldraw.data.image import decode, to_uint8
 from babeldraw.drawing.captioning import CaptionerRun
-from babeldraw.drawing.cascade import Cascade
+from babeldraw.drawing.cascade import Cascade, CodeStage
 from babeldraw.drawing.drawer import Drawer
 from babeldraw.drawing.sampler import Sampler
 from babeldraw.drawing.tokenizer_run import TokenizerRun
@@ -256,15 +256,21 @@ def _enlarged(
     true = np.asarray(downsample(images.astype(np.float32) / 255, times))
     codes = np.asarray(small.encode(true))
     asked, stages = sampler.ask(prompts), sampler.cascade.stages
+    likeliest = tuple(
+        dataclasses.replace(one, settings=dataclasses.replace(one.settings, temperature=0.0))
+        for one in stages
+    )
 
-    def drawn(count: int) -> np.ndarray:
-        return Cascade(stages[:count]).draw(asked, codes, seeds, len(asked))[1]
+    def drawn(stages: tuple[CodeStage, ...]) -> np.ndarray:
+        return Cascade(stages).draw(asked, codes, seeds, len(asked))[1]
 
     return {
         "small picture, enlarged": _bilinear(true, images.shape),
         SMALL_CODES: _bilinear(small.decode(codes), images.shape),
-        "direct": drawn(1),
-        "direct, then iterative": drawn(2),
+        "direct": drawn(stages[:1]),
+        "direct, then iterative": drawn(stages),
+        "direct, the likeliest codes": drawn(likeliest[:1]),
+        "direct, then iterative, the likeliest codes": drawn(likeliest),
         "large codes": to_uint8(np.asarray(large.reconstruct(images)[0])),
     }
 

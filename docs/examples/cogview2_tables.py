@@ -8,7 +8,7 @@ from typing import Any
 from cells import Figures, markdown, share
 from grid_tables import tokenizers_table
 
-TOKENIZERS = {"shapes_tokenizer": "shapes", "emoji_hierarchy": "emoji, 64 px"}
+TOKENIZERS = {"shapes_tokenizer": "shapes", "emoji_hierarchy": "emoji, 32 px"}
 # Of the judge of each world, and of what is told, with their heads.
 DRAWN = {
     "shapes": ("prompts", {"exact_seen": "exact, seen", "exact_unseen": "exact, unseen"}),
@@ -136,7 +136,7 @@ def larger_table(found: Figures) -> str:
             row += [number(one[name], ".3f"), less]
         rows.append(row)
     heads = [head for name in whole for head in (name, "less that of small codes")]
-    return markdown(["emoji, 64 to 192 px", "PSNR, dB", *heads], rows)
+    return markdown(["emoji, 32 to 96 px", "PSNR, dB", *heads], rows)
 
 
 def speed_table(found: Figures) -> str:

@@ -1,6 +1,7 @@
 """docs/examples/cogview2.py: what is told, compared and enlarged; its cells, tables, quick run."""
 
 import argparse
+import dataclasses
 import json
 import math
 import sys
@@ -14,6 +15,7 @@ from babeldraw.data import shapes
 from babeldraw.data.emoji import Entry, captions
 from babeldraw.data.image import save_png
 from babeldraw.prediction.coglm import CogLMSampling
+from babeldraw.prediction.refinement import RefinementSampling
 from babeldraw.runs.folder import RunFolder
 from babeldraw.train.experiment import parse
 
@@ -125,15 +127,20 @@ def test_ways_are_compared_with_the_first_or_with_the_one_that_is_named(measures
     assert found["more"]["settings"] == {"text_weight": 2.0}
 
 
+@dataclasses.dataclass(frozen=True)
 class Stage:
-    """Adds a number to codes, of which the pictures have the values."""
+    """Adds a number to codes, of which the pictures have the values; half of it where it is cold."""
 
-    def __init__(self, added):
-        self.added, self.drawer = added, self
+    added: int
+    settings: RefinementSampling = RefinementSampling()
+
+    @property
+    def drawer(self):
+        return self
 
     def draw(self, asked, codes, seeds):
         assert len(asked) == len(codes) == len(seeds)
-        return codes + self.added
+        return codes + (self.added if self.settings.temperature else self.added // 2)
 
     def pixels(self, codes):
         return np.broadcast_to(codes[:, :1, None, None], (len(codes), 6, 6, 3)).astype(np.uint8)
@@ -161,6 +168,8 @@ def test_each_way_makes_a_picture_of_every_true_one(measures):
         measures.SMALL_CODES: [7] * 10,
         "direct": [*range(10, 20)],
         "direct, then iterative": [*range(30, 40)],
+        "direct, the likeliest codes": [*range(5, 15)],
+        "direct, then iterative, the likeliest codes": [*range(15, 25)],
         "large codes": [9] * 10,
     }
 
@@ -195,7 +204,7 @@ def test_cells_differ_in_their_maskings_alone(script):
 
 def test_emoji_are_drawn_into_the_small_codes(script):
     found = parse(script.emoji_config(3, asked()))
-    assert found.generator.codes.shape == (8, 8) and found.image_size == (64, 64)
+    assert found.generator.codes.shape == (8, 8) and found.image_size == (32, 32)
     # No group of parameters is named that a CogLM has not.
     assert found.optimizer.groups == ()
 
@@ -237,7 +246,7 @@ def test_stages_begin_from_the_run_of_all_maskings(script, name, tmp_path, monke
     assert found.generator.codes.shape == (24, 24) and found.train.batch_size == 8
     assert all(start.run == str(run.path) for start in found.starts) and found.starts
     assert found.data.source == {"enlarger": "folder", "refiner": "tokens"}[name]
-    assert found.data.path == {"enlarger": "emoji_192", "refiner": "8"}[name]
+    assert found.data.path == {"enlarger": "emoji_96", "refiner": "8"}[name]
 
 
 def test_weights_of_a_text_go_from_none_to_twice_and_beyond(script, monkeypatch):
@@ -356,6 +365,6 @@ def test_emoji_are_enlarged_in_the_quick_variant(script, tmp_path, emoji_demo, m
     folder = tmp_path / "figures" / "cogview2"
     found = {file.stem: json.loads(file.read_text()) for file in folder.iterdir()}
     assert {*found} == {*cells.split(",")}
-    assert len(found["emoji_larger"]["ways"]) == 5
+    assert len(found["emoji_larger"]["ways"]) == 7
     assert 0 <= found["emoji_coglm_3"]["captions"]["concept_unseen"]["value"] <= 1
     assert (tmp_path / "strips" / "emoji_larger.png").exists()
