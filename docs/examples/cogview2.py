@@ -96,8 +96,7 @@ SMALL, LARGE = "4", "4x3"
 SIDES = (32, 96)
 # Stages in their order, and whether one learns from the large codes alone, which can be stored.
 STAGES = {"enlarger": False, "refiner": True}
-# A picture has 576 large codes, and convolutions take long: with the demo's 32 pictures a step there
-# would be few steps.
+# A picture has 576 large codes: with the demo's 32 pictures a step there would be few steps.
 STAGE_BATCH, STAGE_LOG = 8, 20
 HIERARCHY_BATCH = 16
 # Pictures told of each kind, and pictures with a hole.

@@ -129,7 +129,7 @@ def test_ways_are_compared_with_the_first_or_with_the_one_that_is_named(measures
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """Adds a number to codes, of which the pictures have the values; half of it where it is cold."""
+    """Adds a number to codes, the values of the pictures; half of it where it is cold."""
 
     added: int
     settings: RefinementSampling = RefinementSampling()
