@@ -8,7 +8,7 @@ from typing import Any
 from cells import Figures, markdown, share
 from grid_tables import tokenizers_table
 
-TOKENIZERS = {"shapes_tokenizer": "shapes", "emoji_hierarchy": "emoji, 32 px"}
+TOKENIZERS = {"shapes_tokenizer": "shapes", "emoji_hierarchy": "emoji, 64 px"}
 # Of the judge of each world, and of what is told, with their heads.
 DRAWN = {
     "shapes": ("prompts", {"exact_seen": "exact, seen", "exact_unseen": "exact, unseen"}),
@@ -36,7 +36,6 @@ TOLD = {
         "caption_unseen": "some caption, unseen",
     },
 }
-STAGES = {"emoji_enlarger": "direct", "emoji_refiner": "iterative"}
 NOTHING = "encoded and decoded"
 
 
@@ -49,10 +48,7 @@ def tables(found: Mapping[str, Figures]) -> str:
         name = f"{world}_coglm_"
         if own := {cell.removeprefix(name): found[cell] for cell in found if name in cell}:
             parts.append(coglm_table(world, own))
-    if there := {title: found[cell] for cell, title in STAGES.items() if cell in found}:
-        parts.append(cost_table("super-resolution", there))
     makers = {
-        "emoji_larger": larger_table,
         "lopar_speed": speed_table,
         "post_selection": selection_table,
         "clusters": ways_table,
@@ -120,23 +116,6 @@ def coglm_table(world: str, found: Mapping[str, Figures]) -> str:
     heads = [f"{world}, maskings", *drawn.values(), *told.values()]
     heads += ["hole filled, exact", "PSNR in the hole, dB"] if holes else []
     return markdown([*heads, *COST], rows)
-
-
-def larger_table(found: Figures) -> str:
-    """Markdown: ways to a large picture by their distance from the true one."""
-    ways = found["ways"]
-    names = [name for name in next(iter(ways.values())) if name.startswith("lpips")]
-    whole = [name for name in names if not name.endswith("_less")]
-    rows = []
-    for way, one in ways.items():
-        row = [way, number(one["psnr_db"], ".2f")]
-        for name in whole:
-            low, high = one[f"{name}_less"]["interval"]
-            less = f"{one[f'{name}_less']['value']:+.3f} [{low:+.3f}, {high:+.3f}]"
-            row += [number(one[name], ".3f"), less]
-        rows.append(row)
-    heads = [head for name in whole for head in (name, "less that of small codes")]
-    return markdown(["emoji, 32 to 96 px", "PSNR, dB", *heads], rows)
 
 
 def speed_table(found: Figures) -> str:
