@@ -3,14 +3,14 @@
     python docs/examples/codebooks.py --workdir=runs/codebooks
 
 {plain VQ, VQ with l2 and few dimensions, LFQ, FSQ, IBQ} x {1k, 8k codes} of configs/emoji/ibq.py,
-and plain VQ and IBQ with 64k: one network, 1,500 steps each, nothing that moves idle codes. Cells,
-each of which leaves its figures in docs/reports/codebooks and is not made again:
+and plain VQ and IBQ with 64k: one network, 1,500 steps of 8 pictures each, nothing that moves idle
+codes. Cells, each of which leaves its figures in docs/reports/codebooks and is not made again:
 
   QUANTIZER_CODES   use of the codebook over all training pictures, after some steps and at the end,
                     beside what as many uniform draws reach; PSNR and SSIM on held-out pictures;
                     peak memory, seconds of a step
 
-Some nine hours in all on two cores, by estimate. Prints the table and writes it to
+Some five hours in all on two cores, by estimate. Prints the table and writes it to
 WORKDIR/codebooks.md; WORKDIR/codebooks.png has use over steps and PSNR over codes.
 
 The pictures lie in `--emoji`, a folder as of `babeldraw demo --world=emoji` but of 64 px, and are
@@ -55,7 +55,7 @@ TITLES = {
     "ibq": "IBQ",
 }
 # Of a cell of so many codes, by estimate.
-MINUTES = {"1k": 25, "8k": 28, "64k": 150}
+MINUTES = {"1k": 15, "8k": 17, "64k": 80}
 CELLS = (
     *itertools.product(TITLES, ("1k", "8k")),
     ("vq", "64k"),
@@ -63,8 +63,9 @@ CELLS = (
 )
 # After which shares of the steps the use is counted.
 PARTS = (0.05, 0.15, 0.4, 1.0)
-# As in training, so that memory is that of training.
-BATCH = 16
+# Pictures of a step, half of the config's: 512 codes. Those of counting are as many, so that memory
+# is that of training.
+BATCH = 8
 # Of the pictures, in a quick run.
 FEW = 128
 
@@ -95,6 +96,8 @@ def configured(quantizer: str, codes: str, args: argparse.Namespace) -> Any:
     config = load_config("ibq.py", ROOT / "configs" / "emoji" / "README", variant)
     EMOJI.configure("tokenizer", args.emoji, config, args.quick)
     config.loss.perceptual, config.train.eval_every = 0.0, 0
+    if not args.quick:
+        config.train.batch_size = BATCH
     return config
 
 
