@@ -12,8 +12,6 @@ from babeldraw.errors import UserError
 
 # Fields that no other source than a folder reads.
 OF_FOLDERS = ("language", "class_folder", "class_caption")
-# Sources that make their records themselves.
-OWN = ("shapes", "shape_pairs", "digits")
 # Of CAPTIONS those that take one of several texts.
 DRAWN = ("in_turn", "random")
 
@@ -78,7 +76,7 @@ class DataConfig:
             epoch draws one, 10 where a recipe is published so; 0: as many as are there.
 
     Raises:
-        UserError: a value outside its range, or one that the source would not read.
+        UserError: a value outside its range.
     """
 
     source: str = "shapes"
@@ -105,12 +103,6 @@ class DataConfig:
             raise UserError(
                 f"data.source={self.source!r} and data.mixture has {len(self.mixture)} parts; a "
                 "mixture needs both, other sources an empty data.mixture"
-            )
-        if self.path and self.source in OWN:
-            raise UserError(
-                f"data.path={self.path!r} and data.source={self.source!r}, which makes its own "
-                "records and reads none; set data.source too, such as to 'folder', or leave the "
-                "path out"
             )
         if self.num_examples < 1:
             raise UserError(f"data.num_examples={self.num_examples} must be at least 1")

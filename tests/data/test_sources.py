@@ -107,12 +107,6 @@ def test_shapes_are_a_source():
     assert len(names) == 4
 
 
-@pytest.mark.parametrize("source", ["shapes", "shape_pairs", "digits"])
-def test_a_path_that_none_would_read_is_told(source):
-    with pytest.raises(UserError, match=f"data.path='mine' and data.source='{source}', which"):
-        DataConfig(source=source, path="mine")
-
-
 @pytest.mark.parametrize(
     ("config", "split", "size", "seed", "line"),
     [
