@@ -10,7 +10,7 @@ configs/cogview2/direct.py). Without an argument all is fresh and all of it lear
     babeldraw train --config=configs/emoji/enlarger.py --workdir=runs/emoji_enlarger \\
         --config.data.path=data/emoji_192 --config.tokenizer_run=runs/emoji_hierarchy
 
-Trained for 362 steps of 8 pictures: docs/coglm.md.
+How well a small one does: docs/super_resolution.md.
 """
 
 from typing import Any

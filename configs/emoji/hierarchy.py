@@ -8,7 +8,8 @@ CogView2's two sizes (configs/cogview2/tokenizer.py), 20 x 20 and 60 x 60 there;
 iterative super-resolution, 6 x 6, divides 24. Losses L1 + MS-SSIM + perceptual; training sees 64
 px at 4, 8 and 16 pixels to a code; level 8x3 is that of 192 px.
 Argument: 4, as many codes of 4 pixels: of pictures of 32 and, as level 4x3, of 96 px, at a quarter
-of the work. That was trained for some steps of 16 pictures: docs/coglm.md.
+of the work. Trained for 556 steps of 16 pictures (docs/coglm.md), with 4 for 487
+(docs/super_resolution.md).
 """
 
 from ml_collections import ConfigDict

@@ -10,7 +10,7 @@ fresh:
     babeldraw train --config=configs/emoji/refiner.py --workdir=runs/emoji_refiner \\
         --config.data.path=data/emoji_192 --config.tokenizer_run=runs/emoji_hierarchy
 
-Trained for 473 steps of 8 pictures: docs/coglm.md.
+How well a small one does: docs/super_resolution.md.
 """
 
 from ml_collections import ConfigDict
