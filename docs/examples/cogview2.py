@@ -1,4 +1,4 @@
-"""CogView2's experiments: one model that draws, tells, fills in and enlarges.
+"""CogView2's experiments: one model that draws, tells and fills in.
 
     python docs/examples/cogview2.py --workdir=runs/cogview2
 
@@ -22,7 +22,7 @@ Cells:
   emoji_coglm_tuned   emoji_coglm_3 goes on with the held-out pairs alone, 5 minutes
 
 Each leaves its figures in docs/reports/cogview2 and is not made again; runs that were stopped go
-on. Some five hours in all on two cores, by estimate; `--cells='shapes_*'` names some. Prints the
+on. Some four hours in all on two cores, by estimate; `--cells='shapes_*'` names some. Prints the
 tables and writes them to WORKDIR/cogview2.md; cogview2.png has the losses, strips/ what was drawn.
 Super-resolution is enlarging.py's.
 
