@@ -34,3 +34,11 @@ def depth_to_space(x_BhwC: jax.Array, factor: int) -> jax.Array:
     b, h, w, channels = x_BhwC.shape
     cells = x_BhwC.reshape(b, h, w, factor, factor, channels // factor**2)
     return cells.transpose(0, 1, 3, 2, 4, 5).reshape(b, h * factor, w * factor, -1)
+
+
+def space_to_depth(x_BHWC: jax.Array, factor: int) -> jax.Array:
+    """The inverse of `depth_to_space`: [B, H, W, C] -> [B, H / f, W / f, f * f * C]."""
+    b, height, width, channels = x_BHWC.shape
+    h, w = height // factor, width // factor
+    cells = x_BHWC.reshape(b, h, factor, w, factor, channels).transpose(0, 1, 3, 2, 4, 5)
+    return cells.reshape(b, h, w, factor * factor * channels)

@@ -18,7 +18,7 @@ from babeldraw.layers.block import DTYPES, ComputeConfig, without_compute
 from babeldraw.layers.convolution import Conv
 from babeldraw.layers.linear import Einsum
 from babeldraw.layers.norms import GroupNorm
-from babeldraw.layers.pictures import depth_to_space, downsample, enlarge
+from babeldraw.layers.pictures import depth_to_space, downsample, enlarge, space_to_depth
 from babeldraw.layers.stack import recomputed
 
 # What the 1 x 1 shortcut of a residual block that changes its width reads: the block's input, or,
@@ -54,6 +54,9 @@ class ConvolutionalConfig:
       down: of DOWNS, `average`; `convolution` in taming, `centred` in Open-MAGVIT2.
       up: of UPS, `nearest`; `depth_to_space` in Open-MAGVIT2.
       adaptive: whether the decoder's levels begin with a norm by the codes; see `AdaptiveNorm`.
+      patch_size: side of the squares of pixels that are one place of the first level, their colours
+        its channels, and are put together again behind the last convolution; 1, each pixel its own,
+        in all of the above. Small filters over many pixels are the slowest part of a network.
       groups, epsilon: of the norms.
       compute: how it is computed. `dtype` is that of the convolutions and of what goes from block
         to block; `remat`, but for none, has each block computed again in the backward pass.
@@ -75,11 +78,13 @@ class ConvolutionalConfig:
     epsilon: float = 1e-6
     up: str = "nearest"
     adaptive: bool = False
+    patch_size: int = 1
     compute: ComputeConfig = ComputeConfig()
 
     def __post_init__(self):
         path = "tokenizer.network"
-        for name in "channels encoder_blocks middle_blocks latent_channels groups".split():
+        counts = "channels encoder_blocks middle_blocks latent_channels groups patch_size"
+        for name in counts.split():
             value = getattr(self, name)
             require(value >= 1, f"{path}.{name} is {value}; at least 1 is needed")
         require(
@@ -128,10 +133,10 @@ class ConvolutionalConfig:
     @property
     def stride(self) -> int:
         """Pixels to a latent, in each direction."""
-        return 2 ** (len(self.multipliers) - 1)
+        return self.patch_size * 2 ** (len(self.multipliers) - 1)
 
     def width(self, level: int) -> int:
-        """Channels of a level, 0 being full size."""
+        """Channels of a level, 0 being that of the first convolution."""
         return self.channels * self.multipliers[level]
 
     def changes(self, side: str) -> set[str]:
@@ -227,11 +232,12 @@ def _middle(config: ConvolutionalConfig) -> Blocks:
 
 
 def descend(config: ConvolutionalConfig, x_BHWC: jax.Array, levels: int) -> list[jax.Array]:
-    """Pictures to what so many levels give, from full size on: [B, H / 2^i, W / 2^i, width i].
+    """Pictures to what so many levels give: [B, H / 2^i, W / 2^i, width i], H by `patch_size`.
 
     The layers are the caller's.
     """
-    x_BhwC = Conv(config.channels, bias=config.bias, dtype=config.dtype, name="first")(x_BHWC)
+    x_BhwC = space_to_depth(x_BHWC, config.patch_size)
+    x_BhwC = Conv(config.channels, bias=config.bias, dtype=config.dtype, name="first")(x_BhwC)
     found = []
     for level in range(levels):
         x_BhwC = _halved(config, x_BhwC, level - 1) if level > 0 else x_BhwC
@@ -291,7 +297,8 @@ def from_latents(config: ConvolutionalConfig, z_BhwC: jax.Array) -> jax.Array:
 def to_values(config: ConvolutionalConfig, x_BhwC: jax.Array, values: int) -> jax.Array:
     """What the decoder gives at full size, float32 [B, H, W, values]; layers of the caller."""
     x_BhwC = _normed(config, x_BhwC, "norm")
-    return Conv(values, dtype=config.dtype, name="last")(x_BhwC).astype(jnp.float32)
+    last = Conv(values * config.patch_size**2, dtype=config.dtype, name="last")
+    return depth_to_space(last(x_BhwC), config.patch_size).astype(jnp.float32)
 
 
 class ConvolutionalEncoder(nn.Module):

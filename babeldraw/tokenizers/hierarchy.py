@@ -96,6 +96,11 @@ class HierarchyConfig:
             f"{ends} of them {2 ** (depth - 1)}, by the {depth} levels of "
             "tokenizer.network.multipliers",
         )
+        require(
+            self.network.patch_size == 1,
+            f"tokenizer.network.patch_size is {self.network.patch_size}; a hierarchy has a level "
+            "for each stride: set it to 1",
+        )
         self._check_halved(strides)
         for stride in self.attends:
             require(

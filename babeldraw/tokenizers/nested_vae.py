@@ -47,8 +47,9 @@ NETWORK = ConvolutionalConfig(
 @dataclasses.dataclass(frozen=True)
 class NestedVAEConfig:
     """Attributes:
-    network: the encoder and the decoder, as deep as the last of `strides`. Its `latent_channels`
-      are those of a code at every level, so that one generator may draw into any.
+    network: the encoder and the decoder, as deep as the last of `strides`, its `patch_size` at most
+      the first. Its `latent_channels` are those of a code at every level, so that one generator
+      may draw into any.
     strides: pixels to a code in each direction, ascending; each is a level of the tokenizer. The
       widths of the network at these levels do not fall: a skip leads to the widest of them, which
       the layers next to the latents have, and no skip narrows what a level found.
@@ -62,13 +63,14 @@ class NestedVAEConfig:
 
     def __post_init__(self):
         depth = len(self.network.multipliers)
-        there = [2**level for level in range(depth)]
+        there = [self.network.patch_size * 2**level for level in range(depth)]
         require(
             bool(self.strides)
             and list(self.strides) == sorted({*self.strides} & {*there})
             and self.strides[-1] == there[-1],
             f"tokenizer.strides is {self.strides}; ascending ones of {there} are needed, the last "
-            f"of them {there[-1]}, by the {depth} levels of tokenizer.network.multipliers",
+            f"of them {there[-1]}, by the {depth} levels of tokenizer.network.multipliers and its "
+            f"patch_size of {self.network.patch_size}",
         )
         widths = [self.network.width(self.depth(stride) - 1) for stride in self.strides]
         require(
@@ -87,10 +89,9 @@ class NestedVAEConfig:
             "several: set it to False",
         )
 
-    @staticmethod
-    def depth(stride: int) -> int:
-        """Levels of the network from full size to this stride."""
-        return stride.bit_length()
+    def depth(self, stride: int) -> int:
+        """Levels of the network from the first to this stride."""
+        return (stride // self.network.patch_size).bit_length()
 
     def tiny(self) -> "NestedVAEConfig":
         """The same network, small."""
@@ -166,7 +167,7 @@ class NestedDecoder(nn.Module):
         network, x_BhwC = self.config.network, None
         shared = _FromLatents(network, name="from_latents")
         for level in reversed(range(self.config.depth(max(codes)))):
-            stride = 2**level
+            stride = network.patch_size * 2**level
             if stride in codes:
                 entering_BhwC = _matched(
                     network, shared(codes[stride]), self._arriving(level), f"match_{stride}"

@@ -12,9 +12,12 @@ from ml_collections import ConfigDict
 
 from babeldraw.train.presets import complete, load_config
 
+# A place of the first level is 4 x 4 pixels: filters of 16 and 32 channels over all pixels were
+# 60 % of a step at 128 px on a CPU.
 NETWORK = {
     "channels": 16,
-    "multipliers": (1, 2, 4, 6, 8, 8),
+    "multipliers": (4, 6, 8, 8),
+    "patch_size": 4,
     "encoder_blocks": 1,
     "decoder_blocks": 2,
     "latent_channels": 8,

@@ -124,7 +124,7 @@ def all_cells() -> dict[str, tuple[Cell, float]]:
 def vae_section(strides: tuple[int, ...], size: int) -> dict[str, Any]:
     """The section of a nested VAE: the emoji's network, as deep as the last stride."""
     section = load_config("cat.py", EMOJI).tokenizer.to_dict()
-    depth = strides[-1].bit_length()
+    depth = (strides[-1] // section["network"]["patch_size"]).bit_length()
     section["network"]["multipliers"] = section["network"]["multipliers"][:depth]
     return section | {"strides": strides, "image_size": (size, size)}
 
@@ -140,6 +140,8 @@ def weights(kind: str, args: argparse.Namespace) -> str:
 def vae_config(name: str, args: argparse.Namespace) -> Any:
     config = load_config("cat.py", EMOJI).unlock()
     config.tokenizer = vae_section(STRIDES[name], SIDE)
+    # VGG16 sees one picture of each step: at 128 px it takes a third of it so.
+    config.train.batch_size = config.perceptual.every = 16
     config = complete(config.to_dict(), QUICK if args.quick else "")
     data = str((args.workdir / "data").resolve())
     config.data.update(source="folder", path=data, split=f"{TRAIN}/", eval_split=f"{TESTED}/")

@@ -110,6 +110,7 @@ def test_bfloat16_is_near_float32():
         ({"shortcut": "both"}, "shortcut is 'both'; the choices are input, output"),
         ({"down": "max"}, "down is 'max'; the choices are average, convolution"),
         ({"up": "linear"}, "up is 'linear'; the choices are nearest, depth_to_space"),
+        ({"patch_size": 0}, "patch_size is 0; at least 1"),
         ({"epsilon": 0.0}, "epsilon is 0.0; more than 0"),
         ({"compute": ComputeConfig(kernel="splash")}, "kernel is 'splash'"),
         ({"compute": ComputeConfig(scan=False)}, "scan is False"),

@@ -210,6 +210,10 @@ def test_over_devices_a_step_is_the_same(state, updated):
             "quantizer.code_dim is 4 and tokenizer.network.latent_channels 3; they are the same",
         ),
         ({"network": dataclasses.replace(NETWORK, adaptive=True)}, "network.adaptive is True"),
+        (
+            {"network": dataclasses.replace(NETWORK, patch_size=2)},
+            "network.patch_size is 2; a hierarchy has a level for each stride",
+        ),
         ({"coarser": "no"}, "tokenizer.coarser is 'no'; the choices are levels, halved"),
         (
             {"coarser": "halved"},

@@ -50,8 +50,12 @@ forward = {level: jax.jit(it.forward) for level, it in LEVELS.items()}
 
 @pytest.fixture(scope="module")
 def params():
+    return random_params(TOKENIZER)
+
+
+def random_params(tokenizer):
     """Random everywhere, of a size that keeps values."""
-    abstract = jax.eval_shape(lambda key: nn.unbox(TOKENIZER.init(key)), KEY)
+    abstract = jax.eval_shape(lambda key: nn.unbox(tokenizer.init(key)), KEY)
     rng = np.random.default_rng(3)
 
     def drawn(path, leaf):
@@ -122,6 +126,27 @@ def test_a_level_is_the_network_with_its_skips(params, level):
     np.testing.assert_allclose(out.images, to_pictures(means, stride, state), atol=1e-4)
     divergence = 0.5 * (means**2 + np.exp(log_variance) - 1 - log_variance)
     np.testing.assert_allclose(out.terms["kl"], divergence.sum() / 3, rtol=1e-4)
+
+
+def squares(images, side):
+    """Each square of pixels as one place: its channels are of (row, column, colour)."""
+    corners = [(row, column) for row in range(side) for column in range(side)]
+    return np.concatenate([images[:, row::side, column::side] for row, column in corners], -1)
+
+
+def test_with_squares_of_pixels_it_is_the_network_of_their_places():
+    """Twice the size: 2 x 2 pixels to a place of the first level."""
+    network = dataclasses.replace(NETWORK, patch_size=2)
+    config = NestedVAEConfig(network, (4, 8, 16), (16, 32))
+    tokenizer = make_tokenizer(config).at("16")
+    images = np.random.default_rng(4).random((2, 16, 32, 3), np.float32)
+    params = random_params(tokenizer)
+    state = stated(params)
+    means, _ = to_latents(squares(images.astype(np.float64), 2), 8, state)
+    np.testing.assert_allclose(jax.jit(tokenizer.encode)(params, images), means, atol=1e-4)
+    drawn = jax.jit(tokenizer.forward)(params, images).images
+    np.testing.assert_allclose(squares(drawn, 2), to_pictures(means, 8, state), atol=1e-4)
+    assert tokenizer.codes.shape == (1, 2)
 
 
 def test_every_parameter_is_of_a_part_and_skips_match_where_widths_differ(params):
@@ -254,6 +279,11 @@ def test_a_level_that_is_not_there_is_told():
         ({"image_size": (8, 12)}, r"image_size is \(8, 12\), which the last of strides, 8, does"),
         ({"strides": (2,)}, r"strides is \(2,\); ascending ones of \[1, 2, 4, 8\] are needed, the"),
         ({"strides": (4, 2, 8)}, r"strides is \(4, 2, 8\); ascending ones of \[1, 2, 4, 8\]"),
+        (
+            {"network": dataclasses.replace(NETWORK, patch_size=4)},
+            r"strides is \(2, 4, 8\); ascending ones of \[4, 8, 16, 32\] are needed, the last of "
+            "them 32, by the 4 levels of tokenizer.network.multipliers and its patch_size of 4",
+        ),
         ({"strides": (3, 8)}, r"strides is \(3, 8\); ascending ones of \[1, 2, 4, 8\]"),
         ({"strides": ()}, r"strides is \(\); ascending ones"),
         (
