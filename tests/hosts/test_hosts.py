@@ -90,10 +90,9 @@ def one_host(runlocal, tmp_path_factory):
     return loss_of(folder), figures
 
 
-@pytest.mark.parametrize(("count", "rules"), [(2, "fsdp"), (4, "data_parallel")])
-def test_several_hosts_have_the_losses_and_figures_of_one(one_host, tmp_path, count, rules):
-    words = [f"--config.train.steps={STEPS}", f"--config.mesh.rules={rules}"]
-    site = Site(count, 4 // count, tmp_path / "run", *words)
+def test_four_hosts_have_the_losses_and_figures_of_one(one_host, tmp_path):
+    words = [f"--config.train.steps={STEPS}", "--config.mesh.rules=fsdp"]
+    site = Site(4, 1, tmp_path / "run", *words)
     for status, said in site.ends():
         assert status == 0, said
     expected, figures = one_host

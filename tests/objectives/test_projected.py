@@ -83,7 +83,7 @@ def test_the_heads_learn_to_tell():
     state, images = initial(), BATCH["image"].astype(np.float32) / 255
     update, judge = jax.jit(OBJECTIVE._adversary.update), state.extra["discriminator"]
     found = []
-    for step in range(40):
+    for step in range(80):
         now = jnp.asarray(step, jnp.int32)
         judge, metrics = update(judge, images, 0.7 * images + 0.3, now, state.frozen)
         found.append(float(metrics["discriminator"]))
