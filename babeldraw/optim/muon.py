@@ -87,6 +87,10 @@ def orthogonal(matrices: jax.Array) -> jax.Array:
 
 
 def _orthogonal(x_KMN: jax.Array) -> jax.Array:
+    # The norm below has fourth powers, which of 1e-10 are none in float32: behind gates that begin
+    # at zero, as DiT has them, momenta are of such size.
+    largest_K11 = jnp.max(jnp.abs(x_KMN), axis=(1, 2), keepdims=True)
+    x_KMN = x_KMN / jnp.maximum(largest_K11, jnp.finfo(jnp.float32).tiny)
     gram_KMM = x_KMN @ x_KMN.swapaxes(1, 2)
     # The 4-norm of the singular values, squared: no less than the square of the largest.
     norm_K11 = jnp.sqrt(jnp.sum(jnp.square(gram_KMM), axis=(1, 2), keepdims=True)) + 1e-20
