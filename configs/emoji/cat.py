@@ -34,6 +34,7 @@ TOKENIZER = {
     "network": NETWORK,
     "strides": (8, 16, 32),
     "image_size": (64, 64),
+    "linear_shortcut": True,
 }
 
 

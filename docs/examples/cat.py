@@ -147,7 +147,7 @@ def vae_config(name: str, args: argparse.Namespace) -> Any:
     config.data.update(source="folder", path=data, split=f"{TRAIN}/", eval_split=f"{TESTED}/")
     if file := weights("vgg_lpips", args):
         config.perceptual.file = file
-        config.evaluators.reconstruction.num_examples = 600
+        config.evaluators.reconstruction.num_examples = 200
     else:
         config.loss.perceptual = 0.0
     return config

@@ -149,6 +149,38 @@ def test_with_squares_of_pixels_it_is_the_network_of_their_places():
     assert tokenizer.codes.shape == (1, 2)
 
 
+@pytest.mark.parametrize("level", LEVELS)
+def test_the_linear_shortcut_stands_beside_the_network(params, level):
+    """Its product of a code's pixels is in the means, and one of the codes in the picture."""
+    tokenizer = make_tokenizer(dataclasses.replace(CONFIG, linear_shortcut=True)).at(level)
+    state, stride, own = stated(params), int(level), random_params(tokenizer)
+    ways = {
+        side: {name: own[side][name] for name in own[side] if name.startswith("linear_")}
+        for side in own
+    }
+    assert [sorted(ways[side]) for side in ways] == [[f"linear_{s}" for s in (2, 4, 8)]] * 2
+    whole = {side: {**params[side], **ways[side]} for side in params}
+    there = np.asarray(ways["encoder"][f"linear_{level}"]["weight"])[0, 0]
+    back = {name: np.asarray(a) for name, a in ways["decoder"][f"linear_{level}"].items()}
+    means, _ = to_latents(IMAGES.astype(np.float64), stride, state)
+    means = means + squares(2.0 * IMAGES - 1, stride) @ there
+    np.testing.assert_allclose(jax.jit(tokenizer.encode)(whole, IMAGES), means, atol=1e-4)
+    drawn = squares(to_pictures(means, stride, state), stride)
+    drawn = drawn + 0.5 * (means @ back["weight"][0, 0] + back["bias"])
+    out = jax.jit(tokenizer.forward)(whole, IMAGES)
+    np.testing.assert_allclose(squares(out.images, stride), drawn, atol=1e-4)
+    # Trained, each picture has that of its own level alone.
+    alone = {
+        name: np.asarray(jax.jit(tokenizer.at(name).forward)(certain(whole), IMAGES).raw)
+        for name in LEVELS
+    }
+    routed = jax.jit(tokenizer.at("2").forward)(certain(whole), IMAGES, KEY)
+    for index, picture in enumerate(np.asarray(routed.raw)):
+        away = sorted(np.abs(raw[index] - picture).max() for raw in alone.values())
+        assert away[0] < 1e-4 < away[1]
+    assert identity(tokenizer, whole) != identity(LEVELS[level], params)
+
+
 def test_every_parameter_is_of_a_part_and_skips_match_where_widths_differ(params):
     assert sorted(params) == ["decoder", "encoder"]
     found = {name.rsplit("/", 1)[0] for name in flatten(params) if "/match_" in name}
@@ -196,9 +228,13 @@ def test_codes_are_drawn_around_their_means(params):
 
 @pytest.fixture(scope="module")
 def sure(params):
+    return certain(params)
+
+
+def certain(params):
     """The same parameters with log-variances of which a draw is its mean."""
     last = params["encoder"]["to_latents"]["last"]
-    certain = {
+    still = {
         "weight": last["weight"].at[..., 3:].set(0.0),
         "bias": last["bias"].at[3:].set(-30.0),
     }
@@ -206,7 +242,7 @@ def sure(params):
         **params,
         "encoder": {
             **params["encoder"],
-            "to_latents": {**params["encoder"]["to_latents"], "last": certain},
+            "to_latents": {**params["encoder"]["to_latents"], "last": still},
         },
     }
 
