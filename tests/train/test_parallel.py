@@ -146,7 +146,7 @@ def test_an_int8_state_of_a_pipelined_run_comes_back_bit_for_bit(stepped, tmp_pa
 
 
 @pytest.mark.slow
-@pytest.mark.budget(90)
+@pytest.mark.budget(40)  # Two processes, each imports and compiles.
 def test_two_processes_of_four_devices_have_the_losses_of_one_device():
     with socket.socket() as free:
         free.bind(("localhost", 0))
