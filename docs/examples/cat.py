@@ -213,12 +213,13 @@ def errors_cell(args: argparse.Namespace) -> Figures:
     }
     middle = codes[len(codes) // 2]
     by_score = {**score, "the real error": log_error_N}
+    chosen = {name: judged.chosen(one_N, middle) for name, one_N in by_score.items()}
     return {
         "pictures": len(test),
         "codes": dict(zip(names, codes, strict=True)),
         "variance_told": told,
         "levels": by_level(judged, names),
-        "chosen": {name: judged.chosen(one_N, middle) for name, one_N in by_score.items()},
+        "chosen": {**chosen, "the best PSNR": judged.best(middle)},
         "spearman": correlations(score, log_error_N, judged.parts()),
         "drawing": _levels_of_data(whole, names, codes, args),
     }

@@ -10,7 +10,7 @@ import numpy as np
 
 from babeldraw.complexity.base import ComplexityScorer
 from babeldraw.complexity.comparison import spearman, spearman_figure
-from babeldraw.data.complexity import levels_of, mean_codes, thresholds_for
+from babeldraw.data.complexity import levels_of, thresholds_for
 from babeldraw.data.records import Record
 from babeldraw.drawing.tokenizer_run import TokenizerRun
 from babeldraw.evaluation.intervals import Figure, mean_figure, statistic_figure
@@ -103,13 +103,31 @@ class Judged:
     def chosen(self, score_N: np.ndarray, target: float) -> dict[str, Any]:
         """What levels by a score give, beside the middle level for all and the fixed tokenizer."""
         thresholds = thresholds_for(score_N, self.codes, target)
-        level_N = levels_of(score_N, thresholds)
-        found = {}
-        for part, own_N in self.parts().items():
-            if own_N.any():
-                found[part] = self._of_part(own_N, level_N)
-        codes = mean_codes(score_N, thresholds, self.codes)
-        return {"thresholds": thresholds, "codes": codes, "parts": found}
+        return {"thresholds": thresholds, **self._of_levels(levels_of(score_N, thresholds))}
+
+    def best(self, target: float) -> dict[str, Any]:
+        """The same of the levels with the highest mean PSNR: more than any score can give.
+
+        By Lagrange: each picture takes the level that is best at a price of a code, which is the
+        least at which the mean of codes is not above the target.
+        """
+        psnr_NK, codes_K = _decibels(self.error["squared_error"]), np.asarray(self.codes)
+
+        def at(price: float) -> np.ndarray:
+            return np.argmax(psnr_NK - price * codes_K, axis=1)
+
+        low, high = 0.0, float(np.ptp(psnr_NK)) + 1
+        for _ in range(60):
+            price = (low + high) / 2
+            low, high = (low, price) if codes_K[at(price)].mean() <= target else (price, high)
+        return self._of_levels(at(high))
+
+    def _of_levels(self, level_N: np.ndarray) -> dict[str, Any]:
+        parts = {part: own_N for part, own_N in self.parts().items() if own_N.any()}
+        return {
+            "codes": float(np.asarray(self.codes)[level_N].mean()),
+            "parts": {part: self._of_part(own_N, level_N) for part, own_N in parts.items()},
+        }
 
     def _of_part(self, own_N: np.ndarray, level_N: np.ndarray) -> dict[str, Any]:
         figures: dict[str, Figure] = {}

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import itertools
 import json
 import sys
 from pathlib import Path
@@ -94,6 +95,23 @@ def test_levels_by_the_error_are_better_than_one_for_all_at_as_many_codes(judged
     assert low <= less <= high
     table = measures.by_level(judged, ("8", "16", "32"))["text"]["8"]["psnr_db"]["value"]
     assert table == pytest.approx(np.mean(-10 * np.log10(error_NK[6:, 0])))
+
+
+def test_no_other_levels_of_as_many_codes_have_a_better_psnr_than_the_best(judged):
+    rng = np.random.default_rng(0)
+    error_NK = np.sort(rng.uniform(0.01, 0.1, (6, 3)), axis=1)
+    judged = dataclasses.replace(
+        judged,
+        kind_N=judged.kind_N[3:9],
+        error={"squared_error": error_NK},
+        fixed={"squared_error": error_NK[:, 1]},
+    )
+    found = judged.best(7)
+    assert 4 < found["codes"] <= 7
+    levels = np.array([*itertools.product(range(3), repeat=6)])
+    psnr = -10 * np.log10(error_NK[np.arange(6), levels]).mean(axis=1)
+    allowed = np.array(judged.codes)[levels].mean(axis=1) <= found["codes"]
+    assert found["parts"]["all"]["psnr_db"]["value"] == pytest.approx(psnr[allowed].max())
 
 
 def test_correlations_say_by_how_much_words_are_better(judged):
