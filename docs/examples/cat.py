@@ -28,6 +28,7 @@ import functools
 import json
 import pathlib
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import grid
@@ -201,7 +202,9 @@ def errors_cell(args: argparse.Namespace) -> Figures:
     test = records_of(tested, first.image_size, args)
     images = np.stack([record.image for record in test])
     found = errors(runs, images, by)
-    one = errors({"16": TokenizerRun.open(str(args.workdir / "fixed"))}, images, by)
+    fixed_run = TokenizerRun.open(str(args.workdir / "fixed"))
+    one = errors({"16": fixed_run}, images, by)
+    show([*runs.values(), fixed_run], images, args.workdir / "levels.png")
     kind_N = np.array([kind_of(row["file"]) for row in tested])
     fixed = {name: error_N1[:, 0] for name, error_N1 in one.items()}
     judged = Judged(kind_N, codes, found, fixed, DETAILED)
@@ -223,6 +226,14 @@ def errors_cell(args: argparse.Namespace) -> Figures:
         "spearman": correlations(score, log_error_N, judged.parts()),
         "drawing": _levels_of_data(whole, names, codes, args),
     }
+
+
+def show(runs: Sequence[TokenizerRun], images: np.ndarray, path: pathlib.Path) -> None:
+    """Eight pictures, evenly over all, in a row; below it what each run gives back of them."""
+    some = images[np.linspace(0, len(images) - 1, 8).astype(int)]
+    back = [np.clip(np.asarray(run.reconstruct(some)[0]), 0, 1) for run in runs]
+    rows = [some, *(np.uint8(np.round(255 * one)) for one in back)]
+    save_png(path, to_grid(np.concatenate(rows), len(some)))
 
 
 def _scorer(args: argparse.Namespace, captions: list[str], target_N: np.ndarray) -> float | None:
