@@ -69,7 +69,7 @@ from babeldraw.data.image import center_crop, decode, save_png, to_grid
 from babeldraw.data.records import Record
 from babeldraw.drawing.sampler import Sampler
 from babeldraw.drawing.tokenizer_run import TokenizerRun
-from babeldraw.evaluation.intervals import frechet_figure
+from babeldraw.evaluation.intervals import kernel_figure
 from babeldraw.evaluation.protocol import figures_json
 from babeldraw.judges.features import network
 from babeldraw.train.evaluation import TrainedRun
@@ -347,19 +347,22 @@ def drawn_figures(name: str, drawing: Figures, args: argparse.Namespace) -> Figu
     }
     if file := weights("alexnet_lpips", args):
         true = np.stack([record.image for record in records_of(rows, sampler.image_size, args)])
-        found["quality"] = figures_json({"fd_alexnet": distance(file, images, true)})
+        found["quality"] = figures_json({"kd_alexnet": distance(file, images, true)})
     return found
 
 
 def distance(file: str, drawn: np.ndarray, true: np.ndarray) -> float:
-    """The Fréchet distance in the features of AlexNet, which no loss has seen."""
+    """The kernel distance in the features of AlexNet, which no loss has seen.
+
+    Its 1,152 features are more than there are captions to draw, too many for a Fréchet distance.
+    """
     features = network("alexnet", file)
     vectors = jax.jit(lambda f, images: f(images))
     parts = [
         np.concatenate([np.asarray(vectors(features, part)) for part in np.array_split(one, 10)])
         for one in (drawn, true)
     ]
-    return frechet_figure(*parts)
+    return kernel_figure(*parts)
 
 
 # ------------------------------------------------------------------ the grid's continuous column

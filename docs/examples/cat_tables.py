@@ -74,7 +74,7 @@ def generators_table(cells: Mapping[str, Figures]) -> str:
     rows = []
     for name, cell in cells.items():
         training = cell["batch_size"] / cell["step_seconds"]
-        quality = cell.get("quality", {}).get("fd_alexnet")
+        quality = cell.get("quality", {}).get("kd_alexnet")
         rows.append(
             [
                 name,
@@ -88,4 +88,4 @@ def generators_table(cells: Mapping[str, Figures]) -> str:
             ]
         )
     heads = ["codes drawn", "trained pictures/s", "GFLOP trained", "drawn pictures/s"]
-    return markdown(["generator", *heads, "GFLOP drawn", "FD, AlexNet", "peak GiB"], rows)
+    return markdown(["generator", *heads, "GFLOP drawn", "KD, AlexNet", "peak GiB"], rows)
