@@ -56,9 +56,9 @@ class NestedVAEConfig:
       the layers next to the latents have, and no skip narrows what a level found.
     image_size: (height, width) in pixels, multiples of the last stride.
     linear_shortcut: whether each level has a way of its own beside the network, of one product in
-      either direction: the pixels that are a code's to its means, and codes to those pixels. It
-      learns colours and edges in the first hundred steps, for which a network needs a thousand; in
-      spirit DC-AE's residual autoencoding (Chen et al., 2024), whose shortcuts have no weights.
+      either direction: the pixels that are a code's to its means, and codes to those pixels. Short
+      trainings gain by it (docs/cat.md). In spirit DC-AE's residual autoencoding (Chen et al.,
+      2024), whose shortcuts have no weights.
     """
 
     network: ConvolutionalConfig = NETWORK

@@ -141,7 +141,7 @@ def weights(kind: str, args: argparse.Namespace) -> str:
 def vae_config(name: str, args: argparse.Namespace) -> Any:
     config = load_config("cat.py", EMOJI).unlock()
     config.tokenizer = vae_section(STRIDES[name], SIDE)
-    # VGG16 sees one picture of each step: at 128 px it takes a third of it so.
+    # VGG16 sees one picture of each step: at 128 px it costs more than a picture's own network.
     config.train.batch_size = config.perceptual.every = 16
     config = complete(config.to_dict(), QUICK if args.quick else "")
     data = str((args.workdir / "data").resolve())
