@@ -1,5 +1,6 @@
-"""The order of pictures whose data say into which level of a tokenizer each of them goes."""
+"""The level of a tokenizer that data name for each picture: an order by it, records that say it."""
 
+import dataclasses
 import hashlib
 from collections.abc import Sequence
 from typing import Any
@@ -39,6 +40,61 @@ def with_levels(source: Source, names: Sequence[str], counts: Sequence[int]) -> 
             "one of its parts, or take the column away"
         )
     return ByLevel(source, found, names, counts)
+
+
+def told_levels(source: Source, names: Sequence[str]) -> Source:
+    """The source, in its own order, with `Record.level` of each record.
+
+    Args:
+        source: the data, as of `with_levels`.
+        names: of the levels.
+
+    Raises:
+        UserError: the data name no levels, or one that there is not.
+    """
+    found = getattr(source, "levels", None)
+    if found is None:
+        raise UserError(
+            f"{source.name} has no column level, which config.tokenizer.routing='data' goes by; "
+            "`babeldraw score` writes one (docs/cat.md), or set routing='drawn'"
+        )
+    return Told(source, found, names)
+
+
+class Told:
+    """A source whose records say their level, `NO_LEVEL` where the data say none.
+
+    In all else it is that source.
+
+    Args:
+        levels: of each record.
+        others: as of `told_levels`.
+    """
+
+    tells_levels = True
+
+    def __init__(self, source: Source, levels: np.ndarray, names: Sequence[str]):
+        self._source, self._levels = source, levels
+        _check_known(source, levels, names)
+        told = ", ".join(f"{np.sum(levels == int(name))} of level {name}" for name in names)
+        drawn = int(np.sum(levels == NO_LEVEL))
+        say(f"{source.name} has {told}" + (f"; of {drawn} it is drawn" if drawn else ""))
+        digest = hashlib.sha256(np.int64(levels).tobytes()).hexdigest()[:8]
+        self.name = f"{source.name}/told/{digest}"
+        self.identity = f"{getattr(source, 'identity', source.name)}/told/{digest}"
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._source, name)
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index: int) -> Record:
+        return dataclasses.replace(self._source[index], level=int(self._levels[index]))
+
+    def jpeg(self, index: int) -> Record:
+        """As of a source that gives JPEG files."""
+        return dataclasses.replace(self._source.jpeg(index), level=int(self._levels[index]))
 
 
 class ByLevel:
@@ -88,15 +144,9 @@ class ByLevel:
 
 def _numbers(source: Source, levels: np.ndarray, names: Sequence[str]) -> np.ndarray:
     """int64 [len]: which level each record goes into, counted in the order of the names."""
+    _check_known(source, levels, names)
     known = {name: number for number, name in enumerate(names)}
     values, which = np.unique(levels, return_inverse=True)
-    unknown = [value for value in values if str(value) not in known and value != NO_LEVEL]
-    if unknown:
-        first = int(np.argmax(levels == unknown[0]))
-        raise UserError(
-            f"the column level of {source.name} is {unknown[0]} in record {first} and the "
-            f"tokenizer has the levels {', '.join(names)}; write one of these"
-        )
     missing = int(np.sum(levels == NO_LEVEL))
     if missing:
         say(
@@ -104,6 +154,17 @@ def _numbers(source: Source, levels: np.ndarray, names: Sequence[str]) -> np.nda
             f"into {names[0]}"
         )
     return np.array([known.get(str(value), 0) for value in values], np.int64)[which.reshape(-1)]
+
+
+def _check_known(source: Source, levels: np.ndarray, names: Sequence[str]) -> None:
+    """Raises `UserError`: a level that there is not."""
+    unknown = [v for v in np.unique(levels) if str(v) not in names and v != NO_LEVEL]
+    if unknown:
+        first = int(np.argmax(levels == unknown[0]))
+        raise UserError(
+            f"the column level of {source.name} is {unknown[0]} in record {first} and the "
+            f"tokenizer has the levels {', '.join(names)}; write one of these"
+        )
 
 
 def _check_sizes(

@@ -184,7 +184,10 @@ class TrainBatches:
             "image": (picture, [group] if self._gives_jpeg else [group, None, None, 3]),
             "text": (tf.int32, [group, self.text_length]),
             "label": (tf.int32, [group]),
+            "level": (tf.int32, [group]),
         }
+        if not getattr(self.source, "tells_levels", False):
+            del wanted["level"]
         # What there is none of is left out: `unbatch` of TensorFlow 2.21 dies of empty arrays.
         if self._token_spec is not None or not has_pictures(self.source):
             del wanted["image"]
@@ -242,8 +245,8 @@ class TrainBatches:
     def _gather(self, name: str, records: list[Record], said: list[str]) -> np.ndarray:
         if name == "text":
             return self._vocabulary.encode(said, self.text_length)
-        if name == "label":
-            return np.array([r.label for r in records], np.int32)
+        if name in ("label", "level"):
+            return np.array([getattr(r, name) for r in records], np.int32)
         if name == "tokens":
             return np.stack([r.tokens for r in records])
         if name in self._state_spec:

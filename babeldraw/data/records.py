@@ -35,6 +35,7 @@ class Record:
         jpeg: the bytes of a JPEG file, to be decoded by the pipeline; the image is then empty.
         choices: captions of several kinds, a line each, with the odds of each kind
             (`data.fields`), of which training draws one; `caption` is then all of them.
+        level: the tokenizer's level that it goes through, where `data.levels.told_levels` says it.
     """
 
     image: np.ndarray
@@ -45,6 +46,7 @@ class Record:
     states: dict[str, np.ndarray] | None = None
     jpeg: bytes = b""
     choices: tuple[tuple[float, str], ...] = ()
+    level: int = -1
 
 
 class BadRecord(Exception):

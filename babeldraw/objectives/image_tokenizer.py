@@ -150,6 +150,8 @@ class ImageTokenizerObjective:
     def batch_spec(self) -> dict[str, jax.ShapeDtypeStruct]:
         shape = (self.batch_size, *self.tokenizer.image_size, 3)
         image = {"image": jax.ShapeDtypeStruct(shape, jnp.uint8)}
+        if self._tokenizer.reads_levels:
+            image["level"] = jax.ShapeDtypeStruct((self.batch_size,), jnp.int32)
         return {**image, **self.condition.spec(self.batch_size)}
 
     def update(self, state: TrainState, batch: Batch, key: jax.Array) -> tuple[TrainState, Metrics]:
@@ -228,6 +230,8 @@ class ImageTokenizerObjective:
         with jax.named_scope("tokenizer"):
             params, images = {**state.params, **trained}, to_float(batch["image"])
             asked = self._asked() | self._said(state.frozen, batch, key)
+            if self._tokenizer.reads_levels:
+                asked["levels"] = batch["level"]
             return self._tokenizer.forward(params, images, key, self._needed(state), **asked)
 
     def _needed(self, state: TrainState) -> dict[str, Any]:
@@ -345,7 +349,7 @@ class ImageTokenizerObjective:
         own |= {"entropy": self.loss.entropy, "kl": self.loss.kl}
         return own.get(term, 1.0)
 
-    def _asked(self) -> dict[str, tuple[str, ...]]:
+    def _asked(self) -> dict[str, Any]:
         """The argument of `Tokenizer.forward` by which optional terms of a weight are computed."""
         terms = tuple(t for t in self._tokenizer.optional_terms if self._weight(t) > 0)
         return {"terms": terms} if terms else {}

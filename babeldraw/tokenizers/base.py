@@ -140,6 +140,8 @@ class Tokenizer:
       draws: whether the parameters draw pictures; a kind whose loss is on something else may not.
       condition: shape of what the decoder draws beside the codes, for each picture; (): nothing.
       level: of kinds whose weights make codes of several sizes, which one this is; see `at`.
+      reads_levels: of kinds with several levels, whether training takes each picture through the
+        one that the data name for it, which `forward` then takes as `levels`.
       optional_terms: of the loss, which `forward` gives only where its argument `terms`, a tuple of
         names, says so; a kind that has none need not take that argument.
     """
@@ -153,6 +155,7 @@ class Tokenizer:
     draws: bool = True
     condition: tuple[int, ...] = ()
     level: str = ""
+    reads_levels: bool = False
     optional_terms: tuple[str, ...] = ()
     beta_term: str = "commitment"
 
@@ -252,6 +255,7 @@ class Tokenizer:
         frozen: Mapping[str, Any] | None = None,
         terms: tuple[str, ...] = (),
         condition: jax.Array | None = None,
+        levels: jax.Array | None = None,
     ) -> Reconstruction:
         """Images through the codes and back.
 
@@ -262,6 +266,8 @@ class Tokenizer:
           frozen: parameters of the networks in `needs`.
           terms: those of `optional_terms` that are wanted.
           condition: as `decode` takes it; a kind without need not take this argument.
+          levels: int32 [B], names of levels as numbers, -1 of a picture that the data name none
+            for; read where there is a key. Only kinds of `reads_levels` take this argument.
         """
         raise NotImplementedError
 

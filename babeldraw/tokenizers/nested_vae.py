@@ -31,6 +31,8 @@ from babeldraw.tokenizers.convolutional import (
 from babeldraw.tokenizers.gaussian import Drawn, Gaussian
 from babeldraw.tokenizers.pixels import CHANNELS, to_images
 
+# Who says which level a picture goes through in training.
+ROUTINGS = ("drawn", "data")
 # Latent diffusion's at 8 pixels (`configs/autoencoder_kl.py`), and two levels below it.
 NETWORK = ConvolutionalConfig(
     multipliers=(1, 2, 4, 4, 4, 4),
@@ -59,12 +61,16 @@ class NestedVAEConfig:
       either direction: the pixels that are a code's to its means, and codes to those pixels. Short
       trainings gain by it (docs/cat.md). In spirit DC-AE's residual autoencoding (Chen et al.,
       2024), whose shortcuts have no weights.
+    routing: which level each picture goes through in training: `drawn` for it, all as likely, or
+      that of the `data`, by their column `level`, as the article has it of captions. There a
+      picture without one has it drawn.
     """
 
     network: ConvolutionalConfig = NETWORK
     strides: tuple[int, ...] = (8, 16, 32)
     image_size: tuple[int, int] = (256, 256)
     linear_shortcut: bool = False
+    routing: str = "drawn"
     kind: str = "nested_vae"
 
     def __post_init__(self):
@@ -88,6 +94,10 @@ class NestedVAEConfig:
             min(self.image_size) > 0 and not any(side % there[-1] for side in self.image_size),
             f"tokenizer.image_size is {self.image_size}, which the last of strides, {there[-1]}, "
             f"does not divide; choose multiples of {there[-1]}",
+        )
+        require(
+            self.routing in ROUTINGS,
+            f"tokenizer.routing is {self.routing!r}; choose one of {', '.join(ROUTINGS)}",
         )
         require(
             not self.network.adaptive,
@@ -229,22 +239,28 @@ class NestedVAE(nn.Module):
         found = self.found(images, stride)
         return _reconstruction(self.decoder({stride: found.codes}), found.ids, found.terms["kl"])
 
-    def routed(self, images: jax.Array, stride: int) -> Reconstruction:
-        """The same in training, each picture through a level drawn for it, all as likely.
+    def routed(
+        self, images: jax.Array, stride: int, levels_B: jax.Array | None = None
+    ) -> Reconstruction:
+        """The same in training, each picture through a level of its own.
 
-        Levels are drawn for each picture, not for each step: the batch is one program, and every
+        Levels are of each picture, not of each step: the batch is one program, and every
         step has a gradient of every level. What that costs is the small maps alone; those at full
         size are computed once. Needs a key of the name `levels`.
 
         Args:
           images: as above.
           stride: the level whose codes are told.
+          levels_B: int32, the stride of each picture's level; where it is none of them, and of
+            None, one is drawn, all as likely.
         """
         strides = self.config.strides
         choice_B = jax.random.randint(
             self.make_rng("levels"), images.shape[:1], 0, len(strides), jnp.int32
         )
         stride_B = jnp.asarray(strides, jnp.int32)[choice_B]
+        if levels_B is not None:
+            stride_B = jnp.where(jnp.isin(levels_B, jnp.asarray(strides)), levels_B, stride_B)
         latents, codes, divergence = self.latents(images, strides), {}, 0.0
         for own, z_BhwC in latents.items():
             # A picture that is not drawn from these codes has a standard normal, which costs
@@ -279,6 +295,7 @@ class NestedVAETokenizer(Tokenizer):
     config: NestedVAEConfig
     level: str = ""
     last = ("decoder", "last", "weight")
+    free_fields = ("routing",)
 
     @property
     def network(self) -> NestedVAE:
@@ -292,6 +309,10 @@ class NestedVAETokenizer(Tokenizer):
     def stride(self) -> int:
         """Pixels to a code, at this level."""
         return int(self.level or self.config.strides[0])
+
+    @property
+    def reads_levels(self) -> bool:
+        return self.config.routing == "data"
 
     @property
     def codes(self) -> Codes:
@@ -340,16 +361,18 @@ class NestedVAETokenizer(Tokenizer):
         key: jax.Array | None = None,
         frozen: Mapping[str, Any] | None = None,
         terms: tuple[str, ...] = (),
+        levels: jax.Array | None = None,
     ) -> Reconstruction:
         del frozen, terms
         if key is None:
             return self._apply(params, images)
         rngs = {"codes": key, "levels": jax.random.fold_in(key, 1)}
-        method = "routed" if self.level in ("", self.levels[0]) else "__call__"
-        return self._apply(params, images, method=method, rngs=rngs)
+        if self.level not in ("", self.levels[0]):
+            return self._apply(params, images, rngs=rngs)
+        return self._apply(params, images, levels, method="routed", rngs=rngs)
 
     def to_images(self, raw: jax.Array) -> jax.Array:
         return to_images(raw, "rgb")
 
-    def _apply(self, params: Any, inputs: jax.Array, **options: Any) -> Any:
-        return self.network.apply({"params": params}, inputs, self.stride, **options)
+    def _apply(self, params: Any, inputs: jax.Array, *more: Any, **options: Any) -> Any:
+        return self.network.apply({"params": params}, inputs, self.stride, *more, **options)

@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from babeldraw.data.levels import NO_LEVEL
 from babeldraw.tokenizers.kinds import make_tokenizer
 from babeldraw.train.base_experiment import Experiment
 
@@ -41,6 +42,8 @@ def _ranges(experiment: Experiment, spec: dict[str, Any]) -> dict[str, tuple[int
         "text": (1, experiment.vocab_size),
         "masked_text": (1, experiment.vocab_size),
         "label": (0, experiment.num_classes),
+        # Said of none, so each is drawn.
+        "level": (NO_LEVEL, NO_LEVEL + 1),
     }
     if "count" in spec:
         found["count"] = (1, spec["states"].shape[1] + 1)

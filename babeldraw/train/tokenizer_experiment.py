@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from babeldraw.config import require
+from babeldraw.data.levels import told_levels
 from babeldraw.data.records import Source
 from babeldraw.evaluation.base import Context, Evaluator, of_level, with_texts
 from babeldraw.evaluation.feature_sets import open_features
@@ -192,6 +193,10 @@ class TokenizerExperiment(Experiment):
 
     def with_vocabulary(self, size: int) -> "TokenizerExperiment":
         return dataclasses.replace(self, condition=self.condition.with_vocabulary(size))
+
+    def arranged(self, source: Source) -> Source:
+        tokenizer = self._tokenizer
+        return told_levels(source, tokenizer.levels) if tokenizer.reads_levels else source
 
     def check_data(self, source: Source) -> None:
         require(

@@ -10,6 +10,8 @@ training takes the steps that fit into its minutes by the pace of 60 of them on 
   errors              of each picture at each level; a scorer of captions trained on them, JPEG size
                       and variance beside it; PSNR and LPIPS of levels chosen by each at the codes
                       that 16 pixels have, with intervals; what words say a generator's data need
+  captioned           the nested VAE again, each picture trained at the level of its caption
+  captioned_errors    what levels by captions give with that one
   dit_cat, dit_fixed  a DiT on stored codes of the nested VAE, each picture at the level of its
                       caption, and one on the fixed VAE's: pictures/s and operations of training and
                       drawing, and the distance of what is drawn of the test's captions
@@ -28,22 +30,20 @@ import functools
 import json
 import pathlib
 import time
-from collections.abc import Sequence
 from typing import Any
 
 import grid
 import jax
 import numpy as np
-from cat_data import DETAILED, LIST, TESTED, TRAIN, kind_of, make_data
-from cat_measures import (
-    Judged,
-    by_level,
-    correlations,
-    errors,
-    group_of,
-    judges,
-    log_error,
-    scores,
+from cat_data import TESTED, TRAIN, make_data
+from cat_levels import (
+    captioned_errors_cell,
+    errors_cell,
+    listed,
+    need_levels,
+    records_of,
+    some,
+    weights,
 )
 from cat_tables import tables
 from cells import (
@@ -59,16 +59,13 @@ from cells import (
 from grid_measures import operations
 
 from babeldraw import cli
-from babeldraw.commands.demo_emoji import PACKAGES, lpips_weights
-from babeldraw.complexity.baselines import JpegSize, SquaredError
+from babeldraw.commands.demo_emoji import PACKAGES
 from babeldraw.complexity.choosing import level_chooser
-from babeldraw.complexity.regressor import RegressorConfig, RegressorRun, train_regressor
+from babeldraw.complexity.regressor import RegressorRun
 from babeldraw.config import require
-from babeldraw.data.complexity import LevelThresholds, levels_of, thresholds_for
-from babeldraw.data.image import center_crop, decode, save_png, to_grid
-from babeldraw.data.records import Record
+from babeldraw.data.complexity import LevelThresholds
+from babeldraw.data.image import save_png, to_grid
 from babeldraw.drawing.sampler import Sampler
-from babeldraw.drawing.tokenizer_run import TokenizerRun
 from babeldraw.evaluation.intervals import kernel_figure
 from babeldraw.evaluation.protocol import figures_json
 from babeldraw.judges.features import network
@@ -77,14 +74,11 @@ from babeldraw.train.presets import complete, load_config
 
 EMOJI = ROOT / "configs" / "emoji" / "README"
 # Pixels to a code, by tokenizer.
-STRIDES = {"nested": (8, 16, 32), "fixed": (16,)}
+STRIDES = {"nested": (8, 16, 32), "fixed": (16,), "captioned": (8, 16, 32)}
 VAE_MINUTES, DIT_MINUTES = 24, 18
 SIDE = 128
-# Of 64 codes, those of 16 pixels, what CAT has on ImageNet by its article: 18 % fewer.
-OF_CODES = 0.82
-LEVELS = "levels.jsonl"
-# Training pictures whose errors are measured, and captions that are drawn.
-MEASURED, DRAWN = 1200, 300
+# Captions that are drawn.
+DRAWN = 300
 # The grid's: 8 pixels of three levels, 64 codes of shapes' 64 px and 36 of emoji's 48.
 GRID_STRIDES, GRID_LEVEL = (4, 8, 16), "8"
 COLUMN = ("titok_vae", "cat")
@@ -103,9 +97,11 @@ def main() -> None:
 def all_cells() -> dict[str, tuple[Cell, float]]:
     """Each cell, and the minutes that it takes by estimate."""
     cells: dict[str, tuple[Cell, float]] = {
-        name: (functools.partial(vae_cell, name), VAE_MINUTES + 3) for name in STRIDES
+        name: (functools.partial(vae_cell, name), VAE_MINUTES + 3) for name in ("nested", "fixed")
     }
     cells["errors"] = errors_cell, 10
+    cells["captioned"] = functools.partial(vae_cell, "captioned"), VAE_MINUTES + 3
+    cells["captioned_errors"] = captioned_errors_cell, 5
     cells |= {
         f"dit_{name}": (functools.partial(dit_cell, name), DIT_MINUTES + 5)
         for name in ("cat", "fixed")
@@ -130,20 +126,15 @@ def vae_section(strides: tuple[int, ...], size: int) -> dict[str, Any]:
     return section | {"strides": strides, "image_size": (size, size)}
 
 
-def weights(kind: str, args: argparse.Namespace) -> str:
-    """The file of an LPIPS network; empty where it cannot be had, and of a quick run."""
-    if args.quick:
-        return ""
-    args.emoji.mkdir(parents=True, exist_ok=True)
-    return lpips_weights(args.emoji, args.emoji / PACKAGES, kind)
-
-
 def vae_config(name: str, args: argparse.Namespace) -> Any:
     config = load_config("cat.py", EMOJI).unlock()
     config.tokenizer = vae_section(STRIDES[name], SIDE)
     # VGG16 sees one picture of each step: at 128 px it costs more than a picture's own network.
     config.train.batch_size = config.perceptual.every = 16
     config = complete(config.to_dict(), QUICK if args.quick else "")
+    if name == "captioned":
+        need_levels(args)
+        config.tokenizer.routing = "data"
     data = str((args.workdir / "data").resolve())
     config.data.update(source="folder", path=data, split=f"{TRAIN}/", eval_split=f"{TESTED}/")
     if file := weights("vgg_lpips", args):
@@ -159,110 +150,6 @@ def vae_cell(name: str, args: argparse.Namespace) -> Figures:
     minutes = 0 if args.quick else VAE_MINUTES
     config = vae_config(name, args)
     return trained_and_judged(config, args.workdir / name, ["reconstruction"], minutes)[0]
-
-
-# ------------------------------------------------------------------ errors, scores and levels
-
-
-def listed(args: argparse.Namespace) -> list[dict[str, str]]:
-    """File and caption of each picture."""
-    lines = (args.workdir / "data" / LIST).read_text().splitlines()
-    return [json.loads(line) for line in lines]
-
-
-def some(rows: list[dict[str, str]], split: str, most: int) -> list[dict[str, str]]:
-    """At most so many of a split, evenly over its kinds."""
-    own = [row for row in rows if row["file"].startswith(split)]
-    return [own[i] for i in np.linspace(0, len(own) - 1, min(most, len(own))).astype(int)]
-
-
-def records_of(
-    rows: list[dict[str, str]], size: tuple[int, int], args: argparse.Namespace
-) -> list[Record]:
-    folder = args.workdir / "data"
-    return [Record(center_crop(decode(folder / r["file"]), size), r["caption"]) for r in rows]
-
-
-def errors_cell(args: argparse.Namespace) -> Figures:
-    whole, by = listed(args), judges(weights("alexnet_lpips", args))
-    train = some(whole, TRAIN, MEASURED)
-    tested = [row for row in whole if row["file"].startswith(TESTED)]
-    first = TokenizerRun.open(str(args.workdir / "nested"))
-    names, tokenizer = first.tokenizer.levels, first.tokenizer
-    runs = {name: TokenizerRun.open(str(args.workdir / "nested"), level=name) for name in names}
-    codes = tuple(tokenizer.at(name).codes.length for name in names)
-
-    seen = records_of(train, first.image_size, args)
-    images = np.stack([record.image for record in seen])
-    target_N = log_error(
-        errors(runs, images, {"squared_error": by["squared_error"]})["squared_error"]
-    )
-    told = _scorer(args, [record.caption for record in seen], target_N)
-
-    test = records_of(tested, first.image_size, args)
-    images = np.stack([record.image for record in test])
-    found = errors(runs, images, by)
-    fixed_run = TokenizerRun.open(str(args.workdir / "fixed"))
-    one = errors({"16": fixed_run}, images, by)
-    show([*runs.values(), fixed_run], images, args.workdir / "levels.png")
-    kind_N = np.array([kind_of(row["file"]) for row in tested])
-    fixed = {name: error_N1[:, 0] for name, error_N1 in one.items()}
-    judged = Judged(kind_N, codes, found, fixed, DETAILED)
-    log_error_N = log_error(found["squared_error"])
-    score = {
-        "caption": scores(RegressorRun.open(str(args.workdir / "scorer")), test),
-        "jpeg": scores(JpegSize(), test),
-        "variance": scores(SquaredError(), test),
-    }
-    middle = codes[len(codes) // 2]
-    by_score = {**score, "the real error": log_error_N}
-    chosen = {name: judged.chosen(one_N, middle) for name, one_N in by_score.items()}
-    return {
-        "pictures": len(test),
-        "codes": dict(zip(names, codes, strict=True)),
-        "variance_told": told,
-        "levels": by_level(judged, names),
-        "chosen": {**chosen, "the best PSNR": judged.best(middle)},
-        "spearman": correlations(score, log_error_N, judged.parts()),
-        "drawing": _levels_of_data(whole, names, codes, args),
-    }
-
-
-def show(runs: Sequence[TokenizerRun], images: np.ndarray, path: pathlib.Path) -> None:
-    """Eight pictures, evenly over all, in a row; below it what each run gives back of them."""
-    some = images[np.linspace(0, len(images) - 1, 8).astype(int)]
-    back = [np.clip(np.asarray(run.reconstruct(some)[0]), 0, 1) for run in runs]
-    rows = [some, *(np.uint8(np.round(255 * one)) for one in back)]
-    save_png(path, to_grid(np.concatenate(rows), len(some)))
-
-
-def _scorer(args: argparse.Namespace, captions: list[str], target_N: np.ndarray) -> float | None:
-    """Trains the scorer of captions. Returns the variance told; None where it was there."""
-    folder = args.workdir / "scorer"
-    if folder.exists():
-        return None
-    return train_regressor(captions, target_N, RegressorConfig(), str(folder), "cat.py")
-
-
-def _levels_of_data(
-    rows: list[dict[str, str]],
-    names: tuple[str, ...],
-    codes: tuple[int, ...],
-    args: argparse.Namespace,
-) -> Figures:
-    """Writes the column of levels for the generator's data, by the captions' scores."""
-    scorer = RegressorRun.open(str(args.workdir / "scorer"))
-    score_N = scores(scorer, [Record(np.zeros((0, 0, 3), np.uint8), r["caption"]) for r in rows])
-    thresholds = thresholds_for(score_N, codes, OF_CODES * codes[len(codes) // 2])
-    level_N = levels_of(score_N, thresholds)
-    lines = [
-        json.dumps({**row, "level": names[number]}) + "\n"
-        for row, number in zip(rows, level_N, strict=True)
-    ]
-    (args.workdir / "data" / LEVELS).write_text("".join(lines))
-    counts = group_of(level_N, len(names), 4 if args.quick else 10)
-    mean = float(np.dot(counts, codes) / sum(counts))
-    return {"thresholds": thresholds, "counts": counts, "codes": mean}
 
 
 # ------------------------------------------------------------------ generators on stored codes
@@ -295,10 +182,8 @@ def dit_config(name: str, drawing: Figures, args: argparse.Namespace) -> Any:
 
 def dit_cell(name: str, args: argparse.Namespace) -> Figures:
     file = folder_of_figures(args, "cat") / "errors.json"
-    there = file.exists() and (args.workdir / "data" / LEVELS).exists()
-    require(
-        there, f"{file} or the levels in --workdir are missing; make the cell errors here first"
-    )
+    need_levels(args)
+    require(file.exists(), f"{file} is missing; make the cell errors here first")
     drawing = json.loads(file.read_text())["drawing"]
     level = "all" if name == "cat" else "16"
     tokenizer = args.workdir / ("nested" if name == "cat" else "fixed")

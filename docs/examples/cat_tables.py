@@ -14,6 +14,9 @@ def tables(found: Mapping[str, Figures]) -> str:
     if "errors" in found:
         parts += [levels_table(found["errors"]), chosen_table(found["errors"])]
         parts.append(spearman_table(found["errors"]["spearman"]))
+    if "captioned_errors" in found:
+        own = found["captioned_errors"]
+        parts += ["Trained at the captions' levels:", levels_table(own), chosen_table(own)]
     generators = {name: found[name] for name in ("dit_cat", "dit_fixed") if name in found}
     if generators:
         parts.append(generators_table(generators))

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from babeldraw.data.image import save_png
 from babeldraw.drawing.sampler import Sampler
 from babeldraw.drawing.tokenizer_run import TokenizerRun
 from babeldraw.train.presets import load_config
@@ -47,6 +48,48 @@ def test_a_level_is_stored_and_given_back(tokenizer_run, cli, tmp_path, level):
     assert status == 0, said
     run = TokenizerRun.open(str(tokenizer_run), level=level)
     assert run.codes.shape == (SIDES[level],) * 2
+
+
+def scored(folder, levels):
+    """Pictures with the list that `babeldraw score` writes."""
+    folder.mkdir()
+    rng, rows = np.random.default_rng(0), []
+    for number, level in enumerate(levels):
+        save_png(folder / f"{number}.png", rng.integers(0, 256, (32, 32, 3), np.uint8))
+        rows.append({"file": f"{number}.png", "caption": "noise"})
+        rows[-1] |= {} if level is None else {"complexity": 5.0, "level": level}
+    (folder / "complexity.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    section = {"source": "folder", "path": folder, "split": "all", "eval_split": "all"}
+    return [f"--config.data.{name}={value}" for name, value in section.items()]
+
+
+def training(tmp_path, *words):
+    out = ["--config=configs/emoji/cat.py:runlocal", f"--workdir={tmp_path / 'run'}"]
+    evaluators = "--config.evaluators.reconstruction=None"
+    return ["train", *out, "--config.tokenizer.routing=data", evaluators, *words]
+
+
+@pytest.mark.slow
+@pytest.mark.budget(40)
+def test_pictures_are_trained_at_the_level_of_their_caption(cli, tmp_path):
+    data = scored(tmp_path / "data", [8, 16, 32, None] * 20)
+    status, _, said = cli(*training(tmp_path, *data))
+    assert status == 0, said
+    assert "20 of level 8, 20 of level 16, 20 of level 32; of 20 it is drawn" in said
+    assert (tmp_path / "run" / "report.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("levels", "line"),
+    [
+        ([None] * 8, "has no column level, which config.tokenizer.routing='data' goes by; "),
+        ([8, 64], "is 64 in record 1 and the tokenizer has the levels 8, 16, 32; write one of"),
+    ],
+)
+def test_data_that_name_no_level_to_train_at_are_told(cli, tmp_path, levels, line):
+    status, _, said = cli(*training(tmp_path, *scored(tmp_path / "data", levels)))
+    assert status == 2 and line in said and said.strip().count("\n") == 0, said
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow

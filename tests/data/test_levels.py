@@ -10,7 +10,7 @@ pytest.importorskip("tensorflow")
 from babeldraw.data.fields import CaptionField
 from babeldraw.data.folder import FolderSource  # noqa: E402
 from babeldraw.data.image import save_png  # noqa: E402
-from babeldraw.data.levels import NO_LEVEL, with_levels  # noqa: E402
+from babeldraw.data.levels import NO_LEVEL, told_levels, with_levels  # noqa: E402
 from babeldraw.data.pipeline import TrainBatches, fingerprint  # noqa: E402
 from babeldraw.data.records import Record  # noqa: E402
 from babeldraw.errors import UserError  # noqa: E402
@@ -71,6 +71,24 @@ def test_other_levels_are_other_data():
     assert len({fingerprint(one) for one in (Labelled(), source, other)}) == 3
     without = Labelled(None)
     assert with_levels(without, NAMES, COUNTS) is without
+
+
+def test_batches_tell_each_picture_s_level_in_the_data_s_own_order():
+    source = told_levels(Labelled(), NAMES)
+    settings = {"batch_size": 8, "image_size": (4, 4), "seed": 3}
+    batches, plain = TrainBatches(source, **settings), TrainBatches(Labelled(), **settings)
+    for _ in range(3):
+        told, without = next(batches), next(plain)
+        np.testing.assert_array_equal(told["level"], LEVELS[told["label"]])
+        assert told["level"].dtype == np.int32
+        np.testing.assert_array_equal(told["label"], without["label"])
+        assert "level" not in without
+    batches.close(), plain.close()
+    other = told_levels(Labelled(LEVELS[::-1].copy()), NAMES)
+    assert len({fingerprint(one) for one in (Labelled(), source, other)}) == 3
+    for levels, message in ([8, 64, 16], "is 64 in record 1"), (None, "labelled has no column lev"):
+        with pytest.raises(UserError, match=message):
+            told_levels(Labelled(levels if levels is None else np.int32(levels)), NAMES)
 
 
 @pytest.mark.parametrize(

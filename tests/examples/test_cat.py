@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from babeldraw.errors import UserError
 from babeldraw.train.experiment import parse
 
 
@@ -31,7 +32,7 @@ def args(tmp_path, **more):
 
 
 def test_texts_and_charts_are_the_same_each_time_and_their_captions_tell_of_detail(script):
-    data, jpeg = neighbour("cat_data"), script.JpegSize()
+    data, levels = neighbour("cat_data"), neighbour("cat_levels")
     size = {"plain": [], "detailed": []}
     for kind in ("text", "chart"):
         first, again = ([*data.pictures(kind, "test", 40, Path(), Path())] for _ in range(2))
@@ -41,7 +42,7 @@ def test_texts_and_charts_are_the_same_each_time_and_their_captions_tell_of_deta
         for (picture, caption), (same, _) in zip(first, again, strict=True):
             np.testing.assert_array_equal(picture, same)
             assert picture.shape == (128, 128, 3) and picture.dtype == np.uint8
-            (score,) = jpeg.score([script.Record(picture, caption)])
+            (score,) = levels.JpegSize().score([levels.Record(picture, caption)])
             if "sign" in caption or "small" in caption:
                 size["plain" if "sign" in caption else "detailed"].append(score.value)
     assert np.mean(size["plain"]) < np.mean(size["detailed"])
@@ -129,7 +130,7 @@ def test_correlations_say_by_how_much_words_are_better(judged):
     ("levels", "group"), [([0, 1, 1, 2], (2, 5, 3)), ([2] * 9 + [1], (1, 1, 8)), ([0], (8, 1, 1))]
 )
 def test_a_group_has_all_levels_near_their_shares(script, levels, group):
-    found = script.group_of(np.array(levels), 3)
+    found = neighbour("cat_measures").group_of(np.array(levels), 3)
     assert sum(found) == 10 and min(found) >= 1
     assert np.abs(np.array(found) - group).max() <= 1
 
@@ -146,6 +147,13 @@ def test_every_cell_s_config_is_one(script, tmp_path, monkeypatch):
     assert nested.tokenizer.strides == (8, 16, 32) and fixed.tokenizer.strides == (16,)
     assert nested.data == fixed.data and nested.optimizer == fixed.optimizer
     assert nested.tokenizer.network.channels == fixed.tokenizer.network.channels
+    with pytest.raises(UserError, match="levels.jsonl is missing; make the cell errors here first"):
+        script.vae_config("captioned", args(tmp_path))
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "levels.jsonl").touch()
+    captioned = parse(script.vae_config("captioned", args(tmp_path)))
+    assert captioned.tokenizer == dataclasses.replace(nested.tokenizer, routing="data")
+    assert captioned.train == nested.train and captioned.loss == nested.loss
     drawing = {"counts": [1, 3, 6]}
     cat, one = (
         parse(script.dit_config(name, drawing, args(tmp_path))) for name in ("cat", "fixed")
@@ -198,13 +206,15 @@ def test_tables_hold_what_there_is(script):
 @pytest.mark.slow
 @pytest.mark.budget(300)  # Two tokenizers, their errors, and a generator on each.
 def test_the_quick_variant_goes_all_the_way(script, tmp_path, monkeypatch):
-    cells = "nested,fixed,errors,dit_*"
+    cells = "nested,fixed,errors,captioned*,dit_*"
     words = ["--quick", f"--workdir={tmp_path}", f"--cells={cells}"]
     monkeypatch.setattr(sys, "argv", ["cat.py", *words])
     script.main()
     folder = tmp_path / "figures" / "cat"
     found = {file.stem: json.loads(file.read_text()) for file in folder.glob("*.json")}
-    assert {*found} == {"nested", "fixed", "errors", "dit_cat", "dit_fixed"}
+    trained = {"nested", "fixed", "captioned", "dit_cat", "dit_fixed"}
+    assert {*found} == trained | {"errors", "captioned_errors"}
+    assert found["captioned_errors"]["levels"] != found["errors"]["levels"]
     assert found["errors"]["pictures"] == 24
     assert found["dit_cat"]["pictures_per_second"] > 0
     assert (tmp_path / "cat.md").read_text().count("| dit_") == 2

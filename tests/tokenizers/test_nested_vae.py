@@ -270,6 +270,44 @@ def test_training_draws_each_picture_through_one_level_alone(sure):
     assert found == {*LEVELS}
 
 
+def test_training_takes_each_picture_through_the_level_that_the_data_name(sure):
+    """One without a level has it drawn, as all have where nobody reads the data's."""
+    tokenizer = make_tokenizer(dataclasses.replace(CONFIG, routing="data"))
+    assert tokenizer.reads_levels and not TOKENIZER.reads_levels
+    assert identity(tokenizer, sure) == identity(TOKENIZER, sure)
+    alone = {level: np.asarray(forward[level](sure, IMAGES).raw) for level in LEVELS}
+    told, drawn = jax.jit(tokenizer.forward), set()
+    for seed in range(6):
+        key = jax.random.key(seed)
+        out = told(sure, IMAGES, key, levels=jnp.int32([4, -1, 8]))
+        for index, level in (0, "4"), (2, "8"):
+            np.testing.assert_allclose(out.raw[index], alone[level][index], atol=1e-4)
+        as_drawn = forward["2"](sure, IMAGES, key)
+        np.testing.assert_allclose(out.raw[1], as_drawn.raw[1], atol=1e-4)
+        away = {level: np.abs(alone[level][1] - out.raw[1]).max() for level in LEVELS}
+        drawn.add(min(away, key=away.get))
+    assert len(drawn) > 1
+
+
+def test_the_objective_hands_the_data_s_levels_on(params):
+    """A step's loss is that of the levels in the batch."""
+    objective = ImageTokenizerObjective(
+        tokenizer=dataclasses.replace(CONFIG, routing="data"),
+        optimizer=OptimizerConfig(ScheduleConfig(1e-3, 0, 0, 1, kind="constant"), "adamw"),
+        loss=TokenizerLossConfig(),
+        batch_size=len(IMAGES),
+    )
+    assert objective.batch_spec()["level"].shape == (len(IMAGES),)
+    state = jax.tree.map(
+        lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(objective.init, KEY)
+    ).replace(params=certain(params))
+    loss = jax.jit(objective.forward)
+    for level in LEVELS:
+        batch = {"image": IMAGES, "level": jnp.full(len(IMAGES), int(level))}
+        error = np.square(forward[level](certain(params), IMAGES).images - IMAGES).mean()
+        np.testing.assert_allclose(loss(state, batch, KEY)["l2"], error, rtol=1e-3)
+
+
 def test_another_level_trains_itself_alone(sure):
     out = forward["4"](sure, IMAGES, KEY)
     np.testing.assert_allclose(out.raw, forward["4"](sure, IMAGES).raw, atol=1e-4)
@@ -326,6 +364,7 @@ def test_a_level_that_is_not_there_is_told():
             {"network": dataclasses.replace(NETWORK, multipliers=(1, 1, 3, 2))},
             r"is \(1, 1, 3, 2\): \[4, 12, 8\] channels at strides \(2, 4, 8\) do not nest; choose",
         ),
+        ({"routing": "caption"}, "routing is 'caption'; choose one of drawn, data"),
         ({"network": dataclasses.replace(NETWORK, adaptive=True)}, "network.adaptive is True, no"),
     ],
 )
