@@ -81,6 +81,8 @@ SIDE = 128
 DRAWN = 300
 # The grid's: 8 pixels of three levels, 64 codes of shapes' 64 px and 36 of emoji's 48.
 GRID_STRIDES, GRID_LEVEL = (4, 8, 16), "8"
+# Of the nested VAE's first width: in the 7 minutes of shapes the emoji's network has 280 steps.
+GRID_CHANNELS = {"shapes": 8, "emoji": 16}
 COLUMN = ("titok_vae", "cat")
 
 
@@ -258,7 +260,9 @@ def column_config(world: str, tokenizer: str) -> Any:
     config = grid.load(world, "titok.py", "vae")
     if tokenizer == "cat":
         size = config.tokenizer.image_size[0]
-        config.tokenizer = vae_section(GRID_STRIDES, size)
+        section = vae_section(GRID_STRIDES, size)
+        section["network"]["channels"] = GRID_CHANNELS[world]
+        config.tokenizer = section
     return config
 
 
