@@ -20,14 +20,13 @@ training takes the steps that fit into its minutes by the pace of 60 of them on 
                       shapes and emoji, by the minutes and judges of grid.py
 
 Each leaves its figures in docs/reports/cat and is not made again; runs that were stopped go on.
-Some four and a half hours in all on two cores, by estimate; `--cells='dit_*'` names some. Prints
+Some five hours in all on two cores, by estimate; `--cells='dit_*'` names some. Prints
 the tables and writes them to WORKDIR/cat.md. Packages of emoji and the weights of LPIPS lie in
 `--emoji`, the folder of `babeldraw demo --world=emoji`, or are fetched into it.
 """
 
 import argparse
 import functools
-import json
 import pathlib
 import time
 from typing import Any
@@ -37,13 +36,15 @@ import jax
 import numpy as np
 from cat_data import TESTED, TRAIN, make_data
 from cat_levels import (
+    OF_CODES,
     captioned_errors_cell,
     errors_cell,
     listed,
-    need_levels,
+    measured,
     records_of,
     some,
     weights,
+    write_levels,
 )
 from cat_tables import tables
 from cells import (
@@ -52,7 +53,6 @@ from cells import (
     Cell,
     Figures,
     arguments,
-    folder_of_figures,
     run_cells,
     trained_and_judged,
 )
@@ -135,7 +135,6 @@ def vae_config(name: str, args: argparse.Namespace) -> Any:
     config.train.batch_size = config.perceptual.every = 16
     config = complete(config.to_dict(), QUICK if args.quick else "")
     if name == "captioned":
-        need_levels(args)
         config.tokenizer.routing = "data"
     data = str((args.workdir / "data").resolve())
     config.data.update(source="folder", path=data, split=f"{TRAIN}/", eval_split=f"{TESTED}/")
@@ -149,6 +148,9 @@ def vae_config(name: str, args: argparse.Namespace) -> Any:
 
 def vae_cell(name: str, args: argparse.Namespace) -> Figures:
     make_data(args.workdir / "data", args.emoji / PACKAGES, args.quick)
+    if name == "captioned":
+        # As many codes on average as it is compared at.
+        write_levels(measured(args)["codes"], 1.0, args)
     minutes = 0 if args.quick else VAE_MINUTES
     config = vae_config(name, args)
     return trained_and_judged(config, args.workdir / name, ["reconstruction"], minutes)[0]
@@ -183,10 +185,7 @@ def dit_config(name: str, drawing: Figures, args: argparse.Namespace) -> Any:
 
 
 def dit_cell(name: str, args: argparse.Namespace) -> Figures:
-    file = folder_of_figures(args, "cat") / "errors.json"
-    need_levels(args)
-    require(file.exists(), f"{file} is missing; make the cell errors here first")
-    drawing = json.loads(file.read_text())["drawing"]
+    drawing = write_levels(measured(args)["codes"], OF_CODES, args)
     level = "all" if name == "cat" else "16"
     tokenizer = args.workdir / ("nested" if name == "cat" else "fixed")
     words = (f"--workdir={tokenizer}", f"--path={args.workdir / 'data'}", f"--split={TRAIN}/")

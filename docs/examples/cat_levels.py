@@ -17,7 +17,7 @@ from cat_measures import (
     log_error,
     scores,
 )
-from cells import Figures
+from cells import Figures, folder_of_figures
 
 from babeldraw.commands.demo_emoji import PACKAGES, lpips_weights
 from babeldraw.complexity.baselines import JpegSize, SquaredError
@@ -25,7 +25,7 @@ from babeldraw.complexity.regressor import RegressorConfig, RegressorRun, train_
 from babeldraw.config import require
 from babeldraw.data.complexity import levels_of, thresholds_for
 from babeldraw.data.image import center_crop, decode, save_png, to_grid
-from babeldraw.data.records import Record
+from babeldraw.data.records import NO_PICTURE, Record
 from babeldraw.drawing.tokenizer_run import TokenizerRun
 
 # Training pictures whose errors are measured.
@@ -118,7 +118,7 @@ def errors_cell(args: argparse.Namespace) -> Figures:
         "levels": by_level(judged, names),
         "chosen": {**chosen, "the best PSNR": judged.best(middle)},
         "spearman": correlations(score, log_error_N, judged.parts()),
-        "drawing": _levels_of_data(whole, names, codes, args),
+        "drawing": write_levels(dict(zip(names, codes, strict=True)), OF_CODES, args),
     }
 
 
@@ -138,12 +138,14 @@ def captioned_errors_cell(args: argparse.Namespace) -> Figures:
     }
 
 
-def need_levels(args: argparse.Namespace) -> None:
-    """Raises `UserError` where no caption has a level yet."""
+def measured(args: argparse.Namespace) -> Figures:
+    """Of the cell `errors`. Raises `UserError` where it was not made here."""
+    file = folder_of_figures(args, "cat") / "errors.json"
     require(
-        (args.workdir / "data" / LEVELS).exists(),
-        f"{args.workdir / 'data' / LEVELS} is missing; make the cell errors here first",
+        file.exists() and (args.workdir / "scorer").exists(),
+        f"{file} or the scorer in --workdir is missing; make the cell errors here first",
     )
+    return json.loads(file.read_text())
 
 
 def show(runs: Sequence[TokenizerRun], images: np.ndarray, path: pathlib.Path) -> None:
@@ -162,16 +164,18 @@ def _scorer(args: argparse.Namespace, captions: list[str], target_N: np.ndarray)
     return train_regressor(captions, target_N, RegressorConfig(), str(folder), "cat.py")
 
 
-def _levels_of_data(
-    rows: list[dict[str, str]],
-    names: tuple[str, ...],
-    codes: tuple[int, ...],
-    args: argparse.Namespace,
-) -> Figures:
-    """Writes the column of levels for the generator's data, by the captions' scores."""
+def write_levels(codes: dict[str, int], share: float, args: argparse.Namespace) -> Figures:
+    """Writes the data's column of levels, by the captions' scores.
+
+    Args:
+      codes: of each level, by its name.
+      share: what of the middle level's codes a picture shall have on average.
+      args: the script's.
+    """
+    names, each, rows = [*codes], [*codes.values()], listed(args)
     scorer = RegressorRun.open(str(args.workdir / "scorer"))
-    score_N = scores(scorer, [Record(np.zeros((0, 0, 3), np.uint8), r["caption"]) for r in rows])
-    thresholds = thresholds_for(score_N, codes, OF_CODES * codes[len(codes) // 2])
+    score_N = scores(scorer, [Record(NO_PICTURE, row["caption"]) for row in rows])
+    thresholds = thresholds_for(score_N, each, share * each[len(each) // 2])
     level_N = levels_of(score_N, thresholds)
     lines = [
         json.dumps({**row, "level": names[number]}) + "\n"
@@ -179,5 +183,5 @@ def _levels_of_data(
     ]
     (args.workdir / "data" / LEVELS).write_text("".join(lines))
     counts = group_of(level_N, len(names), 4 if args.quick else 10)
-    mean = float(np.dot(counts, codes) / sum(counts))
+    mean = float(np.dot(counts, each) / sum(counts))
     return {"thresholds": thresholds, "counts": counts, "codes": mean}

@@ -147,10 +147,9 @@ def test_every_cell_s_config_is_one(script, tmp_path, monkeypatch):
     assert nested.tokenizer.strides == (8, 16, 32) and fixed.tokenizer.strides == (16,)
     assert nested.data == fixed.data and nested.optimizer == fixed.optimizer
     assert nested.tokenizer.network.channels == fixed.tokenizer.network.channels
-    with pytest.raises(UserError, match="levels.jsonl is missing; make the cell errors here first"):
-        script.vae_config("captioned", args(tmp_path))
-    (tmp_path / "data").mkdir()
-    (tmp_path / "data" / "levels.jsonl").touch()
+    monkeypatch.setattr(script, "make_data", lambda *inputs: None)
+    with pytest.raises(UserError, match="in --workdir is missing; make the cell errors here first"):
+        script.vae_cell("captioned", args(tmp_path))
     captioned = parse(script.vae_config("captioned", args(tmp_path)))
     assert captioned.tokenizer == dataclasses.replace(nested.tokenizer, routing="data")
     assert captioned.train == nested.train and captioned.loss == nested.loss
