@@ -274,6 +274,9 @@ def column_dit(world: str, tokenizer: str, args: argparse.Namespace) -> Figures:
     config.tokenizer = column_config(world, tokenizer).tokenizer
     config.tokenizer_run = str((args.workdir / f"{world}_{tokenizer}").resolve())
     config.level = GRID_LEVEL if tokenizer == "cat" else ""
+    if grid.PARTS[world].stored:
+        # What is stored of codes is their means.
+        config.prediction.sampled = False
     config = grid.configured(world, config, "text_to_image", args)
     return grid.generator_trained(world, f"{world}_{tokenizer}_dit", config, args)
 

@@ -168,6 +168,8 @@ def test_every_cell_s_config_is_one(script, tmp_path, monkeypatch):
         monkeypatch.setattr(script.grid, "generator_trained", lambda *inputs: inputs[2])
         config = parse(script.column_dit(world, "cat", args(tmp_path)))
         assert config.generator.codes.length == codes
+        # Stored codes of emoji are means.
+        assert config.prediction.sampled == (world == "shapes")
     assert all(minutes <= 30 for _, minutes in script.all_cells().values())
 
 
