@@ -177,9 +177,23 @@ def run(values: flags.FlagValues) -> int:
 
 
 def _by_column(prompts: Sequence[Prompt], sampler: Sampler) -> Callable[[Asked], str] | None:
-    """What a table says of the level of each of its texts; None where it says nothing."""
-    levels = {prompt.text: prompt.level for prompt in prompts if prompt.level}
-    if not levels or sampler.drawer.generator.levels is None:
+    """What a table says of the level of each of its texts; None where it says nothing.
+
+    Raises:
+      UserError: it says two of one text.
+    """
+    levels: dict[str, str] = {}
+    for prompt in prompts:
+        other = levels.setdefault(prompt.text, prompt.level)
+        require(
+            other == prompt.level,
+            f"the table has {prompt.text!r} at the levels {other!r} and {prompt.level!r}; draw it "
+            "twice, by --level",
+        )
+    if not any(levels.values()):
+        return None
+    if sampler.drawer.generator.levels is None:
+        say("the column Level is passed over: the run draws into one level")
         return None
     return lambda asked: levels.get(asked.text, "")
 
@@ -239,8 +253,8 @@ class Drawing:
         # Before the folder is touched: what cannot be drawn is said.
         asked = self.sampler.ask(words)
         self._check(settings)
-        for level in map(self.level_of, asked) if self.level_of else ():
-            self.sampler.at(level)
+        levels = [self.level_of(one) for one in asked] if self.level_of else []
+        levels = [self.sampler.at(level).drawer.tokenizer.level for level in levels]
         columns = _columns(asked, prompts)
         _say_once(note for one in asked for note in self._notes(one))
         make_folder(self.folder, f"--out={self.folder}")
@@ -249,7 +263,7 @@ class Drawing:
         fixed |= {**dataclasses.asdict(settings), **self.recorded}
         if self.sampler.cascade is not None:
             fixed["stages"] = self.sampler.cascade.told
-        album = Album(self.folder, fixed, names, each)
+        album = Album(self.folder, fixed, names, each, levels)
         left = album.open()
         if len(left) < len(names):
             say(f"{self.folder}: {len(names) - len(left)} of {len(names)} prompts are drawn")

@@ -22,7 +22,9 @@ Example:
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from absl import flags
@@ -94,7 +96,9 @@ def define_data(values: flags.FlagValues) -> None:
     flags.DEFINE_string("path", "", "The folder, or the TFDS name.", flag_values=values)
     flags.DEFINE_string("split", "all", "The part of the data.", flag_values=values)
     flags.DEFINE_integer("num", 0, "Records at most; 0: all.", flag_values=values, lower_bound=0)
-    flags.DEFINE_integer("size", 0, "Side of the pictures; 0: as they are.", flag_values=values)
+    flags.DEFINE_integer(
+        "size", 0, "Side of the pictures; 0: as they are.", flag_values=values, lower_bound=0
+    )
 
 
 def run(values: flags.FlagValues) -> int:
@@ -108,7 +112,11 @@ def run(values: flags.FlagValues) -> int:
     count = min(values.num or len(source), len(source))
     size = (values.size, values.size) if values.size else None
     reading = Reading(source, size, _teller(values.captioner))
-    scores_N = _scored(scorer, reading, count, out)
+    # What a score hangs on beside scorer and data; a flag that is not given is not named.
+    more = {"captioner": values.captioner} if values.captioner else {}
+    if scorer.reads_pictures and size:
+        more["size"] = values.size
+    scores_N = _scored(scorer, reading, count, out, more)
     if np.isnan(scores_N).all():
         raise UserError(f"none of {count} records of {source.name} got a score")
     if values.target:
@@ -119,9 +127,11 @@ def run(values: flags.FlagValues) -> int:
     return 0
 
 
-def _scored(scorer: ComplexityScorer, reading: Reading, count: int, file: str) -> np.ndarray:
+def _scored(
+    scorer: ComplexityScorer, reading: Reading, count: int, file: str, more: Mapping[str, Any]
+) -> np.ndarray:
     """`score_all` with a line on the terminal; scores are kept in the file as they come."""
-    head = {"scorer": scorer.identity, "data": reading.source.name}
+    head = {"scorer": scorer.identity, "data": reading.source.name, **more}
     lines, report = Lines(file, head, "--scores"), ProgressReport("score", count, unit="records")
     scores_N = score_all(scorer, reading, count, lines, report.update)
     report.close()
@@ -231,6 +241,9 @@ def _write_columns(
     if values.split != "all" or len(scores_N) < len(source):
         say("of a part of the data no column is written; the scores are in --scores")
         return
+    if not levels.names and getattr(source, "levels", None) is not None:
+        say("the data have levels, which scores alone would erase: they are in --scores only")
+        return
     if values.source == "shards":
         write_complexity(Path(values.path), source.counts, scores_N, scorer, levels)
         say(f"columns beside the shards in {values.path}")
@@ -279,7 +292,7 @@ def _score_prompts(
     check_reads_words(scorer)
     # Words alone: a tab would end a column, and `sample` reads quotation marks as they are.
     texts = [" ".join(prompt.text.split()) for prompt in read_prompts(values.prompts)]
-    scores_N = _scored(scorer, Reading(Texts(texts)), len(texts), f"{out}.jsonl")
+    scores_N = _scored(scorer, Reading(Texts(texts)), len(texts), f"{out}.jsonl", {})
     levels = LevelThresholds(tuple(codes), thresholds)
     _tell(scores_N, levels, codes)
     rows = zip(texts, map(levels.name_of, scores_N), strict=True)

@@ -41,6 +41,8 @@ def run(values: flags.FlagValues) -> int:
     workdir, out = required(values, "workdir"), required(values, "out")
     if values.size:
         raise UserError("--size is the tokenizer's own here; leave it out")
+    if values["network"].present and not values.perceptual:
+        raise UserError(f"--network={values.network} is of --perceptual, its weights; give both")
     use_cache(values)
     tokenizer = TokenizerRun.open(workdir)
     codes, size = codes_by_level(tokenizer.tokenizer), tokenizer.image_size

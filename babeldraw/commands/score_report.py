@@ -45,7 +45,8 @@ def define(values: flags.FlagValues, argv: list[str]) -> None:
 def run(values: flags.FlagValues) -> int:
     errors, files = Errors.read(required(values, "errors")), required(values, "scores")
     out = Path(required(values, "out"))
-    found = [read_scores(file, errors.captions, errors.records) for file in files]
+    measured = errors.captions, errors.records, errors.data
+    found = [read_scores(file, *measured) for file in files]
     kept = np.flatnonzero(np.all([np.isfinite(scores) for _, scores in found], axis=0))
     if len(kept) < MIN_PICTURES:
         raise UserError(

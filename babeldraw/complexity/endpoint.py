@@ -68,7 +68,7 @@ class Endpoint:
     _pace: "Pace" = field(init=False, repr=False, compare=False)
 
     def __post_init__(self):
-        parts = urllib.parse.urlsplit(self.url)
+        parts = _parts(self.url)
         plain = parts.scheme in ("http", "https") and parts.hostname and "@" not in parts.netloc
         # The address itself may hold a key, which no message should show.
         require(
@@ -164,6 +164,16 @@ class Pace:
             turn = max(now, self._next)
             self._next = turn + self._between
         time.sleep(turn - now)
+
+
+def _parts(url: str) -> urllib.parse.SplitResult:
+    """Of an address; all empty where it is none, or its port is no number of one."""
+    try:
+        parts = urllib.parse.urlsplit(url)
+        parts.port  # noqa: B018  It is read to be checked.
+    except ValueError:
+        return urllib.parse.urlsplit("")
+    return parts
 
 
 def _is_loopback(host: str) -> bool:

@@ -66,7 +66,7 @@ class Regressor:
 
 @dataclass(frozen=True)
 class RegressorRun:
-    """See `ComplexityScorer`. A caption without a piece has no score.
+    """See `ComplexityScorer`. A caption without a piece, or of unknown letters, has no score.
 
     Attributes:
         config: of the regressor.
@@ -100,8 +100,11 @@ class RegressorRun:
         captions = [record.caption for record in records]
         x_NV = pieces_of(self.vocabulary, captions, self.config)
         found_N = x_NV @ self.params["weight"] + self.params["bias"]
-        for x_V, value in zip(x_NV, found_N, strict=True):
-            yield Score(on_scale(value, self.params["quantiles"])) if x_V.any() else NO_SCORE
+        # What it has no piece for says nothing, such as a caption in another language.
+        known_N = np.array([self.vocabulary.knows(caption) for caption in captions], bool)
+        told_N = x_NV.any(axis=1) & known_N
+        for value, told in zip(found_N, told_N, strict=True):
+            yield Score(on_scale(value, self.params["quantiles"])) if told else NO_SCORE
 
 
 def train_regressor(

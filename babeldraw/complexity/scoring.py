@@ -138,8 +138,10 @@ def score_all(
         part = missing[start : start + AT_A_TIME]
         records = dict(zip(part, reading.records(part, scorer.reads_pictures), strict=True))
         for index, caption, score in _scores(scorer, records, known):
-            lines.add([_row(index, caption, score)])
-            scores_N[index] = score.value
+            row = _row(index, caption, score)
+            lines.add([row])
+            # As it is kept, so that a run which was stopped has the same thresholds.
+            scores_N[index] = row["score"]
         done += len(part)
         progress(done)
     return scores_N
@@ -185,19 +187,24 @@ def _score_of(row: dict[str, Any]) -> Score:
 
 
 def read_scores(
-    path: str, captions: Sequence[str], records: Sequence[int]
+    path: str, captions: Sequence[str], records: Sequence[int], data: str
 ) -> tuple[str, np.ndarray]:
     """Who scored, and the scores of these records, float64 [N], NaN where there is none.
 
     Args:
         path: a file of `babeldraw score`.
         captions, records: captions and numbers of records, which the file must agree on.
+        data: their source's name, likewise.
 
     Raises:
         UserError: the file is none, or is of other data.
     """
     head, rows = read_lines(path, "--scores")
     require("scorer" in head, f"--scores={path} is not of `babeldraw score`: it names no scorer")
+    require(
+        head.get("data") == data,
+        f"--scores={path} is of {head.get('data')} and --errors of {data}: they are of other data",
+    )
     said = dict(zip(records, captions, strict=True))
     scores = dict.fromkeys(records, np.nan)
     for row in rows:

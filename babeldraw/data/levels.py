@@ -8,12 +8,9 @@ from typing import Any
 import numpy as np
 
 from babeldraw.data.mixture import Pattern
-from babeldraw.data.records import Record, Source
+from babeldraw.data.records import NO_LEVEL, Record, Source
 from babeldraw.errors import UserError
 from babeldraw.say import say
-
-# Of a picture of which the column says nothing.
-NO_LEVEL = -1
 
 
 def with_levels(source: Source, names: Sequence[str], counts: Sequence[int]) -> Source:
@@ -56,7 +53,8 @@ def told_levels(source: Source, names: Sequence[str]) -> Source:
     if found is None:
         raise UserError(
             f"{source.name} has no column level, which config.tokenizer.routing='data' goes by; "
-            "`babeldraw score` writes one (docs/cat.md), or set routing='drawn'"
+            "`babeldraw score` writes one into a folder or shards (docs/cat.md), or set "
+            "routing='drawn'"
         )
     return Told(source, found, names)
 
@@ -76,8 +74,14 @@ class Told:
     def __init__(self, source: Source, levels: np.ndarray, names: Sequence[str]):
         self._source, self._levels = source, levels
         _check_known(source, levels, names)
-        told = ", ".join(f"{np.sum(levels == int(name))} of level {name}" for name in names)
+        sizes = {name: int(np.sum(levels == int(name))) for name in names}
+        told = ", ".join(f"{size} of level {name}" for name, size in sizes.items())
         drawn = int(np.sum(levels == NO_LEVEL))
+        if not drawn and not all(sizes.values()):
+            raise UserError(
+                f"{source.name} has {told} by its column level, and every level is to be trained; "
+                "score it by other thresholds, or set config.tokenizer.routing='drawn'"
+            )
         say(f"{source.name} has {told}" + (f"; of {drawn} it is drawn" if drawn else ""))
         digest = hashlib.sha256(np.int64(levels).tobytes()).hexdigest()[:8]
         self.name = f"{source.name}/told/{digest}"

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import itertools
 import json
 import posixpath
 import unicodedata
@@ -11,6 +12,7 @@ from typing import Any, BinaryIO
 
 from absl import logging
 
+from babeldraw.data.complexity import LIST
 from babeldraw.data.fields import TEXT_FILE, Fields, as_caption, no_record_has, texts_in
 from babeldraw.data.files import Files
 from babeldraw.data.records import BadRecord
@@ -21,6 +23,10 @@ SUFFIXES = (".jsonl", ".csv")
 # Of this name a list may stand in any folder and tells of that one, as Hugging Face's imagefolder
 # has it; others stand at the top.
 IN_ANY_FOLDER = "metadata"
+
+
+# Levels are held as int32.
+MOST_LEVEL = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -41,10 +47,15 @@ class Listed:
 
     def joined(self, other: "Listed") -> "Listed":
         """With what another row says of the same picture: one more caption, a line of its own."""
-        caption = as_caption([self.caption, other.caption])
-        texts = tuple(map(as_caption, zip(self.texts, other.texts, strict=True)))
+        texts = tuple(itertools.starmap(_both, zip(self.texts, other.texts, strict=True)))
         label = other.label if self.label < 0 else self.label
-        return Listed(caption, label, texts, other.level if self.level < 0 else self.level)
+        level = other.level if self.level < 0 else self.level
+        return Listed(_both(self.caption, other.caption), label, texts, level)
+
+
+def _both(first: str, second: str) -> str:
+    """Captions of two rows; what both say, or one alone says, stays as it is written."""
+    return as_caption([first, second]) if first and second not in ("", first) else first or second
 
 
 class Lists:
@@ -59,6 +70,7 @@ class Lists:
         listed: what is said, by the picture's relative path.
         missing: files that are named and are not there.
         columns: those of all rows.
+        disputed: pictures of which two lists say different levels; the first list's counts.
     """
 
     def __init__(self, files: Files, pictures: set[str], fields: Fields = ()):
@@ -67,6 +79,7 @@ class Lists:
         self.listed: dict[str, Listed] = {}
         self.missing: list[str] = []
         self.columns: set[str] = set()
+        self.disputed: list[str] = []
 
     def read(self, path: str) -> None:
         """One list. Raises UserError where the file cannot be read."""
@@ -116,6 +129,8 @@ class Lists:
             if path:
                 before = self.listed.get(path)
                 self.listed[path] = before.joined(said) if before else said
+                if before and before.level != said.level and min(before.level, said.level) >= 0:
+                    self.disputed.append(path)
                 return
         self.missing.append(name)
 
@@ -136,7 +151,8 @@ def read_lists(
             of the kinds of captions.
     """
     lists = Lists(files, pictures, fields)
-    for path in sorted(filter(_is_list, names)):
+    # What `babeldraw score` wrote is read first: of two levels it is the younger one.
+    for path in sorted(filter(_is_list, names), key=lambda name: (name != LIST, name)):
         lists.read(path)
     missing = lists.missing
     if missing and not lists.listed:
@@ -146,6 +162,14 @@ def read_lists(
         )
     if missing:
         logging.warning("%d listed files do not exist, first: %s", len(missing), missing[0])
+    if lists.disputed:
+        logging.warning(
+            "of %d pictures two lists say different levels, first: %s; that of %s counts, or of "
+            "the first list by name",
+            len(lists.disputed),
+            lists.disputed[0],
+            LIST,
+        )
     lists.check_fields()
     return lists.listed
 
@@ -199,7 +223,10 @@ def _entry(row: Any, fields: Fields) -> tuple[str, Listed, str] | None:
     caption = as_caption(texts) or None if fields else caption_of(columns)
     for name in numbers:
         try:
-            numbers[name] = label_of(columns.get(name), name)
+            number = label_of(columns.get(name), name)
+            if name == "level" and number > MOST_LEVEL:
+                raise ValueError(f"the level {number} is above {MOST_LEVEL}")
+            numbers[name] = number
         except ValueError as error:
             problem = str(error)
     # A row may say the level alone, as what `babeldraw score` writes does of other fields.

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from babeldraw.data.records import Record, Source, classes_of, has_pictures
+from babeldraw.data.records import NO_LEVEL, Record, Source, classes_of, has_pictures
 from babeldraw.errors import UserError
 
 # Slots in which weights are expressed: a share is right to within 1 in so many.
@@ -107,6 +107,17 @@ class MixtureSource:
         """Names of the classes of all sources; none where they have different ones."""
         classes = {classes_of(source) for source in self._sources}
         return classes.pop() if len(classes) == 1 else ()
+
+    @functools.cached_property
+    def levels(self) -> np.ndarray | None:
+        """As of `data.levels`; of sources that name none `NO_LEVEL`. None: no source names any."""
+        found = [getattr(source, "levels", None) for source in self._sources]
+        if all(levels is None for levels in found):
+            return None
+        pairs = zip(found, self.sizes, strict=True)
+        return np.concatenate(
+            [np.full(size, NO_LEVEL, np.int32) if own is None else own for own, size in pairs]
+        )
 
     def __len__(self) -> int:
         return sum(self.sizes)

@@ -16,6 +16,8 @@ from babeldraw.errors import UserError
 
 # A share of bad records means something only once this many were read.
 MIN_READ_FOR_SHARE = 100
+# Of a picture of which nobody says into which level of a tokenizer it goes.
+NO_LEVEL = -1
 # The picture of a record that is a text alone.
 NO_PICTURE = np.zeros((0, 0, 3), np.uint8)
 
@@ -46,7 +48,7 @@ class Record:
     states: dict[str, np.ndarray] | None = None
     jpeg: bytes = b""
     choices: tuple[tuple[float, str], ...] = ()
-    level: int = -1
+    level: int = NO_LEVEL
 
 
 class BadRecord(Exception):

@@ -25,12 +25,14 @@ class Album:
     settings: what every picture here was drawn with, as JSON can hold it.
     prompts: what is asked for, in order.
     each: pictures of each prompt that are kept.
+    levels: of a tokenizer, into which each is drawn; none where all are drawn alike.
     """
 
     folder: Path
     settings: Mapping[str, Any]
     prompts: Sequence[str]
     each: int
+    levels: Sequence[str] = ()
 
     def open(self) -> list[int]:
         """Makes the folder ready. Returns the numbers of the prompts still to be drawn.
@@ -54,6 +56,11 @@ class Album:
                 raise UserError(
                     f"{self.folder} holds a picture of {line['prompt']!r} as prompt {number}, "
                     "which is not asked for now; name another folder"
+                )
+            if self.levels and self.levels[number] != line.get("level", ""):
+                raise UserError(
+                    f"{self.folder} holds a picture of {line['prompt']!r} at level "
+                    f"{line.get('level')} and now it is {self.levels[number]}; name another folder"
                 )
         there = [line["number"] for line in lines if (self.folder / line["file"]).exists()]
         counts = np.bincount(there, minlength=len(self.prompts))

@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from babeldraw.data.levels import NO_LEVEL
+from babeldraw.data.records import NO_LEVEL
 from babeldraw.tokenizers.kinds import make_tokenizer
 from babeldraw.train.base_experiment import Experiment
 

@@ -5,7 +5,9 @@ import json
 import numpy as np
 import pytest
 
+from babeldraw.data import shapes
 from babeldraw.data.image import save_png
+from babeldraw.data.tokens import TokenSource
 from babeldraw.drawing.sampler import Sampler
 from babeldraw.drawing.tokenizer_run import TokenizerRun
 from babeldraw.train.presets import load_config
@@ -43,11 +45,15 @@ def test_a_level_is_stored_and_given_back(tokenizer_run, cli, tmp_path, level):
     words = [f"--workdir={tokenizer_run}", f"--level={level}"]
     status, _, said = cli("reconstruct", *words, "--num=2", f"--out={tmp_path / 'pictures'}")
     assert status == 0, said
+    assert len([*(tmp_path / "pictures").glob("*.png")]) >= 2
     source = ["--source=shapes", "--split=train", "--num=8"]
     status, _, said = cli("tokenize", *words, *source, f"--out={tmp_path / 'codes'}")
     assert status == 0, said
     run = TokenizerRun.open(str(tokenizer_run), level=level)
-    assert run.codes.shape == (SIDES[level],) * 2
+    stored = TokenSource(tmp_path / "codes", "train")
+    assert stored[3].tokens.shape == (SIDES[level], SIDES[level], 8)
+    picture, _ = shapes.example(3, "train", run.image_size[0], 0)
+    np.testing.assert_allclose(stored[3].tokens, run.encode(picture[None])[0], atol=1e-3)
 
 
 def scored(folder, levels):

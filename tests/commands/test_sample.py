@@ -3,13 +3,16 @@
 import dataclasses
 import itertools
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from babeldraw.commands.sample import _by_column
 from babeldraw.data.image import decode, read_png_text, save_png
 from babeldraw.drawing.album import slug as slug_of
 from babeldraw.drawing.judging import open_judge
+from babeldraw.drawing.prompts import Prompt
 from babeldraw.drawing.sampler import Sampler
 from babeldraw.errors import UserError
 from babeldraw.models.condition import Asked
@@ -317,3 +320,14 @@ def test_a_path_may_begin_at_home(cli, generator_run, tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_fewer_devices_than_there_are_will_do(sample):
     assert len(sample("--prompt=a ring", "--model_parallel=2")) == 1
+
+
+def test_a_table_s_levels_are_told_where_they_draw_nothing(capsys):
+    one_level = SimpleNamespace(drawer=SimpleNamespace(generator=SimpleNamespace(levels=None)))
+    prompts = [Prompt("a fox", {"Level": "8"}), Prompt("a fox", {"Level": "8"}), Prompt("a cat")]
+    assert _by_column(prompts, one_level) is None
+    assert "the column Level is passed over" in capsys.readouterr().err
+    assert _by_column([Prompt("a cat")], one_level) is None
+    assert not capsys.readouterr().err
+    with pytest.raises(UserError, match="the table has 'a fox' at the levels '8' and '32'; draw"):
+        _by_column([*prompts, Prompt("a fox", {"Level": "32"})], one_level)

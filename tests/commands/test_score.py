@@ -26,7 +26,8 @@ def folder(tmp_path):
 
 
 def errors_of(folder):
-    head = {"tokenizer": "t", "data": "d", "measure": "mse", "codes": {"8": 16, "16": 4, "32": 1}}
+    data = FolderSource(folder / "data", "all", require_captions=False).name
+    head = {"tokenizer": "t", "data": data, "measure": "mse", "codes": {"8": 16, "16": 4, "32": 1}}
     rows = [
         {
             "record": i,
@@ -59,6 +60,10 @@ def test_scores_are_kept_and_gone_on_with(cli, folder):
     assert (folder / "jpeg.jsonl").read_text() == whole
     status, _, said = cli(*words(folder, quality=50))
     assert status == 2 and "is of scorer 'jpeg:75', not 'jpeg:50'" in said
+    # Bits of a pixel hang on the picture's size.
+    status, _, said = cli(*words(folder, size=16))
+    assert status == 2 and "is of size None, not 16" in said
+    assert cli(*words(folder, size=-5))[0] == 2
 
 
 def test_a_folder_is_told_by_a_list_and_reads_as_before(cli, folder):
@@ -132,12 +137,17 @@ def test_what_is_no_number_of_a_level_is_told(cli, folder):
 
 
 def test_a_report_of_other_data_is_refused(cli, folder):
-    file = folder / "other.jsonl"
-    rows = [{"scorer": "a", "data": "b"}, {"record": 0, "caption": "else", "score": 3}]
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    given = [f"--errors={errors_of(folder)}", f"--scores={file}", f"--out={folder / 'out'}"]
-    status, _, said = cli("score", "report", *given)
-    assert status == 2 and "they are of other data" in said
+    file, errors = folder / "other.jsonl", errors_of(folder)
+    same = json.loads(errors.read_text().splitlines()[0])["data"]
+    given = [f"--errors={errors}", f"--scores={file}", f"--out={folder / 'out'}"]
+    for data, caption, line in (
+        ("b", "picture 0", f"is of b and --errors of {same}: they are of other data"),
+        (same, "else", "says 'else' of record 0 and --errors 'picture 0': they are of other data"),
+    ):
+        rows = [{"scorer": "a", "data": data}, {"record": 0, "caption": caption, "score": 3}]
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        status, _, said = cli("score", "report", *given)
+        assert status == 2 and line in said, said
 
 
 def test_spearman_is_that_of_ranks():

@@ -100,6 +100,8 @@ def test_measuring_goes_on_where_it_stopped(errors, untrained_vae, data, cli, tm
     found, expected = lines(file), lines(errors)
     for one, other in zip(found[1:], expected[1:], strict=True):
         assert one["errors"] == pytest.approx(other["errors"], rel=1e-4)
+    status, _, said = cli("score", "measure", *words, "--network=alexnet")
+    assert status == 2 and "--network=alexnet is of --perceptual, its weights; give both" in said
     status, _, said = cli("score", "measure", *words, "--size=16")
     assert status == 2 and "--size is the tokenizer's own here" in said
 
@@ -123,6 +125,11 @@ def test_a_target_s_levels_become_a_column(regressor, untrained_vae, data, cli, 
     assert source[3].caption == "noisy gravel of a"
     assert cli(*asking(tmp_path, data, regressor, **more))[0] == 0
     assert lines(data / LIST) == rows
+    # Scores alone, of another scorer, leave the levels where they are.
+    by_jpeg = {"scorer": "jpeg", "scores": tmp_path / "jpeg.jsonl"}
+    status, _, said = cli(*asking(tmp_path, data, regressor, **by_jpeg))
+    assert status == 0 and "the data have levels, which scores alone would erase" in said, said
+    assert lines(data / LIST) == rows and len(lines(tmp_path / "jpeg.jsonl")) == COUNT + 1
 
 
 def test_thresholds_are_taken_as_they_are(regressor, untrained_vae, data, cli, tmp_path):

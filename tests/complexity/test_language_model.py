@@ -210,7 +210,8 @@ def test_a_server_that_repeats_the_key_does_not_get_it_stored():
 
 @pytest.mark.parametrize(
     "url",
-    ["", "localhost:80", "ftp://a/v1", "http://u:p@a/v1", "http://a/v1?key=secret", "http://"],
+    ["", "localhost:80", "ftp://a/v1", "http://u:p@a/v1", "http://a/v1?key=secret", "http://"]
+    + ["http://localhost:8000v1", "http://localhost:99999/v1", "http://[::1/v1"],
 )
 def test_an_address_that_does_not_fit_is_told_and_not_shown(url):
     with pytest.raises(UserError, match="url is not of the form") as found:

@@ -67,11 +67,11 @@ def test_a_run_is_opened_again_and_orders_captions(tmp_path):
     share = train_regressor(captions, target, config, str(tmp_path / "run"), "words")
     assert share > 0.95
     run = RegressorRun.open(str(tmp_path / "run"))
-    said = ["plain red blue", "plain ring red", "red chart crowd", ""]
-    *found, none = run.score([Record(NO_PICTURE, caption) for caption in said])
+    said = ["plain red blue", "plain ring red", "red chart crowd", "熊猫", ""]
+    *found, foreign, none = run.score([Record(NO_PICTURE, caption) for caption in said])
     values = [score.value for score in found]
     assert values == sorted(values) and 1 <= values[0] < values[2] <= 9
-    assert not none.there
+    assert not none.there and not foreign.there
     assert run.identity == RegressorRun.open(str(tmp_path / "run")).identity
     with pytest.raises(UserError, match="is not empty"):
         train_regressor(captions, target, config, str(tmp_path / "run"), "words")

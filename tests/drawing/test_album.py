@@ -59,6 +59,8 @@ def test_other_settings_or_prompts_are_not_mixed_in(tmp_path):
         make(tmp_path, settings={**SETTINGS, "temperature": 1.0}).open()
     with pytest.raises(UserError, match="a picture of 'a ring' as prompt 0, which is not asked"):
         make(tmp_path, prompts=["a circle"]).open()
+    with pytest.raises(UserError, match="of 'a ring' at level None and now it is 16; name anothe"):
+        make(tmp_path, levels=["16", "32", "16"]).open()
     # More prompts may follow.
     assert make(tmp_path, prompts=[*PROMPTS, "more"]).open() == [1, 2, 3]
 
