@@ -57,6 +57,6 @@ def get_config(argument: str = "") -> ConfigDict:
     config["train"] = BASE["train"] | {
         "steps": int(EPOCH * count),
         "batch_size": BATCH,
-        "ema": {"decay": 0.999},
+        "ema": {"decay": 0.999, "warmup": False},
     }
     return complete(config, asked["variant"])

@@ -47,7 +47,7 @@ MAGVIT2 = {
     "adaptive": True,
 }
 VQ = {"kind": "vq", "code_dim": 256, "l2_normalized": False, "code_init": "uniform"}
-FACTORIZED = {"kind": "vq", "codebook_size": 16384, "code_dim": 8, "code_init": "uniform"}
+FACTORIZED = {"kind": "vq", "codebook_size": 16384, "code_dim": 8, "code_init": "sphere"}
 IMAGENET = 1_281_167
 
 

@@ -1,6 +1,7 @@
 """The demo's world of emoji: real pictures, rendered here, whose concepts and styles are known."""
 
 import functools
+import json
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from babeldraw.data.emoji import (
 )
 from babeldraw.data.image import decode
 from babeldraw.data.packages import Package, check, fetch
+from babeldraw.errors import UserError
 from babeldraw.say import say
 
 PICTURES, PACKAGES = "emoji", "packages"
@@ -37,12 +39,23 @@ ROWS = 6
 STYLES = 4
 
 
+def _check_size(pictures: Path, wanted: int) -> None:
+    """Raises `UserError` where pictures are smaller than a tokenizer reads."""
+    size = json.loads((pictures / SETTINGS).read_text(encoding="utf-8"))["size"]
+    if size < wanted:
+        raise UserError(
+            f"{pictures} holds emoji of {size} px and config.tokenizer.image_size is {wanted}; "
+            "name another folder, into which they are rendered"
+        )
+
+
 def _configure(stage: str, folder: Path, config: Any, quick: bool) -> None:
     pictures, packages = folder / PICTURES, folder / PACKAGES
     if not (pictures / SETTINGS).exists():
         say("the pictures: packages of emoji, rendered on this machine")
         size = config.tokenizer.image_size[0]
         write_folder(find_packs(packages), packages, pictures, size)
+    _check_size(pictures, config.tokenizer.image_size[0])
     # A quick variant has another world's data.
     config.data.update(source="folder", path=str(pictures), split="train/")
     # Of one style alone no pair can be held out.

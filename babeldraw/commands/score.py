@@ -16,7 +16,7 @@ Example:
   babeldraw score --workdir=runs/complexity --source=folder --path=my_pictures \\
       --scores=scores.jsonl --tokenizer=runs/cat --target=64
   babeldraw score --scorer=language_model --url=http://localhost:8000/v1 --model=my_model \\
-      --source=folder --path=my_pictures --scores=scores.jsonl
+      --source=folder --path=my_pictures --scores=by_model.jsonl
   babeldraw score report --errors=errors.jsonl --scores=scores.jsonl,jpeg.jsonl --out=levels
 """
 

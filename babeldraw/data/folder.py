@@ -148,6 +148,10 @@ class FolderSource:
         image = decode(self._files.read(name), self._files.where(name))
         return Record(image, caption, self._label(name), choices=choices)
 
+    def caption(self, index: int) -> str:
+        """The caption of a record. Raises `BadRecord` where it is not UTF-8."""
+        return self._caption(self._names[index])
+
     def captions(self) -> Iterator[str]:
         """The captions in order; what is not UTF-8 is left out."""
         for name in self._names:

@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 from babeldraw.data.config import DataConfig
 from babeldraw.data.records import Source
 from babeldraw.data.sources import open_source, open_texts
+from babeldraw.data.spread import Spread
 from babeldraw.data.text import Vocabulary
 from babeldraw.errors import UserError
 from babeldraw.evaluation.protocol import of_pictures, of_records
@@ -18,6 +19,8 @@ from babeldraw.models.condition import Condition, Lexicon
 from babeldraw.objectives.base import TrainState
 
 Value = float | np.ndarray
+# Sources whose records stand in no order, so that the first ones are as good as any.
+UNORDERED = ("shapes", "shape_pairs", "digits")
 
 
 class Evaluator(Protocol):
@@ -130,18 +133,19 @@ def _open_held_out(context: Context, captions: bool) -> Source:
     try:
         if not context.pictures:
             return open_texts(data, data.eval_split, context.seed)
-        return open_source(
-            data,
-            data.eval_split,
-            max(context.image_size),
-            context.seed,
-            require_captions=captions,
-        )
+        return open_spread(context, data.eval_split, captions)
     except UserError as error:
         said = str(error).replace("data.split=", "data.eval_split=")
         if "eval_split" not in said:
             said = f"data.eval_split={data.eval_split!r}: {said}"
         raise UserError(said) from error
+
+
+def open_spread(context: Context, split: str, captions: bool) -> Source:
+    """A split whose first records, by which evaluators judge, are of all of it (`data.spread`)."""
+    data, side = context.data, max(context.image_size)
+    source = open_source(data, split, side, context.seed, require_captions=captions)
+    return source if data.source in UNORDERED else Spread(source)
 
 
 class HeldOut:

@@ -19,9 +19,8 @@ from babeldraw.config import require, to_dict
 from babeldraw.data.image import decode
 from babeldraw.data.pipeline import eval_batches
 from babeldraw.data.records import Source, classes_of
-from babeldraw.data.sources import open_source
 from babeldraw.errors import UserError
-from babeldraw.evaluation.base import Context, Value, open_held_out
+from babeldraw.evaluation.base import Context, Value, open_held_out, open_spread
 from babeldraw.objectives.base import TrainState
 from babeldraw.sharding.batch import place_batch, whole
 
@@ -171,8 +170,7 @@ class LinearProbe:
         if split == context.data.eval_split:
             source = open_held_out(context, captions=False)
         else:
-            side = max(context.image_size)
-            source = open_source(context.data, split, side, context.seed, require_captions=False)
+            source = open_spread(context, split, captions=False)
         require(
             len(classes_of(source)) > 1,
             f"{source.name} has no classes, and config.evaluators.linear_probe needs some; set it "

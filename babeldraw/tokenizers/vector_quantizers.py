@@ -124,9 +124,17 @@ def _uniform(bound: float) -> Callable:
     return lambda key, shape: jax.random.uniform(key, shape, jnp.float32, -bound, bound)
 
 
+def _on_sphere(key: jax.Array, shape: tuple[int, int]) -> jax.Array:
+    """Initializer: rows of length 1, uniform before they are normalised."""
+    return l2_normalize(_uniform(1.0)(key, shape))
+
+
 # What a codebook of V codes is drawn from: a standard normal (IBQ, ViT-VQGAN); uniform with the
-# bound 1 / V (taming, LlamaGen, TiTok), or sqrt(3 / V), of variance 1 / V (MaskGIT).
+# bound 1 / V (taming, TiTok), the same with rows of length 1 (LlamaGen: a table that is normalised
+# when it is looked up, and is short, turns with each step of Adam), or sqrt(3 / V), of variance
+# 1 / V (MaskGIT).
 INITS: dict[str, Callable[[int], Callable]] = {
+    "sphere": lambda size: _on_sphere,
     "normal": lambda size: nn.initializers.normal(1.0),
     "uniform": lambda size: _uniform(1 / size),
     "fan_in": lambda size: _uniform(math.sqrt(3 / size)),

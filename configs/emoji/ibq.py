@@ -41,17 +41,19 @@ NETWORK = {
 DIM, FEW = 32, 8
 # As published: 0.05 of IBQ, 0.1 of LFQ; the others have none.
 ENTROPY = {"ibq": 0.05, "lfq": 0.1}
+# Of colours in [0, 1]: 1 of those in [-1, 1], as of taming, IBQ and Open-MAGVIT2.
+LOSSES = {"l1": 2.0, "l2": 0.0, "perceptual": 0.0, "restart_below": 0.0}
 STEPS = 1500
 
 
 def quantizer(kind: str, codes: str) -> dict:
     """The section of that name."""
     size = {"codebook_size": 2 ** BITS[codes]}
-    plain = {"l2_normalized": False, "code_init": "uniform"}
+    plain = {"l2_normalized": False, "code_init": "uniform", "beta_on": "codebook"}
     return {
         "ibq": {"kind": "ibq", "code_dim": DIM, **size},
         "vq": {"kind": "vq", "code_dim": DIM, **plain, **size},
-        "vq_l2": {"kind": "vq", "code_dim": FEW, "code_init": "uniform", **size},
+        "vq_l2": {"kind": "vq", "code_dim": FEW, "code_init": "sphere", **size},
         "lfq": {"kind": "lfq", "bits": BITS[codes]},
         "fsq": {"kind": "fsq", "levels": LEVELS[codes]},
     }[kind]
@@ -71,7 +73,7 @@ def get_config(argument: str = "") -> ConfigDict:
     }
     config["train"] |= {"steps": STEPS, "batch_size": 16, "log_every": 50}
     entropy = ENTROPY.get(asked["quantizer"], 0.0)
-    config["loss"] |= {"l2": 4.0, "perceptual": 0.0, "restart_below": 0.0, "entropy": entropy}
+    config["loss"] |= LOSSES | {"entropy": entropy}
     schedule = {
         "peak": 1e-3,
         "warmup_steps": 100,

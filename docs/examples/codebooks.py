@@ -3,8 +3,9 @@
     python docs/examples/codebooks.py --workdir=runs/codebooks
 
 {plain VQ, VQ with l2 and few dimensions, LFQ, FSQ, IBQ} x {1k, 8k codes} of configs/emoji/ibq.py,
-and plain VQ and IBQ with 64k: one network, 1,500 steps of 8 pictures each, nothing that moves idle
-codes. Cells, each of which leaves its figures in docs/reports/codebooks and is not made again:
+IBQ with 8k and without its entropy term, which VQ and FSQ do not have either, and plain VQ and IBQ
+with 64k: one network, 1,500 steps of 8 pictures each, nothing that moves idle codes. Cells, each of
+which leaves its figures in docs/reports/codebooks and is not made again:
 
   QUANTIZER_CODES   use of the codebook over all training pictures, after some steps and at the end,
                     beside what as many uniform draws reach; PSNR and SSIM on held-out pictures;
@@ -53,11 +54,13 @@ TITLES = {
     "lfq": "LFQ",
     "fsq": "FSQ",
     "ibq": "IBQ",
+    "ibq_alone": "IBQ, no entropy term",
 }
 # Of a cell of so many codes, by estimate.
 MINUTES = {"1k": 15, "8k": 17, "64k": 80}
 CELLS = (
-    *itertools.product(TITLES, ("1k", "8k")),
+    *itertools.product(("vq", "vq_l2", "lfq", "fsq", "ibq"), ("1k", "8k")),
+    ("ibq_alone", "8k"),
     ("vq", "64k"),
     ("ibq", "64k"),
 )
@@ -92,8 +95,11 @@ def all_cells() -> dict[str, tuple[Cell, float]]:
 
 def configured(quantizer: str, codes: str, args: argparse.Namespace) -> Any:
     """A cell's config with this machine's files."""
-    variant = ",".join([quantizer, codes, *([QUICK] if args.quick else [])])
+    kind = quantizer.removesuffix("_alone")
+    variant = ",".join([kind, codes, *([QUICK] if args.quick else [])])
     config = load_config("ibq.py", ROOT / "configs" / "emoji" / "README", variant)
+    if kind != quantizer:
+        config.loss.entropy = 0.0
     EMOJI.configure("tokenizer", args.emoji, config, args.quick)
     config.loss.perceptual, config.train.eval_every = 0.0, 0
     if not args.quick:

@@ -37,6 +37,8 @@ CLASSES = (*NAMES, "ankle boot")
 SPLITS = {"train": ("train", 20_000), "test": ("t10k", 2_000)}
 SIDE = 32
 MINUTES = {"tokenizer": 7, "classifier": 3, "llama": 11}
+# Evaluators that look at held-out pictures, and how many: all of them.
+JUDGES, JUDGED_BY = ("reconstruction", "classification", "validation_loss"), SPLITS["test"][1]
 # Of a class, in the picture of drawn ones.
 SHOWN = 16
 
@@ -65,9 +67,10 @@ def pictures(args: argparse.Namespace) -> dict[str, str]:
     """The config section `data`; the pictures are written where they are missing."""
     folder = args.workdir / "pictures"
     for split, (name, count) in SPLITS.items():
-        whole = args.workdir / f"pictures_{split}.whole"
+        count = 64 if args.quick else count
+        whole = args.workdir / f"pictures_{split}_{count}.whole"
         if not whole.exists():
-            images, labels = read(args.fashion_mnist, name, 64 if args.quick else count)
+            images, labels = read(args.fashion_mnist, name, count)
             for number, (image, label) in enumerate(zip(images, labels, strict=True)):
                 file = folder / split / CLASSES[label] / f"{number:05}.png"
                 file.parent.mkdir(parents=True, exist_ok=True)
@@ -101,6 +104,12 @@ def load(file: str, args: argparse.Namespace, argument: str = "") -> Any:
     config = complete(config.to_dict(), QUICK if args.quick else "").unlock()
     config.data.update(pictures(args))
     config.data.class_caption = ""
+    if not args.quick:
+        for name in JUDGES:
+            if config.evaluators.get(name):
+                config.evaluators[name].update(num_examples=JUDGED_BY, batch_size=100)
+        if config.evaluators.get("reconstruction"):
+            config.evaluators.reconstruction.usage_batch = JUDGED_BY
     return config
 
 

@@ -43,6 +43,7 @@ from cells import (
     Cell,
     Figures,
     arguments,
+    folder_of_figures,
     markdown,
     run_cells,
     trained_and_judged,
@@ -66,6 +67,7 @@ from grid_tables import hole_table, orders_table, speed_table, tokenizers_table,
 from babeldraw.commands.demo_emoji import EMOJI, PICTURES
 from babeldraw.commands.demo_shapes import SHAPES
 from babeldraw.commands.demo_world import World
+from babeldraw.config import require
 from babeldraw.data.image import decode, save_png
 from babeldraw.drawing.sampler import Sampler
 from babeldraw.drawing.tokenizer_run import TokenizerRun
@@ -219,10 +221,11 @@ def load_tokenizer(name: str, tokenizer: str) -> Any:
     """The config of a tokenizer of the grid."""
     config = load(name, *TOKENIZERS[tokenizer])
     if tokenizer == "ibq":
-        # The pictures and the perceptual term of the other ones.
+        # The pictures of the other ones, and LPIPS in their share of the loss: at 20 dB twice L1,
+        # which this config has, is some ten times the squared error.
         other = load(name, *TOKENIZERS["vit_vqgan"])
         config.tokenizer.image_size = other.tokenizer.image_size
-        config.loss.perceptual = other.loss.perceptual
+        config.loss.perceptual = 10 * other.loss.perceptual
     return config
 
 
@@ -254,6 +257,12 @@ def generator_config(name: str, tokenizer: str, generator: str, args: argparse.N
 
 def generator_cell(name: str, tokenizer: str, generator: str, args: argparse.Namespace) -> Figures:
     config = generator_config(name, tokenizer, generator, args)
+    made = folder_of_figures(args, "grid") / f"{name}_{tokenizer}.json"
+    require(
+        pathlib.Path(config.tokenizer_run).exists() or not made.exists(),
+        f"{config.tokenizer_run} is missing, for figures outlive a run; remove {made} and make the "
+        f"cell {name}_{tokenizer} again",
+    )
     return generator_trained(name, f"{name}_{tokenizer}_{generator}", config, args)
 
 
@@ -380,7 +389,7 @@ def generators_of(name: str, found: dict[str, Figures]) -> dict[str, Figures]:
     """A world's generators, their speeds those of one run where there is one."""
     speeds = found.get(f"{name}_speed", {})
     cells = [cell for cell in generator_cells(name) if cell in found]
-    return {cell: found[cell] | speeds.get(cell, {}) for cell in cells}
+    return {cell: found[cell] | speeds.get(cell, {"pictures_per_second": {}}) for cell in cells}
 
 
 def cell_titles(name: str) -> dict[str, str]:

@@ -21,7 +21,11 @@ def world_rows(
         return [say(cell) for cell in cells]
 
     def speed(batch: str) -> list[str]:
-        return of_each(lambda cell: f"{cell['pictures_per_second'][batch]:.2f}")
+        # Of one run alone, in turn: what was timed at other times is no comparison.
+        return of_each(lambda c: said(c["pictures_per_second"].get(batch)))
+
+    def said(value: float | None) -> str:
+        return "" if value is None else f"{value:.2f}"
 
     rows = [("tokens", of_each(lambda cell: str(cell["tokens"])))]
     for name, head in figures.items():
@@ -64,14 +68,15 @@ def tokenizers_table(found: Mapping[str, Figures]) -> str:
                 title,
                 f"{psnr['value']:.1f} dB [{psnr['interval'][0]:.1f}, {psnr['interval'][1]:.1f}]",
                 share(quality["codebook_usage"]),
+                share(quality["codebook_usage_uniform"]),
                 share(again) if again else "",
                 f"{figures['parameters'] / 1e6:.2f}",
                 f"{figures['steps']:,}",
                 f"{figures['minutes']:.1f}",
             ]
         )
-    heads = ["tokenizer", "PSNR", "codes in use", "exact, encoded and decoded", "parameters, M"]
-    return markdown([*heads, "steps", "minutes"], rows)
+    heads = ["tokenizer", "PSNR", "codes in use", "by uniform draws", "exact, encoded and decoded"]
+    return markdown([*heads, "parameters, M", "steps", "minutes"], rows)
 
 
 def orders_table(found: Mapping[str, Figures]) -> str:

@@ -50,7 +50,7 @@ def test_a_level_is_stored_and_given_back(tokenizer_run, cli, tmp_path, level):
     status, _, said = cli("tokenize", *words, *source, f"--out={tmp_path / 'codes'}")
     assert status == 0, said
     run = TokenizerRun.open(str(tokenizer_run), level=level)
-    stored = TokenSource(tmp_path / "codes", "train")
+    stored = TokenSource(tmp_path / "codes", "all")
     assert stored[3].tokens.shape == (SIDES[level], SIDES[level], 8)
     picture, _ = shapes.example(3, "train", run.image_size[0], 0)
     np.testing.assert_allclose(stored[3].tokens, run.encode(picture[None])[0], atol=1e-3)

@@ -15,6 +15,8 @@ from babeldraw.data.image import save_png
 from babeldraw.tokenizers.base import Codes
 from babeldraw.train.experiment import parse
 
+BOTH = ("vq", "ibq", "ibq_alone")
+
 
 @pytest.fixture(scope="module")
 def script(load_script):
@@ -32,7 +34,7 @@ def small_world(script, folder):
         save_png(path, picture.astype(np.uint8).repeat(8, axis=0).repeat(8, axis=1))
     rows = "\n".join(json.dumps(vars(entry)) for entry in found)
     (folder / script.PICTURES / LIST).write_text(rows + "\n")
-    (folder / script.PICTURES / SETTINGS).write_text("{}")
+    (folder / script.PICTURES / SETTINGS).write_text('{"size": 64}')
     for kind in ("vgg_lpips", "alexnet_lpips"):
         (folder / f"{kind}.safetensors").touch()
     return [entry for entry in found if entry.split == "train"]
@@ -48,7 +50,7 @@ def test_cells_differ_in_the_quantizer_and_its_term_alone(script, tmp_path, monk
     found = {
         cell: parse(script.configured(*cell, asked(tmp_path)).to_dict()) for cell in script.CELLS
     }
-    assert len(found) == len(script.all_cells()) == 12
+    assert len(found) == len(script.all_cells()) == 13
     recipes = {
         (
             dataclasses.replace(e.loss, entropy=0.0),
@@ -60,6 +62,14 @@ def test_cells_differ_in_the_quantizer_and_its_term_alone(script, tmp_path, monk
         for e in found.values()
     }
     assert len(recipes) == 1 and next(iter(recipes))[0].restart_below == 0
+    entropy = {cell: e.loss.entropy for cell, e in found.items()}
+    assert {cell for cell in entropy if entropy[cell]} == {
+        *((kind, codes) for kind in ("ibq", "lfq") for codes in ("1k", "8k")),
+        ("ibq", "64k"),
+    }
+    # Beta weighs the same term of both.
+    beta = {e.tokenizer.quantizer.beta_on for (kind, _), e in found.items() if kind in BOTH}
+    assert beta == {"codebook"}
     sizes = {cell: e.tokenizer.quantizer.codebook_size for cell, e in found.items()}
     assert all(
         sizes[cell] == {"1k": 2**10, "8k": 2**13, "64k": 2**16}[cell[1]]

@@ -39,7 +39,9 @@ SIDES = {"shapes": (64, 64), "emoji": (48, 48)}
 
 
 def experiment(script, name, tokenizer, generator, **said):
-    args = argparse.Namespace(workdir=Path("runs"), emoji=Path("emoji"), quick=False, **said)
+    args = argparse.Namespace(
+        workdir=Path("runs"), emoji=Path("emoji"), out=None, quick=False, **said
+    )
     return parse(script.generator_config(name, tokenizer, generator, args))
 
 
@@ -66,7 +68,7 @@ def test_generators_are_of_one_size_and_learn_the_same(script, offline):
 def test_emoji_are_learnt_from_codes_and_judged_by_pictures(script, offline, monkeypatch):
     data = {"source": "tokens", "path": "codes", "split": "all"}
     monkeypatch.setattr(script, "stored_tokens", lambda *inputs: data)
-    args = argparse.Namespace(workdir=Path("runs"), emoji=Path("emoji"), quick=False)
+    args = argparse.Namespace(workdir=Path("runs"), emoji=Path("emoji"), out=None, quick=False)
     config = script.generator_config("emoji", "titok", "maskgit", args)
     config.evaluators.concepts = {"file": "alexnet.safetensors"}
     script.use_stored_codes(config, args)
@@ -156,6 +158,7 @@ def test_pages_hold_what_there_is(script, tmp_path):
                 "reconstruction": {
                     "psnr_db": {"value": 30.0, "interval": [29.0, 31.0]},
                     "codebook_usage": {"value": 0.5},
+                    "codebook_usage_uniform": {"value": 0.75},
                 }
             },
             "exact_again": figure(0.95),
@@ -177,7 +180,7 @@ def test_pages_hold_what_there_is(script, tmp_path):
     assert "| MaskGIT + TiTok | 3.00 | 1.00 | 3.0 | 1.00 | 30.0 | 1.50 |" in text
     assert "| MaskGIT + ViT-VQGAN | 64 | 90.0 % [80.0, 100.0] |" in text
     assert "| MaskGIT + TiTok |" in text and "| 3.00 | 20.00 | 3.00 |" in text
-    line = "| shapes, ViT-VQGAN | 30.0 dB [29.0, 31.0] | 50.0 % | 95.0 % [85.0, 105.0] | 1.10 |"
+    line = "| shapes, ViT-VQGAN | 30.0 dB [29.0, 31.0] | 50.0 % | 75.0 % | 95.0 % [85.0, 105.0] |"
     assert line in text
     assert "| halton | 8 | 70.0 % [60.0, 80.0] |" in text
     line = "| VIM, text prefix | 1.00 | 90.0 % [80.0, 100.0] | +20.0 [+10.0, +30.0] | 20.0 dB [19.0"

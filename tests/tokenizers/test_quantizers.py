@@ -303,7 +303,9 @@ def test_a_bad_quantizer_is_named(section, line):
 @pytest.mark.parametrize(
     ("init", "bound", "deviation"),
     # Of a uniform variable the bound over sqrt(3); MaskGIT's has the variance 1 / V.
-    [("uniform", 1 / 64, 1 / 64 / 3**0.5), ("fan_in", (3 / 64) ** 0.5, 1 / 8), ("normal", 9, 1)],
+    [("uniform", 1 / 64, 1 / 64 / 3**0.5), ("fan_in", (3 / 64) ** 0.5, 1 / 8), ("normal", 9, 1)]
+    # 32 values of a row of length 1.
+    + [("sphere", 1, 32**-0.5)],
 )
 def test_codes_are_drawn_as_asked(init, bound, deviation):
     book = VQConfig(64, 32, code_init=init).make()
@@ -314,5 +316,5 @@ def test_codes_are_drawn_as_asked(init, bound, deviation):
 
 
 def test_a_draw_that_there_is_not_is_named():
-    with pytest.raises(UserError, match="quantizer.code_init is 'zero'; the choices are normal"):
+    with pytest.raises(UserError, match="quantizer.code_init is 'zero'; the choices are sphere, n"):
         VQConfig(code_init="zero")
