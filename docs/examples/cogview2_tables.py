@@ -65,8 +65,10 @@ def points(figure: Mapping[str, Any]) -> str:
 
 
 def number(figure: Mapping[str, Any], form: str) -> str:
-    """A figure with its interval."""
+    """A figure with its interval; JSON holds none that is not finite, as PSNR of equal pictures."""
     low, high = figure["interval"]
+    if None in (figure["value"], low, high):
+        return "not finite"
     return f"{figure['value']:{form}} [{low:{form}}, {high:{form}}]"
 
 

@@ -144,10 +144,13 @@ def test_tables_hold_what_there_is(script):
     costs = {"parameters": 3_390_000, "steps": 1500, "minutes": 11.0, "peak_gib": 1.25}
     stage = {**costs, "losses": [[n, float(n)] for n in range(1, 11)]}
     way = {"psnr_db": figure(20.0), "lpips_vgg16": figure(0.5), "lpips_vgg16_less": figure(0.5)}
-    text = script.tables({"iterative": stage, "larger": {"pictures": 2, "ways": {"direct": way}}})
+    # Of equal pictures, whose PSNR no JSON holds.
+    equal = way | {"psnr_db": {"value": None, "interval": [None, None]}}
+    larger = {"pictures": 2, "ways": {"direct": way, "small picture, enlarged": equal}}
+    text = script.tables({"iterative": stage, "larger": larger})
     assert "| iterative | 9.500 | 3.39 | 1,500 | 11.0 | 1.25 |" in text
     row = "| direct | 20.00 [19.90, 20.10] | 0.500 [0.400, 0.600] | +0.500 [+0.400, +0.600] |"
-    assert row in text
+    assert row in text and "| small picture, enlarged | not finite | 0.500" in text
 
 
 # ------------------------------------------------------------------ the whole
