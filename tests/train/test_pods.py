@@ -30,13 +30,20 @@ BUDGETS = {
     "vit_vqgan/decoder": ("v4:4x4x8", 20.5),
     "super_resolution/512": ("v4:4x4x8", 10.1),
     "super_resolution/1024": ("v4:4x4x8", 23.4),
+    "babeldraw/tune_coco": ("v4:4x4x8", 5.6),
+    "babeldraw/tune_guidance": ("v4:4x4x8", 18.9),
+    "cogview2/direct": ("v4:4x4x8", 18.7),
+    "cogview2/iterative": ("v4:4x4x8", 18.9),
+    "cogview2/tokenizer": ("v4:4x4x8", 4.7),
 }
+# Not compiled for a pod yet.
+OPEN = {"cat/vae"}
 # The table of costs has no entry for their attention's sizes.
 UNKNOWN_KERNELS = {"coca/base"}
 # What else a laptop trains, one host of TPUs must take too; two pictures a step, one chip.
 LAPTOP = {
     f"{file.parent.name}/{file.stem}": "v4:2x2x1"
-    for folder in ("demo", "digits", "folder", "photographs")
+    for folder in ("demo", "digits", "emoji", "folder", "photographs")
     for file in sorted((ROOT / "configs" / folder).glob("*.py"))
 } | {"photographs/table4": "v5e:1x1"}
 
@@ -77,7 +84,7 @@ def test_the_step_fits_its_pod(name):
 
 def test_every_config_is_tried():
     found = {f"{file.parent.name}/{file.stem}" for file in (ROOT / "configs").glob("*/*.py")}
-    assert found == {*BUDGETS, *LAPTOP}
+    assert found == {*BUDGETS, *LAPTOP, *OPEN}
 
 
 @pytest.mark.parametrize("name", LAPTOP)
