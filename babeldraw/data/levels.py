@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from babeldraw.data.mixture import Pattern
+from babeldraw.data.rearranged import Rearranged
 from babeldraw.data.records import NO_LEVEL, Record, Source
 from babeldraw.errors import UserError
 from babeldraw.say import say
@@ -101,7 +102,7 @@ class Told:
         return dataclasses.replace(self._source.jpeg(index), level=int(self._levels[index]))
 
 
-class ByLevel:
+class ByLevel(Rearranged):
     """A source whose positions go round a group: first so many of the first level, and so on.
 
     The order is a function of the position alone, as a mixture's is, whose pattern it has: pictures
@@ -116,34 +117,18 @@ class ByLevel:
     def __init__(
         self, source: Source, levels: np.ndarray, names: Sequence[str], counts: Sequence[int]
     ):
-        self._source = source
         numbers = _numbers(source, levels, names)
         self.sizes = np.bincount(numbers, minlength=len(names)).tolist()
         _check_sizes(source, self.sizes, names, counts)
         self.starts = [sum(self.sizes[:i]) for i in range(len(names))]
-        # Where each record lies in the source, one level after another.
-        self._places = np.argsort(numbers, kind="stable")
         self.pattern = Pattern(
             np.repeat(np.arange(len(counts)), counts),
             np.concatenate([np.arange(count) for count in counts]),
             np.asarray(counts, np.int64),
         )
         digest = hashlib.sha256(numbers.tobytes() + repr(tuple(counts)).encode()).hexdigest()[:8]
-        self.name = f"{source.name}/levels/{digest}"
-        self.identity = f"{getattr(source, 'identity', source.name)}/levels/{digest}"
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._source, name)
-
-    def __len__(self) -> int:
-        return len(self._source)
-
-    def __getitem__(self, index: int) -> Record:
-        return self._source[int(self._places[index])]
-
-    def jpeg(self, index: int) -> Record:
-        """As of a source that gives JPEG files."""
-        return self._source.jpeg(int(self._places[index]))
+        # One level after another.
+        super().__init__(source, np.argsort(numbers, kind="stable"), f"levels/{digest}")
 
 
 def _numbers(source: Source, levels: np.ndarray, names: Sequence[str]) -> np.ndarray:

@@ -5,15 +5,15 @@ be of one class alone; so would those of a mixture be of its first part.
 """
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 from absl import logging
 
-from babeldraw.data.records import BadRecord, Record, Source
+from babeldraw.data.rearranged import Rearranged
+from babeldraw.data.records import BadRecord, Source
 
 
-class Spread:
+class Spread(Rearranged):
     """A source in another order, of which any first records lie evenly over all.
 
     Places go by van der Corput's sequence: the first, half of the way, a quarter, three quarters,
@@ -24,29 +24,13 @@ class Spread:
     """
 
     def __init__(self, source: Source):
-        self._source = source
-        self._places = even_order(len(source))
-        self.name = f"{source.name}/spread"
-        self.identity = f"{getattr(source, 'identity', source.name)}/spread"
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._source, name)
+        super().__init__(source, even_order(len(source)), "spread")
 
     @property
     def levels(self) -> np.ndarray | None:
         """Of each record, in this order; see `data.levels`."""
         found = getattr(self._source, "levels", None)
         return None if found is None else found[self._places]
-
-    def __len__(self) -> int:
-        return len(self._source)
-
-    def __getitem__(self, index: int) -> Record:
-        return self._source[int(self._places[index])]
-
-    def jpeg(self, index: int) -> Record:
-        """As of a source that gives JPEG files."""
-        return self._source.jpeg(int(self._places[index]))
 
     def captions(self) -> Iterator[str]:
         """In this order; what cannot be read is left out."""
