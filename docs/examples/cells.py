@@ -197,3 +197,11 @@ def share(figure: Mapping[str, Any]) -> str:
         return f"{100 * figure['value']:.1f} %"
     low, high = figure["interval"]
     return f"{100 * figure['value']:.1f} % [{100 * low:.1f}, {100 * high:.1f}]"
+
+
+def with_interval(figure: Mapping[str, Any], form: str) -> str:
+    """A figure with its interval; JSON holds none that is not finite, as PSNR of equal pictures."""
+    low, high = figure["interval"]
+    if None in (figure["value"], low, high):
+        return "not finite"
+    return f"{figure['value']:{form}} [{low:{form}}, {high:{form}}]"

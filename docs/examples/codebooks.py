@@ -37,6 +37,7 @@ from cells import (
     markdown,
     run_cells,
     share,
+    with_interval,
 )
 
 from babeldraw.commands.demo_emoji import EMOJI, PICTURES
@@ -57,7 +58,7 @@ TITLES = {
     "ibq_alone": "IBQ, no entropy term",
 }
 # Of a cell of so many codes, by estimate.
-MINUTES = {"1k": 15, "8k": 17, "64k": 80}
+MINUTES = {"1k": 15, "8k": 17, "64k": 35}
 CELLS = (
     *itertools.product(("vq", "vq_l2", "lfq", "fsq", "ibq"), ("1k", "8k")),
     ("ibq_alone", "8k"),
@@ -168,14 +169,14 @@ def table(found: dict[str, Figures]) -> str:
                 f"{one['codes']:,}",
                 *(share({"value": value}) for _, value in one["usage"]),
                 share({"value": one["uniform"]}),
-                f"{quality['psnr_db']['value']:.2f}",
-                f"{quality['ssim']['value']:.3f}",
+                with_interval(quality["psnr_db"], ".2f"),
+                with_interval(quality["ssim"], ".3f"),
                 f"{one['peak_gib']:.1f}",
                 f"{one['step_seconds']:.2f}",
                 f"{one['minutes']:.1f}",
             ]
         )
-    return markdown(heads, rows) + "\n"
+    return markdown(heads, rows) + "\n\nIn brackets the interval of 95 %.\n"
 
 
 def draw(found: dict[str, Figures], file: pathlib.Path) -> None:

@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from cells import Figures, markdown, share
+from cells import Figures, markdown, share, with_interval
 from grid_tables import tokenizers_table
 
 TOKENIZERS = {"shapes_tokenizer": "shapes", "emoji_hierarchy": "emoji, 64 px"}
@@ -64,14 +64,6 @@ def points(figure: Mapping[str, Any]) -> str:
     return f"{100 * figure['value']:+.1f} [{low:+.1f}, {high:+.1f}]"
 
 
-def number(figure: Mapping[str, Any], form: str) -> str:
-    """A figure with its interval; JSON holds none that is not finite, as PSNR of equal pictures."""
-    low, high = figure["interval"]
-    if None in (figure["value"], low, high):
-        return "not finite"
-    return f"{figure['value']:{form}} [{low:{form}}, {high:{form}}]"
-
-
 def cost(one: Figures) -> list[str]:
     """What a training took, for COST."""
     return [
@@ -108,12 +100,12 @@ def coglm_table(world: str, found: Mapping[str, Figures]) -> str:
         row += [share(one["captions"][name]) for name in told]
         if holes:
             filled = one["hole"]["filled"]
-            row += [share(filled["exact"]), number(filled["psnr_in_hole"], ".1f")]
+            row += [share(filled["exact"]), with_interval(filled["psnr_in_hole"], ".1f")]
         rows.append(row + cost(one))
     if holes:
         kept = next(iter(found.values()))["hole"][NOTHING]
         spare = [""] * (len(drawn) + len(told))
-        filled = [share(kept["exact"]), number(kept["psnr_in_hole"], ".1f")]
+        filled = [share(kept["exact"]), with_interval(kept["psnr_in_hole"], ".1f")]
         rows.append(["nothing drawn anew", *spare, *filled, *[""] * len(COST)])
     heads = [f"{world}, maskings", *drawn.values(), *told.values()]
     heads += ["hole filled, exact", "PSNR in the hole, dB"] if holes else []

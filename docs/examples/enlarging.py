@@ -28,7 +28,16 @@ from typing import Any
 
 import grid
 import numpy as np
-from cells import Cell, Figures, arguments, few, markdown, run_cells, trained_and_judged
+from cells import (
+    Cell,
+    Figures,
+    arguments,
+    few,
+    markdown,
+    run_cells,
+    trained_and_judged,
+    with_interval,
+)
 from cogview2_emoji import (
     EMOJI,
     coglm_config,
@@ -42,7 +51,7 @@ from cogview2_emoji import (
     use_stored,
     weights,
 )
-from cogview2_tables import cost_table, number
+from cogview2_tables import cost_table
 from enlarging_measures import large_pictures, lpips, of_large
 from grid_tables import tokenizers_table
 
@@ -177,9 +186,9 @@ def larger_table(found: Figures) -> str:
     whole = [name for name in names if not name.endswith("_less")]
     rows = []
     for way, one in ways.items():
-        row = [way, number(one["psnr_db"], ".2f")]
+        row = [way, with_interval(one["psnr_db"], ".2f")]
         for name in whole:
-            row += [number(one[name], ".3f"), number(one[f"{name}_less"], "+.3f")]
+            row += [with_interval(one[name], ".3f"), with_interval(one[f"{name}_less"], "+.3f")]
         rows.append(row)
     heads = [head for name in whole for head in (name, "less that of small codes")]
     return markdown(["emoji, 32 to 96 px", "PSNR, dB", *heads], rows)

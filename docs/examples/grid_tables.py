@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from cells import Figures, markdown, share
+from cells import Figures, markdown, share, with_interval
 
 
 def world_rows(
@@ -66,7 +66,7 @@ def tokenizers_table(found: Mapping[str, Figures]) -> str:
         rows.append(
             [
                 title,
-                f"{psnr['value']:.1f} dB [{psnr['interval'][0]:.1f}, {psnr['interval'][1]:.1f}]",
+                with_interval(psnr, ".1f"),
                 share(quality["codebook_usage"]),
                 share(quality["codebook_usage_uniform"]),
                 share(again) if again else "",
@@ -75,7 +75,13 @@ def tokenizers_table(found: Mapping[str, Figures]) -> str:
                 f"{figures['minutes']:.1f}",
             ]
         )
-    heads = ["tokenizer", "PSNR", "codes in use", "by uniform draws", "exact, encoded and decoded"]
+    heads = [
+        "tokenizer",
+        "PSNR, dB",
+        "codes in use",
+        "by uniform draws",
+        "exact, encoded and decoded",
+    ]
     return markdown([*heads, "parameters, M", "steps", "minutes"], rows)
 
 
@@ -101,12 +107,12 @@ def hole_table(found: Mapping[str, Figures], titles: Mapping[str, str], what: st
             f"{parameters / 1e6:.2f}" if parameters else "",
             share(figures["exact"]),
             difference(less["exact"], ".1f", 100),
-            f"{psnr['value']:.1f} dB [{psnr['interval'][0]:.1f}, {psnr['interval'][1]:.1f}]",
+            with_interval(psnr, ".1f"),
         ]
         if seen:
             row += [f"{figures['lpips']['value']:.4f}", difference(less["lpips"], ".4f")]
         rows.append(row)
-    heads = [what, "parameters, M", "exact", "MaskGIT's less it, points", "PSNR in the hole"]
+    heads = [what, "parameters, M", "exact", "MaskGIT's less it, points", "PSNR in the hole, dB"]
     return markdown([*heads, *(["LPIPS", "MaskGIT's less it"] if seen else [])], rows)
 
 
