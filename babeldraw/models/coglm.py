@@ -346,6 +346,11 @@ class CogLMGenerator(Sequential):
             f"is {condition.kind!r}; take text",
         )
         require(
+            condition.stddev == type(condition).stddev,
+            f"config.condition.stddev is {condition.stddev} and {path}.kind=coglm has one table for "
+            f"pieces and codes, drawn with {path}.stddev; leave it out",
+        )
+        require(
             len(codes.shape) == 2 and len(codes.vocab) == 1,
             f"{path}.kind=coglm draws a grid of codes of one number and the tokenizer gives "
             f"{' x '.join(map(str, codes.shape))} codes of {len(codes.vocab)}; take another",

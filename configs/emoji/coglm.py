@@ -44,7 +44,8 @@ def get_config(argument: str = "") -> ConfigDict:
         "positions": 128,
         "stddev": 0.1,
     }
-    # Its table of words is one with that of codes.
+    # Its table of words is one with that of codes, drawn with the model's own `stddev`.
+    del config["condition"]["stddev"]
     config["optimizer"]["groups"] = ()
     config["prediction"] = {
         "kind": "coglm",
