@@ -7,7 +7,7 @@ import json
 import posixpath
 import unicodedata
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, BinaryIO
 
 from absl import logging
@@ -51,6 +51,15 @@ class Listed:
         label = other.label if self.label < 0 else self.label
         level = other.level if self.level < 0 else self.level
         return Listed(_both(self.caption, other.caption), label, texts, level)
+
+    def before(self, other: "Listed") -> "Listed":
+        """This, and of the other what this does not say."""
+        texts = tuple(
+            first or second for first, second in zip(self.texts, other.texts, strict=True)
+        )
+        label = other.label if self.label < 0 else self.label
+        level = other.level if self.level < 0 else self.level
+        return Listed(self.caption or other.caption, label, texts, level)
 
 
 def _both(first: str, second: str) -> str:
@@ -121,6 +130,23 @@ class Lists:
                 where = self._files.where("")
                 raise no_record_has(field.name, "data.caption_fields", where, there)
 
+    def add_scored(self, scored: "Lists") -> None:
+        """What `babeldraw score` wrote: its levels count, captions only where no list has others.
+
+        It copies them as they were, and a list may have been mended since.
+        """
+        for path, said in scored.listed.items():
+            there = self.listed.get(path)
+            if there is None:
+                self.listed[path] = said
+                continue
+            if there.level != said.level and min(there.level, said.level) >= 0:
+                self.disputed.append(path)
+            level = there.level if said.level < 0 else said.level
+            self.listed[path] = replace(there.before(said), level=level)
+        self.missing += scored.missing
+        self.columns |= scored.columns
+
     def _add(self, folder: str, name: str, said: Listed) -> None:
         # Lists come from Windows; and Macs write letters with marks in two parts.
         for other in (name, name.replace("\\", "/")):
@@ -150,10 +176,10 @@ def read_lists(
         UserError: a list cannot be read, none of the files that are listed exist, or none has one
             of the kinds of captions.
     """
-    lists = Lists(files, pictures, fields)
-    # What `babeldraw score` wrote is read first: of two levels it is the younger one.
-    for path in sorted(filter(_is_list, names), key=lambda name: (name != LIST, name)):
-        lists.read(path)
+    lists, scored = Lists(files, pictures, fields), Lists(files, pictures, fields)
+    for path in sorted(filter(_is_list, names)):
+        (scored if path == LIST else lists).read(path)
+    lists.add_scored(scored)
     missing = lists.missing
     if missing and not lists.listed:
         raise UserError(

@@ -347,7 +347,7 @@ class CogLMGenerator(Sequential):
         )
         require(
             condition.stddev == type(condition).stddev,
-            f"config.condition.stddev is {condition.stddev} and {path}.kind=coglm has one table for "
+            f"config.condition.stddev is {condition.stddev} and {path}.kind=coglm has one table of "
             f"pieces and codes, drawn with {path}.stddev; leave it out",
         )
         require(

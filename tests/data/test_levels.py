@@ -177,6 +177,11 @@ def test_what_score_writes_leaves_captions_and_identity_and_is_the_level_that_co
     after = FolderSource(tmp_path, "all")
     assert after.name == before.name and [*after.captions()] == [*before.captions()]
     assert before.levels.tolist() == [8, 8] and after.levels.tolist() == [32, 32]
+    # Captions that are mended later count, and not what they were when `score` copied them.
+    (tmp_path / "captions.jsonl").write_text('{"file": "a.png", "caption": "A dog."}')
+    mended = FolderSource(tmp_path, "all")
+    assert [*mended.captions()] == ["A dog.", *[*before.captions()][1:]]
+    assert mended.levels.tolist() == [32, 32]
 
 
 def test_a_list_may_say_the_level_alone_where_captions_are_of_several_kinds(tmp_path):

@@ -176,7 +176,10 @@ def test_the_six_billion_are_cogview2s():
         ({"config": {"stddev": 0.0}}, "config.model.stddev is 0.0; more than 0"),
         ({"config": {"compute": HeadCompute(2)}}, "compute.pieces is 2, which does not divide"),
         ({"condition": ClassCondition(3)}, "config.condition.kind is 'class'; take text"),
-        ({"condition": TextCondition(20, 3, stddev=0.5)}, "condition.stddev is 0.5 and config.model"),
+        (
+            {"condition": TextCondition(20, 3, stddev=0.5)},
+            "condition.stddev is 0.5 and config.model",
+        ),
         ({"codes": Codes((8,), (17,))}, "draws a grid of codes of one number and the tokenizer gi"),
         ({"codes": Codes((2, 3), (17, 5))}, "a grid of codes of one number"),
     ],
