@@ -11,7 +11,7 @@ from absl import flags
 from babeldraw.commands.flags import make_folder, required
 from babeldraw.config import to_dict
 from babeldraw.convert.files import sha256, write_flax
-from babeldraw.convert.hub import check_beside, write_beside
+from babeldraw.convert.hub import check_beside, described_beside
 from babeldraw.convert.networks import NETWORKS
 from babeldraw.errors import UserError
 from babeldraw.objectives.base import TrainState
@@ -89,14 +89,17 @@ def export_network(name: str, values: flags.FlagValues, outs: dict[str, Path]) -
     for flag, out in outs.items():
         tensors = network.write(flag, section, state[held], state.get("extra"))
         make_folder(out.parent, f"--{flag}={out}")
-        beside = write_beside(out, network.hub, experiment)
+        beside = described_beside(out, network.hub, experiment)
         if out.suffix == FLAX:
             write_flax(out, tensors, network.layouts[flag].inside)
         else:
             write_weights(out, tensors, {"kind": name, "step": str(step), "weights": held})
         say(f"sha256 {sha256(str(out))}  --{flag}={out}: {len(tensors)} arrays")
+        # After the weights, which may find no place.
         if beside is not None:
-            say(f"{beside}: what {out.name} is, for from_pretrained of 1d-tokenizer's classes")
+            path, text = beside
+            path.write_text(text)
+            say(f"{path}: what {out.name} is, for from_pretrained of 1d-tokenizer's classes")
 
 
 def _only(name: str, files: dict[str, str]) -> tuple[str, str]:

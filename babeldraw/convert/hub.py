@@ -143,8 +143,10 @@ def check_beside(file: str, flag: str, describe: Describe | None, experiment: An
     return str(path)
 
 
-def write_beside(file: Path, describe: Describe | None, experiment: Any) -> Path | None:
-    """Writes config.json beside weights named as on the hub; None beside others.
+def described_beside(
+    file: Path, describe: Describe | None, experiment: Any
+) -> tuple[Path, str] | None:
+    """The path and text of config.json beside weights named as on the hub; None beside others.
 
     Raises:
       UserError: one is there already, or their code has no word for a part of the network.
@@ -160,8 +162,7 @@ def write_beside(file: Path, describe: Describe | None, experiment: Any) -> Path
             f"this run's is {value!r}. Give the file another name, and no {NAME} is written",
         )
     fields = unflatten_dict({**described.others, **described.network}, sep=".")
-    path.write_text(json.dumps(fields, indent=2) + "\n")
-    return path
+    return path, json.dumps(fields, indent=2) + "\n"
 
 
 def _read(path: Path, name: str) -> dict[str, Any]:

@@ -95,7 +95,7 @@ TINY = "configs/titok.py:l32,single,runlocal"
 
 
 def of(kind, file, argument):
-    """What `check_beside` and `write_beside` take of a config."""
+    """What `check_beside` and `described_beside` take of a config."""
     return NETWORKS[kind].hub, parse(load_config(f"configs/{file}", "pyproject.toml", argument))
 
 
@@ -105,8 +105,8 @@ def whole(model):
 
 @pytest.mark.parametrize("row", PUBLISHED, ids="-".join)
 def test_a_published_row_is_described_as_its_authors_do(row, tmp_path):
-    written = hub.write_beside(tmp_path / hub.WEIGHTS, *of(*row))
-    ours = json.loads(written.read_text())
+    written, text = hub.described_beside(tmp_path / hub.WEIGHTS, *of(*row))
+    ours = json.loads(text)
     theirs = whole(PUBLISHED[row])
     assert ours["dataset"] == theirs["dataset"]
     for section, fields in theirs["model"].items():
@@ -133,14 +133,14 @@ def test_another_row_is_one_line(tmp_path):
 def test_what_their_code_has_no_word_for_is_not_written(tmp_path):
     small = of("titok", "titok.py", "l32,single,runlocal")
     with pytest.raises(UserError, match="one of small, base, large"):
-        hub.write_beside(tmp_path / hub.WEIGHTS, *small)
+        hub.described_beside(tmp_path / hub.WEIGHTS, *small)
     for argument in ("bl64,stage1", "sl256,stage2"):
         with pytest.raises(UserError, match="scrambled is False and tokenizer.proxy is vqgan"):
-            hub.write_beside(tmp_path / hub.WEIGHTS, *of("titok", "titok.py", argument))
+            hub.described_beside(tmp_path / hub.WEIGHTS, *of("titok", "titok.py", argument))
     (tmp_path / hub.NAME).write_text("{}")
     with pytest.raises(UserError, match="is there already"):
-        hub.write_beside(tmp_path / hub.WEIGHTS, *small)
-    assert hub.write_beside(tmp_path / "other.safetensors", *small) is None
+        hub.described_beside(tmp_path / hub.WEIGHTS, *small)
+    assert hub.described_beside(tmp_path / "other.safetensors", *small) is None
 
 
 def test_the_commands_look_beside_the_weights(cli, tmp_path):

@@ -10,6 +10,7 @@ from flax.serialization import msgpack_serialize
 from flax.traverse_util import unflatten_dict
 from safetensors.numpy import load_file, save_file
 
+from babeldraw.commands import import_network
 from babeldraw.convert.networks import NETWORKS
 from babeldraw.convert.table import shapes
 from babeldraw.drawing.tokenizer_run import TokenizerRun
@@ -107,6 +108,21 @@ def test_an_import_is_a_run_like_others(imported):
     images = np.random.default_rng(0).random((2, 32, 32, 3), np.float32)
     codes = run.encode(images)
     assert codes.shape == (2, 64) and run.decode(codes).shape == (2, 32, 32, 3)
+
+
+def test_weights_that_find_no_place_leave_no_config_beside(cli, imported, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError("no space left")
+
+    beside = tmp_path / "config.json"
+    monkeypatch.setattr(import_network, "described_beside", lambda *_: (beside, "{}"))
+    words = [f"--workdir={imported}", f"--torch={tmp_path / 'model.safetensors'}"]
+    with monkeypatch.context() as disk:
+        disk.setattr(import_network, "write_weights", full)
+        status, _, said = cli("export", "--kind=maskgit_vqgan", *words)
+        assert status == 2 and "no space left" in said
+    assert not beside.exists()
+    assert cli("export", "--kind=maskgit_vqgan", *words)[0] == 0 and beside.read_text() == "{}"
 
 
 @pytest.mark.slow
