@@ -13,7 +13,7 @@ import numpy as np
 from absl import flags
 
 from babeldraw.commands.flags import as_flags, required
-from babeldraw.drawing.clusters import write_clusters
+from babeldraw.drawing.clusters import check_clustered, write_clusters
 from babeldraw.drawing.drawer import open_drawer
 from babeldraw.say import say, waiting
 from babeldraw.tokenizers.clusters import cluster_codes
@@ -44,9 +44,10 @@ def find_clusters(workdir: str, count: int, seed: int = 0) -> np.ndarray:
       The cluster of each code, int32 [V].
 
     Raises:
-      UserError: no such run, or not as many different codes.
+      UserError: no such run, one that draws codes in factors, or not as many different codes.
     """
     drawer, opened = open_drawer(workdir)
+    check_clustered(drawer.generator, f"clusters are asked for of {workdir}")
     vectors = drawer.tokenizer.code_vectors(drawer.params["tokenizer"])
     with waiting(f"finding {count} clusters of {len(vectors)} codes"):
         labels = cluster_codes(vectors, count, seed)

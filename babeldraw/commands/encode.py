@@ -129,7 +129,8 @@ def store(
       The number of captions.
 
     Raises:
-      UserError: no such folder, states of another encoder are there, or these are of other shapes.
+      UserError: no such folder, states of another encoder are there, or these are of other shapes
+        or more than are kept.
     """
     folder = Path(folder)
     source = TokenSource(folder, "all", with_states=False)
@@ -157,6 +158,10 @@ def _check_shapes(found: Mapping[str, np.ndarray], wanted: tuple[int, ...]) -> N
     shapes = [found[name].shape for name in NAMES]
     if shapes != [wanted, wanted[:1]]:
         raise UserError(f"states and counts of the shapes {shapes} are given; {wanted} is needed")
+    counts, length = found["count"], wanted[1]
+    # An empty caption has one piece, its end.
+    for count in counts[(counts < 1) | (counts > length)][:1]:
+        raise UserError(f"a count of {count} states is given; 1 to {length} of a caption are kept")
 
 
 def _claim(folder: Path, manifest: dict[str, Any]) -> None:

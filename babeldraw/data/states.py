@@ -75,6 +75,12 @@ class StoredStates:
                 raise self._damaged(file) from error
             if found[name].shape[1:] != shape or found[name].dtype != dtype:
                 raise self._damaged(file)
+        counts, most = found["count"], self.spec["states"][0][0]
+        if counts.size and not 1 <= counts.min() <= counts.max() <= most:
+            raise UserError(
+                f"{self._folder} says that {counts.min()} to {counts.max()} states of a caption "
+                f"are of words; 1 to {most} are possible. Encode it anew"
+            )
         return found
 
     def _damaged(self, file: Path) -> UserError:

@@ -6,7 +6,18 @@ import numpy as np
 
 from babeldraw.config import require
 from babeldraw.data.image import write_whole
+from babeldraw.models.base import Generator
 from babeldraw.runs.folder import RunFolder
+
+
+def check_clustered(generator: Generator, what: str) -> None:
+    """Raises `UserError`, beginning with `what`: no draw of the generator is of a whole code."""
+    sizes = generator.factors
+    require(
+        len(sizes) == 1,
+        f"{what} and the run draws codes in {len(sizes)} factors, of {', '.join(map(str, sizes))}; "
+        "clusters are of codes that are drawn whole, so leave them out",
+    )
 
 
 def write_clusters(folder: RunFolder, labels_V: np.ndarray) -> None:

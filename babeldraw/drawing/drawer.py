@@ -14,7 +14,7 @@ from babeldraw.config import require
 from babeldraw.data.image import center_crop, to_uint8
 from babeldraw.data.vocabularies import vocabulary_of
 from babeldraw.drawing.canvas import Canvas, keep_first, keep_rows, keep_unmasked
-from babeldraw.drawing.clusters import read_clusters
+from babeldraw.drawing.clusters import check_clustered, read_clusters
 from babeldraw.drawing.stages import Stage, open_stages
 from babeldraw.drawing.tokenizer_run import TokenizerRun
 from babeldraw.models.base import Generator
@@ -64,6 +64,7 @@ class Drawer:
         wanted = getattr(settings, "clusters", 0)
         if not wanted:
             return
+        check_clustered(self.generator, f"clusters is {wanted}")
         require(
             self.clusters is not None,
             f"clusters is {wanted} and the run's codes are in none; find them with `babeldraw "

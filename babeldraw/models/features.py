@@ -94,7 +94,8 @@ class FeaturesCondition(Condition):
         if not self.padded:
             return None
         from_end_S = jnp.arange(self.length, 0, -1)
-        return from_end_S[None] <= condition["count"][:, None]
+        # Rows that fill up a batch count 0.
+        return from_end_S[None] <= jnp.maximum(condition["count"], 1)[:, None]
 
     def prefix(self, dim: int, name: str | None = None) -> nn.Module:
         return (CountedPrefix if self.padded else FeaturesPrefix)(dim, name=name)

@@ -6,7 +6,7 @@ section 3.2; each term is a weight in `TokenizerLossConfig` and 0 leaves it out.
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -94,13 +94,13 @@ class ImageTokenizerObjective:
         )
         require(
             self.loss.entropy == 0 or "entropy" in self._tokenizer.optional_terms,
-            f"config.loss.entropy is {self.loss.entropy} and the codes of config.tokenizer.kind="
-            f"{self.tokenizer.kind} have no such term; set entropy=0",
+            f"config.loss.entropy is {self.loss.entropy} and the codes of {self._codes_of} have no "
+            "such term; set entropy=0",
         )
         require(
             self.loss.restart_below == 0 or self._tokenizer.restarts(),
             f"config.loss.restart_below is {self.loss.restart_below} and the codes of "
-            f"config.tokenizer.kind={self.tokenizer.kind} cannot be moved; set restart_below=0",
+            f"{self._codes_of} cannot be moved; set restart_below=0",
         )
         require(
             self.loss.restart_below == 0 or "quantizer" in self.train_groups,
@@ -108,11 +108,24 @@ class ImageTokenizerObjective:
             f"config.train_groups={self.train_groups} keeps them; set restart_below=0",
         )
 
+    @property
+    def _codes_of(self) -> str:
+        """What of the config makes the codes, as it is set there."""
+        quantizer = getattr(self.tokenizer, "quantizer", None)
+        if quantizer is None:
+            return f"config.tokenizer.kind={self.tokenizer.kind}"
+        return f"config.tokenizer.quantizer.kind={quantizer.kind}"
+
     def init(self, key: jax.Array) -> TrainState:
         """The perceptual network's parameters are random here; `train.starts` brings its own."""
         params = nn.unbox(self._tokenizer.init(key))
+        require(
+            bool(jax.tree.leaves(self._trained(params))),
+            f"config.train_groups is {self.train_groups}, and of {self._codes_of} that has no "
+            "parameters; name another part",
+        )
         extra = {}
-        if self._tokenizer.codes.vocab:
+        if self._tokenizer.restarts():
             extra["code_share"] = jnp.full((self._tokenizer.codes.entries,), 1.0, jnp.float32)
         if self._adversary is not None:
             extra["discriminator"] = self._adversary.init(jax.random.fold_in(key, 1))
@@ -131,7 +144,7 @@ class ImageTokenizerObjective:
         state, axes = jax.eval_shape(self.init, jax.random.key(0)), self._parameter_axes
         trained, trained_axes = self._trained(state.params), self._trained(axes)
         extra = {}
-        if self._tokenizer.codes.vocab:
+        if self._tokenizer.restarts():
             extra["code_share"] = (None,)
         if self._adversary is not None:
             extra["discriminator"] = self._adversary.axes()
@@ -262,6 +275,7 @@ class ImageTokenizerObjective:
 
         trained = self._trained(state.params)
         (raw, terms), pull, out = jax.vjp(forward, trained, has_aux=True)
+        self._check_weighed(terms)
         images = losses.beside(to_float(batch["image"]), raw)
         gradients = jax.value_and_grad(self._reconstruction_loss, has_aux=True)
         (loss, metrics), gradient = gradients(raw, images, state.frozen)
@@ -348,6 +362,16 @@ class ImageTokenizerObjective:
         own = {self._tokenizer.beta_term: self.loss.commitment}
         own |= {"entropy": self.loss.entropy, "kl": self.loss.kl}
         return own.get(term, 1.0)
+
+    def _check_weighed(self, terms: Mapping[str, jax.Array]) -> None:
+        """Raises `UserError` for a weight, not the usual one, of a term that the codes lack."""
+        for field, term in {"commitment": self._tokenizer.beta_term, "kl": "kl"}.items():
+            value, usual = getattr(self.loss, field), getattr(TokenizerLossConfig, field)
+            require(
+                term in terms or value in (0, usual),
+                f"config.loss.{field} is {value} and the codes of {self._codes_of} have no such "
+                "term; leave it out",
+            )
 
     def _asked(self) -> dict[str, Any]:
         """The argument of `Tokenizer.forward` by which optional terms of a weight are computed."""

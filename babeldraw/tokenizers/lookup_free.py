@@ -151,8 +151,9 @@ class FSQConfig(Quantizer):
 
     def __post_init__(self):
         require(
-            len(self.levels) >= 1 and min(self.levels) >= 2,
-            f"tokenizer.quantizer.levels is {self.levels}; at least 2 of each dimension are needed",
+            len(self.levels) >= 1 and min(self.levels) >= 3,
+            f"tokenizer.quantizer.levels is {self.levels}; at least 3 of each dimension are needed "
+            "(of two the bound's tanh gives hardly any gradient; kind=lfq has two of each)",
         )
         require(
             self.codebook_size < 2**31,

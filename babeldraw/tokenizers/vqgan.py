@@ -60,8 +60,8 @@ class VQGANConfig:
         width, dim = self.network.latent_channels, self.quantizer.code_dim
         require(
             self.projected or width == dim,
-            f"tokenizer.quantizer.code_dim is {dim} and tokenizer.network.latent_channels "
-            f"{width}; they are the same, or projected=true",
+            f"codes of tokenizer.quantizer.kind={self.quantizer.kind} have {dim} values and "
+            f"tokenizer.network.latent_channels is {width}; they are the same, or projected=true",
         )
 
     def tiny(self) -> "VQGANConfig":

@@ -163,8 +163,30 @@ class TokenizerExperiment(Experiment):
         check_layout(layout, self.train.batch_size, 1, self.stacks)
         if layout.preset.used["vocab"] == "model":
             self._tokenizer.check_split(layout.mesh.shape["model"])
+        if not self.stacks:
+            self._check_whole(layout)
         if self.loss.perceptual > 0:
             check_looked_at(layout, self.train.batch_size, self.perceptual.every)
+
+    def _check_whole(self, layout: Layout) -> None:
+        """Raises `UserError` for a mesh that splits nothing of a network without transformers."""
+        rules, model = self.mesh.rules, layout.mesh.shape["model"]
+        kind = f"config.tokenizer.kind={self.tokenizer.kind}"
+        require(
+            rules not in ("pipeline", "in_layer_serving"),
+            f"config.mesh.rules is {rules}, which splits transformers, and {kind} has none; take "
+            "data_parallel, fsdp or fsdp_hybrid, or in_layer for its codebook",
+        )
+        # Convolutions are whole on every chip of `model`.
+        quantizer = getattr(self.tokenizer, "quantizer", None)
+        table = quantizer is not None and quantizer.learned
+        rows = getattr(quantizer, "codebook_size", 1) if table else 1
+        there = f"and {rows:,} codes are no multiple of it" if rows > 1 else "and it has none"
+        require(
+            rows % model == 0,
+            f"config.mesh.model is {model}, which splits nothing of {kind} but a codebook's table, "
+            f"{there}; set model=1, and data as many times larger",
+        )
 
     @property
     def stacks(self) -> dict[str, TransformerConfig]:

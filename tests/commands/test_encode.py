@@ -140,6 +140,25 @@ def test_states_of_anybody_s_encoder_are_stored_beside_tokens(folder):
         store(folder, lengths, "words", length=5, dim=3)
 
 
+@pytest.mark.parametrize("wrong", [0, 5])
+def test_counts_of_more_states_than_there_are_are_neither_stored_nor_read(folder, wrong):
+    def counted(count):
+        return lambda captions: {
+            "states": np.ones((len(captions), 4, 3)),
+            "count": np.full(len(captions), count),
+        }
+
+    with pytest.raises(UserError, match=f"a count of {wrong} states is given; 1 to 4 of a captio"):
+        store(folder, counted(wrong), "words", length=4, dim=3)
+    # Whoever writes files by another program is told when they are read.
+    (folder / encode.BEGUN).unlink(missing_ok=True)
+    store(folder, counted(2), "words", length=4, dim=3)
+    for file in folder.glob("count-*.npy"):
+        np.save(file, np.full_like(np.load(file), wrong))
+    with pytest.raises(UserError, match=f"says that {wrong} to {wrong} states of a caption are o"):
+        TokenSource(folder, "all")
+
+
 def test_features_of_prompts_are_what_training_reads_of_the_same_texts(cli, folder, tmp_path):
     (tmp_path / "prompts.txt").write_text("a red ring\ntwo rings\na ring\n")
     out = tmp_path / "made" / "features.npz"

@@ -1,9 +1,11 @@
 """The clusters of a run's codes as its file: written and read, of others too, and what is none."""
 
+import types
+
 import numpy as np
 import pytest
 
-from babeldraw.drawing.clusters import read_clusters, write_clusters
+from babeldraw.drawing.clusters import check_clustered, read_clusters, write_clusters
 from babeldraw.errors import UserError
 from babeldraw.runs.folder import RunFolder
 
@@ -24,3 +26,10 @@ def test_clusters_of_other_codes_are_one_line(tmp_path, labels):
     write_clusters(folder, labels)
     with pytest.raises(UserError, match=r"does not hold the clusters of the run's \(4,\) codes; m"):
         read_clusters(folder, (4,))
+
+
+def test_codes_that_are_drawn_in_factors_have_no_clusters():
+    whole, factors = (types.SimpleNamespace(factors=sizes) for sizes in ((256,), (4, 64)))
+    check_clustered(whole, "clusters is 4")
+    with pytest.raises(UserError, match="^clusters is 4 and .* in 2 factors, of 4, 64"):
+        check_clustered(factors, "clusters is 4")

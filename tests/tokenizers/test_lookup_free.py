@@ -78,7 +78,7 @@ def test_eighteen_bits_are_never_as_many_as_tokens_times_codes():
 # ------------------------------------------------------------------ FSQ
 
 
-@pytest.mark.parametrize("levels", [(8, 5), (2, 3, 4), (7,)])
+@pytest.mark.parametrize("levels", [(8, 5), (3, 3, 4), (7,)])
 def test_each_value_is_rounded_to_one_of_its_levels(levels):
     z = 3 * RNG.normal(size=(300, len(levels))).astype(np.float32)
     q = made(FSQConfig(levels), z)
@@ -162,8 +162,8 @@ def test_a_codebook_that_model_does_not_divide_is_named():
         ({"kind": "lfq", "bits": 0}, "bits is 0; 1 to 30 are possible"),
         ({"kind": "lfq", "bits": 31}, "bits is 31; 1 to 30 are possible"),
         ({"kind": "lfq", "codebook_size": 4}, "codebook_size is not a field"),
-        ({"kind": "fsq", "levels": (8, 1)}, "levels is (8, 1); at least 2 of each dimension are"),
-        ({"kind": "fsq", "levels": ()}, "levels is (); at least 2 of each"),
+        ({"kind": "fsq", "levels": (8, 2)}, "levels is (8, 2); at least 3 of each dimension are"),
+        ({"kind": "fsq", "levels": ()}, "levels is (); at least 3 of each"),
         ({"kind": "fsq", "levels": (256,) * 4}, "levels is (256, 256, 256, 256), 4294967296 codes"),
     ],
 )

@@ -141,7 +141,7 @@ def test_a_section_makes_it_and_a_tiny_one():
         ({"image_size": (0, 8)}, "tokenizer.image_size is (0, 8)"),
         (
             {"quantizer": VQConfig(32, 5)},
-            "tokenizer.quantizer.code_dim is 5 and tokenizer.network",
+            "codes of tokenizer.quantizer.kind=vq have 5 values and tokenizer.network",
         ),
     ],
 )

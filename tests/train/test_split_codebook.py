@@ -1,5 +1,6 @@
 """A convolutional tokenizer with IBQ under layouts that split its codebook: one device's losses."""
 
+import dataclasses
 from pathlib import Path
 
 import jax
@@ -12,7 +13,7 @@ from babeldraw.objectives.tokenizer_loss import TokenizerLossConfig
 from babeldraw.optim.optimizer import OptimizerConfig
 from babeldraw.optim.schedules import ScheduleConfig
 from babeldraw.sharding.layout import make_layout
-from babeldraw.sharding.mesh import MeshConfig, make_mesh
+from babeldraw.sharding.mesh import MeshConfig, abstract_mesh, make_mesh
 from babeldraw.tokenizers.convolutional import ConvolutionalConfig
 from babeldraw.tokenizers.quantizers import IBQConfig
 from babeldraw.tokenizers.vqgan import VQGANConfig
@@ -59,3 +60,60 @@ def test_a_codebook_that_model_does_not_divide_is_refused_before_anything_is_mad
     layout = make_layout(experiment.mesh, make_mesh(experiment.mesh))
     with pytest.raises(UserError, match="codebook_size is 1001, which config.mesh.model=2 does no"):
         experiment.check_layout(layout)
+
+
+@pytest.mark.parametrize(
+    ("argument", "mesh", "line"),
+    [
+        (
+            "vq,1k",
+            {"data": 2, "model": 3, "rules": "in_layer"},
+            "1,024 codes are no multiple of it",
+        ),
+        ("fsq,1k", {"data": 2, "model": 2, "rules": "fsdp"}, "a codebook's table, and it has none"),
+        (
+            "ibq,1k",
+            {"data": 2, "model": 4, "rules": "in_layer_serving"},
+            "rules is in_layer_serving, w",
+        ),
+        (
+            "lfq,1k",
+            {"data": 2, "stage": 2, "rules": "pipeline"},
+            "rules is pipeline, which",
+        ),
+    ],
+)
+def test_a_mesh_that_splits_nothing_of_convolutions_is_one_line(argument, mesh, line):
+    experiment = parse(load_config("emoji/ibq.py", CONFIGS / "README", argument).to_dict())
+    mesh = MeshConfig(**mesh)
+    experiment = dataclasses.replace(experiment, mesh=mesh)
+    devices = mesh.data * mesh.stage * mesh.model
+    layout = make_layout(mesh, abstract_mesh(mesh, devices))
+    with pytest.raises(UserError, match=line):
+        experiment.check_layout(layout)
+
+
+@pytest.mark.parametrize(
+    ("argument", "change", "line"),
+    [
+        ("fsq,1k", {"commitment": 5.0}, "config.loss.commitment is 5.0 and the codes of config.to"),
+        ("ibq,1k", {"kl": 5.0}, "config.loss.kl is 5.0 and the codes of .*quantizer.kind=ibq have"),
+        ("fsq,1k", {"entropy": 0.1}, "entropy is 0.1 and the codes of .*kind=fsq have no such te"),
+        ("ibq,1k", {"restart_below": 0.1}, "the codes of .*kind=ibq cannot be moved"),
+    ],
+)
+def test_a_weight_of_a_term_that_codes_lack_is_one_line(argument, change, line):
+    config = load_config("emoji/ibq.py", CONFIGS / "README", f"{argument},runlocal").to_dict()
+    config["loss"] |= change
+    with pytest.raises(UserError, match=line):
+        objective = parse(config).make_objective()
+        state = jax.eval_shape(objective.init, jax.random.key(0))
+        jax.eval_shape(objective.update, state, objective.batch_spec(), jax.random.key(0))
+
+
+def test_shares_of_codes_are_kept_where_they_move_codes():
+    for argument, kept in {"vq": True, "ibq": False, "lfq": False, "fsq": False}.items():
+        config = load_config("emoji/ibq.py", CONFIGS / "README", f"{argument},1k,runlocal")
+        objective = parse(config.to_dict()).make_objective()
+        state = jax.eval_shape(objective.init, jax.random.key(0))
+        assert ("code_share" in state.extra) == ("code_share" in objective.axes().extra) == kept
