@@ -29,7 +29,7 @@ from absl import flags
 from babeldraw.commands.flags import define_cache, make_folder, required, use_cache
 from babeldraw.data.config import DataConfig
 from babeldraw.data.image import save_png, write_whole
-from babeldraw.data.records import Record, RecordReader, Source
+from babeldraw.data.records import Record, RecordReader, Source, classes_of
 from babeldraw.data.sources import open_source
 from babeldraw.data.text import caption_at
 from babeldraw.data.tokens import MANIFEST, TokenSource, is_whole, read_manifest, write_shard
@@ -123,6 +123,7 @@ def _manifest(
         "views": views,
         "levels": list(tokenizer.levels.names) if isinstance(tokenizer, AllLevels) else [],
         "column": _digest(getattr(source, "levels", None)),
+        "classes": [*classes_of(source)],
         "records": count,
         "shard_size": shard_size,
         "count": 0,
@@ -139,7 +140,8 @@ def _manifest(
                 f"--out={out} holds tokens of {name} {before[name]}, not {fresh[name]}; give "
                 "another --out"
             )
-    return before
+    # One that is older has no names.
+    return before | {"classes": fresh["classes"]}
 
 
 def _digest(column: np.ndarray | None) -> str:

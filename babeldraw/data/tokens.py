@@ -5,8 +5,8 @@ of several factors, float32 [n, *shape, channels] for continuous ones, and of se
 [n, views, ...], of all levels of a tokenizer as `tokenizers.all_levels` joins them; `label` int32
 [n], `level` int32 [n] where the pictures had that column (`data.levels`), `captions` uint8, the
 UTF-8 texts one after another, `ends` int64 [n], where each ends) and `manifest.json`, which names
-the tokenizer, what its codes are, the counts and each shard's size and SHA-256. Both are written
-whole or not at all, the manifest after each shard, so a kill at any moment loses one shard.
+the tokenizer, what its codes are, the classes, the counts and each shard's size and SHA-256. Both
+are written whole or not at all, the manifest after each shard, so a kill at any moment loses one.
 """
 
 import bisect
@@ -40,6 +40,7 @@ FIELDS = {
     "views": int,
     "levels": list,
     "column": str,
+    "classes": list,
     "records": int,
     "shard_size": int,
     "count": int,
@@ -48,7 +49,7 @@ FIELDS = {
     "shards": list,
 }
 # Folders that are older than a field have this.
-YOUNGER = {"views": 1, "levels": [], "column": ""}
+YOUNGER = {"views": 1, "levels": [], "column": "", "classes": []}
 SHARD_FIELDS = {"file": str, "count": int, "bad": int, "bytes": int, "sha256": str}
 
 
@@ -181,6 +182,7 @@ class TokenSource:
         self.tokenizer = manifest["tokenizer"]
         self.token_spec = _spec(manifest)
         self.stored_levels = tuple(map(str, manifest["levels"]))
+        self._classes = tuple(map(str, manifest["classes"]))
         more = f":{self._views} views" if self._views > 1 else ""
         more += f":levels {' '.join(self.stored_levels)}" if self.stored_levels else ""
         self.name = f"tokens:{manifest['name']}:{self.tokenizer}:{split}{more}"
@@ -208,7 +210,9 @@ class TokenSource:
 
     @functools.cached_property
     def classes(self) -> tuple[str, ...]:
-        """The numbers up to the highest label of any record; none without labels."""
+        """Those of the pictures; where they had no names the numbers up to the highest label."""
+        if self._classes:
+            return self._classes
         highest = max((int(labels.max(initial=-1)) for labels in self._column("label")), default=-1)
         return tuple(str(number) for number in range(highest + 1))
 

@@ -73,6 +73,24 @@ def test_the_manifest_says_what_there_is(stored, tokenizer_run):
         assert (folder / entry["file"]).stat().st_size == entry["bytes"]
 
 
+def test_classes_keep_their_names(cli, tokenizer_run, tmp_path):
+    for number, name in enumerate(("cow", "bee", "cow", "ant")):
+        (tmp_path / "pictures" / name).mkdir(parents=True, exist_ok=True)
+        picture = shapes.example(number, "train", 32, 0)[0]
+        save_png(tmp_path / "pictures" / name / f"{number}.png", picture)
+    words = [f"--workdir={tokenizer_run}", f"--path={tmp_path / 'pictures'}"]
+    assert cli("tokenize", *words, f"--out={tmp_path / 'tokens'}")[0] == 0
+    source = TokenSource(tmp_path / "tokens", "all")
+    assert source.classes == ("ant", "bee", "cow")
+    assert [source[index].label for index in range(4)] == [0, 1, 2, 2]
+    # Folders that are older tell numbers.
+    file = tmp_path / "tokens" / MANIFEST
+    manifest = json.loads(file.read_text())
+    del manifest["classes"]
+    file.write_text(json.dumps(manifest))
+    assert TokenSource(tmp_path / "tokens", "all").classes == ("0", "1", "2")
+
+
 @pytest.mark.slow
 def test_ten_views_are_corners_and_centre_at_a_larger_size(cli, words, tokenizer_run, tmp_path):
     out, run = tmp_path / "views", TokenizerRun.open(str(tokenizer_run))
