@@ -132,6 +132,12 @@ def _parse(name: str, command: ModuleType, words: list[str]) -> flags.FlagValues
             _leave_out(values[flag].value, path)
         for flag, path, text in into:
             _set_absent(values[flag].value, path, text)
+        for flag, path in without:
+            if path == "tokenizer":
+                # Imported here: other commands need no experiment.
+                from babeldraw.train.built_on import take_tokenizer
+
+                take_tokenizer(values[flag].value)
     except flags.IllegalFlagValueError as error:
         raise UserError(_bad_value(error)) from error
     except flags.Error as error:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
+from ml_collections import ConfigDict
 
 from babeldraw.config import first_difference, require, to_dict
 from babeldraw.data.records import Source
@@ -33,6 +34,19 @@ def check_tokenizers(experiment: Experiment) -> None:
     if begins_from_tokenizer(experiment):
         tokenizer_folder(experiment)
     check_frozen_tokenizers(experiment)
+
+
+def take_tokenizer(config: ConfigDict) -> None:
+    """Gives a config whose section `tokenizer` is None that of `tokenizer_run`, in place.
+
+    Raises:
+      UserError: that is no trained tokenizer.
+    """
+    if "tokenizer_run" not in config:
+        return
+    _, trained = _trained_tokenizer("tokenizer_run", config["tokenizer_run"])
+    with config.unlocked(), config.ignore_type():
+        config["tokenizer"] = ConfigDict(to_dict(trained))
 
 
 def check_frozen_tokenizers(experiment: Experiment) -> None:
@@ -106,15 +120,31 @@ def _check_same(
     if trained.kind != asked.kind:
         raise UserError(
             f"{path}.kind is {asked.kind!r} but {where} was trained with {trained.kind!r}; "
-            f"set {trained.kind!r}"
+            f"set {trained.kind!r}{_or_all_of_it(path)}"
         )
-    before, now = (without_compute(to_dict(config)) for config in (trained, asked))
+    before, now = (_fields(section) for section in (trained, asked))
     for name in free:
         before.pop(name, None), now.pop(name, None)
     difference = first_difference(before, now, path)
     if difference is not None:
         field, old, new = difference
-        raise UserError(f"{field} is {new!r} but {where} was trained with {old!r}; set {old!r}")
+        raise UserError(
+            f"{field} is {new!r} but {where} was trained with {old!r}; set {old!r}"
+            f"{_or_all_of_it(path)}"
+        )
+
+
+def _fields(section: Any) -> dict[str, Any]:
+    """A tokenizer's section, less what decides nothing of a trained one."""
+    fields = without_compute(to_dict(section))
+    for name in getattr(getattr(section, "quantizer", None), "training_fields", ()):
+        del fields["quantizer"][name]
+    return fields
+
+
+def _or_all_of_it(path: str) -> str:
+    """How to have a run's whole section."""
+    return f", or {path}=None for all of that run's" if path == "config.tokenizer" else ""
 
 
 def check_tokenizers_moved(

@@ -3,6 +3,7 @@
 import os
 import shutil
 
+import flax.linen as nn
 import jax
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from babeldraw.runs.lease import Lease
 from babeldraw.runs.opened import write_run
 from babeldraw.tokenizers.base import identity
 from babeldraw.tokenizers.kinds import read_tokenizer
+from babeldraw.train.built_on import check_tokenizers, take_tokenizer
 from babeldraw.train.experiment import parse
 from babeldraw.train.loop import train
 from babeldraw.train.presets import load_config
@@ -223,3 +225,25 @@ def test_the_identity_of_tokens_hangs_on_what_makes_them(tokenizer_run):
         assert of(changed, params) != found
     other = {**params, "codebook": jax.tree.map(lambda x: x + 1, params["codebook"])}
     assert of(config, other) != found
+
+
+def test_a_generator_takes_its_tokenizer_as_that_was_trained(runlocal, tmp_path):
+    before, run = runlocal("emoji/ibq.py"), tmp_path / "ibq"
+    params = jax.eval_shape(read_tokenizer(before.to_dict()).init, jax.random.key(0))
+    zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), nn.unbox(params))
+    write_run(str(run), before.to_dict(), zeros)
+    config = runlocal("demo/llama.py").unlock()
+    config.tokenizer_run, config.tokenizer = str(run), None
+    take_tokenizer(config)
+    assert parse(config).tokenizer == parse(before).tokenizer
+    check_tokenizers(parse(config))
+    # What a loss alone reads of the codes decides nothing about a trained one.
+    config.tokenizer.quantizer.beta_on = "commitment"
+    check_tokenizers(parse(config))
+    config.tokenizer.quantizer.codebook_size = 2048
+    line = "codebook_size is 2048 but .* set 64, or config.tokenizer=None for all of that run's$"
+    with pytest.raises(UserError, match=line):
+        check_tokenizers(parse(config))
+    config.tokenizer = runlocal("demo/llama.py").tokenizer
+    with pytest.raises(UserError, match=r"set 'vqgan', or config.tokenizer=None for all of that"):
+        check_tokenizers(parse(config))
