@@ -45,7 +45,7 @@ def import_network(name: str, values: flags.FlagValues, files: dict[str, str]) -
     workdir = required(values, "workdir")
     flag, file = _only(name, files)
     network = NETWORKS[name]
-    section = network.of(experiment)
+    section = network.of(experiment, flag)
     beside = check_beside(file, flag, network.hub, experiment)
     vocabulary = vocabulary_beside(experiment)
     objective = experiment.make_objective()
@@ -84,10 +84,11 @@ def export_network(name: str, values: flags.FlagValues, outs: dict[str, Path]) -
     run, network = RunFolder.to_read(required(values, "workdir")), NETWORKS[name]
     config = run.read_config()
     experiment = parse(config)
-    held, section = weights_in(config, values.weights or ""), network.of(experiment)
+    held = weights_in(config, values.weights or "")
+    sections = {flag: network.of(experiment, flag) for flag in outs}
     step, state = restore_parts(run.checkpoints, (held, "extra"), run.step)
     for flag, out in outs.items():
-        tensors = network.write(flag, section, state[held], state.get("extra"))
+        tensors = network.write(flag, sections[flag], state[held], state.get("extra"))
         make_folder(out.parent, f"--{flag}={out}")
         beside = described_beside(out, network.hub, experiment)
         if out.suffix == FLAX:

@@ -1,6 +1,7 @@
 """Whole networks that others publish and a config of ours describes: a new one is a line here."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -22,6 +23,38 @@ from babeldraw.convert.uvit import uvit
 from babeldraw.runs.weights import check_finite, flatten
 
 
+class Need(NamedTuple):
+    """A field of a config that tells one network from others of its kind.
+
+    Attributes:
+      path: without `config.`.
+      holds: whether a value of it will do; of a field that is not there None is asked.
+      words: what would do.
+    """
+
+    path: str
+    holds: Callable[[Any], bool]
+    words: str
+
+    def check(self, experiment: Any) -> None:
+        """Raises `UserError`: it does not hold."""
+        value = functools.reduce(_part, self.path.split("."), experiment)
+        require(
+            self.holds(value),
+            f"config.{self.path} is {value!r}, whose weights these are not; they are of "
+            f"{self.words}",
+        )
+
+
+def _part(section: Any, name: str) -> Any:
+    return getattr(section, name, None)
+
+
+def one_of(path: str, *values: Any) -> Need:
+    """A field that has one of these values."""
+    return Need(path, lambda value: value in values, " or ".join(map(repr, values)))
+
+
 @dataclasses.dataclass(frozen=True)
 class Layout:
     """One way in which others keep the network.
@@ -31,12 +64,14 @@ class Layout:
       table: their tensors and our parameters, of the config's section.
       inside: the key under which a file may keep its tensors, as `read_arrays` takes it.
       partitions: how several files hold it, of which the first is named; None: one file does.
+      needs: what a config is asked beside the network's own.
     """
 
     about: str
     table: Callable[[Any], Table]
     inside: str = ""
     partitions: Partitions | None = None
+    needs: tuple[Need, ...] = ()
 
     def read(self, file: str, flag: str) -> Mapping[str, np.ndarray]:
         """The tensors of a file, and of those beside it that hold the rest, by their own names."""
@@ -64,32 +99,34 @@ class Network:
     kind: of that section.
     layouts: by the flag that names a file, without its dashes.
     hub: what the config.json beside such a file says, of a whole config; None: none lies there.
+    needs: by what a config tells it from others of that kind.
     """
 
     section: str
     kind: str
     layouts: Mapping[str, Layout]
     hub: Describe | None = None
+    needs: tuple[Need, ...] = ()
 
     @property
     def flags(self) -> Mapping[str, Layout]:
         """As of `kinds.Kind`."""
         return self.layouts
 
-    def of(self, experiment: Any) -> Any:
+    def of(self, experiment: Any, flag: str) -> Any:
         """The section of a config.
 
+        Args:
+          experiment: the config.
+          flag: of a layout.
+
         Raises:
-          UserError: it is of another kind.
+          UserError: it is of another kind, or another network of that kind.
         """
-        section = getattr(experiment, self.section, None)
-        kind = getattr(section, "kind", None)
-        require(
-            kind == self.kind,
-            f"config.{self.section}.kind is {kind!r}, whose weights these are not; they are of "
-            f"{self.kind!r}",
-        )
-        return section
+        own = one_of(f"{self.section}.kind", self.kind)
+        for need in (own, *self.needs, *self.layouts[flag].needs):
+            need.check(experiment)
+        return getattr(experiment, self.section)
 
     def read(self, flag: str, file: str, section: Any, abstract: Any) -> Found:
         """Our parameters, and what stands beside them, of one of their files.
@@ -117,6 +154,13 @@ class Network:
         return write(self.layouts[flag].table(section), params, buffers=buffers)
 
 
+PLAIN_VQ = (
+    one_of("tokenizer.quantizer.kind", "vq"),
+    one_of("tokenizer.quantizer.l2_normalized", False),
+)
+BY_CLASS = (one_of("condition.kind", "class"),)
+WHOLE_CODES = one_of("model.factors", ())
+
 NETWORKS: dict[str, Network] = {
     "maskgit_vqgan": Network(
         "tokenizer",
@@ -125,6 +169,7 @@ NETWORKS: dict[str, Network] = {
             "torch": Layout("the port in 1d-tokenizer", vqgan.maskgit_torch),
             "flax": Layout("Google's checkpoint, named .msgpack", vqgan.maskgit_flax, "params"),
         },
+        needs=PLAIN_VQ,
     ),
     "llamagen_vq": Network(
         "tokenizer",
@@ -133,6 +178,10 @@ NETWORKS: dict[str, Network] = {
             "torch": Layout("LlamaGen's", vqgan.llamagen, "model"),
             "ema": Layout("its average, of such a file", vqgan.llamagen, "ema"),
         },
+        needs=(
+            one_of("tokenizer.quantizer.kind", "vq"),
+            one_of("tokenizer.quantizer.l2_normalized", True),
+        ),
     ),
     "taming_vqgan": Network(
         "tokenizer",
@@ -141,6 +190,7 @@ NETWORKS: dict[str, Network] = {
             "torch": Layout("taming-transformers' .ckpt", vqgan.taming, "state_dict"),
             "ema": Layout("its average, of such a file", vqgan.taming_average, "state_dict"),
         },
+        needs=PLAIN_VQ,
     ),
     "ibq": Network(
         "tokenizer",
@@ -149,6 +199,7 @@ NETWORKS: dict[str, Network] = {
             "torch": Layout("SEED-Voken's .ckpt of IBQ", vqgan.taming, "state_dict"),
             "ema": Layout("its average, of such a file", vqgan.taming_average, "state_dict"),
         },
+        needs=(one_of("tokenizer.quantizer.kind", "ibq"),),
     ),
     "open_magvit2": Network(
         "tokenizer",
@@ -157,6 +208,7 @@ NETWORKS: dict[str, Network] = {
             "torch": Layout("SEED-Voken's .ckpt of it", vqgan.open_magvit2, "state_dict"),
             "ema": Layout("its average, of such a file", vqgan.open_magvit2_average, "state_dict"),
         },
+        needs=(one_of("tokenizer.quantizer.kind", "lfq"),),
     ),
     "autoencoder_kl": Network(
         "tokenizer",
@@ -230,10 +282,16 @@ NETWORKS: dict[str, Network] = {
         "model",
         "llama",
         {
-            "torch": Layout("LlamaGen's by classes", llama.llamagen, "model"),
-            "ema": Layout("their average, of such a file", llama.llamagen, "ema"),
-            "text": Layout("LlamaGen's by texts", llama.llamagen_text, "model"),
+            "torch": Layout("LlamaGen's by classes", llama.llamagen, "model", needs=BY_CLASS),
+            "ema": Layout("their average, of such a file", llama.llamagen, "ema", needs=BY_CLASS),
+            "text": Layout(
+                "LlamaGen's by texts",
+                llama.llamagen_text,
+                "model",
+                needs=(one_of("condition.kind", "features", "t5"),),
+            ),
         },
+        needs=(one_of("model.adaptive", False), WHOLE_CODES),
     ),
     "ibq_generator": Network(
         "model",
@@ -242,6 +300,7 @@ NETWORKS: dict[str, Network] = {
             "torch": Layout("SEED-Voken's .ckpt of IBQ's", llama.ibq_lightning, "state_dict"),
             "bare": Layout("the network alone", llama.ibq),
         },
+        needs=(one_of("model.adaptive", True), WHOLE_CODES, *BY_CLASS),
     ),
     "open_magvit2_generator": Network(
         "model",
@@ -250,6 +309,11 @@ NETWORKS: dict[str, Network] = {
             "torch": Layout("SEED-Voken's .ckpt of it", llama.open_magvit2_lightning, "state_dict"),
             "bare": Layout("the network alone", llama.open_magvit2),
         },
+        needs=(
+            one_of("model.adaptive", False),
+            Need("model.intra", bool, "some blocks, and model.factors two sizes"),
+            *BY_CLASS,
+        ),
     ),
     "rar": Network("model", "rar", {"torch": Layout("1d-tokenizer's RAR", rar)}),
     "titok": Network(

@@ -421,6 +421,12 @@ def _check_shapes(
         name, shape = "/".join(_names(where)), shapes.get(_names(where))
         if shape is None and _names(where) in digests:
             raise Damaged(path, f"{name} is lost")
+        if shape is None and name == "step":
+            # `write_run` makes such.
+            raise UserError(
+                f"{path} holds weights that came from elsewhere, without an optimizer; they are "
+                "not trained on in place: name another workdir, and this one in config.starts"
+            )
         if shape is None:
             raise _mismatch(path, f"it holds no {name}")
         if tuple(shape) != tuple(leaf.shape):

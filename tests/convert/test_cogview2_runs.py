@@ -39,7 +39,7 @@ def section(file, pieces=100):
 
 def theirs(kind, experiment, network):
     """Random tensors of the sizes of a config, under their names."""
-    table = NETWORKS[kind].layouts["torch"].table(NETWORKS[kind].of(experiment))
+    table = NETWORKS[kind].layouts["torch"].table(NETWORKS[kind].of(experiment, "torch"))
     return even_tensors(shapes(table, abstract(network)))
 
 

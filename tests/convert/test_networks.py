@@ -14,6 +14,7 @@ from babeldraw.commands import import_network
 from babeldraw.convert.networks import NETWORKS
 from babeldraw.convert.table import shapes
 from babeldraw.drawing.tokenizer_run import TokenizerRun
+from babeldraw.errors import UserError
 from babeldraw.runs.opened import open_part
 from babeldraw.tokenizers.kinds import make_tokenizer, read_tokenizer
 from babeldraw.train.experiment import parse
@@ -123,6 +124,27 @@ def test_weights_that_find_no_place_leave_no_config_beside(cli, imported, tmp_pa
         assert status == 2 and "no space left" in said
     assert not beside.exists()
     assert cli("export", "--kind=maskgit_vqgan", *words)[0] == 0 and beside.read_text() == "{}"
+
+
+@pytest.mark.parametrize(
+    ("kind", "flag", "config", "line"),
+    [
+        ("ibq", "torch", "emoji/ibq.py:vq,8k", "tokenizer.quantizer.kind is 'vq', .* of 'ibq'"),
+        ("taming_vqgan", "ema", "emoji/ibq.py:ibq,8k", "kind is 'ibq', whose .* they are of 'vq'"),
+        ("ibq", "torch", "emoji/ibq.py:lfq,8k", "kind is 'lfq', whose weights these are not"),
+        ("llamagen_vq", "ema", "emoji/ibq.py:vq,8k", "l2_normalized is False, .* they are of True"),
+        ("llamagen", "text", "llamagen.py:b", "condition.kind is 'class', .* 'features' or 't5'"),
+        ("llamagen", "torch", "ibq_generator.py:b", "model.adaptive is True, .* they are of False"),
+        ("open_magvit2_generator", "bare", "ibq_generator.py:b", "model.adaptive is True, whose"),
+        ("open_magvit2_generator", "torch", "llamagen.py:b", "model.intra is None, .* some blocks"),
+        ("maskgit_vqgan", "flax", "titok.py:l32,single", "tokenizer.kind is 'titok', .* 'vqgan'"),
+    ],
+)
+def test_weights_of_another_network_of_that_kind_are_one_line(kind, flag, config, line):
+    file, argument = config.split(":")
+    config = load_config(f"configs/{file}", "pyproject.toml", f"{argument},runlocal")
+    with pytest.raises(UserError, match=line):
+        NETWORKS[kind].of(parse(config), flag)
 
 
 @pytest.mark.slow

@@ -61,8 +61,7 @@ def test_what_decays_is_what_the_authors_names_say(recipe):
     objective = experiment.make_objective()
     params, axes = jax.eval_shape(objective.init, jax.random.key(0)).params, objective.axes().params
     network = NETWORKS[kind]
-    (layout,) = [layout for flag, layout in network.layouts.items() if flag == "torch"]
-    table = layout.table(network.of(experiment))
+    table = network.layouts["torch"].table(network.of(experiment, "torch"))
     theirs = {
         name: np.full(shape, decays(name, shape), np.float32)
         for name, shape in shapes(table, params).items()
