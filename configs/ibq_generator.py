@@ -110,4 +110,10 @@ def get_config(argument: str = "") -> ConfigDict:
     if row == "xxl":
         # Whole copies of its weights and moments are too much for a chip of 32.
         config["mesh"] = {"stage": 16, "rules": "fsdp_hybrid"}
-    return complete(config, asked["variant"])
+    made = complete(config, asked["variant"])
+    if asked["variant"] and made.tokenizer.quantizer.kind == "lfq":
+        small = made.to_dict()
+        # Of the small tokenizer's 256 codes.
+        small["model"] |= {"factors": (4, 64), "intra": small["model"]["decoder"] | {"blocks": 1}}
+        made = complete(small)
+    return made

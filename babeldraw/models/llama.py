@@ -110,7 +110,7 @@ class LlamaConfig:
         )
 
     def tiny(self) -> "LlamaConfig":
-        """The same for a first run, whose small codebook has no such factors."""
+        """The same for a first run; what factors its small codebook has, a config has to say."""
         whole = {"factors": (), "intra": None, "compute": HeadCompute()}
         return dataclasses.replace(self, decoder=self.decoder.tiny(), **whole)
 
@@ -323,6 +323,12 @@ class LlamaGenerator(Sequential):
             self.config.intra is None or len(self.factors) > 1,
             f"{path}.intra is set and a code is one number of {vocab[0]}; set factors, such as "
             "(64, 4096) for 262,144 codes, or intra=None",
+        )
+        require(
+            self.condition.kind != "text" or self.config.prefix == "plain",
+            f"{path}.prefix is {self.config.prefix!r}, by which every slot sees the pieces of a "
+            "text alike, and config.condition.kind is 'text', which has no encoder before them; "
+            "set prefix='plain'",
         )
         halves = 2 * len(self.codes.shape)
         for name, stack in self.stacks.items():

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
 from babeldraw.drawing.sampler import Sampler
 from babeldraw.errors import UserError
@@ -13,6 +14,7 @@ from babeldraw.runs.folder import RunFolder
 from babeldraw.runs.opened import write_run
 from babeldraw.runs.weights import read_weights, write_weights
 from babeldraw.train.evaluation import evaluate_run
+from babeldraw.train.loop import train
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +70,13 @@ def test_the_commands_go_there_and_back(cli, imported, tmp_path):
 def test_flags_of_another_kind_are_refused(cli, command, words, flag):
     status, _, said = cli(command, *words)
     assert status == 2 and f"{flag} does not go with --kind=" in said
+
+
+@pytest.mark.slow
+def test_an_imported_run_is_not_trained_on_in_place(imported):
+    config = ConfigDict(RunFolder.of(str(imported[1])).read_config())
+    with pytest.raises(UserError, match="came from elsewhere, without an optimizer; they are not"):
+        train(config, str(imported[1]))
 
 
 def test_a_folder_may_begin_at_home(generator_run, tmp_path, monkeypatch):

@@ -48,7 +48,7 @@ CASES = {
     "class": ({}, CLASS, CLASSES),
     "adaptive": ({"adaptive": True, "gate_spread": 0.1}, CLASS, CLASSES),
     "text": ({"prefix": "plain"}, TEXT, PIECES),
-    "adaptive text": ({"adaptive": True}, TEXT, PIECES),
+    "adaptive text": ({"adaptive": True, "prefix": "plain"}, TEXT, PIECES),
     "features": ({}, FEATURES, STATES),
     "factors": ({"factors": (3, 4)}, CLASS, CLASSES),
     "intra": ({"factors": (3, 4), "intra": INTRA}, CLASS, CLASSES),
@@ -247,3 +247,9 @@ def test_heads_that_rotary_positions_cannot_cut_are_refused():
     stack = dataclasses.replace(STACK, dim=12)
     with pytest.raises(UserError, match="decoder has heads of 6 values .* a multiple of 4"):
         LlamaGenerator(LlamaConfig(stack), CLASS, CODES).check()
+
+
+def test_pieces_of_a_text_that_all_slots_would_see_alike_are_refused():
+    with pytest.raises(UserError, match="prefix is 'zeros', .* kind is 'text', .* prefix='plain'"):
+        LlamaGenerator(LlamaConfig(STACK), TEXT, CODES).check()
+    LlamaGenerator(LlamaConfig(STACK), FEATURES, CODES).check()
