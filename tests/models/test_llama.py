@@ -250,6 +250,6 @@ def test_heads_that_rotary_positions_cannot_cut_are_refused():
 
 
 def test_pieces_of_a_text_that_all_slots_would_see_alike_are_refused():
-    with pytest.raises(UserError, match="prefix is 'zeros', .* kind is 'text', .* prefix='plain'"):
+    with pytest.raises(UserError, match="prefix is 'zeros', .*kind is 'text', .* prefix='plain'"):
         LlamaGenerator(LlamaConfig(STACK), TEXT, CODES).check()
     LlamaGenerator(LlamaConfig(STACK), FEATURES, CODES).check()
