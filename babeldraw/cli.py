@@ -120,6 +120,9 @@ def _parse(name: str, command: ModuleType, words: list[str]) -> flags.FlagValues
     """Flags of one command, values checked; each kind of mistake becomes a `UserError`."""
     values = flags.FlagValues()
     given, without = _sections_left_out(words)
+    for flag, path in without:
+        if path == "tokenizer":
+            _check_alone(given, f"{flag}.{path}")
     into = []
     for flag in CONFIGS:
         given, fields = _into_other_sections(name, command, given, flag)
@@ -158,6 +161,13 @@ def _parse(name: str, command: ModuleType, words: list[str]) -> flags.FlagValues
         if isinstance(value, str) and value.startswith("~"):
             values[flag_name].value = os.path.expanduser(value)
     return values
+
+
+def _check_alone(words: list[str], section: str) -> None:
+    """Raises `UserError` for fields of a section that is taken from a run."""
+    for word in words:
+        if word.lstrip("-").startswith(f"{section}."):
+            raise UserError(f"--{section}=None takes a run's section as it is; leave out {word}")
 
 
 def _sections_left_out(words: list[str]) -> tuple[list[str], list[tuple[str, str]]]:

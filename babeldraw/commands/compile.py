@@ -91,6 +91,7 @@ def _again(values: flags.FlagValues) -> Report:
 
 def _compiled(values: flags.FlagValues) -> Report:
     experiment = parse(required(values, "config"))
+    experiment.check_new()
     topology = required(values, "topology")
     if values.mode == "decode":
         if values.slices > 1:

@@ -71,6 +71,7 @@ def define(values: flags.FlagValues, argv: list[str]) -> None:
 
 def run(values: flags.FlagValues) -> int:
     experiment = parse(required(values, "config"))
+    experiment.check_new()
     if values.data:
         say(f"{write_data_page(experiment, values.data, values.vocabulary)}")
         return 0

@@ -140,8 +140,13 @@ def _manifest(
                 f"--out={out} holds tokens of {name} {before[name]}, not {fresh[name]}; give "
                 "another --out"
             )
-    # One that is older has no names.
-    return before | {"classes": fresh["classes"]}
+    # One that is older has no names, and its labels may be of others by now.
+    if before["classes"] not in ([], fresh["classes"]):
+        raise UserError(
+            f"--out={out} holds tokens of {len(before['classes'])} classes and the data have "
+            f"{len(fresh['classes'])}, or of other names, by which labels count; give another --out"
+        )
+    return before
 
 
 def _digest(column: np.ndarray | None) -> str:

@@ -160,6 +160,9 @@ PLAIN_VQ = (
 )
 BY_CLASS = (one_of("condition.kind", "class"),)
 WHOLE_CODES = one_of("model.factors", ())
+# What no tensor tells: the same arrays compute something else.
+CENTRED, RAW = (one_of("tokenizer.centred", value) for value in (True, False))
+ZEROS = one_of("model.prefix", "zeros")
 
 NETWORKS: dict[str, Network] = {
     "maskgit_vqgan": Network(
@@ -169,7 +172,7 @@ NETWORKS: dict[str, Network] = {
             "torch": Layout("the port in 1d-tokenizer", vqgan.maskgit_torch),
             "flax": Layout("Google's checkpoint, named .msgpack", vqgan.maskgit_flax, "params"),
         },
-        needs=PLAIN_VQ,
+        needs=(*PLAIN_VQ, RAW),
     ),
     "llamagen_vq": Network(
         "tokenizer",
@@ -181,6 +184,7 @@ NETWORKS: dict[str, Network] = {
         needs=(
             one_of("tokenizer.quantizer.kind", "vq"),
             one_of("tokenizer.quantizer.l2_normalized", True),
+            CENTRED,
         ),
     ),
     "taming_vqgan": Network(
@@ -190,7 +194,7 @@ NETWORKS: dict[str, Network] = {
             "torch": Layout("taming-transformers' .ckpt", vqgan.taming, "state_dict"),
             "ema": Layout("its average, of such a file", vqgan.taming_average, "state_dict"),
         },
-        needs=PLAIN_VQ,
+        needs=(*PLAIN_VQ, CENTRED),
     ),
     "ibq": Network(
         "tokenizer",
@@ -199,7 +203,7 @@ NETWORKS: dict[str, Network] = {
             "torch": Layout("SEED-Voken's .ckpt of IBQ", vqgan.taming, "state_dict"),
             "ema": Layout("its average, of such a file", vqgan.taming_average, "state_dict"),
         },
-        needs=(one_of("tokenizer.quantizer.kind", "ibq"),),
+        needs=(one_of("tokenizer.quantizer.kind", "ibq"), CENTRED),
     ),
     "open_magvit2": Network(
         "tokenizer",
@@ -208,7 +212,7 @@ NETWORKS: dict[str, Network] = {
             "torch": Layout("SEED-Voken's .ckpt of it", vqgan.open_magvit2, "state_dict"),
             "ema": Layout("its average, of such a file", vqgan.open_magvit2_average, "state_dict"),
         },
-        needs=(one_of("tokenizer.quantizer.kind", "lfq"),),
+        needs=(one_of("tokenizer.quantizer.kind", "lfq"), CENTRED),
     ),
     "autoencoder_kl": Network(
         "tokenizer",
@@ -291,7 +295,7 @@ NETWORKS: dict[str, Network] = {
                 needs=(one_of("condition.kind", "features", "t5"),),
             ),
         },
-        needs=(one_of("model.adaptive", False), WHOLE_CODES),
+        needs=(one_of("model.adaptive", False), WHOLE_CODES, ZEROS),
     ),
     "ibq_generator": Network(
         "model",
@@ -300,7 +304,7 @@ NETWORKS: dict[str, Network] = {
             "torch": Layout("SEED-Voken's .ckpt of IBQ's", llama.ibq_lightning, "state_dict"),
             "bare": Layout("the network alone", llama.ibq),
         },
-        needs=(one_of("model.adaptive", True), WHOLE_CODES, *BY_CLASS),
+        needs=(one_of("model.adaptive", True), WHOLE_CODES, ZEROS, *BY_CLASS),
     ),
     "open_magvit2_generator": Network(
         "model",
@@ -312,6 +316,7 @@ NETWORKS: dict[str, Network] = {
         needs=(
             one_of("model.adaptive", False),
             Need("model.intra", bool, "some blocks, and model.factors two sizes"),
+            ZEROS,
             *BY_CLASS,
         ),
     ),

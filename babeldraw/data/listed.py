@@ -133,7 +133,8 @@ class Lists:
     def add_scored(self, scored: "Lists") -> None:
         """What `babeldraw score` wrote: its levels count, captions only where no list has others.
 
-        It copies them as they were, and a list may have been mended since.
+        It copies them as they were, and a list may have been mended since; one that was emptied
+        there is no other.
         """
         for path, said in scored.listed.items():
             there = self.listed.get(path)
@@ -144,6 +145,7 @@ class Lists:
                 self.disputed.append(path)
             level = there.level if said.level < 0 else said.level
             self.listed[path] = replace(there.before(said), level=level)
+        self.disputed += scored.disputed
         self.missing += scored.missing
         self.columns |= scored.columns
 

@@ -13,10 +13,11 @@ from babeldraw.runs.folder import RunFolder
 def check_clustered(generator: Generator, what: str) -> None:
     """Raises `UserError`, beginning with `what`: no draw of the generator is of a whole code."""
     sizes = generator.factors
+    require(bool(sizes), f"{what} and the run draws continuous codes, which have no clusters")
     require(
         len(sizes) == 1,
         f"{what} and the run draws codes in {len(sizes)} factors, of {', '.join(map(str, sizes))}; "
-        "clusters are of codes that are drawn whole, so leave them out",
+        "clusters are of codes that are drawn whole",
     )
 
 

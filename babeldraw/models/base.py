@@ -101,6 +101,9 @@ class Generator:
     def check(self) -> None:
         """Refuses a condition or codes that it cannot take. Raises `UserError`."""
 
+    def check_new(self) -> None:
+        """Refuses, of a training that begins, what has no use. Raises `UserError`."""
+
 
 def example(condition: Condition, rows: int) -> Any:
     """What networks read of a condition of so many rows, all zeros, to make parameters with."""

@@ -346,11 +346,6 @@ class CogLMGenerator(Sequential):
             f"is {condition.kind!r}; take text",
         )
         require(
-            condition.stddev == type(condition).stddev,
-            f"config.condition.stddev is {condition.stddev} and {path}.kind=coglm has one table of "
-            f"pieces and codes, drawn with {path}.stddev; leave it out",
-        )
-        require(
             len(codes.shape) == 2 and len(codes.vocab) == 1,
             f"{path}.kind=coglm draws a grid of codes of one number and the tokenizer gives "
             f"{' x '.join(map(str, codes.shape))} codes of {len(codes.vocab)}; take another",
@@ -369,6 +364,14 @@ class CogLMGenerator(Sequential):
             f"{start} needs {needed}; take at least that many, or a smaller start",
         )
         self.config.compute.check((self.joint.start_of_image + self.config.specials,))
+
+    def check_new(self) -> None:
+        usual = type(self.condition).stddev
+        require(
+            self.condition.stddev == usual,
+            f"config.condition.stddev is {self.condition.stddev} and config.model.kind=coglm has "
+            f"one table of pieces and codes, drawn with config.model.stddev; set it to {usual}",
+        )
 
     def arranged_nll(
         self, params: Any, arrangement: Arrangement, keys: jax.Array | None = None

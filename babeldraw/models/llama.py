@@ -324,12 +324,6 @@ class LlamaGenerator(Sequential):
             f"{path}.intra is set and a code is one number of {vocab[0]}; set factors, such as "
             "(64, 4096) for 262,144 codes, or intra=None",
         )
-        require(
-            self.condition.kind != "text" or self.config.prefix == "plain",
-            f"{path}.prefix is {self.config.prefix!r}, by which every slot sees the pieces of a "
-            "text alike, and config.condition.kind is 'text', which has no encoder before them; "
-            "set prefix='plain'",
-        )
         halves = 2 * len(self.codes.shape)
         for name, stack in self.stacks.items():
             require(
@@ -338,6 +332,15 @@ class LlamaGenerator(Sequential):
                 f"positions cannot cut into {halves} equal parts; choose a multiple of {halves}",
             )
         self.config.compute.check(self.factors)
+
+    def check_new(self) -> None:
+        parts = getattr(self.condition, "parts", None) or {"": self.condition}
+        require(
+            self.config.prefix == "plain" or all(p.kind != "text" for p in parts.values()),
+            f"config.model.prefix is {self.config.prefix!r}, by which every slot sees the pieces "
+            "of a text alike, and config.condition has a text, with no encoder before them; set "
+            "prefix='plain'",
+        )
 
     def for_reading(self, params: Any) -> Any:
         dtype = DTYPES[self.config.decoder.compute.dtype]

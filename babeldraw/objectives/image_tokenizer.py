@@ -6,7 +6,7 @@ section 3.2; each term is a weight in `TokenizerLossConfig` and 0 leaves it out.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -275,7 +275,6 @@ class ImageTokenizerObjective:
 
         trained = self._trained(state.params)
         (raw, terms), pull, out = jax.vjp(forward, trained, has_aux=True)
-        self._check_weighed(terms)
         images = losses.beside(to_float(batch["image"]), raw)
         gradients = jax.value_and_grad(self._reconstruction_loss, has_aux=True)
         (loss, metrics), gradient = gradients(raw, images, state.frozen)
@@ -363,8 +362,15 @@ class ImageTokenizerObjective:
         own |= {"entropy": self.loss.entropy, "kl": self.loss.kl}
         return own.get(term, 1.0)
 
-    def _check_weighed(self, terms: Mapping[str, jax.Array]) -> None:
-        """Raises `UserError` for a weight, not the usual one, of a term that the codes lack."""
+    def check_weights(self) -> None:
+        """Raises `UserError`: one, not the usual, is of a term that the codes lack.
+
+        Or nothing of the tokenizer would learn.
+        """
+        key = jax.random.key(0)
+        state, batch = jax.eval_shape(self.init, key), self.batch_spec()
+        trained = self._trained(state.params)
+        terms = jax.eval_shape(self._reconstruct, state, trained, batch, key).terms
         for field, term in {"commitment": self._tokenizer.beta_term, "kl": "kl"}.items():
             value, usual = getattr(self.loss, field), getattr(TokenizerLossConfig, field)
             require(

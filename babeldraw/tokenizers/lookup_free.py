@@ -151,14 +151,20 @@ class FSQConfig(Quantizer):
 
     def __post_init__(self):
         require(
-            len(self.levels) >= 1 and min(self.levels) >= 3,
-            f"tokenizer.quantizer.levels is {self.levels}; at least 3 of each dimension are needed "
-            "(of two the bound's tanh gives hardly any gradient; kind=lfq has two of each)",
+            len(self.levels) >= 1 and min(self.levels) >= 2,
+            f"tokenizer.quantizer.levels is {self.levels}; at least 2 of each dimension are needed",
         )
         require(
             self.codebook_size < 2**31,
             f"tokenizer.quantizer.levels is {self.levels}, {self.codebook_size} codes; ids are "
             f"int32, so below {2**31}",
+        )
+
+    def check_new(self) -> None:
+        require(
+            min(self.levels) >= 3,
+            f"tokenizer.quantizer.levels is {self.levels}; of two the bound's tanh gives hardly "
+            "any gradient: take at least 3 of each dimension, or kind=lfq, which has two of each",
         )
 
     def tiny(self) -> "FSQConfig":

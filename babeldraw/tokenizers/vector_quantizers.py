@@ -89,6 +89,9 @@ class Quantizer:
         """Whether the kind has `restart`."""
         return type(self).restart is not Quantizer.restart
 
+    def check_new(self) -> None:
+        """Raises `UserError`: trained anew it would hardly learn."""
+
     def check_split(self, devices: int) -> None:
         """Raises `UserError`: a codebook cannot be split over so many devices of `model`."""
 

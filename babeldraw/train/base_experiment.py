@@ -153,6 +153,9 @@ class Experiment:
         """The data in the order that batches want, where that is not the source's own."""
         return source
 
+    def check_new(self) -> None:
+        """Raises `UserError` for what a run that is there may have, and one that begins may not."""
+
     def check_data(self, source: Source) -> None:
         """Raises `UserError` when the data are none to train on."""
 

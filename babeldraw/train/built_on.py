@@ -90,7 +90,8 @@ def tokenizer_folder(experiment: Experiment) -> RunFolder:
         # A decoder may be another.
         make_codes = {"kind", *own.code_fields, *make_tokenizer(trained).code_fields}
         free = tuple(name for name in to_dict(asked) if name not in make_codes)
-    _check_same(trained, asked, "config.tokenizer", where, free)
+    whole = ", or all as there, by --config.tokenizer=None" if experiment.frozen_tokenizer else ""
+    _check_same(trained, asked, "config.tokenizer", where, free, whole)
     return folder
 
 
@@ -114,13 +115,16 @@ def _trained_tokenizer(field: str, run: str) -> tuple[RunFolder, Any]:
 
 
 def _check_same(
-    trained: Any, asked: Any, path: str, where: str, free: tuple[str, ...] = ()
+    trained: Any, asked: Any, path: str, where: str, free: tuple[str, ...] = (), more: str = ""
 ) -> None:
-    """Refuses a section that is not that of a trained tokenizer, but for the fields `free`."""
+    """Refuses a section that is not that of a trained tokenizer, but for the fields `free`.
+
+    `more`: what else than to set a field would do.
+    """
     if trained.kind != asked.kind:
         raise UserError(
             f"{path}.kind is {asked.kind!r} but {where} was trained with {trained.kind!r}; "
-            f"set {trained.kind!r}{_or_all_of_it(path)}"
+            f"set {trained.kind!r}{more}"
         )
     before, now = (_fields(section) for section in (trained, asked))
     for name in free:
@@ -129,22 +133,18 @@ def _check_same(
     if difference is not None:
         field, old, new = difference
         raise UserError(
-            f"{field} is {new!r} but {where} was trained with {old!r}; set {old!r}"
-            f"{_or_all_of_it(path)}"
+            f"{field} is {new!r} but {where} was trained with {old!r}; set {old!r}{more}"
         )
 
 
 def _fields(section: Any) -> dict[str, Any]:
     """A tokenizer's section, less what decides nothing of a trained one."""
     fields = without_compute(to_dict(section))
-    for name in getattr(getattr(section, "quantizer", None), "training_fields", ()):
-        del fields["quantizer"][name]
+    proxy = getattr(section, "proxy", None), fields.get("proxy")
+    for whose, held in ((section, fields), proxy):
+        for name in getattr(getattr(whose, "quantizer", None), "training_fields", ()):
+            held["quantizer"].pop(name, None)
     return fields
-
-
-def _or_all_of_it(path: str) -> str:
-    """How to have a run's whole section."""
-    return f", or {path}=None for all of that run's" if path == "config.tokenizer" else ""
 
 
 def check_tokenizers_moved(

@@ -269,6 +269,9 @@ class GeneratorExperiment(Experiment):
         levels = self.generator.levels
         return source if levels is None else with_levels(source, levels.names, levels.counts)
 
+    def check_new(self) -> None:
+        self.generator.check_new()
+
     def check_data(self, source: Source) -> None:
         found, evaluators = len(classes_of(source)), self.evaluators
         require(

@@ -175,6 +175,7 @@ def _check_fresh(folder: RunFolder, experiment: Experiment) -> None:
             raise UserError(
                 f"{folder.path} is not empty and holds no config.json; give another workdir"
             )
+    experiment.check_new()
     check_tokenizers(experiment)
     if experiment.uses_perceptual:
         PerceptualNetwork(experiment.perceptual).load()

@@ -175,7 +175,7 @@ class TokenizerExperiment(Experiment):
         require(
             rules not in ("pipeline", "in_layer_serving"),
             f"config.mesh.rules is {rules}, which splits transformers, and {kind} has none; take "
-            "data_parallel, fsdp or fsdp_hybrid, or in_layer for its codebook",
+            "data_parallel, fsdp or fsdp_hybrid, or in_layer for a codebook's table",
         )
         # Convolutions are whole on every chip of `model`.
         quantizer = getattr(self.tokenizer, "quantizer", None)
@@ -219,6 +219,12 @@ class TokenizerExperiment(Experiment):
     def arranged(self, source: Source) -> Source:
         tokenizer = self._tokenizer
         return told_levels(source, tokenizer.levels) if tokenizer.reads_levels else source
+
+    def check_new(self) -> None:
+        quantizer = getattr(self.tokenizer, "quantizer", None)
+        if quantizer is not None:
+            quantizer.check_new()
+        self.make_objective().check_weights()
 
     def check_data(self, source: Source) -> None:
         require(

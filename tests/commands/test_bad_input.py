@@ -269,13 +269,19 @@ def test_a_generator_without_its_tokenizer(refused, tokenizer_run, generator_run
     assert "a run of generator; name one that trained a tokenizer" in line(generator_run)
     other = line(tokenizer_run, "--config.tokenizer.quantizer.codebook_size=128")
     assert other.startswith("config.tokenizer.quantizer.codebook_size is 128 but ")
-    whole = "or config.tokenizer=None for all of that run's"
+    whole = "or all as there, by --config.tokenizer=None"
     assert other.endswith(f" was trained with 64; set 64, {whole}")
     larger = line(tokenizer_run, "--config.tokenizer.image_size=(64,64)")
     assert larger.startswith("config.tokenizer.image_size is [64, 64] but ")
     assert larger.endswith(f" was trained with [32, 32]; set [32, 32], {whole}")
     assert line("", "--config.tokenizer=None").startswith("config.tokenizer_run is empty; name")
     assert "a run of generator; name" in line(generator_run, "--config.tokenizer=None")
+    both = line(tokenizer_run, "--config.tokenizer=None", "--config.tokenizer.quantizer.code_dim=9")
+    assert both.endswith("as it is; leave out --config.tokenizer.quantizer.code_dim=9")
+    # Nothing is left to refuse but what is asked beside it.
+    assert "batch_size is 0" in line(
+        tokenizer_run, "--config.tokenizer=None", "--config.train.batch_size=0"
+    )
     # All this is known before the vocabulary is trained or anything compiled.
     assert not (tmp_path / "run").exists()
 

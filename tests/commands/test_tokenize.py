@@ -83,6 +83,10 @@ def test_classes_keep_their_names(cli, tokenizer_run, tmp_path):
     source = TokenSource(tmp_path / "tokens", "all")
     assert source.classes == ("ant", "bee", "cow")
     assert [source[index].label for index in range(4)] == [0, 1, 2, 2]
+    manifest = json.loads((tmp_path / "tokens" / MANIFEST).read_text())
+    (tmp_path / "tokens" / MANIFEST).write_text(json.dumps(manifest | {"classes": ["ant", "cow"]}))
+    status, _, said = cli("tokenize", *words, f"--out={tmp_path / 'tokens'}")
+    assert status == 2 and "holds tokens of 2 classes and the data have 3" in said
     # Folders that are older tell numbers.
     file = tmp_path / "tokens" / MANIFEST
     manifest = json.loads(file.read_text())

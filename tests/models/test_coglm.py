@@ -176,10 +176,6 @@ def test_the_six_billion_are_cogview2s():
         ({"config": {"stddev": 0.0}}, "config.model.stddev is 0.0; more than 0"),
         ({"config": {"compute": HeadCompute(2)}}, "compute.pieces is 2, which does not divide"),
         ({"condition": ClassCondition(3)}, "config.condition.kind is 'class'; take text"),
-        (
-            {"condition": TextCondition(20, 3, stddev=0.5)},
-            "condition.stddev is 0.5 and config.model",
-        ),
         ({"codes": Codes((8,), (17,))}, "draws a grid of codes of one number and the tokenizer gi"),
         ({"codes": Codes((2, 3), (17, 5))}, "a grid of codes of one number"),
     ],
@@ -191,3 +187,11 @@ def test_what_does_not_fit_is_one_line(change, message):
             changes["config"] = dataclasses.replace(NETWORK.config, **changes["config"])
         dataclasses.replace(NETWORK, **changes).check()
     assert "\n" not in str(told.value)
+
+
+def test_the_deviation_of_a_condition_s_own_table_is_refused_of_runs_that_begin():
+    asked = dataclasses.replace(NETWORK, condition=TextCondition(20, 3, stddev=0.5))
+    asked.check()
+    with pytest.raises(UserError, match="condition.stddev is 0.5 .*model.stddev; set it to 0.02"):
+        asked.check_new()
+    NETWORK.check_new()

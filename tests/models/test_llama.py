@@ -19,6 +19,7 @@ from babeldraw.models.factors import joined, split
 from babeldraw.models.features import FeaturesCondition
 from babeldraw.models.head import HeadCompute
 from babeldraw.models.llama import LlamaConfig, LlamaGenerator
+from babeldraw.models.several import SeveralConditions
 from babeldraw.prediction.base import Given
 from babeldraw.prediction.logits import SamplingConfig
 from babeldraw.prediction.next_token import NextToken
@@ -250,6 +251,14 @@ def test_heads_that_rotary_positions_cannot_cut_are_refused():
 
 
 def test_pieces_of_a_text_that_all_slots_would_see_alike_are_refused():
-    with pytest.raises(UserError, match="prefix is 'zeros', .*kind is 'text', .* prefix='plain'"):
-        LlamaGenerator(LlamaConfig(STACK), TEXT, CODES).check()
-    LlamaGenerator(LlamaConfig(STACK), FEATURES, CODES).check()
+    both = SeveralConditions(
+        {"class": {"kind": "class", "num_classes": 3}, "text": {"kind": "text"}}
+    )
+    for condition in (TEXT, both):
+        generator = LlamaGenerator(LlamaConfig(STACK), condition, CODES)
+        with pytest.raises(UserError, match="prefix is 'zeros', by .* prefix='plain'"):
+            generator.check_new()
+        # A run that was trained so can be read.
+        generator.check()
+        dataclasses.replace(generator, config=LlamaConfig(STACK, prefix="plain")).check_new()
+    LlamaGenerator(LlamaConfig(STACK), FEATURES, CODES).check_new()

@@ -162,8 +162,8 @@ def test_a_codebook_that_model_does_not_divide_is_named():
         ({"kind": "lfq", "bits": 0}, "bits is 0; 1 to 30 are possible"),
         ({"kind": "lfq", "bits": 31}, "bits is 31; 1 to 30 are possible"),
         ({"kind": "lfq", "codebook_size": 4}, "codebook_size is not a field"),
-        ({"kind": "fsq", "levels": (8, 2)}, "levels is (8, 2); at least 3 of each dimension are"),
-        ({"kind": "fsq", "levels": ()}, "levels is (); at least 3 of each"),
+        ({"kind": "fsq", "levels": (8, 1)}, "levels is (8, 1); at least 2 of each dimension are"),
+        ({"kind": "fsq", "levels": ()}, "levels is (); at least 2 of each"),
         ({"kind": "fsq", "levels": (256,) * 4}, "levels is (256, 256, 256, 256), 4294967296 codes"),
     ],
 )
@@ -175,3 +175,9 @@ def test_a_bad_quantizer_is_named(section, line):
 
 def test_corners_are_all_codes():
     assert {*map(tuple, corners(3))} == {*itertools.product((-1.0, 1.0), repeat=3)}
+
+
+def test_two_values_of_a_dimension_are_refused_of_runs_that_begin():
+    with pytest.raises(UserError, match=r"levels is \(8, 2\); of two .* or kind=lfq"):
+        FSQConfig((8, 2)).check_new()
+    FSQConfig((8, 3)).check_new()

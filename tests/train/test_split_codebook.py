@@ -106,9 +106,18 @@ def test_a_weight_of_a_term_that_codes_lack_is_one_line(argument, change, line):
     config = load_config("emoji/ibq.py", CONFIGS / "README", f"{argument},runlocal").to_dict()
     config["loss"] |= change
     with pytest.raises(UserError, match=line):
-        objective = parse(config).make_objective()
-        state = jax.eval_shape(objective.init, jax.random.key(0))
-        jax.eval_shape(objective.update, state, objective.batch_spec(), jax.random.key(0))
+        parse(config).check_new()
+
+
+def test_a_part_without_parameters_is_not_trained_alone():
+    config = load_config("emoji/ibq.py", CONFIGS / "README", "lfq,1k,runlocal").to_dict()
+    config |= {"train_groups": ("quantizer",), "tokenizer_run": "runs/lfq"}
+    config["tokenizer"]["projected"] = False
+    config["tokenizer"]["network"]["latent_channels"] = config["tokenizer"]["quantizer"]["bits"]
+    with pytest.raises(
+        UserError, match=r"train_groups is \('quantizer',\), and .*kind=lfq tha"
+    ):
+        parse(config).check_new()
 
 
 def test_shares_of_codes_are_kept_where_they_move_codes():

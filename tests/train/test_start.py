@@ -241,9 +241,9 @@ def test_a_generator_takes_its_tokenizer_as_that_was_trained(runlocal, tmp_path)
     config.tokenizer.quantizer.beta_on = "commitment"
     check_tokenizers(parse(config))
     config.tokenizer.quantizer.codebook_size = 2048
-    line = "codebook_size is 2048 but .* set 64, or config.tokenizer=None for all of that run's$"
+    line = "codebook_size is 2048 but .* set 64, or all as there, by --config.tokenizer=None$"
     with pytest.raises(UserError, match=line):
         check_tokenizers(parse(config))
     config.tokenizer = runlocal("demo/llama.py").tokenizer
-    with pytest.raises(UserError, match=r"set 'vqgan', or config.tokenizer=None for all of that"):
+    with pytest.raises(UserError, match=r"set 'vqgan', or all as there, by"):
         check_tokenizers(parse(config))
