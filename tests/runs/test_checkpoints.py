@@ -176,6 +176,25 @@ def test_the_checkpoint_of_another_model_is_refused(three, change):
     assert "\n" not in str(error.value)
 
 
+def test_shares_of_codes_that_older_runs_kept_are_left_aside(checkpoints):
+    checkpoints.save(
+        3, {**STATE, "extra": {"code_share": jnp.ones(4), "judge": jnp.ones(2)}}, PROGRESS
+    )
+    checkpoints.wait()
+    judge = {"judge": jax.ShapeDtypeStruct((2,), jnp.float32, sharding=ABSTRACT["step"].sharding)}
+    state, _ = checkpoints.restore(3, {**ABSTRACT, "extra": judge})
+    assert_same(state, {**STATE, "extra": {"judge": jnp.ones(2)}})
+    with pytest.raises(UserError, match="it also holds extra/judge"):
+        checkpoints.restore(3, ABSTRACT)
+
+
+def test_weights_without_an_optimizer_are_not_gone_on_with(checkpoints):
+    checkpoints.save(3, {"params": STATE["params"]}, PROGRESS)
+    checkpoints.wait()
+    with pytest.raises(UserError, match="came from elsewhere, without an optimizer; .* starts$"):
+        checkpoints.restore(3, State(ABSTRACT["step"], ABSTRACT["params"]))
+
+
 @pytest.mark.parametrize("change", [other_shape, other_name])
 def test_no_part_of_another_model_is_restored(three, change):
     with pytest.raises(UserError, match="3 does not fit this config") as error:
