@@ -191,7 +191,7 @@ def test_shares_of_codes_that_older_runs_kept_are_left_aside(checkpoints):
 def test_weights_without_an_optimizer_are_not_gone_on_with(checkpoints):
     checkpoints.save(3, {"params": STATE["params"]}, PROGRESS)
     checkpoints.wait()
-    with pytest.raises(UserError, match="came from elsewhere, without an optimizer; .* starts$"):
+    with pytest.raises(UserError, match="came from elsewhere, without an optimizer; .*starts$"):
         checkpoints.restore(3, State(ABSTRACT["step"], ABSTRACT["params"]))
 
 
