@@ -17,7 +17,6 @@ import optax
 from babeldraw.config import require
 from babeldraw.judges.discriminators import DiscriminatorConfig, NoDiscriminatorConfig
 from babeldraw.judges.perceptual import PerceptualConfig, PerceptualNetwork
-from babeldraw.judges.similarity import SSIM_WINDOW, scales
 from babeldraw.models.condition import Condition
 from babeldraw.models.conditions import NoCondition
 from babeldraw.objectives import losses
@@ -29,6 +28,7 @@ from babeldraw.objectives.adversarial import (
     uses_perceptual,
 )
 from babeldraw.objectives.base import Batch, Metrics, TrainState
+from babeldraw.objectives.tokenizer_checks import check_loss, check_weights, codes_of
 from babeldraw.objectives.tokenizer_loss import TokenizerLossConfig
 from babeldraw.optim.optimizer import OptimizerConfig, make_optimizer, optimizer_axes
 from babeldraw.sharding.constraint import logical_axes
@@ -67,23 +67,7 @@ class ImageTokenizerObjective:
     condition: Condition = NoCondition()
 
     def __post_init__(self):
-        output, of_pictures = self._tokenizer.output, self.loss.of_pictures
-        require(
-            self._tokenizer.draws or not of_pictures,
-            f"config.loss.{'/'.join(of_pictures)} has a weight and config.tokenizer, whose loss is "
-            "on another tokenizer's codes, draws no pictures; set it to 0",
-        )
-        require(
-            self.loss.logit_laplace == 0 or output == "logit_laplace",
-            f"config.loss.logit_laplace is {self.loss.logit_laplace} and config.tokenizer.output "
-            f"is {output!r}; set output=logit_laplace, or the weight to 0",
-        )
-        require(
-            self.loss.ms_ssim == 0 or scales(self.tokenizer.image_size) > 0,
-            f"config.loss.ms_ssim is {self.loss.ms_ssim} and config.tokenizer.image_size is "
-            f"{self.tokenizer.image_size}; sides of at least {SSIM_WINDOW} px are needed, or the "
-            "weight 0",
-        )
+        check_loss(self.loss, self._tokenizer, self.train_groups)
         check_discriminator(self.discriminator, self.tokenizer.image_size, self.loss.adversarial)
         require(
             not self.adversarial.adaptive
@@ -92,37 +76,14 @@ class ImageTokenizerObjective:
             "config.adversarial.adaptive weighs by the decoder's last weight, which "
             f"config.train_groups={self.train_groups} does not train; set adaptive=false",
         )
-        require(
-            self.loss.entropy == 0 or "entropy" in self._tokenizer.optional_terms,
-            f"config.loss.entropy is {self.loss.entropy} and the codes of {self._codes_of} have no "
-            "such term; set entropy=0",
-        )
-        require(
-            self.loss.restart_below == 0 or self._tokenizer.restarts(),
-            f"config.loss.restart_below is {self.loss.restart_below} and the codes of "
-            f"{self._codes_of} cannot be moved; set restart_below=0",
-        )
-        require(
-            self.loss.restart_below == 0 or "quantizer" in self.train_groups,
-            f"config.loss.restart_below is {self.loss.restart_below}, which moves codes, and "
-            f"config.train_groups={self.train_groups} keeps them; set restart_below=0",
-        )
-
-    @property
-    def _codes_of(self) -> str:
-        """What of the config makes the codes, as it is set there."""
-        quantizer = getattr(self.tokenizer, "quantizer", None)
-        if quantizer is None:
-            return f"config.tokenizer.kind={self.tokenizer.kind}"
-        return f"config.tokenizer.quantizer.kind={quantizer.kind}"
 
     def init(self, key: jax.Array) -> TrainState:
         """The perceptual network's parameters are random here; `train.starts` brings its own."""
         params = nn.unbox(self._tokenizer.init(key))
         require(
             bool(jax.tree.leaves(self._trained(params))),
-            f"config.train_groups is {self.train_groups}, and of {self._codes_of} that has no "
-            "parameters; name another part",
+            f"config.train_groups is {self.train_groups}, and of {codes_of(self._tokenizer)} that "
+            "has no parameters; name another part",
         )
         extra = {}
         if self._tokenizer.restarts():
@@ -371,13 +332,7 @@ class ImageTokenizerObjective:
         state, batch = jax.eval_shape(self.init, key), self.batch_spec()
         trained = self._trained(state.params)
         terms = jax.eval_shape(self._reconstruct, state, trained, batch, key).terms
-        for field, term in {"commitment": self._tokenizer.beta_term, "kl": "kl"}.items():
-            value, usual = getattr(self.loss, field), getattr(TokenizerLossConfig, field)
-            require(
-                term in terms or value in (0, usual),
-                f"config.loss.{field} is {value} and the codes of {self._codes_of} have no such "
-                "term; leave it out",
-            )
+        check_weights(self.loss, self._tokenizer, terms)
 
     def _asked(self) -> dict[str, Any]:
         """The argument of `Tokenizer.forward` by which optional terms of a weight are computed."""

@@ -1,4 +1,4 @@
-"""Checkpoints of a run; with `writing`, the one place that knows Orbax.
+"""Checkpoints of a run; with `writing` and `fitting`, the one place that knows Orbax.
 
 A checkpoint holds `state`, a tree of arrays, `progress`, a small tree of plain values (the data
 iterator's state, elapsed seconds), and `digests`, a number for each array. It is whole or not
@@ -8,7 +8,6 @@ there: Orbax writes beside and renames. Once written it is read back; only then 
 import contextlib
 import gc
 import itertools
-import re
 import time
 import traceback
 from collections.abc import Callable, Container, Iterator
@@ -22,12 +21,11 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
 from babeldraw.errors import UserError, without_unraisable
-from babeldraw.runs.writing import Damaged, Writing, describe, digests_by_name, unpacked
+from babeldraw.runs.fitting import check_digests, check_shapes, names_at, stored_digests
+from babeldraw.runs.writing import Damaged, Writing, describe
 
 # Between tries to write after a fault of the storage; after the last, the run stops.
 RETRY_SECONDS = (10.0, 30.0, 60.0, 300.0, 600.0)
-# What older runs hold and nothing reads any more: shares of codes, of quantizers that move none.
-RETIRED = {("extra", "code_share")}
 
 
 class Checkpoints:
@@ -117,13 +115,13 @@ class Checkpoints:
         path = self.directory / str(step)
         # Names and shapes are said first: what fails after them is damage.
         with _damage(path):
-            wanted = _stored_digests(path)
-            _check_shapes(path, abstract_state, wanted)
+            wanted = stored_digests(path)
+            check_shapes(path, abstract_state, wanted)
             with _partial():
                 loaded = self._checkpointer.load_checkpointables(
                     step, {"state": abstract_state, "progress": None}
                 )
-        _check_digests(path, loaded["state"], wanted)
+        check_digests(path, loaded["state"], wanted)
         return loaded["state"], loaded["progress"]
 
     def restore_newest(
@@ -273,7 +271,7 @@ def stored_shapes(directory: epath.Path, step: int | None = None) -> dict[str, A
 def by_name(tree: Any) -> dict[str, Any]:
     """The arrays of a tree, or their shapes, by the names that they have in a checkpoint."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {"/".join(_names(at)): leaf for at, leaf in leaves if hasattr(leaf, "shape")}
+    return {"/".join(names_at(at)): leaf for at, leaf in leaves if hasattr(leaf, "shape")}
 
 
 def restore_parts(
@@ -343,16 +341,16 @@ def _subset(path: epath.Path, abstract_state: Any) -> Any:
       Damaged: it does not come back as it was written.
     """
     with _damage(path):
-        wanted = _stored_digests(path)
-        _check_shapes(path, abstract_state, wanted, whole=False)
+        wanted = stored_digests(path)
+        check_shapes(path, abstract_state, wanted, whole=False)
         with _partial():
             state = ocp.load_checkpointables(path, {"state": abstract_state})["state"]
-    _check_digests(path, state, wanted)
+    check_digests(path, state, wanted)
     return state
 
 
 def _partial() -> ocp.Context:
-    """Lets Orbax read less than there is; `_check_shapes` says what may be left."""
+    """Lets Orbax read less than there is; `check_shapes` says what may be left."""
     context = ocp.Context()
     context.pytree.loading.partial_load = True
     return context
@@ -375,26 +373,6 @@ def _damage(path: epath.Path) -> Iterator[None]:
     raise damaged
 
 
-def _stored_digests(path: epath.Path) -> dict[tuple[str, ...], int]:
-    """By place."""
-    if not (path / "digests").exists():
-        raise FileNotFoundError("its digests are missing")
-    stored = ocp.load_checkpointables(path, {"digests": None})["digests"]
-    return {_plain(name): int(number) for name, number in unpacked(stored).items()}
-
-
-def _check_digests(path: epath.Path, state: Any, wanted: dict[tuple[str, ...], int]) -> None:
-    for name, number in digests_by_name(state).items():
-        if wanted.get(_plain(name)) != number:
-            raise Damaged(path, f"{name} does not come back as it was written")
-
-
-def _plain(name: str) -> tuple[str, ...]:
-    """A place as `jax.tree_util.keystr` writes it, alike for dataclasses, dicts and tuples."""
-    parts = re.findall(r"\.(\w+)|\['([^']*)'\]|\[(\d+)\]", name)
-    return tuple(next(filter(None, part)) for part in parts)
-
-
 def placed(abstract: Any, shardings: Any) -> Any:
     """`abstract` with a sharding on each array: what restoring needs to know."""
     return jax.tree.map(
@@ -411,49 +389,6 @@ def on_first_device(abstract: Any) -> Any:
     return placed(abstract, jax.tree.map(lambda _: here, abstract))
 
 
-def _check_shapes(
-    path: epath.Path, abstract_state: Any, digests: Container[tuple[str, ...]], whole: bool = True
-) -> None:
-    """Refuses a checkpoint of other names or shapes before any array of it is read.
-
-    What has a digest was there once: its absence is damage. Not `whole`: it may hold more.
-    """
-    stored = ocp.checkpointables_metadata(path).metadata["state"]
-    shapes = {
-        _names(where): leaf.shape
-        for where, leaf in jax.tree_util.tree_leaves_with_path(stored)
-        if hasattr(leaf, "shape")
-    }
-    leaves = jax.tree_util.tree_leaves_with_path(abstract_state)
-    for where, leaf in leaves:
-        name, shape = "/".join(_names(where)), shapes.get(_names(where))
-        if shape is None and _names(where) in digests:
-            raise Damaged(path, f"{name} is lost")
-        if shape is None and name == "step":
-            # `write_run` makes such.
-            raise UserError(
-                f"{path} holds weights that came from elsewhere, without an optimizer; they are "
-                "not trained on in place: name another workdir, and this one in config.starts"
-            )
-        if shape is None:
-            raise _mismatch(path, f"it holds no {name}")
-        if tuple(shape) != tuple(leaf.shape):
-            raise _mismatch(path, f"{name} is {tuple(shape)} there and {tuple(leaf.shape)} here")
-    left = shapes.keys() - {_names(where) for where, _ in leaves} - RETIRED
-    if whole and left:
-        raise _mismatch(path, f"it also holds {'/'.join(min(left))}")
-
-
-def _names(path: tuple) -> tuple[str, ...]:
-    """A place in a tree by names alone: Orbax gives tuples and dataclasses back as dicts."""
-    return tuple(str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k)))) for k in path)
-
-
 def _absolute(path: epath.Path) -> epath.Path:
     """Orbax wants absolute paths; those of a bucket are already."""
     return path if "://" in str(path) else path.absolute()
-
-
-def _mismatch(path: epath.Path, error: Exception | str) -> UserError:
-    reason = " ".join(str(error).split())[:200]
-    return UserError(f"{path} does not fit this config (was the model changed?): {reason}")

@@ -114,7 +114,7 @@ def test_a_part_without_parameters_is_not_trained_alone():
     config |= {"train_groups": ("quantizer",), "tokenizer_run": "runs/lfq"}
     config["tokenizer"]["projected"] = False
     config["tokenizer"]["network"]["latent_channels"] = config["tokenizer"]["quantizer"]["bits"]
-    with pytest.raises(UserError, match=r"train_groups is \('quantizer',\), and .*kind=lfq tha"):
+    with pytest.raises(UserError, match=r"train_groups is \('quantizer',\), and .*kind=lfq th"):
         parse(config).check_new()
 
 
