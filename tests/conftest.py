@@ -66,6 +66,13 @@ def pytest_sessionstart(session):
         raise pytest.UsageError(f"tests need {DEVICES} CPU devices, jax shows {devices}")
 
 
+def pytest_runtest_setup(item):
+    """Gives tests their compiled programs back: a command may turn them off for its process."""
+    del item
+    if not jax.config.jax_enable_compilation_cache:
+        jax.config.update("jax_enable_compilation_cache", True)
+
+
 def pytest_configure(config):
     durations.register(config)
 
