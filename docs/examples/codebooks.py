@@ -11,7 +11,7 @@ which leaves its figures in docs/reports/codebooks and is not made again:
                     beside what as many uniform draws reach; PSNR and SSIM on held-out pictures;
                     peak memory, seconds of a step
 
-Some five hours in all on two cores, by estimate. Prints the table and writes it to
+Some four hours of one core in all, by the pace of eight of them. Prints the table and writes it to
 WORKDIR/codebooks.md; WORKDIR/codebooks.png has use over steps and PSNR over codes.
 
 The pictures lie in `--emoji`, a folder as of `babeldraw demo --world=emoji` but of 64 px, and are
@@ -187,14 +187,16 @@ def draw(found: dict[str, Figures], file: pathlib.Path) -> None:
     import matplotlib.pyplot as plt
 
     sizes = [codes for codes in MINUTES if any(name.endswith(f"_{codes}") for name in found)]
+    colors = {quantizer: f"C{number}" for number, quantizer in enumerate(TITLES)}
     figure, axes = plt.subplots(1, len(sizes) + 1, figsize=(4 * len(sizes) + 4, 4))
     for ax, codes in zip(axes, sizes, strict=False):
         for name, one in found.items():
             quantizer, _, own = name.rpartition("_")
             if own == codes:
-                (line,) = ax.plot(*zip(*one["usage"], strict=True), "o-", label=TITLES[quantizer])
+                look = {"color": colors[quantizer], "label": TITLES[quantizer]}
+                ax.plot(*zip(*one["usage"], strict=True), "o-", **look)
                 # FSQ has other numbers of codes, and so another bound.
-                ax.axhline(one["uniform"], color=line.get_color(), linewidth=0.6, linestyle=":")
+                ax.axhline(one["uniform"], color=colors[quantizer], linewidth=0.6, linestyle=":")
         ax.set(title=f"use of {codes} codes (dotted: uniform draws)", xlabel="step", ylim=(0, 1.02))
         ax.legend(fontsize=8)
     for quantizer, title in TITLES.items():
@@ -204,7 +206,8 @@ def draw(found: dict[str, Figures], file: pathlib.Path) -> None:
             if name.rpartition("_")[0] == quantizer
         )
         if points:
-            axes[-1].plot(*zip(*points, strict=True), "o-", label=title)
+            look = {"color": colors[quantizer], "label": title}
+            axes[-1].plot(*zip(*points, strict=True), "o-", **look)
     axes[-1].set(title="PSNR of held-out pictures, dB", xlabel="codes", xscale="log")
     axes[-1].legend(fontsize=8)
     figure.tight_layout()
