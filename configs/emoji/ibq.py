@@ -6,8 +6,8 @@
 
 The argument, as in `configs/emoji/ibq.py:fsq,64k`, names a quantizer and a number of codes: `vq`
 is taming's, `vq_l2` normalised and factorized as ViT-VQGAN's and LlamaGen's, `lfq`, `fsq` and `ibq`
-are docs/ibq.md's. Nothing moves idle codes. docs/examples/codebooks.py compares them; not trained
-to its end yet.
+are docs/ibq.md's. Nothing moves idle codes. docs/examples/codebooks.py compares them;
+docs/ibq.md has what came of it.
 """
 
 from ml_collections import ConfigDict
