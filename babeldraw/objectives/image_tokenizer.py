@@ -28,7 +28,7 @@ from babeldraw.objectives.adversarial import (
     uses_perceptual,
 )
 from babeldraw.objectives.base import Batch, Metrics, TrainState
-from babeldraw.objectives.tokenizer_checks import check_loss, check_weights, codes_of
+from babeldraw.objectives.tokenizer_checks import check_loss, check_terms, codes_of
 from babeldraw.objectives.tokenizer_loss import TokenizerLossConfig
 from babeldraw.optim.optimizer import OptimizerConfig, make_optimizer, optimizer_axes
 from babeldraw.sharding.constraint import logical_axes
@@ -332,7 +332,7 @@ class ImageTokenizerObjective:
         state, batch = jax.eval_shape(self.init, key), self.batch_spec()
         trained = self._trained(state.params)
         terms = jax.eval_shape(self._reconstruct, state, trained, batch, key).terms
-        check_weights(self.loss, self._tokenizer, terms)
+        check_terms(self.loss, self._tokenizer, terms)
 
     def _asked(self) -> dict[str, Any]:
         """The argument of `Tokenizer.forward` by which optional terms of a weight are computed."""

@@ -63,7 +63,7 @@ def check_loss(
     )
 
 
-def check_weights(loss: TokenizerLossConfig, tokenizer: Tokenizer, terms: Container[str]) -> None:
+def check_terms(loss: TokenizerLossConfig, tokenizer: Tokenizer, terms: Container[str]) -> None:
     """Raises `UserError`: a weight, not the usual, is of none of the terms that codes have."""
     for field, term in {"commitment": tokenizer.beta_term, "kl": "kl"}.items():
         value, usual = getattr(loss, field), getattr(TokenizerLossConfig, field)

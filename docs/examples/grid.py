@@ -8,8 +8,9 @@ convolutional network with 8,192 of IBQ's codes}, 25 minutes each. A cell has as
 into its minutes by the pace of 60 of them on this machine. Emoji are seen whole and
 always alike, so their generators learn from codes that are stored once. Cells:
 
-  WORLD_TOKENIZER              the tokenizer: 7 minutes on shapes, 25 on emoji; of shapes how many
-                               are exact once encoded and decoded, which no generator can exceed
+  WORLD_TOKENIZER              the tokenizer: 7 minutes on shapes, 25 on emoji, where ViT-VQGAN is
+                               the demo's, of as many steps; of shapes how many are exact once
+                               encoded and decoded, which no generator can exceed
   WORLD_TOKENIZER_GENERATOR    quality, pictures per second at batches 1 and 16 from a text to
                                pixels, operations of drawing one, minutes, peak memory
   WORLD_speed                  of all of them, in one run and in turn, pictures per second from a
@@ -102,7 +103,8 @@ class Part:
       world: whose data and judge it has.
       tokenizers, generators: keys of TOKENIZERS and of GENERATORS.
       minutes: of training a generator.
-      tokenizer_minutes: of training a tokenizer, about what ViT-VQGAN's own steps take.
+      tokenizer_minutes: of training a tokenizer.
+      own_steps: tokenizers that make their config's steps instead.
       stored: whether generators learn from stored codes of the emoji demo's pictures.
       figures: of the judge, that the table shows, with their heads.
     """
@@ -114,6 +116,7 @@ class Part:
     tokenizer_minutes: float
     stored: bool
     figures: dict[str, str]
+    own_steps: tuple[str, ...] = ()
 
 
 PARTS = {
@@ -139,6 +142,7 @@ PARTS = {
             "style_seen": "style, seen",
             "style_unseen": "style, unseen",
         },
+        own_steps=("vit_vqgan",),
     ),
 }
 
@@ -211,7 +215,7 @@ def tokenizer_trained(name: str, tokenizer: str, config: Any, args: argparse.Nam
     """The figures of a tokenizer in a world, by its config as `load` gives it."""
     config = configured(name, config, "tokenizer", args)
     folder, minutes = args.workdir / f"{name}_{tokenizer}", PARTS[name].tokenizer_minutes
-    minutes = 0 if args.quick else minutes
+    minutes = 0 if args.quick or tokenizer in PARTS[name].own_steps else minutes
     figures = trained_and_judged(config, folder, ["reconstruction"], minutes)[0]
     if name == "shapes":
         run = TokenizerRun.open(str(folder))

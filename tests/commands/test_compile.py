@@ -102,3 +102,13 @@ def test_what_draws_nothing_and_what_does_not_divide_is_told_in_a_line(cli):
         words = [f"--config=configs/demo/{config}.py:runlocal", "--topology=v4:2x2x1"]
         status, _, err = cli("compile", *words, "--mode=decode")
         assert status == 2 and line in err.splitlines()[-1]
+
+
+def test_what_is_refused_of_runs_that_begin_is_drawn_with(cli):
+    words = ["--config=configs/demo/coglm.py:runlocal", "--config.condition.stddev=0.5"]
+    for mode, line in (
+        ("train", "condition.stddev is 0.5"),
+        ("decode", "knows no topology v4:3x5"),
+    ):
+        status, _, err = cli("compile", *words, "--topology=v4:3x5x7", f"--mode={mode}")
+        assert status == 2 and line in err.splitlines()[-1]
