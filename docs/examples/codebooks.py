@@ -10,6 +10,7 @@ which leaves its figures in docs/reports/codebooks and is not made again:
   QUANTIZER_CODES   use of the codebook over all training pictures, after some steps and at the end,
                     beside what as many uniform draws reach; PSNR and SSIM on held-out pictures;
                     peak memory, seconds of a step
+  ibq_tables        how far all codes of IBQ's runs are from where they were drawn; under a minute
 
 Some four hours of one core in all, by the pace of eight of them. Prints the table and writes it to
 WORKDIR/codebooks.md; WORKDIR/codebooks.png has use over steps and PSNR over codes.
@@ -25,6 +26,8 @@ import json
 import pathlib
 from typing import Any
 
+import flax.linen as nn
+import jax
 import numpy as np
 from cells import (
     QUICK,
@@ -65,6 +68,8 @@ CELLS = (
     ("vq", "64k"),
     ("ibq", "64k"),
 )
+# The cell of how far codes have come.
+TABLES = "ibq_tables"
 # After which shares of the steps the use is counted.
 PARTS = (0.05, 0.15, 0.4, 1.0)
 # Pictures of a step, half of the config's: 512 codes. Those of counting are as many, so that memory
@@ -80,7 +85,9 @@ def main() -> None:
     args = parser.parse_args()
     args.emoji = args.emoji or args.workdir / "emoji"
     found = run_cells(all_cells(), args, "codebooks")
-    text = table(found)
+    tables = found.pop(TABLES, {})
+    parts = [*([table(found)] if found else []), *([moved_table(tables)] if tables else [])]
+    text = "\n\n".join([*parts, "In brackets the interval of 95 %."]) + "\n"
     (args.workdir / "codebooks.md").write_text(text)
     draw(found, args.workdir / "codebooks.png")
     print(text)
@@ -88,10 +95,11 @@ def main() -> None:
 
 def all_cells() -> dict[str, tuple[Cell, float]]:
     """Each cell, and the minutes that it takes by estimate."""
-    return {
+    trained = {
         f"{quantizer}_{codes}": (functools.partial(cell, quantizer, codes), MINUTES[codes])
         for quantizer, codes in CELLS
     }
+    return trained | {TABLES: (tables_cell, 1)}
 
 
 def configured(quantizer: str, codes: str, args: argparse.Namespace) -> Any:
@@ -153,7 +161,30 @@ def used(run: TokenizerRun, images: np.ndarray) -> float:
     return float(seen.mean())
 
 
-# ------------------------------------------------------------------ table and picture
+def tables_cell(args: argparse.Namespace) -> Figures:
+    """Of IBQ's runs that are there, `moved`."""
+    names = [f"{quantizer}_{codes}" for quantizer, codes in CELLS if quantizer.startswith("ibq")]
+    folders = {name: args.workdir / name for name in names}
+    return {name: moved(str(folder)) for name, folder in folders.items() if folder.exists()}
+
+
+def moved(workdir: str) -> Figures:
+    """Root mean squares of a code's values at a run's start and end and of their difference.
+
+    And the correlation of the two.
+    """
+    run, seed = TokenizerRun.open(workdir), RunFolder.of(workdir).read_config()["train"]["seed"]
+    began = nn.unbox(jax.jit(run.tokenizer.init)(jax.random.key(seed)))
+    began_VQ, ended_VQ = map(run.tokenizer.code_vectors, (began, run.params))
+    sides = {"began": began_VQ, "ended": ended_VQ, "moved": ended_VQ - began_VQ}
+    return {
+        "codes": len(ended_VQ),
+        **{name: float(np.sqrt(np.mean(np.square(of_VQ)))) for name, of_VQ in sides.items()},
+        "correlation": float(np.corrcoef(began_VQ.ravel(), ended_VQ.ravel())[0, 1]),
+    }
+
+
+# ------------------------------------------------------------------ tables and picture
 
 
 def table(found: dict[str, Figures]) -> str:
@@ -176,7 +207,21 @@ def table(found: dict[str, Figures]) -> str:
                 f"{one['minutes']:.1f}",
             ]
         )
-    return markdown(heads, rows) + "\n\nIn brackets the interval of 95 %.\n"
+    return markdown(heads, rows)
+
+
+def moved_table(found: dict[str, Figures]) -> str:
+    heads = ["quantizer", "codes", "a value at the start", "at the end", "moved by", "correlation"]
+    rows = [
+        [
+            TITLES[name.rpartition("_")[0]],
+            f"{one['codes']:,}",
+            *(f"{one[side]:.2f}" for side in ("began", "ended", "moved")),
+            f"{one['correlation']:.3f}",
+        ]
+        for name, one in found.items()
+    ]
+    return markdown(heads, rows)
 
 
 def draw(found: dict[str, Figures], file: pathlib.Path) -> None:
