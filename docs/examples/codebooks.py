@@ -3,16 +3,17 @@
     python docs/examples/codebooks.py --workdir=runs/codebooks
 
 {plain VQ, VQ with l2 and few dimensions, LFQ, FSQ, IBQ} x {1k, 8k codes} of configs/emoji/ibq.py,
-IBQ with 8k and without its entropy term, which VQ and FSQ do not have either, and plain VQ and IBQ
-with 64k: one network, 1,500 steps of 8 pictures each, nothing that moves idle codes. Cells, each of
-which leaves its figures in docs/reports/codebooks and is not made again:
+IBQ with 8k and without its entropy term, which VQ and FSQ do not have either, or with codes drawn
+as small as plain VQ's, and plain VQ and IBQ with 64k: one network, 1,500 steps of 8 pictures each,
+nothing that moves idle codes. Cells, each of which leaves its figures in docs/reports/codebooks and
+is not made again:
 
   QUANTIZER_CODES   use of the codebook over all training pictures, after some steps and at the end,
                     beside what as many uniform draws reach; PSNR and SSIM on held-out pictures;
                     peak memory, seconds of a step
   ibq_tables        how far all codes of IBQ's runs are from where they were drawn; under a minute
 
-Some four hours of one core in all, by the pace of eight of them. Prints the table and writes it to
+Some four hours of one core in all. Prints the table and writes it to
 WORKDIR/codebooks.md; WORKDIR/codebooks.png has use over steps and PSNR over codes.
 
 The pictures lie in `--emoji`, a folder as of `babeldraw demo --world=emoji` but of 64 px, and are
@@ -59,12 +60,14 @@ TITLES = {
     "fsq": "FSQ",
     "ibq": "IBQ",
     "ibq_alone": "IBQ, no entropy term",
+    "ibq_uniform": "IBQ, codes drawn small",
 }
 # Of a cell of so many codes, by estimate.
 MINUTES = {"1k": 15, "8k": 17, "64k": 35}
 CELLS = (
     *itertools.product(("vq", "vq_l2", "lfq", "fsq", "ibq"), ("1k", "8k")),
     ("ibq_alone", "8k"),
+    ("ibq_uniform", "8k"),
     ("vq", "64k"),
     ("ibq", "64k"),
 )
@@ -104,11 +107,13 @@ def all_cells() -> dict[str, tuple[Cell, float]]:
 
 def configured(quantizer: str, codes: str, args: argparse.Namespace) -> Any:
     """A cell's config with this machine's files."""
-    kind = quantizer.removesuffix("_alone")
+    kind = quantizer.partition("_")[0] if quantizer.startswith("ibq") else quantizer
     variant = ",".join([kind, codes, *([QUICK] if args.quick else [])])
     config = load_config("ibq.py", ROOT / "configs" / "emoji" / "README", variant)
-    if kind != quantizer:
+    if quantizer == "ibq_alone":
         config.loss.entropy = 0.0
+    elif quantizer == "ibq_uniform":
+        config.tokenizer.quantizer.code_init = "uniform"
     EMOJI.configure("tokenizer", args.emoji, config, args.quick)
     config.loss.perceptual, config.train.eval_every = 0.0, 0
     if not args.quick:
@@ -244,17 +249,17 @@ def draw(found: dict[str, Figures], file: pathlib.Path) -> None:
                 ax.axhline(one["uniform"], color=colors[quantizer], linewidth=0.6, linestyle=":")
         ax.set(title=f"use of {codes} codes (dotted: uniform draws)", xlabel="step", ylim=(0, 1.02))
         ax.legend(fontsize=8)
-    for quantizer, title in TITLES.items():
+    for quantizer in TITLES:
         points = sorted(
             (one["codes"], one["quality"]["reconstruction"]["psnr_db"]["value"])
             for name, one in found.items()
             if name.rpartition("_")[0] == quantizer
         )
         if points:
-            look = {"color": colors[quantizer], "label": title}
+            look = {"color": colors[quantizer]}
             axes[-1].plot(*zip(*points, strict=True), "o-", **look)
+    # Colours as before; a legend would lie on points.
     axes[-1].set(title="PSNR of held-out pictures, dB", xlabel="codes", xscale="log")
-    axes[-1].legend(fontsize=8)
     figure.tight_layout()
     figure.savefig(file, dpi=90)
     plt.close(figure)

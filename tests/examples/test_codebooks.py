@@ -15,7 +15,7 @@ from babeldraw.data.image import save_png
 from babeldraw.tokenizers.base import Codes
 from babeldraw.train.experiment import parse
 
-BOTH = ("vq", "ibq", "ibq_alone")
+BOTH = ("vq", "ibq", "ibq_alone", "ibq_uniform")
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ def test_cells_differ_in_the_quantizer_and_its_term_alone(script, tmp_path, monk
     found = {
         cell: parse(script.configured(*cell, asked(tmp_path)).to_dict()) for cell in script.CELLS
     }
-    assert len(found) == len(script.all_cells()) - 1 == 13
+    assert len(found) == len(script.all_cells()) - 1 == 14
     recipes = {
         (
             dataclasses.replace(e.loss, entropy=0.0),
@@ -66,7 +66,9 @@ def test_cells_differ_in_the_quantizer_and_its_term_alone(script, tmp_path, monk
     assert {cell for cell in entropy if entropy[cell]} == {
         *((kind, codes) for kind in ("ibq", "lfq") for codes in ("1k", "8k")),
         ("ibq", "64k"),
+        ("ibq_uniform", "8k"),
     }
+    assert found["ibq_uniform", "8k"].tokenizer.quantizer.code_init == "uniform"
     # Beta weighs the same term of both.
     beta = {e.tokenizer.quantizer.beta_on for (kind, _), e in found.items() if kind in BOTH}
     assert beta == {"codebook"}
