@@ -3,9 +3,9 @@
 Shi et al., "Scalable Image Tokenization with Index Backpropagation Quantization", 2024. A latent's
 logits are its products with all codes, not l2-normalised and without a temperature; the likeliest
 code is taken, and its gradient is that of the softmax over all (`streamed.indexed`), so that those
-that are not chosen learn too; that they come into use needs the entropy term (docs/ibq.md). There
-is no other way from the codes to the encoder: of two latents with the same logits it cannot tell
-one from the other.
+that are not chosen learn too; in short runs it is the entropy term that brings them into use
+(docs/ibq.md). There is no other way from the codes to the encoder: of two latents with the same
+logits it cannot tell one from the other.
 """
 
 import dataclasses
