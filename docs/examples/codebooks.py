@@ -13,8 +13,8 @@ is not made again:
                     peak memory, seconds of a step
   ibq_tables        how far all codes of IBQ's runs are from where they were drawn; under a minute
 
-Some four hours of one core in all. Prints the table and writes it to
-WORKDIR/codebooks.md; WORKDIR/codebooks.png has use over steps and PSNR over codes.
+Some five hours of one core in all. Prints the tables and writes them to WORKDIR/codebooks.md;
+WORKDIR/codebooks.png has use over steps and PSNR over codes.
 
 The pictures lie in `--emoji`, a folder as of `babeldraw demo --world=emoji` but of 64 px, and are
 rendered into it where they are missing.
@@ -45,6 +45,7 @@ from cells import (
 )
 
 from babeldraw.commands.demo_emoji import EMOJI, PICTURES
+from babeldraw.config import require
 from babeldraw.data.emoji import read_entries
 from babeldraw.data.image import center_crop, decode
 from babeldraw.drawing.tokenizer_run import TokenizerRun
@@ -167,10 +168,13 @@ def used(run: TokenizerRun, images: np.ndarray) -> float:
 
 
 def tables_cell(args: argparse.Namespace) -> Figures:
-    """Of IBQ's runs that are there, `moved`."""
+    """Of IBQ's runs that are there, `moved`. Raises `UserError`: there are none."""
     names = [f"{quantizer}_{codes}" for quantizer, codes in CELLS if quantizer.startswith("ibq")]
     folders = {name: args.workdir / name for name in names}
-    return {name: moved(str(folder)) for name, folder in folders.items() if folder.exists()}
+    there = {name: folder for name, folder in folders.items() if folder.exists()}
+    # Figures are not made again, so none must not pass for figures.
+    require(there, f"none of {', '.join(names)} is in {args.workdir}; make these cells first")
+    return {name: moved(str(folder)) for name, folder in there.items()}
 
 
 def moved(workdir: str) -> Figures:

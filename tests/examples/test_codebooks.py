@@ -12,6 +12,7 @@ import pytest
 from babeldraw.data.emoji import LIST, SETTINGS, entries
 from babeldraw.data.emoji_packs import Icon
 from babeldraw.data.image import save_png
+from babeldraw.errors import UserError
 from babeldraw.tokenizers.base import Codes
 from babeldraw.train.experiment import parse
 
@@ -131,7 +132,7 @@ def test_the_quick_variant_goes_all_the_way(script, tmp_path, monkeypatch):
     folder = tmp_path / "figures" / "codebooks"
     found = {file.stem: json.loads(file.read_text()) for file in folder.iterdir()}
     tables = found.pop("ibq_tables")
-    # Two steps: hardly moved, and not at all by another run's start.
+    # Two steps move it little; with another seed's start it would have no correlation.
     assert [*tables] == ["ibq_1k"] and 0.9 < tables["ibq_1k"]["correlation"] < 1
     assert 0 < tables["ibq_1k"]["moved"] < 0.1
     assert {name: one["codes"] for name, one in found.items()} == {"ibq_1k": 64, "lfq_1k": 256}
@@ -141,3 +142,8 @@ def test_the_quick_variant_goes_all_the_way(script, tmp_path, monkeypatch):
         assert steps == sorted(steps) and one["steps"] == steps[-1]
     assert "| IBQ | 64 |" in (tmp_path / "codebooks.md").read_text()
     assert (tmp_path / "codebooks.png").exists()
+
+
+def test_tables_of_no_runs_are_no_figures(script, tmp_path):
+    with pytest.raises(UserError, match="none of ibq_1k, .* make these cells first"):
+        script.tables_cell(asked(tmp_path))
