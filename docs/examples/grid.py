@@ -8,8 +8,8 @@ convolutional network with 8,192 of IBQ's codes}, 25 minutes each. A cell has as
 into its minutes by the pace of 60 of them on this machine. Emoji are seen whole and
 always alike, so their generators learn from codes that are stored once. Cells:
 
-  WORLD_TOKENIZER              the tokenizer: 7 minutes on shapes, 25 on emoji, where ViT-VQGAN is
-                               the demo's, of as many steps; of shapes how many are exact once
+  WORLD_TOKENIZER              the tokenizer: 7 minutes on shapes, 25 on emoji, where ViT-VQGAN and
+                               TiTok make the demo's 1,250 steps; of shapes how many are exact once
                                encoded and decoded, which no generator can exceed
   WORLD_TOKENIZER_GENERATOR    quality, pictures per second at batches 1 and 16 from a text to
                                pixels, operations of drawing one, minutes, peak memory
@@ -47,6 +47,7 @@ from cells import (
     folder_of_figures,
     markdown,
     run_cells,
+    set_steps,
     trained_and_judged,
 )
 from emoji_world import stored_tokens
@@ -104,7 +105,7 @@ class Part:
       tokenizers, generators: keys of TOKENIZERS and of GENERATORS.
       minutes: of training a generator.
       tokenizer_minutes: of training a tokenizer.
-      own_steps: tokenizers that make their config's steps instead.
+      steps: of tokenizers that make so many instead.
       stored: whether generators learn from stored codes of the emoji demo's pictures.
       figures: of the judge, that the table shows, with their heads.
     """
@@ -116,7 +117,7 @@ class Part:
     tokenizer_minutes: float
     stored: bool
     figures: dict[str, str]
-    own_steps: tuple[str, ...] = ()
+    steps: dict[str, int] = dataclasses.field(default_factory=dict)
 
 
 PARTS = {
@@ -142,7 +143,8 @@ PARTS = {
             "style_seen": "style, seen",
             "style_unseen": "style, unseen",
         },
-        own_steps=("vit_vqgan",),
+        # The demo's own for its ViT-VQGAN.
+        steps={"vit_vqgan": 1250, "titok": 1250},
     ),
 }
 
@@ -215,7 +217,11 @@ def tokenizer_trained(name: str, tokenizer: str, config: Any, args: argparse.Nam
     """The figures of a tokenizer in a world, by its config as `load` gives it."""
     config = configured(name, config, "tokenizer", args)
     folder, minutes = args.workdir / f"{name}_{tokenizer}", PARTS[name].tokenizer_minutes
-    minutes = 0 if args.quick or tokenizer in PARTS[name].own_steps else minutes
+    if args.quick:
+        minutes = 0
+    elif tokenizer in PARTS[name].steps:
+        set_steps(config, PARTS[name].steps[tokenizer])
+        minutes = 0
     figures = trained_and_judged(config, folder, ["reconstruction"], minutes)[0]
     if name == "shapes":
         run = TokenizerRun.open(str(folder))
