@@ -41,7 +41,8 @@ ROWS = {
 }
 CONDITIONS = {
     "class": {"kind": "class", "num_classes": 1000, "dropout": 0.1},
-    "text": {"kind": "text", "length": 120, "dropout": 0.1},
+    # Words begin as large as their positions, not 25 times smaller; see docs/llamagen.md.
+    "text": {"kind": "text", "length": 120, "dropout": 0.1, "stddev": 0.5},
     "features": {
         "kind": "features",
         "encoder": "t5",
