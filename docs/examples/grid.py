@@ -24,7 +24,7 @@ always alike, so their generators learn from codes that are stored once. Cells:
   shapes_untold                the upper half with nothing told
 
 Each leaves its figures in docs/reports/grid and is not made again; runs that were stopped go on.
-Some nine hours in all on two cores, by estimate; `--cells='shapes_*'` names some. Prints
+Some ten hours in all on two cores, by estimate; `--cells='shapes_*'` names some. Prints
 the tables, and writes them to WORKDIR/grid.md, with pictures to WORKDIR/{shapes,emoji}.{html,png}.
 
 The emoji world's pictures, and the weights that judge them, lie in `--emoji`, the folder of
@@ -105,7 +105,7 @@ class Part:
       tokenizers, generators: keys of TOKENIZERS and of GENERATORS.
       minutes: of training a generator.
       tokenizer_minutes: of training a tokenizer.
-      steps: of tokenizers that make so many instead.
+      steps: of tokenizers that make so many instead, and the minutes of these by estimate.
       stored: whether generators learn from stored codes of the emoji demo's pictures.
       figures: of the judge, that the table shows, with their heads.
     """
@@ -117,7 +117,7 @@ class Part:
     tokenizer_minutes: float
     stored: bool
     figures: dict[str, str]
-    steps: dict[str, int] = dataclasses.field(default_factory=dict)
+    steps: dict[str, tuple[int, float]] = dataclasses.field(default_factory=dict)
 
 
 PARTS = {
@@ -144,7 +144,7 @@ PARTS = {
             "style_unseen": "style, unseen",
         },
         # The demo's own for its ViT-VQGAN.
-        steps={"vit_vqgan": 1250, "titok": 1250},
+        steps={"vit_vqgan": (1250, 46), "titok": (1250, 66)},
     ),
 }
 
@@ -173,7 +173,8 @@ def all_cells() -> dict[str, tuple[Cell, float]]:
     for name, part in PARTS.items():
         for tokenizer in part.tokenizers:
             cell = functools.partial(tokenizer_cell, name, tokenizer)
-            cells[f"{name}_{tokenizer}"] = cell, part.tokenizer_minutes + 1
+            _, minutes = part.steps.get(tokenizer, (0, part.tokenizer_minutes))
+            cells[f"{name}_{tokenizer}"] = cell, minutes + 1
         for key, choice in generator_cells(name).items():
             cells[key] = functools.partial(generator_cell, name, *choice), part.minutes + 4
         cells[f"{name}_speed"] = functools.partial(speed_cell, name), 3
@@ -220,7 +221,7 @@ def tokenizer_trained(name: str, tokenizer: str, config: Any, args: argparse.Nam
     if args.quick:
         minutes = 0
     elif tokenizer in PARTS[name].steps:
-        set_steps(config, PARTS[name].steps[tokenizer])
+        set_steps(config, PARTS[name].steps[tokenizer][0])
         minutes = 0
     figures = trained_and_judged(config, folder, ["reconstruction"], minutes)[0]
     if name == "shapes":
