@@ -346,7 +346,7 @@ def prepared_as_adm(images: jax.Array) -> jax.Array:
     Args:
       images: [B, height, width, 3], uint8 or float32 in [0, 1].
     """
-    return (_resized(_in_bytes(images), _at_corners) - 128) / 128
+    return (_resized(in_bytes(images), _at_corners) - 128) / 128
 
 
 def prepared_as_pytorch_fid(images: jax.Array) -> jax.Array:
@@ -354,10 +354,10 @@ def prepared_as_pytorch_fid(images: jax.Array) -> jax.Array:
 
     torch's `interpolate` without `align_corners` and without antialias.
     """
-    return 2 * _resized(_in_bytes(images) / 255, _at_centres) - 1
+    return 2 * _resized(in_bytes(images) / 255, _at_centres) - 1
 
 
-def _in_bytes(images: jax.Array) -> jax.Array:
+def in_bytes(images: jax.Array) -> jax.Array:
     """float32 of 0 to 255, whole numbers where the picture has them."""
     if images.dtype == jnp.uint8:
         return images.astype(jnp.float32)

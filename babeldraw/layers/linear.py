@@ -1,7 +1,6 @@
 """The weighted product, the embedding and the norm."""
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -139,45 +138,6 @@ def _product(eqn: str, x: jax.Array, weight: jax.Array) -> jax.Array:
     flat = x.reshape(*rows, size) @ weight.reshape(size, -1)
     y = flat.reshape(*x.shape[: len(kept)], *weight.shape[len(contracted) :])
     return jnp.transpose(y, [(kept + made).index(letter) for letter in output])
-
-
-def for_loop(params: Any, rows: int) -> tuple[Any, Callable[[Any], Any]]:
-    """`params` as a loop of products of so many rows reads them best, and the way back from these.
-
-    The way back is for inside the loop, where the compiler makes it a part of the products. What
-    lies where is all that it changes, and this only for one CPU, from `CPU_ROWS` rows on.
-    """
-    if rows < CPU_ROWS or not on_one_cpu():
-        return params, lambda laid: laid
-
-    def forth(path, leaf):
-        return _matrix(path, leaf).T if _is_weight(path, leaf) else leaf
-
-    def back(path, laid, leaf):
-        return laid.T.reshape(leaf.shape) if _is_weight(path, leaf) else laid
-
-    over = jax.tree_util.tree_map_with_path
-    return over(forth, params), lambda laid: over(back, laid, params)
-
-
-# From so many rows on a CPU's product is quicker with the transposed weight, whose columns lie side
-# by side: by a seventh to a quarter for 8 to 32 rows of a width of 512. With 4 it is the same, with
-# 2 a fifth slower.
-CPU_ROWS = 8
-
-
-def _is_weight(path: tuple[Any, ...], leaf: jax.Array) -> bool:
-    return _names(path)[-1:] == ["weight"] and leaf.ndim in (2, 3)
-
-
-def _matrix(path: tuple[Any, ...], leaf: jax.Array) -> jax.Array:
-    """A weight as `_product` flattens it. Only attention's `out` contracts two dimensions."""
-    kept = leaf.ndim - 1 if _names(path)[-2:-1] == ["out"] else 1
-    return leaf.reshape(math.prod(leaf.shape[:kept]), -1)
-
-
-def _names(path: tuple[Any, ...]) -> list[Any]:
-    return [getattr(key, "key", None) for key in path]
 
 
 class Embedding(nn.Module):

@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 
 from babeldraw.config import require
-from babeldraw.layers.linear import for_loop
 from babeldraw.layers.stack import unstack
 from babeldraw.models.base import Generator
 from babeldraw.prediction.base import Given, Metrics, Prediction
@@ -102,11 +101,9 @@ class NextToken(Prediction):
             rows = jax.tree.map(lambda *both: jnp.concatenate(both), condition, nothing)
         read, samples = generator.read(params, rows), batch // prompts
         cache = self.begun(generator, params, read, samples, settings, given)
-        laid, as_they_are = for_loop(params, batch * (2 if guided else 1))
 
         def step(carry, index):
             code, cache = carry
-            params = as_they_are(laid)
             both = jnp.concatenate([code, code]) if guided else code
             x_B1D, cache = generator.step(params, both, index, cache)
             step_keys_B = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, index)

@@ -6,8 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from babeldraw.layers import linear
-from babeldraw.layers.linear import Einsum, Embedding, LayerNorm, fan_in, for_loop
+from babeldraw.layers.linear import Einsum, Embedding, LayerNorm, fan_in
 
 # A weight of a quarter of a million draws: its sample variance is within 1 % of the true one.
 D, N, H = 64, 64, 64
@@ -97,59 +96,3 @@ def test_layer_norm_starts_as_plain_normalisation():
     y, _ = LayerNorm().init_with_output(jax.random.key(0), x)
     np.testing.assert_allclose(np.mean(y, -1), 0, atol=1e-5)
     np.testing.assert_allclose(np.var(y, -1), 1, atol=1e-5)
-
-
-def block(width=6, heads=3, dim=5):
-    """Weights of the two kinds in a block cut out of its stack, and what is none."""
-    return {
-        "query": {"weight": normal(width, heads, dim), "bias": normal(heads, dim)},
-        "out": {"weight": normal(heads, dim, width)},
-        "up": {"weight": normal(width, 7)},
-        "embed": {"table": normal(8, width)},
-    }
-
-
-def test_a_loop_of_many_rows_reads_transposed_weights_and_gets_them_back():
-    params = {"blocks": (block(), block())}
-    laid, back = for_loop(params, linear.CPU_ROWS)
-    shapes = {name: jax.tree.leaves(part)[-1].shape for name, part in laid["blocks"][1].items()}
-    assert shapes == {"query": (15, 6), "out": (6, 15), "up": (7, 6), "embed": (8, 6)}
-    np.testing.assert_array_equal(
-        laid["blocks"][1]["up"]["weight"], params["blocks"][1]["up"]["weight"].T
-    )
-    jax.tree.map(np.testing.assert_array_equal, back(laid), params)
-
-
-def test_a_loop_of_few_rows_reads_the_weights_as_they_are():
-    params = block()
-    laid, back = for_loop(params, linear.CPU_ROWS - 1)
-    assert laid is params and back(laid) is params
-
-
-def test_the_way_back_is_a_part_of_the_products():
-    """In the compiled loop each product contracts the last dimension of what it reads."""
-    params = jax.tree.map(jnp.asarray, {"up": block()["up"], "down": {"weight": normal(7, 6)}})
-
-    @jax.jit
-    def run(x, params):
-        laid, back = for_loop(params, x.shape[0])
-
-        def step(x, _):
-            weights = back(laid)
-            return linear._product(
-                "BD,DF->BF",
-                jax.nn.relu(linear._product("BD,DF->BF", x, weights["up"]["weight"])),
-                weights["down"]["weight"],
-            ), None
-
-        return jax.lax.scan(step, x, length=3)[0]
-
-    x = jnp.asarray(normal(8, 6))
-    text = run.lower(x, params).compile().as_text()
-    dots = [line for line in text.splitlines() if " dot(" in line]
-    assert len(dots) == 2
-    assert all("rhs_contracting_dims={1}" in line for line in dots)
-    expected = np.asarray(x)
-    for _ in range(3):
-        expected = np.maximum(expected @ params["up"]["weight"], 0) @ params["down"]["weight"]
-    np.testing.assert_allclose(run(x, params), expected, rtol=1e-5, atol=1e-3)
