@@ -358,7 +358,14 @@ def prepared_as_pytorch_fid(images: jax.Array) -> jax.Array:
 
 
 def in_bytes(images: jax.Array) -> jax.Array:
-    """float32 of 0 to 255, whole numbers where the picture has them."""
+    """float32 of 0 to 255, whole numbers where the picture has them.
+
+    Args:
+      images: [B, height, width, 3], uint8 or float32 in [0, 1].
+
+    Raises:
+      UserError: they are of another type.
+    """
     if images.dtype == jnp.uint8:
         return images.astype(jnp.float32)
     require(

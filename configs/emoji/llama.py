@@ -4,7 +4,7 @@
         --config.data.path=data/emoji --config.tokenizer_run=runs/emoji_tokenizer
 
 As many parameters as configs/emoji/text_to_image.py, whose all else is (docs/llamagen.md,
-docs/emoji.md); docs/masked.md has what 25 minutes of one core came to, on two tokenizers' codes.
+docs/emoji.md); docs/masked.md has what 25 minutes of one core came to, on three tokenizers' codes.
 """
 
 from ml_collections import ConfigDict
